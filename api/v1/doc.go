@@ -1,0 +1,24 @@
+// Package v1 holds the Go types of the custom resources Manx shares with
+// Calico: group crd.projectcalico.org, version v1, all cluster scoped.
+//
+// The JSON names, the types and the required fields are Calico's, so a cluster's
+// existing objects, its YAML and calicoctl keep working. Every field is here,
+// also those Manx does not act on: a Go struct that lacks a field would drop it
+// on the next write. The one exception is FelixConfiguration, whose schema lets
+// unknown settings through and which Manx only ever patches.
+//
+// The IPAM kinds (IPAMBlock, BlockAffinity, IPAMHandle, IPAMConfig) are plain
+// objects. The others may carry the annotation projectcalico.org/metadata, in
+// which calicoctl keeps the labels and annotations its user gave; see
+// UserMetadata.
+//
+// The package is a leaf: it may import apimachinery and nothing of Manx. The
+// deep-copy functions and the YAML in manifests/crds are generated from it by
+// hack/tools/generate.sh. The schemas refuse what is wrong at the door, but an object
+// may be older than the schema, so readers call Validate as well.
+//
+// +kubebuilder:object:generate=true
+// +groupName=crd.projectcalico.org
+package v1
+
+//go:generate ../../hack/tools/generate.sh

@@ -1,0 +1,37 @@
+package v1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// IPAMHandle says in which blocks a handle has addresses, so that they are
+// found without reading every block. The blocks are the truth.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=manx
+// +kubebuilder:printcolumn:name="Handle",type=string,JSONPath=`.spec.handleID`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPAMHandle struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec IPAMHandleSpec `json:"spec,omitempty"`
+}
+
+// IPAMHandleList is a list of IPAMHandles.
+//
+// +kubebuilder:object:root=true
+type IPAMHandleList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPAMHandle `json:"items"`
+}
+
+// IPAMHandleSpec counts the addresses of a handle per block.
+type IPAMHandleSpec struct {
+	// HandleID is the handle as given; the object's name is its lower case.
+	HandleID string `json:"handleID"`
+	// Block maps a block's CIDR to the number of the handle's addresses in it.
+	Block map[string]int `json:"block"`
+	// Deleted marks a handle that is being deleted: readers treat it as absent.
+	// +optional
+	Deleted bool `json:"deleted,omitempty"`
+}

@@ -1,0 +1,151 @@
+package v1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// IPPool is a range of addresses that pods and tunnels draw from, and how
+// packets travel to them.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=manx
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
+// +kubebuilder:printcolumn:name="IPIP",type=string,JSONPath=`.spec.ipipMode`
+// +kubebuilder:printcolumn:name="VXLAN",type=string,JSONPath=`.spec.vxlanMode`
+// +kubebuilder:printcolumn:name="NAT",type=boolean,JSONPath=`.spec.natOutgoing`
+// +kubebuilder:printcolumn:name="Disabled",type=boolean,JSONPath=`.spec.disabled`
+// +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.nodeSelector`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec IPPoolSpec `json:"spec,omitempty"`
+	// +optional
+	Status *IPPoolStatus `json:"status,omitempty"`
+}
+
+// IPPoolList is a list of IPPools.
+//
+// +kubebuilder:object:root=true
+type IPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPPool `json:"items"`
+}
+
+// EncapMode says when packets to a pool's addresses are encapsulated.
+//
+// +kubebuilder:validation:Enum=Never;Always;CrossSubnet
+type EncapMode string
+
+// The encapsulation modes. CrossSubnet encapsulates only towards nodes outside
+// the sender's own subnet. Empty means EncapNever.
+const (
+	EncapNever       EncapMode = "Never"
+	EncapAlways      EncapMode = "Always"
+	EncapCrossSubnet EncapMode = "CrossSubnet"
+)
+
+// IPPoolAllowedUse is what a pool's addresses may be used for.
+type IPPoolAllowedUse string
+
+// The uses of a pool. A pool that names none allows Workload and Tunnel.
+const (
+	UseWorkload     IPPoolAllowedUse = "Workload"
+	UseTunnel       IPPoolAllowedUse = "Tunnel"
+	UseLoadBalancer IPPoolAllowedUse = "LoadBalancer"
+)
+
+// AssignmentMode says whether a pool is used without being asked for by name.
+//
+// +kubebuilder:validation:Enum=Automatic;Manual
+type AssignmentMode string
+
+// The assignment modes. Empty means AssignAutomatic.
+const (
+	AssignAutomatic AssignmentMode = "Automatic"
+	AssignManual    AssignmentMode = "Manual"
+)
+
+// IPPoolSpec says which addresses the pool holds and how they are used.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ipipMode) || !has(self.vxlanMode) || self.ipipMode == 'Never' || self.vxlanMode == 'Never'",message="ipipMode and vxlanMode cannot both be on: a pool has one encapsulation"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.blockSize) || (has(self.blockSize) && self.blockSize == oldSelf.blockSize)",message="blockSize cannot be changed once set: blocks of the old size would overlap new ones; create another pool and disable this one"
+type IPPoolSpec struct {
+	// CIDR is the pool's range. It cannot be changed.
+	// +kubebuilder:validation:Format=cidr
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr cannot be changed; create another pool and disable this one"
+	CIDR string `json:"cidr"`
+
+	// VXLANMode says when packets to this pool travel in VXLAN.
+	// +kubebuilder:default=Never
+	// +optional
+	VXLANMode EncapMode `json:"vxlanMode,omitempty"`
+
+	// IPIPMode says when packets to this pool travel in IPIP (IPv4 only).
+	// +kubebuilder:default=Never
+	// +optional
+	IPIPMode EncapMode `json:"ipipMode,omitempty"`
+
+	// NATOutgoing masquerades packets from this pool to destinations outside every pool.
+	// +optional
+	NATOutgoing bool `json:"natOutgoing,omitempty"`
+
+	// Disabled stops new assignments. Addresses in use stay routed.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+
+	// DisableBGPExport keeps the pool's routes from being announced over BGP.
+	// +optional
+	DisableBGPExport bool `json:"disableBGPExport,omitempty"`
+
+	// BlockSize is the prefix length of the blocks that nodes claim:
+	// 20 to 32 for IPv4 (26 when 0), 116 to 128 for IPv6 (122 when 0).
+	// It cannot be changed once set.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=128
+	// +optional
+	BlockSize int `json:"blockSize,omitempty"`
+
+	// NodeSelector limits the nodes that may claim blocks; empty and all() mean every node.
+	// +optional
+	NodeSelector string `json:"nodeSelector,omitempty"`
+
+	// NamespaceSelector limits the namespaces whose pods draw from the pool.
+	// +optional
+	NamespaceSelector string `json:"namespaceSelector,omitempty"`
+
+	// AllowedUses says what the addresses may be used for; empty means Workload and Tunnel.
+	// +listType=set
+	// +optional
+	AllowedUses []IPPoolAllowedUse `json:"allowedUses,omitempty"`
+
+	// AssignmentMode Manual keeps the pool out of automatic assignment.
+	// +kubebuilder:default=Automatic
+	// +optional
+	AssignmentMode AssignmentMode `json:"assignmentMode,omitempty"`
+
+	// LegacyIPIP is a field of old objects, kept and not used.
+	// +optional
+	LegacyIPIP *LegacyIPIP `json:"ipip,omitempty"`
+
+	// LegacyNATOutgoing is a field of old objects, kept and not used.
+	// +optional
+	LegacyNATOutgoing bool `json:"nat-outgoing,omitempty"`
+}
+
+// LegacyIPIP is the IPIP setting of Calico's first API.
+type LegacyIPIP struct {
+	// +optional
+	Enabled bool `json:"enabled,omitempty"`
+	// +optional
+	Mode string `json:"mode,omitempty"`
+}
+
+// IPPoolStatus says whether the pool is in use and, if not, why.
+type IPPoolStatus struct {
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
