@@ -1,0 +1,123 @@
+package autodetect
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// candidate is one IPv4 address of one interface, or an interface without any.
+type candidate struct {
+	iface string
+	up    bool
+	addr  netip.Prefix
+	why   string // it was refused; empty: it qualifies
+}
+
+func (c candidate) String() string {
+	if !c.addr.IsValid() {
+		return c.iface
+	}
+	return c.iface + " " + c.addr.String()
+}
+
+// candidates lists the interfaces' IPv4 addresses in the order of the walk,
+// highest interface index first, with a verdict for each.
+func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix) string) []candidate {
+	ifaces := slices.Clone(r.Interfaces)
+	slices.SortStableFunc(ifaces, func(a, b Interface) int { return b.Index - a.Index })
+	var out []candidate
+	for _, i := range ifaces {
+		verdict := reject(!i.Up, "interface is down")
+		if iface != nil && verdict == "" {
+			verdict = iface(i)
+		}
+		n := len(out)
+		for _, p := range i.Addrs {
+			if !p.Addr().Is4() {
+				continue
+			}
+			c := candidate{iface: i.Name, up: i.Up, addr: p, why: verdict}
+			if c.why == "" {
+				c.why = reject(!p.Addr().IsGlobalUnicast(), "not a global unicast address")
+			}
+			if c.why == "" && addr != nil {
+				c.why = addr(p)
+			}
+			out = append(out, c)
+		}
+		if len(out) == n && !excluded.MatchString(i.Name) { // pods' interfaces have no address and are legion
+			if verdict == "" {
+				verdict = "no IPv4 address"
+			}
+			out = append(out, candidate{iface: i.Name, up: i.Up, why: verdict})
+		}
+	}
+	return out
+}
+
+// listMax bounds how many candidates a message lists.
+const listMax = 12
+
+func list(cands []candidate) string {
+	var items []string
+	for i, c := range cands {
+		if i == listMax {
+			items = append(items, fmt.Sprintf("and %d more", len(cands)-i))
+			break
+		}
+		items = append(items, fmt.Sprintf("%s (%s)", c, c.why))
+	}
+	return strings.Join(items, ", ")
+}
+
+// choose explains why cands[i] won.
+func (r Request) choose(cands []candidate, i int, why string) Result {
+	won := cands[i]
+	var lost []candidate
+	for j, c := range cands {
+		if j == i {
+			continue
+		}
+		if c.why == "" {
+			c.why = "qualifies too, comes after " + won.iface
+			if j < i {
+				c.why = "qualifies too, yields"
+			}
+		}
+		lost = append(lost, c)
+	}
+	reason := fmt.Sprintf("%s: %s", r.Method, why)
+	if len(lost) > 0 {
+		reason += "; not taken: " + list(lost)
+	}
+	return Result{Addr: won.addr, Interface: won.iface, Reason: reason}
+}
+
+// fail explains why nothing was chosen and what the user can do.
+func (r Request) fail(why string, cands []candidate) error {
+	seen := "none"
+	if len(cands) > 0 {
+		for i := range cands {
+			if cands[i].why == "" {
+				cands[i].why = "has an address"
+			}
+		}
+		seen = list(cands)
+	}
+	return fmt.Errorf("IP_AUTODETECTION_METHOD=%q: %s; interfaces seen: %s; want %s, or set IP to this node's address",
+		r.Method.String(), why, seen, MethodForms)
+}
+
+// owner finds the interface that has address a.
+func owner(ifaces []Interface, a netip.Addr) (candidate, bool) {
+	for _, i := range ifaces {
+		for _, p := range i.Addrs {
+			if p.Addr() == a {
+				return candidate{iface: i.Name, up: i.Up, addr: p}, true
+			}
+		}
+	}
+	return candidate{}, false
+}
