@@ -1,0 +1,70 @@
+# Manx. `make` prints this help.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE   ?= docker.io/manx/node:dev
+LAB     ?= demo
+LDFLAGS := -s -w -X github.com/manx-cni/manx/internal/version.version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+.PHONY: help
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build every binary into bin/
+	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab
+
+.PHONY: deps
+deps: build ## Install the Debian packages that tests and labs use, or name them
+	bin/lab deps
+
+.PHONY: generate
+generate: ## Generate deepcopy, CRDs, manifests and the reference pages
+	hack/generate.sh
+	hack/manifests.sh > manifests/manx.yaml
+
+.PHONY: manifests
+manifests: ## Render manifests/manx.yaml from manifests/src and manifests/crds
+	hack/manifests.sh > manifests/manx.yaml
+
+.PHONY: verify
+verify: ## Fail when formatting, vet or generated files are off
+	hack/verify.sh
+
+.PHONY: image
+image: build/manx.tar ## Make the image that labs load: build/manx.tar
+.PHONY: build/manx.tar
+build/manx.tar: build
+	@mkdir -p build
+	bin/lab build-image --bin bin --out build/manx.tar
+
+.PHONY: demo
+demo: image ## Three real nodes, one manifest, pods over BGP routes, on this machine
+	bin/demo --lab $(LAB) --image build/manx.tar --manifest manifests/manx.yaml
+
+.PHONY: demo-down
+demo-down: build ## Remove the demo's cluster without a trace
+	bin/lab down --name $(LAB)
+
+.PHONY: unit
+unit: ## Unit tests and tests in network namespaces (root)
+	go test ./...
+
+.PHONY: e2e
+e2e: image ## Tests on real clusters: API server conformance, the lab, end to end
+	MANX_IMAGE=$(CURDIR)/build/manx.tar go test -tags cluster -count=1 -timeout 40m ./test/e2e/...
+
+.PHONY: test
+test: deps verify ## Everything that CI runs
+	hack/test.sh
+
+.PHONY: bench
+bench: build ## CNI ADD and DEL against bridge + host-local, in one run
+	bin/bench
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for 20 s
+	hack/fuzz.sh 20s

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Fails when formatting, vet or a generated file is off, and says which.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+unformatted=$(gofmt -l $(git ls-files -co --exclude-standard '*.go'))
+if [ -n "$unformatted" ]; then
+	printf 'not gofmt-ed:\n%s\n' "$unformatted" >&2
+	exit 1
+fi
+go vet ./...
+go vet -tags cluster ./test/... ./ipam/...
+bash -n hack/*.sh .ci/run
+
+fresh=$(mktemp)
+trap 'rm -f "$fresh"' EXIT
+hack/manifests.sh >"$fresh"
+if ! diff -u manifests/manx.yaml "$fresh" >&2; then
+	echo 'manifests/manx.yaml is stale: run make manifests' >&2
+	exit 1
+fi
+hack/verify-generate.sh
+echo 'verify: formatting, vet and generated files are as they should be'

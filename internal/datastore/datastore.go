@@ -1,0 +1,259 @@
+package datastore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// Config says where the cluster is.
+type Config struct {
+	Kubernetes kubernetes.Interface
+	Dynamic    dynamic.Interface
+	Log        *slog.Logger
+}
+
+// Datastore watches the cluster and offers snapshots of it.
+type Datastore struct {
+	log       *slog.Logger
+	events    *eventWriter
+	informers map[string]cache.SharedIndexInformer // by Kind
+	factories []factory
+	changed   chan struct{}
+	synced    atomic.Bool
+}
+
+type factory interface {
+	Start(stop <-chan struct{})
+	Shutdown()
+}
+
+// The kinds that are watched.
+const (
+	kindNode    = "Node"
+	kindPool    = "IPPool"
+	kindBGPConf = "BGPConfiguration"
+)
+
+// New prepares the informers; Run starts them.
+func New(cfg Config) (*Datastore, error) {
+	core := informers.NewSharedInformerFactoryWithOptions(cfg.Kubernetes, 0, informers.WithTransform(trimNode))
+	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(cfg.Dynamic, 0, metav1.NamespaceAll, nil)
+	d := &Datastore{
+		log:       cfg.Log,
+		events:    newEventWriter(cfg.Kubernetes, cfg.Log),
+		factories: []factory{core, custom},
+		changed:   make(chan struct{}, 1),
+		informers: map[string]cache.SharedIndexInformer{
+			kindNode:    core.Core().V1().Nodes().Informer(),
+			kindPool:    custom.ForResource(apiv1.SchemeGroupVersion.WithResource("ippools")).Informer(),
+			kindBGPConf: custom.ForResource(apiv1.SchemeGroupVersion.WithResource("bgpconfigurations")).Informer(),
+		},
+	}
+	if err := d.informers[kindPool].SetTransform(decodeInto[apiv1.IPPool]); err != nil {
+		return nil, fmt.Errorf("set transform of %s informer: %w", kindPool, err)
+	}
+	if err := d.informers[kindBGPConf].SetTransform(decodeInto[apiv1.BGPConfiguration]); err != nil {
+		return nil, fmt.Errorf("set transform of %s informer: %w", kindBGPConf, err)
+	}
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { d.wake() },
+		DeleteFunc: func(any) { d.wake() },
+		UpdateFunc: func(old, cur any) {
+			if !reflect.DeepEqual(essence(old), essence(cur)) { // kubelets touch their Node every few minutes
+				d.wake()
+			}
+		},
+	}
+	for kind, inf := range d.informers {
+		if _, err := inf.AddEventHandler(handler); err != nil {
+			return nil, fmt.Errorf("watch %s: %w", kind, err)
+		}
+	}
+	return d, nil
+}
+
+// Run watches until ctx ends. It returns nil then.
+func (d *Datastore) Run(ctx context.Context) error {
+	for _, f := range d.factories {
+		f.Start(ctx.Done())
+		defer f.Shutdown()
+	}
+	for _, inf := range d.informers {
+		if !cache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
+			return nil // ctx ended first
+		}
+	}
+	d.synced.Store(true)
+	d.wake()
+	d.events.run(ctx)
+	return nil
+}
+
+// Changed carries no data: it says that Snapshot may differ from the last one.
+func (d *Datastore) Changed() <-chan struct{} { return d.changed }
+
+func (d *Datastore) wake() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Ready tells which kinds have not been listed yet.
+func (d *Datastore) Ready() error {
+	var missing []string
+	for kind, inf := range d.informers {
+		if !inf.HasSynced() {
+			missing = append(missing, kind)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(missing)
+	return fmt.Errorf("waiting for the first list of %s from the Kubernetes API", strings.Join(missing, ", "))
+}
+
+// Snapshot computes the current state; false before the first full sync.
+func (d *Datastore) Snapshot() (*Snapshot, bool) {
+	if !d.synced.Load() {
+		return nil, false
+	}
+	s := &Snapshot{BGP: BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}}
+	for _, o := range d.informers[kindNode].GetStore().List() {
+		t := o.(*nodeObject).trimmed
+		if t.err != nil {
+			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.err)})
+			continue
+		}
+		s.Nodes = append(s.Nodes, t.node)
+	}
+	slices.SortFunc(s.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
+
+	pools, bad := decoded[apiv1.IPPool](d.informers[kindPool], kindPool)
+	s.Invalid = append(s.Invalid, bad...)
+	kept, bad := settlePools(pools)
+	s.Pools, s.Invalid = kept, append(s.Invalid, bad...)
+
+	confs, bad := decoded[apiv1.BGPConfiguration](d.informers[kindBGPConf], kindBGPConf)
+	s.Invalid = append(s.Invalid, bad...)
+	for _, c := range confs {
+		if c.Name == "default" {
+			s.BGP = settleBGP(c.Spec)
+		}
+	}
+	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
+	d.report(s.Invalid)
+	return s, true
+}
+
+// report raises one Event per invalid object and reason.
+func (d *Datastore) report(invalid []Invalid) {
+	for _, i := range invalid {
+		for _, o := range d.informers[i.Kind].GetStore().List() {
+			if m, ok := o.(metav1.Object); ok && m.GetName() == i.Name {
+				d.events.invalid(i, m.GetUID())
+			}
+		}
+	}
+}
+
+// object is a decoded custom resource as the informer keeps it.
+type object[T any] struct {
+	metav1.ObjectMeta
+	value *T
+	err   error
+}
+
+// nodeObject is a Node as the informer keeps it.
+type nodeObject struct {
+	metav1.ObjectMeta
+	trimmed trimmedNode
+}
+
+// identity is what remains of an object's metadata after trimming.
+func identity(m metav1.Object) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: m.GetName(), UID: m.GetUID(), ResourceVersion: m.GetResourceVersion()}
+}
+
+func trimNode(o any) (any, error) {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	node, err := parseNode(n)
+	return &nodeObject{ObjectMeta: identity(n), trimmed: trimmedNode{node: node, err: err}}, nil
+}
+
+// decodeInto turns an unstructured object into T on arrival. One that does not
+// fit is kept as its error: a typed informer would fail its whole list instead.
+func decodeInto[T any](o any) (any, error) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return o, nil
+	}
+	v := new(T)
+	err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v)
+	return &object[T]{ObjectMeta: identity(u), value: v, err: err}, nil
+}
+
+// essence strips what changes without meaning from a kept object.
+func essence(o any) any {
+	switch o := o.(type) {
+	case *nodeObject:
+		return o.trimmed
+	case *object[apiv1.IPPool]:
+		return [2]any{o.value.Spec, o.err}
+	case *object[apiv1.BGPConfiguration]:
+		return [2]any{o.value.Spec, o.err}
+	}
+	return o
+}
+
+// decoded lists an informer's objects of type T and those that did not decode.
+func decoded[T any](inf cache.SharedIndexInformer, kind string) (out []*T, invalid []Invalid) {
+	for _, o := range inf.GetStore().List() {
+		obj, ok := o.(*object[T])
+		if !ok {
+			continue
+		}
+		if obj.err != nil {
+			invalid = append(invalid, Invalid{Kind: kind, Name: obj.Name, Reason: oneLine(obj.err)})
+			continue
+		}
+		out = append(out, obj.value)
+	}
+	return out, invalid
+}
+
+// settleBGP fills Calico's defaults into a BGPConfiguration.
+func settleBGP(spec apiv1.BGPConfigurationSpec) BGPConfiguration {
+	out := BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}
+	if spec.NodeToNodeMeshEnabled != nil {
+		out.NodeToNodeMesh = *spec.NodeToNodeMeshEnabled
+	}
+	if spec.ASNumber != nil && *spec.ASNumber != 0 {
+		out.AS = uint32(*spec.ASNumber)
+	}
+	if spec.ListenPort != 0 {
+		out.ListenPort = uint16(spec.ListenPort)
+	}
+	return out
+}

@@ -1,0 +1,207 @@
+package datastore
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+func TestParseNode(t *testing.T) {
+	tests := []struct {
+		name        string
+		annotations map[string]string
+		want        Node
+		wantErr     string // substring; empty means none
+	}{
+		{"no annotations yet", nil, Node{Name: "n"}, ""},
+		{"address with prefix length", map[string]string{annotationIPv4Address: "10.0.0.5/24"},
+			Node{Name: "n", IPv4: netip.MustParsePrefix("10.0.0.5/24")}, ""},
+		{"bare address of an old version", map[string]string{annotationIPv4Address: "10.0.0.5"},
+			Node{Name: "n", IPv4: netip.MustParsePrefix("10.0.0.5/32")}, ""},
+		{"asplain", map[string]string{annotationASNumber: "4200000000"}, Node{Name: "n", AS: 4200000000}, ""},
+		{"asdot", map[string]string{annotationASNumber: "1.10"}, Node{Name: "n", AS: 65546}, ""},
+		{"route reflector", map[string]string{annotationRouteReflector: "244.0.0.1"},
+			Node{Name: "n", RouteReflectorClusterID: netip.MustParseAddr("244.0.0.1")}, ""},
+		{"address is text", map[string]string{annotationIPv4Address: "banana"}, Node{}, `IPv4Address="banana"`},
+		{"address is loopback", map[string]string{annotationIPv4Address: "127.0.0.1/8"}, Node{}, "IPv4Address"},
+		{"address is IPv6", map[string]string{annotationIPv4Address: "fd00::1/64"}, Node{}, "IPv4Address"},
+		{"AS zero", map[string]string{annotationASNumber: "0"}, Node{}, `ASNumber="0"`},
+		{"AS too large", map[string]string{annotationASNumber: "4294967296"}, Node{}, "ASNumber"},
+		{"asdot overflow", map[string]string{annotationASNumber: "1.65536"}, Node{}, "asdot"},
+		{"two faults, both told", map[string]string{annotationIPv4Address: "x", annotationASNumber: "y"}, Node{}, `ASNumber="y"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := parseNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: tt.annotations}})
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Fatalf("parseNode(%v) = %v; want an error with %q", tt.annotations, err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.IPv4 != tt.want.IPv4 || got.AS != tt.want.AS || got.RouteReflectorClusterID != tt.want.RouteReflectorClusterID {
+				t.Fatalf("parseNode(%v) = %+v; want %+v", tt.annotations, got, tt.want)
+			}
+		})
+	}
+}
+
+// pool is an IPPool as the API server sends it.
+func pool(name, cidr string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "IPPool",
+		"metadata": map[string]any{"name": name, "uid": "uid-" + name},
+		"spec":     map[string]any{"cidr": cidr},
+	}}
+}
+
+// start runs a datastore over fake clients holding the given objects.
+func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
+	t.Helper()
+	kube := kubefake.NewClientset(nodes...)
+	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools):           "IPPoolList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations): "BGPConfigurationList",
+	}, custom...)
+	d, err := New(Config{Kubernetes: kube, Dynamic: dyn, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := d.Snapshot(); ok {
+		t.Fatal("a snapshot was offered before the informers had listed anything")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return d, dyn, kube
+}
+
+// eventually waits for a snapshot that satisfies ok.
+func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool) *Snapshot {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		if s, synced := d.Snapshot(); synced && ok(s) {
+			return s
+		}
+		select {
+		case <-d.Changed():
+		case <-deadline:
+			s, synced := d.Snapshot()
+			t.Fatalf("%s: not within 10 s; synced %t, snapshot %+v", what, synced, s)
+		}
+	}
+}
+
+func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
+	good := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "good", Annotations: map[string]string{annotationIPv4Address: "10.0.0.1/24"}}}
+	bad := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{annotationIPv4Address: "10.0.0"}}}
+	wrongType := pool("wrongtype", "10.1.0.0/16")
+	wrongType.Object["spec"].(map[string]any)["blockSize"] = "twenty-six"
+	d, dyn, kube := start(t, []runtime.Object{good, bad},
+		pool("a", "10.244.0.0/16"), pool("b", "10.244.128.0/17"), pool("c", "not-a-cidr"), wrongType)
+
+	s := eventually(t, d, "one pool and one node are usable", func(s *Snapshot) bool { return len(s.Pools) == 1 && len(s.Nodes) == 1 })
+	if s.Pools[0].Name != "a" || s.Nodes[0].Name != "good" {
+		t.Fatalf("kept pool %s and node %s; want a and good", s.Pools[0].Name, s.Nodes[0].Name)
+	}
+	var names []string
+	for _, i := range s.Invalid {
+		names = append(names, i.Kind+"/"+i.Name)
+	}
+	if got, want := strings.Join(names, " "), "IPPool/b IPPool/c IPPool/wrongtype Node/bad"; got != want {
+		t.Fatalf("invalid objects: %s; want %s", got, want)
+	}
+
+	// Each fault is told once, as an Event about the object.
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(context.Background(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(events.Items) == 4 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d events within 10 s; want 4", len(events.Items))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+
+	// The overlapped pool becomes usable when the one in its way goes.
+	ctx := context.Background()
+	pools := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools))
+	if err := pools.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, d, "pool b takes over", func(s *Snapshot) bool { return len(s.Pools) == 1 && s.Pools[0].Name == "b" })
+}
+
+func TestNodeHeartbeatsDoNotWake(t *testing.T) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{annotationIPv4Address: "10.0.0.1/24"}}}
+	d, _, kube := start(t, []runtime.Object{n})
+	eventually(t, d, "in sync", func(s *Snapshot) bool { return len(s.Nodes) == 1 })
+	select {
+	case <-d.Changed():
+	default:
+	}
+	beat := n.DeepCopy()
+	beat.ResourceVersion = "2"
+	beat.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, LastHeartbeatTime: metav1.Now()}}
+	if _, err := kube.CoreV1().Nodes().Update(context.Background(), beat, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	moved := beat.DeepCopy()
+	moved.Annotations[annotationIPv4Address] = "10.0.0.2/24"
+	if _, err := kube.CoreV1().Nodes().Update(context.Background(), moved, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// Updates of one object arrive in order: the first signal must already carry the second update.
+	<-d.Changed()
+	s, _ := d.Snapshot()
+	if got := s.Nodes[0].IPv4; got != netip.MustParsePrefix("10.0.0.2/24") {
+		t.Fatalf("woken by a heartbeat: the node still has %s", got)
+	}
+}
+
+func TestBGPConfigurationDefaults(t *testing.T) {
+	conf := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "BGPConfiguration",
+		"metadata": map[string]any{"name": "default"},
+		"spec":     map[string]any{"nodeToNodeMeshEnabled": false, "asNumber": int64(65001)},
+	}}
+	d, _, _ := start(t, nil)
+	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })
+	if want := (BGPConfiguration{NodeToNodeMesh: true, AS: 64512, ListenPort: 179}); s.BGP != want {
+		t.Fatalf("without an object: %+v; want %+v", s.BGP, want)
+	}
+	d, _, _ = start(t, nil, conf)
+	s = eventually(t, d, "in sync", func(*Snapshot) bool { return true })
+	if want := (BGPConfiguration{NodeToNodeMesh: false, AS: 65001, ListenPort: 179}); s.BGP != want {
+		t.Fatalf("with an object: %+v; want %+v", s.BGP, want)
+	}
+}

@@ -1,0 +1,23 @@
+// Package datastore turns what the Kubernetes API knows into immutable
+// snapshots that the rest of the agent computes from.
+//
+// It owns one informer per kind that decides routing (Nodes, IPPools,
+// BGPConfigurations), trims every object on arrival to what is used, checks it,
+// and offers one level-triggered signal and one value:
+//
+//	informers ─▶ trim ─▶ validate ─▶ Snapshot (immutable) ─▶ Changed()
+//
+// Rules that hold here and nowhere else:
+//
+//   - Nothing is offered before every informer has listed its kind once
+//     (Snapshot returns false until then), so that nobody acts on half a
+//     cluster: DESIGN.md §3, "no kernel write before in-sync".
+//   - An object that does not decode or does not validate counts as absent. It
+//     is listed in Snapshot.Invalid and reported once as an Event on the object;
+//     its neighbours are used as if it did not exist.
+//   - A snapshot is a function of the current objects only. What the agent does
+//     while the API server is away is what it did before: the informers keep
+//     their stores and retry with back-off.
+//
+// The package sits on no packet path and touches no kernel object.
+package datastore

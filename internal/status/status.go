@@ -1,0 +1,99 @@
+// Package status holds the one-screen picture of a node: the value that the
+// agent publishes on its socket, and the text that manxctl prints of it.
+//
+// It is a leaf: plain values that marshal to JSON, so that manxctl, tests and
+// scripts (-o json) read the same fields. It owns no state and no kernel object.
+package status
+
+import "time"
+
+// Node is everything `manxctl status` shows of one node.
+type Node struct {
+	Name         string       `json:"name"`
+	Version      string       `json:"version"`
+	Started      time.Time    `json:"started"`
+	Ready        bool         `json:"ready"`
+	NotReady     []string     `json:"notReady,omitempty"` // one reason a line
+	Address      Address      `json:"address"`
+	Mode         string       `json:"mode"` // how pods' packets leave the node: "BGP"
+	Pools        []Pool       `json:"pools"`
+	Sessions     []Session    `json:"sessions"`
+	Blocks       []Block      `json:"blocks"`
+	Endpoints    int          `json:"endpoints"`
+	Dataplane    []Driver     `json:"dataplane"`
+	Capabilities []Capability `json:"capabilities"`
+	Conditions   []Condition  `json:"conditions,omitempty"`
+	Errors       []Error      `json:"errors,omitempty"`
+}
+
+// Address is the node's place in the network and why it was chosen.
+type Address struct {
+	IPv4      string `json:"ipv4"` // CIDR
+	Reason    string `json:"reason"`
+	Interface string `json:"interface"`
+	MTU       int    `json:"mtu"` // bytes, of pod interfaces
+	AS        uint32 `json:"as"`
+	RouterID  string `json:"routerID"`
+}
+
+// Pool is one IPPool as it acts on this node.
+type Pool struct {
+	Name        string `json:"name"`
+	CIDR        string `json:"cidr"`
+	Mode        string `json:"mode"`
+	NATOutgoing bool   `json:"natOutgoing"`
+	Disabled    bool   `json:"disabled,omitempty"`
+}
+
+// Session is one BGP session.
+type Session struct {
+	Name       string    `json:"name"` // Mesh_10_0_0_2
+	Peer       string    `json:"peer"`
+	Node       string    `json:"node,omitempty"` // the peer's node name when it is one
+	AS         uint32    `json:"as"`
+	State      string    `json:"state"` // RFC 4271 §8.2.2
+	Since      time.Time `json:"since"`
+	Received   int       `json:"received"`   // routes in Adj-RIB-In
+	Accepted   int       `json:"accepted"`   // of these, past the import rules
+	Advertised int       `json:"advertised"` // routes in Adj-RIB-Out
+	LastError  string    `json:"lastError,omitempty"`
+}
+
+// Block is one of the node's own blocks.
+type Block struct {
+	CIDR  string `json:"cidr"`
+	State string `json:"state"` // BlockAffinity state
+	Used  int    `json:"used"`
+	Size  int    `json:"size"`
+}
+
+// Driver is the state of one dataplane driver.
+type Driver struct {
+	Name      string    `json:"name"`
+	Objects   int       `json:"objects"` // kernel objects it holds
+	Pending   int       `json:"pending"` // of these, not as wanted yet
+	Failures  int       `json:"failures"`
+	LastApply time.Time `json:"lastApply"`
+	LastError string    `json:"lastError,omitempty"`
+}
+
+// Capability is one thing the kernel can or can not do.
+type Capability struct {
+	Name      string `json:"name"`
+	Available bool   `json:"available"`
+	Detail    string `json:"detail,omitempty"`
+}
+
+// Condition is a state that someone should know of.
+type Condition struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
+}
+
+// Error is a failure that was seen, the newest of its kind, and how often.
+type Error struct {
+	Component string    `json:"component"`
+	Message   string    `json:"message"`
+	Last      time.Time `json:"last"`
+	Count     int       `json:"count"`
+}
