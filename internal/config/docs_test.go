@@ -1,0 +1,115 @@
+package config
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write docs/reference/settings.md anew")
+
+// The page of settings is generated from their definitions:
+//
+//	go test ./internal/config -run TestSettingsPage -update
+func TestSettingsPage(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "reference", "settings.md")
+	want := page()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is stale; run: go test ./internal/config -run TestSettingsPage -update", path)
+	}
+}
+
+func page() string {
+	var b strings.Builder
+	b.WriteString(`# Settings of manx-node
+
+<!-- Generated from internal/config; change it there and run: go test ./internal/config -run TestSettingsPage -update -->
+
+manx-node is configured by environment variables, set in its DaemonSet. They have Calico's names and values.
+
+- An empty variable counts as not set.
+- A bad value stops the start. All bad values are reported together, each with the variable, its value and what is accepted.
+- An unknown variable that starts with ` + "`FELIX_` or `CALICO_`" + ` is ignored and logged once.
+- The default pool is created only when the cluster has no IPv4 pool. Afterwards its variables have no effect; when they differ from the
+  pool, the log says so and how to change the pool.
+`)
+	group := ""
+	for _, s := range settings {
+		if s.group != group {
+			group = s.group
+			fmt.Fprintf(&b, "\n## %s\n\n| variable | default | accepted | meaning |\n|---|---|---|---|\n", group)
+		}
+		preset := "–"
+		if s.preset != "" {
+			preset = "`" + s.preset + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s: %s | %s |\n", s.name, preset, s.kind, cell(s.accepts), cell(s.doc))
+	}
+	b.WriteString(`
+## Accepted, no effect
+
+Calico's manifests and users set these. Manx accepts them, so that a manifest can be carried over, and has no use for them. Values other
+than the quiet ones are logged as a warning, or stop the start where the table says so.
+
+| variable | quiet values | why it has no effect |
+|---|---|---|
+`)
+	for _, c := range compatible {
+		quiet := "–"
+		if len(c.harmless) > 0 {
+			quiet = "`" + strings.Join(c.harmless, "`, `") + "`"
+		}
+		why := c.why
+		if c.refused {
+			why += " (**any other value stops the start**)"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.name, quiet, cell(why))
+	}
+	return b.String()
+}
+
+func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
+
+// One definition per variable, complete, and with a default that parses.
+func TestDefinitions(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range settings {
+		if s.name == "" || s.group == "" || s.kind == "" || s.accepts == "" || s.doc == "" || s.parse == nil {
+			t.Errorf("incomplete: %+v", s)
+		}
+		if seen[s.name] {
+			t.Errorf("%s is defined twice", s.name)
+		}
+		seen[s.name] = true
+		if _, err := s.parse(&Config{}, s.preset); err != nil {
+			t.Errorf("default of %s: %v", s.name, err)
+		}
+	}
+	for _, c := range compatible {
+		if seen[c.name] {
+			t.Errorf("%s is both a setting and without effect", c.name)
+		}
+		seen[c.name] = true
+		if c.why == "" || c.refused && len(c.harmless) == 0 {
+			t.Errorf("incomplete: %+v", c)
+		}
+	}
+	if len(settings) > 40 {
+		t.Errorf("%d settings; the budget is 40", len(settings))
+	}
+}
