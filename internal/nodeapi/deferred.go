@@ -1,0 +1,112 @@
+package nodeapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// DeferredDir is where the plugin leaves the DELs that no agent answered. It is
+// beside the socket: both are gone after a reboot, as the interfaces are.
+func DeferredDir(socket string) string {
+	return filepath.Join(filepath.Dir(socket), "deferred-del")
+}
+
+// Defer records a DEL to be replayed by the next agent: one file a container,
+// written under a dot name and renamed, so that a reader never sees half of it.
+func Defer(dir string, req DelRequest) error {
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("encode the deferred DEL of %s: %w", req.ContainerID, err)
+	}
+	if err := privateDir(dir); err != nil {
+		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
+	}
+	tmp := filepath.Join(dir, "."+req.ContainerID+".tmp")
+	if err := os.WriteFile(tmp, append(raw, '\n'), 0o600); err != nil {
+		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
+	}
+	if err := os.Rename(tmp, deferredFile(dir, req.ContainerID)); err != nil {
+		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
+	}
+	return nil
+}
+
+// Undefer forgets the record of a DEL that was answered after all.
+func Undefer(dir, containerID string) error {
+	err := os.Remove(deferredFile(dir, containerID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func deferredFile(dir, containerID string) string { return filepath.Join(dir, containerID+".json") }
+
+// ReplayDeferred hands every recorded DEL to h and forgets those that succeed;
+// the others stay for the next call and are named in the error. A record that
+// can not be read as one is set aside as "<name>.corrupt".
+//
+// [Serve] does this by itself. Calling it before Serve as well is harmless.
+func ReplayDeferred(ctx context.Context, dir string, h Handler) error {
+	return replay(ctx, dir, h.Del)
+}
+
+func replay(ctx context.Context, dir string, del func(context.Context, DelRequest) error) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list the deferred DELs: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		id, isRecord := strings.CutSuffix(e.Name(), ".json")
+		if !isRecord || strings.HasPrefix(id, ".") {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if err := replayOne(ctx, dir, id, del); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// replayOne replays the record of one container, if there is one.
+func replayOne(ctx context.Context, dir, containerID string, del func(context.Context, DelRequest) error) error {
+	file := deferredFile(dir, containerID)
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the deferred DEL of %s: %w", containerID, err)
+	}
+	var req DelRequest
+	err = json.Unmarshal(raw, &req)
+	if err == nil {
+		err = req.Validate()
+	}
+	if err == nil && req.ContainerID != containerID {
+		err = fmt.Errorf("it names container %q", req.ContainerID)
+	}
+	if err != nil {
+		return fmt.Errorf("deferred DEL %s is unusable, set aside as .corrupt: %w", file, errors.Join(err, os.Rename(file, file+".corrupt")))
+	}
+	if err := del(ctx, req); err != nil {
+		return fmt.Errorf("replay the deferred DEL of %s: %w", containerID, err)
+	}
+	return Undefer(dir, containerID)
+}

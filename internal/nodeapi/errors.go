@@ -1,0 +1,70 @@
+package nodeapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Codes of the CNI specification (section "Error"), as the runtime gets them.
+const (
+	CodeUnknownContainer = 3
+	CodeInvalidEnv       = 4
+	CodeIO               = 5
+	CodeDecoding         = 6
+	CodeInvalidConfig    = 7
+	CodeTryAgain         = 11 // transient: the runtime should try again later
+	CodeNotAvailable     = 50 // STATUS: the plugin can not serve ADD
+	CodeInternal         = 999
+)
+
+// Error is an error that crosses the socket with its CNI code.
+type Error struct {
+	Code    int    `json:"code"`
+	Msg     string `json:"msg"`
+	Details string `json:"details,omitempty"`
+}
+
+// Error returns the message and, after a colon, the details.
+func (e *Error) Error() string {
+	if e.Details == "" {
+		return e.Msg
+	}
+	return e.Msg + ": " + e.Details
+}
+
+// Errorf makes an error with a CNI code.
+func Errorf(code int, format string, args ...any) *Error {
+	return &Error{Code: code, Msg: fmt.Sprintf(format, args...)}
+}
+
+// UnreachableError says that no living agent was met on the socket: nothing
+// listens, or it stopped answering. The request may or may not have had effect.
+type UnreachableError struct {
+	Path  string
+	Doing string // what was tried: connect, wait for the answer to add
+	Err   error
+}
+
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("the Manx agent of this node does not answer on %s (%s: %v): check that the manx-node pod of this node is running",
+		e.Path, e.Doing, e.Err)
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// AsError gives any error its CNI code.
+func AsError(err error) *Error {
+	var coded *Error
+	if errors.As(err, &coded) {
+		if err == error(coded) {
+			return coded
+		}
+		return &Error{Code: coded.Code, Msg: err.Error()}
+	}
+	var down *UnreachableError
+	if errors.As(err, &down) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return &Error{Code: CodeTryAgain, Msg: err.Error()}
+	}
+	return &Error{Code: CodeInternal, Msg: err.Error()}
+}
