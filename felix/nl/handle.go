@@ -1,0 +1,292 @@
+package nl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// dumpTries bounds how often an interrupted dump is repeated. A table that
+// changes faster than it can be read this many times in a row is reported.
+const dumpTries = 8
+
+// Config says where the kernel is.
+type Config struct {
+	// NetNS is an open network namespace; the zero value or netns.None() means
+	// the caller's own. The handle does not close it.
+	NetNS netns.NsHandle
+}
+
+// Handle is the real kernel. It may be used from several goroutines; calls on
+// one handle wait for one another, so what may not wait has a handle of its own.
+type Handle struct {
+	ns netns.NsHandle
+
+	mu     sync.Mutex
+	lib    *netlink.Handle
+	routes *routeSocket
+}
+
+var _ Kernel = (*Handle)(nil)
+
+// Open opens the sockets. It needs CAP_NET_ADMIN only when something is changed.
+func Open(cfg Config) (*Handle, error) {
+	h := &Handle{ns: cfg.NetNS}
+	if h.ns == 0 {
+		h.ns = netns.None()
+	}
+	if err := h.reopen(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Close closes the sockets.
+func (h *Handle) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lib != nil {
+		h.lib.Close()
+		h.routes.close()
+		h.lib = nil
+	}
+}
+
+func (h *Handle) reopen() error {
+	lib, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("open netlink sockets: %w", err)
+	}
+	rs, err := openRouteSocket(h.ns)
+	if err != nil {
+		lib.Close()
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lib != nil {
+		h.lib.Close()
+		h.routes.close()
+	}
+	h.lib, h.routes = lib, rs
+	return nil
+}
+
+func (h *Handle) sockets() (*netlink.Handle, *routeSocket, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lib == nil {
+		return nil, nil, os.ErrClosed
+	}
+	return h.lib, h.routes, nil
+}
+
+// broken reports whether a socket can not be trusted after err: answers may be
+// missing or still on their way.
+func broken(err error) bool {
+	for _, e := range []error{unix.EAGAIN, unix.ENOBUFS, unix.EBADF, unix.EPIPE, unix.EIO} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// read runs a dump until it is complete, on fresh sockets when the old ones
+// broke. op must start its result afresh each time.
+func (h *Handle) read(what string, op func(*netlink.Handle, *routeSocket) error) error {
+	var err error
+	for range dumpTries {
+		lib, rs, openErr := h.sockets()
+		if openErr != nil {
+			return fmt.Errorf("%s: %w", what, openErr)
+		}
+		if err = op(lib, rs); err == nil {
+			return nil
+		}
+		switch {
+		case errors.Is(err, nl.ErrDumpInterrupted), errors.Is(err, unix.EINTR):
+		case broken(err):
+			if openErr := h.reopen(); openErr != nil {
+				return fmt.Errorf("%s: %w (after %w)", what, openErr, err)
+			}
+		default:
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return fmt.Errorf("%s: still not complete after %d tries: %w", what, dumpTries, err)
+}
+
+// Links lists all links.
+func (h *Handle) Links() ([]Link, error) {
+	var out []Link
+	err := h.read("list links", func(lib *netlink.Handle, _ *routeSocket) error {
+		out = nil
+		links, err := lib.LinkList()
+		for _, l := range links {
+			out = append(out, fromLink(l))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func fromLink(l netlink.Link) Link {
+	a := l.Attrs()
+	kind := l.Type()
+	if kind == "device" {
+		kind = ""
+	}
+	return Link{
+		Index: a.Index, Name: a.Name, Alias: a.Alias, Kind: kind, MTU: a.MTU,
+		Up: a.RawFlags&unix.IFF_UP != 0,
+	}
+}
+
+// LinkByName finds one link.
+func (h *Handle) LinkByName(name string) (Link, error) {
+	var out Link
+	err := h.read("find link "+name, func(lib *netlink.Handle, _ *routeSocket) error {
+		l, err := lib.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		out = fromLink(l)
+		return nil
+	})
+	return out, err
+}
+
+// LinkDelete removes a link. For a veth the kernel waits for grace periods:
+// about 20 ms.
+func (h *Handle) LinkDelete(index int) error {
+	lib, _, err := h.sockets()
+	if err != nil {
+		return fmt.Errorf("delete link %d: %w", index, err)
+	}
+	err = lib.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENODEV):
+		return ErrNotFound
+	case broken(err):
+		err = errors.Join(err, h.reopen())
+	}
+	return fmt.Errorf("delete link %d: %w", index, err)
+}
+
+// Addrs lists the IPv4 addresses of all links.
+func (h *Handle) Addrs() ([]Addr, error) {
+	var out []Addr
+	err := h.read("list addresses", func(lib *netlink.Handle, _ *routeSocket) error {
+		out = nil
+		addrs, err := lib.AddrList(nil, netlink.FAMILY_V4)
+		for _, a := range addrs {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if !ok {
+				continue
+			}
+			ones, _ := a.Mask.Size()
+			out = append(out, Addr{LinkIndex: a.LinkIndex, Prefix: netip.PrefixFrom(ip.Unmap(), ones)})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Routes calls visit with every IPv4 route of table.
+func (h *Handle) Routes(table uint32, visit func(Route)) error {
+	var routes []Route
+	err := h.read(fmt.Sprintf("list routes of table %d", table), func(_ *netlink.Handle, rs *routeSocket) error {
+		routes = routes[:0]
+		return rs.dump(table, func(r Route) { routes = append(routes, r) })
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		visit(r)
+	}
+	return nil
+}
+
+// ChangeRoutes makes all changes in order, batchSize of them per system call,
+// and returns one error, or nil, for each.
+func (h *Handle) ChangeRoutes(changes []RouteChange) []error {
+	errs := make([]error, len(changes))
+	for start := 0; start < len(changes); start += batchSize {
+		end := min(start+batchSize, len(changes))
+		_, rs, err := h.sockets()
+		if err == nil {
+			err = rs.change(changes[start:end], errs[start:end])
+		}
+		if err == nil {
+			continue
+		}
+		if broken(err) {
+			err = errors.Join(err, h.reopen())
+		}
+		for i := start; i < end; i++ {
+			if errs[i] == nil || errors.Is(errs[i], errNoAnswer) {
+				errs[i] = err
+			}
+		}
+	}
+	return errs
+}
+
+// ForgetConnections deletes the IPv4 conntrack entries that have one of addrs
+// at either end. It reads the whole connection table once.
+func (h *Handle) ForgetConnections(addrs map[netip.Addr]bool) (int, error) {
+	var n uint
+	err := h.read("delete conntrack entries", func(lib *netlink.Handle, _ *routeSocket) error {
+		deleted, err := lib.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, connectionsOf(addrs))
+		n += deleted
+		return err
+	})
+	return int(n), err
+}
+
+// connectionsOf selects connections by their ends.
+type connectionsOf map[netip.Addr]bool
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (c connectionsOf) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	for _, ip := range [][]byte{f.Forward.SrcIP, f.Forward.DstIP, f.Reverse.SrcIP, f.Reverse.DstIP} {
+		if a, ok := netip.AddrFromSlice(ip); ok && c[a.Unmap()] {
+			return true
+		}
+	}
+	return false
+}
+
+// Watch calls event for every change until ctx ends.
+func (h *Handle) Watch(ctx context.Context, event func(Event)) error {
+	return watch(ctx, h.ns, h.routePort, event)
+}
+
+// routePort is the port ID that our own route changes are echoed with.
+func (h *Handle) routePort() uint32 {
+	if _, rs, err := h.sockets(); err == nil {
+		return rs.port
+	}
+	return 0
+}

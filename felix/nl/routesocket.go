@@ -1,0 +1,187 @@
+package nl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchSize is the number of route changes per sendmsg. 512 messages of
+	// about 60 bytes stay far below the socket's send buffer.
+	batchSize = 512
+	// receiveBuffer in bytes holds an error reply for each message of a batch.
+	receiveBuffer = 4 << 20
+)
+
+// errNoAnswer marks a change whose fate is not known.
+var errNoAnswer = errors.New("the kernel did not say what became of it")
+
+// routeSocket speaks raw rtnetlink.
+type routeSocket struct {
+	mu   sync.Mutex
+	sock *nl.NetlinkSocket
+	port uint32
+	seq  uint32
+	buf  []byte
+}
+
+func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
+	sock, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open route socket: %w", err)
+	}
+	rs := &routeSocket{sock: sock}
+	timeout := unix.NsecToTimeval(nl.SocketTimeoutTv.Nano())
+	err = errors.Join(
+		sock.SetReceiveTimeout(&timeout),
+		// Replies name the message they are about by number; do not echo it.
+		unix.SetsockoptInt(sock.GetFd(), unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
+		sock.SetExtAck(true),
+		// Dumps honour the table in the request.
+		unix.SetsockoptInt(sock.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1),
+	)
+	if err == nil {
+		rs.port, err = sock.GetPid()
+	}
+	if err != nil {
+		sock.Close()
+		return nil, fmt.Errorf("set up route socket: %w", err)
+	}
+	// Without the capability the default buffer must do; a lost reply is
+	// noticed either way.
+	_ = sock.SetReceiveBufferSize(receiveBuffer, true)
+	return rs, nil
+}
+
+func (rs *routeSocket) close() { rs.sock.Close() }
+
+// change sends all changes in one message and fills errs. Only the last one
+// asks for an acknowledgement: the kernel works them off in order and answers
+// failures unasked, so that one reply means that all others are known.
+// An error means that the fate of those marked errNoAnswer is unknown.
+func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	first := rs.seq + 1
+	last := rs.seq + uint32(len(changes))
+	rs.seq = last
+	rs.buf = rs.buf[:0]
+	for i, c := range changes {
+		rs.buf = appendRoute(rs.buf, c, first+uint32(i), i == len(changes)-1)
+		errs[i] = errNoAnswer
+	}
+	if err := unix.Sendto(rs.sock.GetFd(), rs.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send %d route changes: %w", len(changes), err)
+	}
+	for {
+		msgs, _, err := rs.sock.Receive()
+		if err != nil {
+			return fmt.Errorf("read the answer to %d route changes: %w", len(changes), err)
+		}
+		for _, m := range msgs {
+			if m.Header.Type != unix.NLMSG_ERROR || m.Header.Seq-first >= uint32(len(changes)) {
+				continue // an answer to something given up earlier
+			}
+			errs[m.Header.Seq-first] = replyError(m.Header.Flags, m.Data)
+			if m.Header.Seq == last {
+				for i := range errs {
+					if errors.Is(errs[i], errNoAnswer) {
+						errs[i] = nil
+					}
+				}
+				return nil
+			}
+		}
+	}
+}
+
+// replyError reads a struct nlmsgerr and its extended acknowledgement.
+func replyError(flags uint16, data []byte) error {
+	if len(data) < 4 {
+		return errNoAnswer
+	}
+	errno := int32(binary.NativeEndian.Uint32(data))
+	if errno == 0 {
+		return nil
+	}
+	var err error = unix.Errno(-errno)
+	switch err {
+	case unix.EEXIST:
+		err = ErrExists
+	case unix.ESRCH:
+		err = ErrNotFound
+	}
+	const header = 4 + unix.SizeofNlMsghdr
+	if flags&unix.NLM_F_ACK_TLVS == 0 || len(data) < header {
+		return err
+	}
+	_ = eachAttr(data[header:], func(typ uint16, v []byte) { // no message, then
+		if typ == unix.NLMSGERR_ATTR_MSG {
+			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(v))
+		}
+	})
+	return err
+}
+
+// dump visits every IPv4 route of a table. It may return nl.ErrDumpInterrupted
+// after some visits.
+func (rs *routeSocket) dump(table uint32, visit func(Route)) error {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.seq++
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+	req.Seq = rs.seq
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}})
+	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(table)))
+	if err := rs.sock.Send(req); err != nil {
+		return fmt.Errorf("ask for routes: %w", err)
+	}
+	interrupted := false
+	for {
+		msgs, _, err := rs.sock.Receive()
+		if err != nil {
+			return fmt.Errorf("read routes: %w", err)
+		}
+		for _, m := range msgs {
+			if m.Header.Seq != rs.seq {
+				continue
+			}
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			switch m.Header.Type {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				return dumpEnd(m.Header.Flags, m.Data, interrupted)
+			case unix.RTM_NEWROUTE:
+				r, err := parseRoute(m.Data)
+				if err != nil {
+					return err
+				}
+				// Kernels before 4.20 do not filter, and cached routes
+				// (RTM_F_CLONED) are not routes.
+				if r.Table == table && binary.NativeEndian.Uint32(m.Data[8:])&unix.RTM_F_CLONED == 0 {
+					visit(r)
+				}
+			}
+		}
+	}
+}
+
+func dumpEnd(flags uint16, data []byte, interrupted bool) error {
+	if len(data) >= 4 {
+		switch err := replyError(flags, data); {
+		case errors.Is(err, unix.ENOENT):
+			return nil // the table does not exist: it has no routes
+		case err != nil:
+			return fmt.Errorf("route dump: %w", err)
+		}
+	}
+	if interrupted {
+		return nl.ErrDumpInterrupted
+	}
+	return nil
+}

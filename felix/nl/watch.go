@@ -1,0 +1,148 @@
+package nl
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// watch listens on two sockets: what happens to links and addresses must not be
+// lost in a storm of route changes.
+func watch(ctx context.Context, ns netns.NsHandle, ownPort func() uint32, event func(Event)) error {
+	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	routes, err := subscribe(ns, unix.RTNLGRP_IPV4_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer routes.Close()
+	if err := dropEcho(routes.GetFd(), ownPort()); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { links.Close(); routes.Close() })
+	defer stop()
+
+	// What happened before we listened may have been missed.
+	event(Event{Kind: EventLost})
+	routesDone := make(chan error, 1)
+	go func() {
+		err := receive(routes, event, func(m syscall.NetlinkMessage) { routeEvent(m, ownPort(), event) })
+		links.Close() // the other one ends too
+		routesDone <- err
+	}()
+	err = receive(links, event, func(m syscall.NetlinkMessage) { linkEvent(m, event) })
+	routes.Close()
+	err = errors.Join(err, <-routesDone)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("watch the kernel: %w", err)
+}
+
+func subscribe(ns netns.NsHandle, groups ...uint) (*nl.NetlinkSocket, error) {
+	sock, err := nl.SubscribeAt(ns, netns.None(), unix.NETLINK_ROUTE, groups...)
+	if err != nil {
+		return nil, fmt.Errorf("listen to netlink groups %v: %w", groups, err)
+	}
+	// Best effort: a smaller buffer overflows sooner, which is noticed.
+	_ = sock.SetReceiveBufferSize(receiveBuffer, true)
+	return sock, nil
+}
+
+// dropEcho makes the kernel keep back the notifications of our own route
+// changes: writing a hundred thousand routes would overflow the socket. Classic
+// BPF: load nlmsg_pid (a big-endian load of a host-order field), compare.
+func dropEcho(fd int, port uint32) error {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], port)
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: binary.BigEndian.Uint32(b[:])},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); err != nil {
+		return fmt.Errorf("filter route notifications: %w", err)
+	}
+	return nil
+}
+
+// receive reads one socket until it fails or is closed. An overflow (ENOBUFS)
+// loses messages, not the socket.
+func receive(sock *nl.NetlinkSocket, event func(Event), handle func(syscall.NetlinkMessage)) error {
+	for {
+		msgs, from, err := sock.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			event(Event{Kind: EventLost})
+			continue
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		}
+		if from.Pid != nl.PidKernel {
+			continue
+		}
+		for _, m := range msgs {
+			handle(m)
+		}
+	}
+}
+
+func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		// Bridges send messages of their own family about their ports: a port
+		// that leaves the bridge is not a link that went away.
+		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
+			return
+		}
+		l, err := netlink.LinkDeserialize((*unix.NlMsghdr)(&m.Header), m.Data)
+		if err != nil {
+			event(Event{Kind: EventLost})
+			return
+		}
+		event(Event{Kind: EventLink, Link: fromLink(l), Gone: m.Header.Type == unix.RTM_DELLINK})
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if len(m.Data) < unix.SizeofIfAddrmsg {
+			return
+		}
+		e := Event{Kind: EventAddr, Link: Link{Index: int(binary.NativeEndian.Uint32(m.Data[4:]))}}
+		err := eachAttr(m.Data[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) {
+			if typ == unix.IFA_LOCAL {
+				e.Addr = address(v)
+			}
+		})
+		if err != nil {
+			e = Event{Kind: EventLost}
+		}
+		event(e)
+	}
+}
+
+// routeEvent reports what others do to our routes: change or remove one, or
+// replace one by a route of their own, which the kernel tells as theirs.
+func routeEvent(m syscall.NetlinkMessage, ownPort uint32, event func(Event)) {
+	if m.Header.Pid == ownPort || len(m.Data) < sizeofRtMsg {
+		return
+	}
+	ours := m.Data[5] == state.RouteProtocol
+	replaced := m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_REPLACE != 0
+	if ours || replaced {
+		event(Event{Kind: EventRoute})
+	}
+}

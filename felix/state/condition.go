@@ -1,0 +1,52 @@
+package state
+
+import "cmp"
+
+// ConditionKind says what sort of thing is wrong, in one CamelCase word.
+type ConditionKind string
+
+const (
+	// NextHopNotOnLink: a learned prefix's next hops are all outside the
+	// uplink's subnets, so that no route can be written for it.
+	NextHopNotOnLink ConditionKind = "NextHopNotOnLink"
+	// UplinkUnknown: no interface has the node's address.
+	UplinkUnknown ConditionKind = "UplinkUnknown"
+	// EncapsulationUnsupported: a pool asks for an encapsulation which this
+	// build does not write.
+	EncapsulationUnsupported ConditionKind = "EncapsulationUnsupported"
+	// LearnedInsideOwnBlock: a peer announces a part of this node's own block.
+	LearnedInsideOwnBlock ConditionKind = "LearnedInsideOwnBlock"
+	// AddressConflict: two local endpoints claim one address.
+	AddressConflict ConditionKind = "AddressConflict"
+	// ForeignRoute: somebody else's route has the destination and metric of one
+	// of ours.
+	ForeignRoute ConditionKind = "ForeignRoute"
+	// RouteFailed: the kernel refuses a route.
+	RouteFailed ConditionKind = "RouteFailed"
+	// EndpointWithoutAddress: a pod interface of ours has no address in IPAM
+	// and therefore gets no route.
+	EndpointWithoutAddress ConditionKind = "EndpointWithoutAddress"
+	// LinkNotRemoved: a removed pod's interface could not be deleted.
+	LinkNotRemoved ConditionKind = "LinkNotRemoved"
+	// NftablesUnavailable: nft(8) is missing, too old, or not permitted.
+	NftablesUnavailable ConditionKind = "NftablesUnavailable"
+	// ForwardDropped: another table's forward chain drops by default.
+	ForwardDropped ConditionKind = "ForwardDropped"
+	// ForwardingDisabled: net.ipv4.ip_forward is 0.
+	ForwardingDisabled ConditionKind = "ForwardingDisabled"
+)
+
+// Condition is a named state of affairs that needs somebody's attention. It is
+// recomputed from current state every time, so it disappears with its cause.
+type Condition struct {
+	Kind ConditionKind `json:"kind"`
+	// Subject is what it is about: a prefix, an interface, a pool.
+	Subject string `json:"subject"`
+	// Message says what is wrong and what to do about it.
+	Message string `json:"message"`
+}
+
+// CompareConditions orders by kind, subject, message.
+func CompareConditions(a, b Condition) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Message, b.Message))
+}

@@ -1,0 +1,108 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Table is everything Manx wants from the packet filter for one address
+// family, said without naming a backend. nftables renders it into one table of
+// its own.
+type Table struct {
+	Sets   []Set
+	Chains []Chain
+}
+
+// Set is a named set of prefixes that never overlap.
+type Set struct {
+	Name string
+	// Prefixes are sorted by address.
+	Prefixes []netip.Prefix
+}
+
+// Hook is where in the packet's path a base chain runs.
+type Hook string
+
+// The hooks of netfilter that Manx uses.
+const (
+	Prerouting  Hook = "prerouting"
+	Forward     Hook = "forward"
+	Postrouting Hook = "postrouting"
+)
+
+// ChainType tells address translation from filtering.
+type ChainType string
+
+// The chain types that Manx uses.
+const (
+	FilterChain ChainType = "filter"
+	NATChain    ChainType = "nat"
+)
+
+// Priority orders base chains on one hook; the values are the kernel's
+// (enum nf_ip_hook_priorities).
+type Priority int
+
+// The priorities that Manx uses.
+const (
+	PriorityRaw    Priority = -300
+	PriorityFilter Priority = 0
+	PrioritySrcNAT Priority = 100
+)
+
+// Chain is a base chain with its rules, in order. Its policy is always accept:
+// what Manx does not know about is not its business.
+type Chain struct {
+	Name     string
+	Type     ChainType
+	Hook     Hook
+	Priority Priority
+	Rules    []Rule
+}
+
+// Verdict ends a rule.
+type Verdict string
+
+// The verdicts that Manx uses.
+const (
+	VerdictAccept     Verdict = "accept"
+	VerdictDrop       Verdict = "drop"
+	VerdictMasquerade Verdict = "masquerade"
+)
+
+// Rule matches when every one of its non-zero matches does.
+type Rule struct {
+	// InIface and OutIface are interface names; a trailing * matches any suffix.
+	InIface, OutIface string
+	// SrcSet names a set that must contain the source address.
+	SrcSet string
+	// NotDstSet names a set that must not contain the destination address.
+	NotDstSet string
+	// NoReturnPath matches when a packet to the source address would not leave
+	// through the interface this one came in by.
+	NoReturnPath bool
+	Verdict      Verdict
+	// Comment says why the rule is there; it is shown beside the rule.
+	Comment string
+}
+
+// Equal compares by value.
+func (t Table) Equal(o Table) bool {
+	return slices.EqualFunc(t.Sets, o.Sets, Set.Equal) && slices.EqualFunc(t.Chains, o.Chains, Chain.Equal)
+}
+
+// Equal compares by value.
+func (s Set) Equal(o Set) bool {
+	return s.Name == o.Name && slices.Equal(s.Prefixes, o.Prefixes)
+}
+
+// SameHook reports whether two base chains are attached alike; the kernel can
+// not change that of an existing chain.
+func (c Chain) SameHook(o Chain) bool {
+	return c.Type == o.Type && c.Hook == o.Hook && c.Priority == o.Priority
+}
+
+// Equal compares by value.
+func (c Chain) Equal(o Chain) bool {
+	return c.Name == o.Name && c.SameHook(o) && slices.Equal(c.Rules, o.Rules)
+}
