@@ -116,10 +116,11 @@ var address = plain("address", autodetect.AddressForms, autodetect.ParseAddress)
 
 var method = plain("method", autodetect.MethodForms, autodetect.ParseMethod)
 
-var asNumber = plain("AS number", "1 to 4294967295, or asdot such as 1.10", parseAS)
+var asNumber = plain("AS number", "1 to 4294967295, or asdot such as 1.10", ParseAS)
 
-// parseAS reads asplain and asdot (RFC 5396); empty is 0, the cluster's AS.
-func parseAS(s string) (uint32, error) {
+// ParseAS reads an AS number as asplain or asdot (RFC 5396 §2). Empty is 0, which
+// stands for the cluster's AS.
+func ParseAS(s string) (uint32, error) {
 	bad := errors.New("not an AS number")
 	if s == "" {
 		return 0, nil

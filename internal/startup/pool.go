@@ -1,0 +1,216 @@
+package startup
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/autodetect"
+	"github.com/manx-cni/manx/internal/config"
+)
+
+const (
+	defaultPool      = "default-ipv4-ippool"
+	kubeadmConfigMap = "kubeadm-config" // in kube-system, written by kubeadm init
+	defaultRange     = "192.168.0.0/16"
+)
+
+// kubeadmConfig returns kubeadm's ConfigMap, nil on a cluster that kubeadm did
+// not make or does not show to the agent.
+func (s *Startup) kubeadmConfig(ctx context.Context) (*corev1.ConfigMap, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	cm, err := s.Kubernetes.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfigMap, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		return cm, nil
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		return nil, nil
+	}
+	return nil, fmt.Errorf("read ConfigMap %s/%s: %w", metav1.NamespaceSystem, kubeadmConfigMap, err)
+}
+
+// podSubnet reads the first IPv4 range of networking.podSubnet, a comma-separated
+// list on dual-stack clusters. It is the zero Prefix when there is none.
+func podSubnet(cm *corev1.ConfigMap) (netip.Prefix, error) {
+	var cfg struct {
+		Networking struct {
+			PodSubnet string `json:"podSubnet"`
+		} `json:"networking"`
+	}
+	if cm == nil {
+		return netip.Prefix{}, nil
+	}
+	if err := yaml.Unmarshal([]byte(cm.Data["ClusterConfiguration"]), &cfg); err != nil {
+		return netip.Prefix{}, fmt.Errorf("ClusterConfiguration is not YAML: %w", err)
+	}
+	for part := range strings.SplitSeq(cfg.Networking.PodSubnet, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(part)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("podSubnet %q is not a CIDR", part)
+		}
+		if p.Addr().Is4() {
+			return p.Masked(), nil
+		}
+	}
+	return netip.Prefix{}, nil
+}
+
+// freeRange returns the default range, or the first of 172.16.0.0/16 to
+// 172.31.0.0/16 in which this host has no address when it has one in the former.
+func freeRange(ifaces []autodetect.Interface) (netip.Prefix, error) {
+	ranges := []netip.Prefix{netip.MustParsePrefix(defaultRange)}
+	for i := byte(16); i < 32; i++ {
+		ranges = append(ranges, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, i, 0, 0}), 16))
+	}
+	for _, r := range ranges {
+		if _, taken := addressIn(ifaces, r); !taken {
+			return r, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("choose a default pool: this host has an address in each of %s and 172.16.0.0/16 to 172.31.0.0/16; "+
+		"want CALICO_IPV4POOL_CIDR to be a range that is free, e.g. 10.244.0.0/16", defaultRange)
+}
+
+func addressIn(ifaces []autodetect.Interface, r netip.Prefix) (netip.Addr, bool) {
+	for _, i := range ifaces {
+		for _, p := range i.Addrs {
+			if r.Contains(p.Addr()) {
+				return p.Addr(), true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// ensurePool creates the default IPv4 pool when the cluster has no IPv4 pool.
+// Otherwise it tells where the environment asks for something else.
+func (s *Startup) ensurePool(ctx context.Context, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface, node netip.Prefix) ([]Note, error) {
+	want := s.Settings.Pool
+	if want.Skip {
+		return nil, nil
+	}
+	pools, err := s.listPools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(pools) > 0 {
+		return comparePools(s.Settings, pools), nil
+	}
+	cidr, source, notes, err := chooseRange(want, kubeadm, ifaces)
+	if err != nil {
+		return nil, err
+	}
+	if cidr.Contains(node.Addr()) {
+		notes = append(notes, Note{"IPPool " + defaultPool, fmt.Sprintf("its range %s (%s) contains this node's own address %s: pods and nodes must not share a range; "+
+			"set CALICO_IPV4POOL_CIDR to another one and delete the pool", cidr, source, node.Addr())})
+	}
+	pool := &v1.IPPool{
+		ObjectMeta: metav1.ObjectMeta{Name: defaultPool},
+		Spec: v1.IPPoolSpec{
+			CIDR:             cidr.String(),
+			IPIPMode:         want.IPIP,
+			VXLANMode:        want.VXLAN,
+			NATOutgoing:      want.NATOutgoing,
+			BlockSize:        want.BlockSize,
+			NodeSelector:     want.NodeSelector,
+			DisableBGPExport: want.DisableBGPExport,
+			AllowedUses:      []v1.IPPoolAllowedUse{v1.UseWorkload, v1.UseTunnel},
+		},
+	}
+	if err := pool.Validate(); err != nil {
+		return nil, fmt.Errorf("default pool with range from %s: %w; want CALICO_IPV4POOL_CIDR and CALICO_IPV4POOL_BLOCK_SIZE to fit", source, err)
+	}
+	created, err := s.create(ctx, "IPPool", v1.PluralIPPools, pool)
+	if err != nil {
+		return nil, err
+	}
+	if created {
+		s.Log.Info("default pool created", "pool", defaultPool, "cidr", cidr, "source", source, "ipip", want.IPIP, "vxlan", want.VXLAN, "nat", want.NATOutgoing)
+	}
+	return notes, nil
+}
+
+// chooseRange decides the default pool's range and says where it comes from.
+func chooseRange(want config.Pool, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface) (cidr netip.Prefix, source string, notes []Note, err error) {
+	if want.CIDR.IsValid() {
+		return want.CIDR, "CALICO_IPV4POOL_CIDR", nil, nil
+	}
+	cidr, err = podSubnet(kubeadm)
+	if err != nil {
+		notes = append(notes, Note{"ConfigMap kube-system/" + kubeadmConfigMap, fmt.Sprintf("%v; the default pool is made without it", err)})
+	}
+	if cidr.IsValid() {
+		return cidr, "kubeadm's podSubnet", notes, nil
+	}
+	cidr, err = freeRange(ifaces)
+	return cidr, "default", notes, err
+}
+
+// listPools lists the pools whose range is IPv4.
+func (s *Startup) listPools(ctx context.Context) ([]v1.IPPool, error) {
+	all, err := list[v1.IPPool](ctx, s.Dynamic, v1.PluralIPPools)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(p v1.IPPool) bool {
+		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
+		return err != nil || !cidr.Addr().Is4()
+	}), nil
+}
+
+// comparePools notes where variables that are set differ from the pool they
+// would have made. Only variables that are set count: defaults express no wish.
+func comparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
+	i := slices.IndexFunc(pools, func(p v1.IPPool) bool { return set.Pool.CIDR.IsValid() && p.Spec.CIDR == set.Pool.CIDR.String() })
+	if i < 0 {
+		i = slices.IndexFunc(pools, func(p v1.IPPool) bool { return p.Name == defaultPool })
+	}
+	if i < 0 {
+		if len(pools) > 1 {
+			return nil // the user's own pools; there is nothing to hold the environment against
+		}
+		i = 0
+	}
+	p := pools[i]
+	add := func(variable, field string, has, wants any, how string) {
+		if v, given := set.Given(variable); given && has != wants {
+			notes = append(notes, Note{"IPPool " + p.Name, fmt.Sprintf("its %s is %v, while %s=%q: the variable counts only when the first pool is created; %s",
+				field, has, variable, v, how)})
+		}
+	}
+	patch := func(field string, value any) string {
+		body, _ := json.Marshal(map[string]any{"spec": map[string]any{field: value}}) // of a string or a bool: can not fail
+		return fmt.Sprintf("to change the pool: kubectl patch ippools.%s %s --type merge -p '%s'", v1.GroupName, p.Name, body)
+	}
+	const fixed = "it can not be changed in a pool: create another pool, set disabled on this one, and restart the pods"
+	add("CALICO_IPV4POOL_CIDR", "cidr", p.Spec.CIDR, set.Pool.CIDR.String(), fixed)
+	add("CALICO_IPV4POOL_BLOCK_SIZE", "blockSize", orDefault(p.Spec.BlockSize, 26), set.Pool.BlockSize, fixed)
+	add("CALICO_IPV4POOL_IPIP", "ipipMode", orDefault(p.Spec.IPIPMode, v1.EncapNever), set.Pool.IPIP, patch("ipipMode", set.Pool.IPIP))
+	add("CALICO_IPV4POOL_VXLAN", "vxlanMode", orDefault(p.Spec.VXLANMode, v1.EncapNever), set.Pool.VXLAN, patch("vxlanMode", set.Pool.VXLAN))
+	add("CALICO_IPV4POOL_NAT_OUTGOING", "natOutgoing", p.Spec.NATOutgoing, set.Pool.NATOutgoing, patch("natOutgoing", set.Pool.NATOutgoing))
+	add("CALICO_IPV4POOL_NODE_SELECTOR", "nodeSelector", orDefault(p.Spec.NodeSelector, "all()"), set.Pool.NodeSelector, patch("nodeSelector", set.Pool.NodeSelector))
+	add("CALICO_IPV4POOL_DISABLE_BGP_EXPORT", "disableBGPExport", p.Spec.DisableBGPExport, set.Pool.DisableBGPExport, patch("disableBGPExport", set.Pool.DisableBGPExport))
+	return notes
+}
+
+func orDefault[T comparable](v, preset T) T {
+	var zero T
+	if v == zero {
+		return preset
+	}
+	return v
+}

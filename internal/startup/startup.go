@@ -1,0 +1,235 @@
+// Package startup makes a node known to the cluster before its agent begins to
+// work: it waits for the Kubernetes API, finds the node's own address, publishes
+// it, and creates the objects that every cluster needs when they are missing.
+//
+//	wait for the API ─▶ read Node ─▶ choose address ─▶ duplicate? ─▶ annotate Node
+//	     ─▶ default pool ─▶ default ClusterInformation, FelixConfiguration, BGPConfiguration
+//
+// It owns the annotations projectcalico.org/IPv4Address and (when the variable
+// AS is set) projectcalico.org/ASNumber of its own Node, and the Node's
+// condition NetworkUnavailable. The default objects it only ever creates: what
+// exists belongs to the user. Every step reads first and writes only a
+// difference, so that a restarted agent writes nothing at all.
+//
+// It is on no packet path and changes nothing in the kernel. Its errors are meant
+// to end the agent: each says what was tried, on what, and what to do.
+package startup
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/manx-cni/manx/internal/autodetect"
+	"github.com/manx-cni/manx/internal/config"
+)
+
+// Config says what to start and with what. Kubernetes, Dynamic, NodeName and Log
+// are required; the rest has the defaults named.
+type Config struct {
+	Settings   config.Config
+	NodeName   string
+	Kubernetes kubernetes.Interface
+	Dynamic    dynamic.Interface
+	Log        *slog.Logger
+
+	Interfaces func() ([]autodetect.Interface, error)                     // autodetect.Interfaces
+	Reach      func(ctx context.Context, dest string) (netip.Addr, error) // autodetect.Reach
+	Random     io.Reader                                                  // crypto/rand; for the cluster's GUID
+	Now        func() time.Time                                           // time.Now; for the condition
+	RetryEvery time.Duration                                              // 1 s; between tries of the API
+}
+
+// Startup prepares one node.
+type Startup struct {
+	Config
+	denied time.Time // when the API first refused the agent's credentials
+}
+
+// Result is what the node is in the network.
+type Result struct {
+	// Address is the node's IPv4 address with the prefix length of its subnet.
+	// It is zero only with CALICO_NETWORKING_BACKEND=none and IP=none.
+	Address   netip.Prefix
+	Interface string // that owns the address; "" when none on this host does
+	Reason    string // why this address
+	AS        uint32 // of this node alone; 0: the cluster's, from BGPConfiguration
+	RouterID  netip.Addr
+	Notes     []Note
+}
+
+// Note is something the user should know of and that does not stop the start.
+// It has been logged.
+type Note struct {
+	Subject string // what it is about: IPPool default-ipv4-ippool, Node node-1 …
+	Text    string
+}
+
+// New prepares the start; Run does it.
+func New(cfg Config) *Startup {
+	if cfg.Interfaces == nil {
+		cfg.Interfaces = autodetect.Interfaces
+	}
+	if cfg.Reach == nil {
+		cfg.Reach = autodetect.Reach
+	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Reader
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.RetryEvery == 0 {
+		cfg.RetryEvery = time.Second
+	}
+	return &Startup{Config: cfg}
+}
+
+// requestTimeout bounds one request to the API.
+const requestTimeout = 5 * time.Second
+
+// Run does every step in order and returns what the node is. An error means that
+// the agent can not work; running again may help.
+func (s *Startup) Run(ctx context.Context) (Result, error) {
+	node, err := s.waitForNode(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	ifaces, err := s.Interfaces()
+	if err != nil {
+		return Result{}, err
+	}
+	res, err := s.address(ctx, node, ifaces, false)
+	if err != nil {
+		return Result{}, err
+	}
+	s.Log.Info("node address", "node", s.NodeName, "address", res.Address, "iface", res.Interface, "reason", res.Reason)
+	if err := s.publish(ctx, node, res); err != nil {
+		return Result{}, err
+	}
+	kubeadm, err := s.kubeadmConfig(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	notes, err := s.ensurePool(ctx, kubeadm, ifaces, res.Address)
+	if err != nil {
+		return Result{}, err
+	}
+	more, err := s.ensureDefaults(ctx, kubeadm != nil)
+	if err != nil {
+		return Result{}, err
+	}
+	res.Notes = append(notes, more...)
+	for _, n := range res.Notes {
+		s.Log.Warn("start-up note", "subject", n.Subject, "note", n.Text)
+	}
+	return res, nil
+}
+
+// Redetect looks whether the node's address has changed, and publishes the new
+// one. It is for calling every Settings.Address.PollInterval; unless IP is
+// autodetect it does nothing. An error leaves everything as it was.
+func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err error) {
+	if !s.Settings.Address.IP.Detects() {
+		return Result{}, false, nil
+	}
+	node, err := s.getNode(ctx)
+	if err != nil {
+		return Result{}, false, fmt.Errorf("look for a changed node address: read Node %s: %w", s.NodeName, err)
+	}
+	ifaces, err := s.Interfaces()
+	if err != nil {
+		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
+	}
+	res, err = s.address(ctx, node, ifaces, true)
+	if err != nil {
+		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
+	}
+	old := storedAddress(node)
+	if res.Address == old {
+		return res, false, nil
+	}
+	s.Log.Info("node address changed", "node", s.NodeName, "address", res.Address, "was", old, "iface", res.Interface, "reason", res.Reason)
+	return res, true, s.publish(ctx, node, res)
+}
+
+const (
+	// waitLogEvery is how often a long wait is mentioned after the first time.
+	waitLogEvery = 30 * time.Second
+	// deniedFor is how long a refusal counts as the API server's caches being
+	// behind a role binding that was created a moment ago.
+	deniedFor = 10 * time.Second
+)
+
+// waitForNode reads the Node, which also proves that the API answers. With
+// WAIT_FOR_DATASTORE it tries until it does.
+func (s *Startup) waitForNode(ctx context.Context) (*corev1.Node, error) {
+	var began, logged time.Time
+	for {
+		node, err := s.getNode(ctx)
+		if err == nil {
+			if !began.IsZero() {
+				s.Log.Info("Kubernetes API answers", "after", s.Now().Sub(began).Round(time.Second))
+			}
+			return node, nil
+		}
+		if apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("read Node %s: it does not exist; want NODENAME to be the name of this machine's Node: %w", s.NodeName, err)
+		}
+		now := s.Now()
+		if fatal := s.fatal(now, err); fatal != nil {
+			return nil, fatal
+		}
+		if began.IsZero() {
+			began = now
+		}
+		if logged.IsZero() || now.Sub(logged) >= waitLogEvery {
+			logged = now
+			s.Log.Warn("waiting for the Kubernetes API", "since", began.Format(time.TimeOnly), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the Kubernetes API: %w; last error: %w", ctx.Err(), err)
+		case <-time.After(s.RetryEvery):
+		}
+	}
+}
+
+// fatal returns the error that ends the wait, or nil to try again.
+func (s *Startup) fatal(now time.Time, err error) error {
+	denied := apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+	switch {
+	case !denied && s.Settings.Datastore.Wait:
+		s.denied = time.Time{}
+		return nil
+	case !denied:
+		return fmt.Errorf("read Node %s: %w; set WAIT_FOR_DATASTORE=true to wait for the Kubernetes API", s.NodeName, err)
+	}
+	if s.denied.IsZero() {
+		s.denied = now
+	}
+	if s.Settings.Datastore.Wait && now.Sub(s.denied) < deniedFor {
+		return nil
+	}
+	return fmt.Errorf("read Node %s: %w; the agent's service account needs the ClusterRole of the Manx manifest", s.NodeName, err)
+}
+
+func (s *Startup) getNode(ctx context.Context) (*corev1.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return s.Kubernetes.CoreV1().Nodes().Get(ctx, s.NodeName, metav1.GetOptions{})
+}
+
+// errNoAddress is for IP=none without anything stored.
+var errNoAddress = errors.New("the node has no IPv4 address, and routes between nodes need one; want IP unset, autodetect, or the node's address")
