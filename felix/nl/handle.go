@@ -245,8 +245,8 @@ func (h *Handle) ChangeRoutes(changes []RouteChange) []error {
 			err = errors.Join(err, h.reopen())
 		}
 		for i := start; i < end; i++ {
-			if errs[i] == nil || errors.Is(errs[i], errNoAnswer) {
-				errs[i] = err
+			if errs[i] == nil || errors.Is(errs[i], ErrUnanswered) {
+				errs[i] = fmt.Errorf("%w: %w", ErrUnanswered, err)
 			}
 		}
 	}

@@ -14,6 +14,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists: a route with that destination and metric is there already.
 	ErrExists = errors.New("exists already")
+	// ErrUnanswered: the kernel did not say what became of a change; it may
+	// have been made.
+	ErrUnanswered = errors.New("no answer from the kernel")
 )
 
 // Link is a network interface.

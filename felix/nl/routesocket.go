@@ -19,9 +19,6 @@ const (
 	receiveBuffer = 4 << 20
 )
 
-// errNoAnswer marks a change whose fate is not known.
-var errNoAnswer = errors.New("the kernel did not say what became of it")
-
 // routeSocket speaks raw rtnetlink.
 type routeSocket struct {
 	mu   sync.Mutex
@@ -64,7 +61,7 @@ func (rs *routeSocket) close() { rs.sock.Close() }
 // change sends all changes in one message and fills errs. Only the last one
 // asks for an acknowledgement: the kernel works them off in order and answers
 // failures unasked, so that one reply means that all others are known.
-// An error means that the fate of those marked errNoAnswer is unknown.
+// An error means that the fate of those marked ErrUnanswered is unknown.
 func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -74,7 +71,7 @@ func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
 	rs.buf = rs.buf[:0]
 	for i, c := range changes {
 		rs.buf = appendRoute(rs.buf, c, first+uint32(i), i == len(changes)-1)
-		errs[i] = errNoAnswer
+		errs[i] = ErrUnanswered
 	}
 	if err := unix.Sendto(rs.sock.GetFd(), rs.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send %d route changes: %w", len(changes), err)
@@ -91,7 +88,7 @@ func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
 			errs[m.Header.Seq-first] = replyError(m.Header.Flags, m.Data)
 			if m.Header.Seq == last {
 				for i := range errs {
-					if errors.Is(errs[i], errNoAnswer) {
+					if errors.Is(errs[i], ErrUnanswered) {
 						errs[i] = nil
 					}
 				}
@@ -104,7 +101,7 @@ func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
 // replyError reads a struct nlmsgerr and its extended acknowledgement.
 func replyError(flags uint16, data []byte) error {
 	if len(data) < 4 {
-		return errNoAnswer
+		return ErrUnanswered
 	}
 	errno := int32(binary.NativeEndian.Uint32(data))
 	if errno == 0 {

@@ -145,6 +145,22 @@ func (t *Tracker[K, V]) Deletes() []K {
 	return keys
 }
 
+// EachUpdate walks what Updates lists, with the desired values, in no
+// particular order and without a copy.
+func (t *Tracker[K, V]) EachUpdate() iter.Seq2[K, V] { return maps.All(t.wanted) }
+
+// EachDelete walks what Deletes lists, with the actual values, in no particular
+// order and without a copy.
+func (t *Tracker[K, V]) EachDelete() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for k, v := range t.found {
+			if _, changed := t.wanted[k]; !changed && !yield(k, v) {
+				return
+			}
+		}
+	}
+}
+
 // AllDesired walks the desired side in no particular order.
 func (t *Tracker[K, V]) AllDesired() iter.Seq2[K, V] { return both(t.agreed, t.wanted) }
 

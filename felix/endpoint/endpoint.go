@@ -1,0 +1,238 @@
+package endpoint
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// Kernel is what the driver needs of nl.Kernel.
+type Kernel interface {
+	Links() ([]nl.Link, error)
+	LinkByName(name string) (nl.Link, error)
+}
+
+// Config is what a Driver needs.
+type Config struct {
+	Kernel Kernel
+	// Addresses returns the addresses of each IPAM handle. It may be called
+	// often and must not block on anything remote.
+	Addresses func() map[string][]netip.Addr
+	Log       *slog.Logger
+}
+
+// Driver holds the local endpoints. Its changes are made by one goroutine; All
+// and InUse may be called from others.
+type Driver struct {
+	cfg Config
+
+	mu        sync.Mutex
+	endpoints map[string]entry // by interface name
+	// closing holds the container IDs whose removal has begun and whose link
+	// may still be there.
+	closing map[string]bool
+	// orphans are links with our mark and without an address: name → handle.
+	orphans map[string]string
+	foreign int
+}
+
+type entry struct {
+	state.Endpoint
+	index int
+	// vouched: the agent added it, and answers for its addresses until it
+	// removes it. One that was read back answers to IPAM at every reading.
+	vouched bool
+}
+
+// New makes a driver that knows no endpoint yet.
+func New(cfg Config) *Driver {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Driver{
+		cfg: cfg, endpoints: map[string]entry{}, closing: map[string]bool{}, orphans: map[string]string{},
+	}
+}
+
+// ReadBack finds the endpoints by their links. changed reports whether they are
+// not the same as before.
+func (d *Driver) ReadBack() (changed bool, err error) {
+	links, err := d.cfg.Kernel.Links()
+	if err != nil {
+		return false, fmt.Errorf("read endpoints back: %w", err)
+	}
+	handles := d.cfg.Addresses()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, orphans := map[string]entry{}, map[string]string{}
+	d.foreign = 0
+	for _, l := range links {
+		if !strings.HasPrefix(l.Name, state.InterfacePrefix) {
+			continue
+		}
+		network, id, ours := state.ParseAlias(l.Alias)
+		if !ours {
+			d.foreign++
+			continue
+		}
+		if d.closing[id] {
+			continue
+		}
+		ep := state.Endpoint{Iface: l.Name, Network: network, ContainerID: id}
+		if known, ok := d.endpoints[l.Name]; ok && known.vouched && known.ContainerID == id {
+			known.index = l.Index
+			now[l.Name] = known
+			continue
+		}
+		if ep.Addrs = handles[ep.Handle()]; len(ep.Addrs) == 0 {
+			orphans[l.Name] = ep.Handle()
+			continue
+		}
+		now[l.Name] = entry{Endpoint: ep, index: l.Index}
+	}
+	d.logOrphans(orphans)
+	changed = !maps.EqualFunc(now, d.endpoints, func(a, b entry) bool {
+		return a.index == b.index && a.Endpoint.Equal(b.Endpoint)
+	})
+	d.endpoints, d.orphans = now, orphans
+	return changed, nil
+}
+
+func (d *Driver) logOrphans(now map[string]string) {
+	for name, handle := range now {
+		if d.orphans[name] == "" {
+			d.cfg.Log.Warn("pod interface has no address in IPAM; it gets no route", "iface", name, "handle", handle)
+		}
+	}
+}
+
+// Add takes an endpoint in. It returns its link, and the routes of the endpoint
+// that had the interface before and are obsolete now.
+func (d *Driver) Add(ep state.Endpoint) (link nl.Link, obsolete []state.Route, err error) {
+	if ep.ContainerID == "" || ep.Network == "" || !strings.HasPrefix(ep.Iface, state.InterfacePrefix) || len(ep.Addrs) == 0 {
+		return nl.Link{}, nil, fmt.Errorf("endpoint %+v: want an interface %s…, a network, a container ID and an address", ep, state.InterfacePrefix)
+	}
+	link, err = d.cfg.Kernel.LinkByName(ep.Iface)
+	if errors.Is(err, nl.ErrNotFound) {
+		return nl.Link{}, nil, fmt.Errorf("endpoint %s: interface %s does not exist (any longer): create it first: %w", ep.Handle(), ep.Iface, err)
+	}
+	if err != nil {
+		return nl.Link{}, nil, fmt.Errorf("endpoint %s: %w", ep.Handle(), err)
+	}
+	if link.Alias != ep.Alias() {
+		return nl.Link{}, nil, fmt.Errorf("endpoint %s: interface %s has the alias %q, want %q: it belongs to somebody else",
+			ep.Handle(), ep.Iface, link.Alias, ep.Alias())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if old, ok := d.endpoints[ep.Iface]; ok {
+		for _, r := range old.Routes() {
+			if !slices.Contains(ep.Addrs, r.Dst.Addr()) {
+				obsolete = append(obsolete, r)
+			}
+		}
+	}
+	ep.Addrs = slices.Clone(ep.Addrs)
+	d.endpoints[ep.Iface] = entry{Endpoint: ep, index: link.Index, vouched: true}
+	delete(d.closing, ep.ContainerID)
+	delete(d.orphans, ep.Iface)
+	return link, obsolete, nil
+}
+
+// Remove forgets an endpoint and marks its container as closing. known is false
+// when the interface is unknown or belongs to another container.
+func (d *Driver) Remove(iface, containerID string) (ep state.Endpoint, known bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closing[containerID] = true
+	delete(d.orphans, iface)
+	e, ok := d.endpoints[iface]
+	if !ok || e.ContainerID != containerID {
+		return state.Endpoint{}, false
+	}
+	delete(d.endpoints, iface)
+	return e.Endpoint, true
+}
+
+// Closed says that a removed container's link is gone.
+func (d *Driver) Closed(containerID string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.closing, containerID)
+}
+
+// LinkChanged takes in an event about a pod interface. It returns the routes
+// that the kernel has dropped with it, if any, and whether the set of endpoints
+// has to be read back.
+func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Route, readBack bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e, known := d.endpoints[l.Name]
+	switch {
+	case !known:
+		_, id, ours := state.ParseAlias(l.Alias)
+		return nil, !gone && ours && !d.closing[id]
+	case e.index == l.Index && gone:
+		return e.Routes(), true
+	case e.index == l.Index && flushed:
+		return e.Routes(), false
+	case e.index != l.Index && !gone:
+		// The name has moved to another link: the old one is gone.
+		return e.Routes(), true
+	}
+	return nil, false
+}
+
+// All lists the endpoints by interface name.
+func (d *Driver) All() []state.Endpoint {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]state.Endpoint, 0, len(d.endpoints))
+	for _, e := range d.endpoints {
+		out = append(out, e.Endpoint)
+	}
+	slices.SortFunc(out, func(a, b state.Endpoint) int { return cmp.Compare(a.Iface, b.Iface) })
+	return out
+}
+
+// InUse reports whether an endpoint has the address.
+func (d *Driver) InUse(a netip.Addr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.endpoints {
+		if slices.Contains(e.Addrs, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Foreign counts the interfaces named like a pod's that are not ours.
+func (d *Driver) Foreign() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.foreign
+}
+
+// Conditions names the interfaces that have no address.
+func (d *Driver) Conditions() []state.Condition {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []state.Condition
+	for name, handle := range d.orphans {
+		out = append(out, state.Condition{
+			Kind: state.EndpointWithoutAddress, Subject: name,
+			Message: fmt.Sprintf("IPAM has no address for its handle %s; it gets no route: if its pod is gone, delete it with ip link del", handle),
+		})
+	}
+	return out
+}

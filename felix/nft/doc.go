@@ -1,0 +1,16 @@
+// Package nft writes the packet filter through nftables.
+//
+// It owns one table, "ip manx", and nothing outside it. The table's name is the
+// ownership mark: whatever is in it and not wanted is removed, so nothing of
+// an earlier version stays behind. Other tables (kube-proxy's, the
+// administrator's) are neither read for rules nor changed.
+//
+// Every rule carries a comment "manx:<hash> <why>", the hash being over the
+// rule's text. Reading the table back ("nft -j list table ip manx") and
+// comparing hooks, comments in order and set elements tells what is not as it
+// should be without having to understand nft's own rendering of a rule. Only
+// what differs is written, all of it in one transaction, which the kernel
+// applies as a whole: there is no moment without rules. When nothing differs
+// nothing is written, so a restart leaves counters and the ruleset's generation
+// alone.
+package nft

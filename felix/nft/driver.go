@@ -1,0 +1,268 @@
+package nft
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// Config is what a Driver needs.
+type Config struct {
+	// NewRunner finds nft; NewRunner of this package when nil. It is called
+	// until it succeeds.
+	NewRunner func() (Runner, error)
+	Log       *slog.Logger
+}
+
+// Driver keeps the table "ip manx" as it should be. One goroutine owns it.
+type Driver struct {
+	cfg    Config
+	runner Runner
+
+	want    image
+	wantErr error
+	has     image
+	resync  bool
+
+	unavailable string
+	forward     []state.Condition
+	status      state.DriverStatus
+}
+
+// New makes a driver. It does nothing before the first Apply.
+func New(cfg Config) *Driver {
+	if cfg.NewRunner == nil {
+		cfg.NewRunner = NewRunner
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Driver{cfg: cfg, resync: true, status: state.DriverStatus{Name: "nft"}}
+}
+
+// SetTable says what the table should be.
+func (d *Driver) SetTable(t state.Table) {
+	d.want, d.wantErr = imageOf(t)
+	d.status.Desired = size(d.want)
+}
+
+// QueueResync makes the next Apply read the table back.
+func (d *Driver) QueueResync() { d.resync = true }
+
+// Apply makes the table what it should be.
+func (d *Driver) Apply(ctx context.Context) error {
+	start := time.Now()
+	err := d.apply(ctx)
+	d.status.LastApply, d.status.LastApplySeconds = start, time.Since(start).Seconds()
+	d.status.Failed, d.status.LastError = 0, ""
+	if err != nil {
+		if d.status.Errors++; d.status.Pending == 0 {
+			d.status.Pending = 1
+		}
+		d.status.Failed, d.status.LastError = d.status.Pending, err.Error()
+	}
+	return err
+}
+
+func (d *Driver) apply(ctx context.Context) error {
+	if d.wantErr != nil {
+		return fmt.Errorf("render table %s: %w", TableName, d.wantErr)
+	}
+	if err := d.start(); err != nil {
+		return err
+	}
+	if d.resync {
+		if err := d.read(ctx); err != nil {
+			return err
+		}
+	}
+	tx := d.runner.NewTransaction()
+	d.status.Pending = plan(tx, d.want, d.has)
+	if d.status.Pending == 0 {
+		d.status.InKernel = size(d.has)
+		return nil
+	}
+	if err := d.runner.Run(ctx, tx); err != nil {
+		// Perhaps it was not as we thought it was.
+		d.resync = true
+		return fmt.Errorf("program table %s: %w", TableName, err)
+	}
+	d.cfg.Log.Info("packet filter programmed", "table", TableName, "changes", d.status.Pending)
+	d.status.Writes += uint64(d.status.Pending)
+	d.has, d.status.Pending = d.want, 0
+	d.status.InKernel = size(d.has)
+	return nil
+}
+
+// start finds nft once.
+func (d *Driver) start() error {
+	if d.runner != nil {
+		return nil
+	}
+	r, err := d.cfg.NewRunner()
+	if err != nil {
+		if d.unavailable == "" {
+			d.cfg.Log.Error("nftables is not available: no masquerading, no protection against spoofed sources", "err", err)
+		}
+		d.unavailable = err.Error()
+		return fmt.Errorf("find nft: %w", err)
+	}
+	d.runner, d.unavailable = r, ""
+	return nil
+}
+
+// Version is nft's version, empty while there is none.
+func (d *Driver) Version() string {
+	if d.runner == nil {
+		return ""
+	}
+	return d.runner.Version()
+}
+
+func (d *Driver) read(ctx context.Context) error {
+	out, err := d.runner.ListTable(ctx)
+	if err != nil {
+		return fmt.Errorf("read table %s back: %w", TableName, err)
+	}
+	has := image{}
+	if out != nil {
+		if has, err = parseTable(out); err != nil {
+			return fmt.Errorf("read table %s back: %w", TableName, err)
+		}
+	}
+	d.has, d.resync = has, false
+	d.status.Resyncs++
+	// Reading the others' chains is for a condition only: no failure of ours.
+	if out, err := d.runner.ListChains(ctx); err == nil {
+		d.forward, err = droppingForwardChains(out)
+		if err != nil {
+			d.cfg.Log.Debug("other tables' chains not understood", "err", err)
+		}
+	}
+	return nil
+}
+
+// plan puts what differs into tx and returns how many objects do. Sets come
+// before the rules that name them; what is not wanted goes last.
+func plan(tx *knftables.Transaction, want, has image) int {
+	table := &knftables.Table{Comment: knftables.PtrTo("Manx pod networking; rewritten by manx-node")}
+	changes := 0
+	if mustRebuild(want, has) {
+		// Only inside one transaction: nobody sees the table gone.
+		tx.Add(table)
+		tx.Delete(&knftables.Table{})
+		has = image{}
+		changes++
+	}
+	tx.Add(table)
+	for _, name := range slices.Sorted(maps.Keys(want.sets)) {
+		changes += planSet(tx, name, want.sets[name], has.sets)
+	}
+	for _, name := range slices.Sorted(maps.Keys(want.chains)) {
+		changes += planChain(tx, name, want.chains[name], has.chains)
+	}
+	for _, name := range slices.Sorted(maps.Keys(has.chains)) {
+		if _, keep := want.chains[name]; !keep {
+			tx.Flush(&knftables.Chain{Name: name})
+			tx.Delete(&knftables.Chain{Name: name})
+			changes++
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(has.sets)) {
+		if _, keep := want.sets[name]; !keep {
+			tx.Delete(&knftables.Set{Name: name})
+			changes++
+		}
+	}
+	return changes
+}
+
+// mustRebuild reports what can not be changed in place: a base chain's hook,
+// and objects of kinds we do not know how to remove one by one.
+func mustRebuild(want, has image) bool {
+	for name, c := range want.chains {
+		if h, ok := has.chains[name]; ok && h.hook != c.hook {
+			return true
+		}
+	}
+	return has.odd
+}
+
+func planSet(tx *knftables.Transaction, name string, want map[string]bool, has map[string]map[string]bool) int {
+	had, exists := has[name]
+	if exists && maps.Equal(want, had) {
+		return 0
+	}
+	set := &knftables.Set{Name: name, Type: "ipv4_addr", Flags: []knftables.SetFlag{knftables.IntervalFlag}}
+	if exists {
+		// Pools are few. Old and new networks may overlap, which adding before
+		// deleting would trip over; within a transaction nobody sees it empty.
+		tx.Flush(set)
+	} else {
+		tx.Add(set)
+	}
+	for _, e := range slices.Sorted(maps.Keys(want)) {
+		tx.Add(&knftables.Element{Set: name, Key: []string{e}})
+	}
+	return 1
+}
+
+func planChain(tx *knftables.Transaction, name string, want chainImage, has map[string]chainImage) int {
+	had, exists := has[name]
+	if exists && slices.Equal(want.comments, had.comments) {
+		return 0
+	}
+	chain := &knftables.Chain{
+		Name:     name,
+		Type:     knftables.PtrTo(knftables.BaseChainType(want.hook.typ)),
+		Hook:     knftables.PtrTo(knftables.BaseChainHook(want.hook.hook)),
+		Priority: knftables.PtrTo(knftables.BaseChainPriority(fmt.Sprint(want.hook.priority))),
+		Policy:   knftables.PtrTo(knftables.AcceptPolicy),
+	}
+	tx.Add(chain)
+	tx.Flush(chain)
+	for i, text := range want.texts {
+		tx.Add(&knftables.Rule{Chain: name, Rule: text, Comment: &want.comments[i]})
+	}
+	return 1
+}
+
+func size(img image) int { return len(img.chains) + len(img.sets) }
+
+// Status reports how the driver is doing.
+func (d *Driver) Status() state.DriverStatus { return d.status }
+
+// Conditions says what keeps the packet filter from working as meant.
+func (d *Driver) Conditions() []state.Condition {
+	out := slices.Clone(d.forward)
+	if d.unavailable != "" {
+		out = append(out, state.Condition{
+			Kind: state.NftablesUnavailable, Subject: "nft",
+			Message: d.unavailable + ": install nft 1.0.1 or newer and give the agent CAP_NET_ADMIN; " +
+				"until then pods are not masqueraded and their source addresses not checked",
+		})
+	}
+	return out
+}
+
+// Uninstall removes the table.
+func (d *Driver) Uninstall(ctx context.Context) error {
+	if err := d.start(); err != nil {
+		return err
+	}
+	tx := d.runner.NewTransaction()
+	tx.Add(&knftables.Table{}) // so that deleting it can not fail
+	tx.Delete(&knftables.Table{})
+	if err := d.runner.Run(ctx, tx); err != nil {
+		return fmt.Errorf("remove table %s: %w", TableName, err)
+	}
+	d.has = image{}
+	return nil
+}

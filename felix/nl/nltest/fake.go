@@ -1,0 +1,283 @@
+package nltest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// Op names a kind of call that can be made to fail.
+type Op string
+
+// The calls that can fail.
+const (
+	OpLinks       Op = "links"
+	OpLinkByName  Op = "link-by-name"
+	OpLinkDelete  Op = "link-delete"
+	OpAddrs       Op = "addrs"
+	OpRoutes      Op = "routes"
+	OpRouteChange Op = "route-change"
+	OpConnections Op = "connections"
+)
+
+// Kernel is a kernel in memory. It keeps the rules of the real one that drivers
+// rely on: one key per route for NLM_F_EXCL, routes that go with their link,
+// deletion by protocol. It may be used from several goroutines.
+type Kernel struct {
+	mu        sync.Mutex
+	links     []nl.Link
+	addrs     []nl.Addr
+	routes    []nl.Route
+	nextIndex int
+	listeners map[int]func(nl.Event)
+	nextID    int
+
+	// fail, when set, is asked before every call; subject is what it is about
+	// (a link's name, a route). It must not call back into the Kernel.
+	fail func(op Op, subject string) error
+	// log has one line per change made.
+	log   []string
+	calls map[Op]int
+}
+
+var _ nl.Kernel = (*Kernel)(nil)
+
+// NewKernel makes a kernel without links.
+func NewKernel() *Kernel {
+	return &Kernel{nextIndex: 1, listeners: map[int]func(nl.Event){}, calls: map[Op]int{}}
+}
+
+// FailWith makes calls fail for which f returns an error; nil ends that.
+func (k *Kernel) FailWith(f func(op Op, subject string) error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fail = f
+}
+
+func (k *Kernel) check(op Op, subject string) error {
+	k.calls[op]++
+	if k.fail != nil {
+		return k.fail(op, subject)
+	}
+	return nil
+}
+
+// Calls counts the calls of one kind.
+func (k *Kernel) Calls(op Op) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls[op]
+}
+
+// TakeLog returns the changes since the last time: what "ip monitor" would print.
+func (k *Kernel) TakeLog() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	log := k.log
+	k.log = nil
+	return log
+}
+
+func (k *Kernel) emit(e nl.Event) {
+	for _, f := range k.listeners {
+		f(e)
+	}
+}
+
+// AddLink adds a link that is up and returns it.
+func (k *Kernel) AddLink(l nl.Link) nl.Link {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l.Index, l.Up = k.nextIndex, true
+	k.nextIndex++
+	k.links = append(k.links, l)
+	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
+	return l
+}
+
+// AddAddr gives a link an address.
+func (k *Kernel) AddAddr(linkIndex int, p netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.addrs = append(k.addrs, nl.Addr{LinkIndex: linkIndex, Prefix: p})
+	k.emit(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: linkIndex}, Addr: p.Addr()})
+}
+
+// AddRoute puts a route there as somebody else would.
+func (k *Kernel) AddRoute(r nl.Route) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r.Plain = true
+	r.LinkIndex = k.indexOf(r.Dev)
+	k.routes = append(k.routes, r)
+	k.emit(nl.Event{Kind: nl.EventRoute})
+}
+
+func (k *Kernel) indexOf(name string) int {
+	for _, l := range k.links {
+		if l.Name == name {
+			return l.Index
+		}
+	}
+	return 0
+}
+
+// DropRoutes removes the routes for which drop is true, as somebody else would.
+func (k *Kernel) DropRoutes(drop func(nl.Route) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.routes = slices.DeleteFunc(k.routes, drop)
+	k.emit(nl.Event{Kind: nl.EventRoute})
+}
+
+// RouteTable lists all routes as "route proto N", sorted.
+func (k *Kernel) RouteTable() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []string
+	for _, r := range k.routes {
+		for _, l := range k.links {
+			if l.Index == r.LinkIndex {
+				r.Dev = l.Name
+			}
+		}
+		out = append(out, fmt.Sprintf("%s proto %d", r.Route, r.Protocol))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Links implements nl.Kernel.
+func (k *Kernel) Links() ([]nl.Link, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.links), k.check(OpLinks, "")
+}
+
+// LinkByName implements nl.Kernel.
+func (k *Kernel) LinkByName(name string) (nl.Link, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.check(OpLinkByName, name); err != nil {
+		return nl.Link{}, err
+	}
+	for _, l := range k.links {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return nl.Link{}, nl.ErrNotFound
+}
+
+// LinkDelete implements nl.Kernel.
+func (k *Kernel) LinkDelete(index int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	i := slices.IndexFunc(k.links, func(l nl.Link) bool { return l.Index == index })
+	if i < 0 {
+		return nl.ErrNotFound
+	}
+	l := k.links[i]
+	if err := k.check(OpLinkDelete, l.Name); err != nil {
+		return err
+	}
+	k.links = slices.Delete(k.links, i, i+1)
+	k.addrs = slices.DeleteFunc(k.addrs, func(a nl.Addr) bool { return a.LinkIndex == index })
+	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool { return r.LinkIndex == index })
+	k.log = append(k.log, "link deleted "+l.Name)
+	k.emit(nl.Event{Kind: nl.EventLink, Link: l, Gone: true})
+	return nil
+}
+
+// Addrs implements nl.Kernel.
+func (k *Kernel) Addrs() ([]nl.Addr, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.addrs), k.check(OpAddrs, "")
+}
+
+// Routes implements nl.Kernel.
+func (k *Kernel) Routes(table uint32, visit func(nl.Route)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.check(OpRoutes, ""); err != nil {
+		return err
+	}
+	for _, r := range k.routes {
+		if r.Table == table {
+			r.Dev = ""
+			visit(r)
+		}
+	}
+	return nil
+}
+
+// ChangeRoutes implements nl.Kernel.
+func (k *Kernel) ChangeRoutes(changes []nl.RouteChange) []error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		errs[i] = k.change(c)
+	}
+	return errs
+}
+
+func (k *Kernel) change(c nl.RouteChange) error {
+	if err := k.check(OpRouteChange, c.Route.String()); err != nil {
+		return err
+	}
+	at := slices.IndexFunc(k.routes, func(r nl.Route) bool {
+		return r.Key() == c.Route.Key() && (c.Op != nl.RouteDelete || r.Protocol == state.RouteProtocol)
+	})
+	if c.Op == nl.RouteDelete {
+		if at < 0 {
+			return nl.ErrNotFound
+		}
+		k.routes = slices.Delete(k.routes, at, at+1)
+		k.log = append(k.log, "deleted "+c.Route.String())
+		return nil
+	}
+	if c.Route.Type == state.Unicast && !slices.ContainsFunc(k.links, func(l nl.Link) bool { return l.Index == c.LinkIndex }) {
+		return fmt.Errorf("link %d: no such device", c.LinkIndex)
+	}
+	r := nl.Route{Route: c.Route, LinkIndex: c.LinkIndex, Protocol: state.RouteProtocol, Plain: true}
+	switch {
+	case at < 0:
+		k.routes = append(k.routes, r)
+		k.log = append(k.log, "added "+c.Route.String())
+	case c.Op == nl.RouteCreate:
+		return nl.ErrExists
+	case k.routes[at] != r:
+		k.routes[at] = r
+		k.log = append(k.log, "replaced "+c.Route.String())
+	}
+	return nil
+}
+
+// ForgetConnections implements nl.Kernel.
+func (k *Kernel) ForgetConnections(addrs map[netip.Addr]bool) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(addrs), k.check(OpConnections, "")
+}
+
+// Watch implements nl.Kernel.
+func (k *Kernel) Watch(ctx context.Context, event func(nl.Event)) error {
+	k.mu.Lock()
+	id := k.nextID
+	k.nextID++
+	k.listeners[id] = event
+	k.mu.Unlock()
+	event(nl.Event{Kind: nl.EventLost})
+	<-ctx.Done()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.listeners, id)
+	return nil
+}
