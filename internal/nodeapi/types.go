@@ -2,7 +2,6 @@ package nodeapi
 
 import (
 	"context"
-	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
 	"net/netip"
@@ -37,7 +36,7 @@ const AliasPrefix = "manx:"
 // digits of SHA-1("<namespace>.<pod>"), as Calico names it, so that rules and
 // tools which look for that name keep working.
 func HostIfaceName(namespace, pod string) string {
-	sum := sha1.Sum([]byte(namespace + "." + pod))
+	sum := sha1Sum([]byte(namespace + "." + pod))
 	return "cali" + hex.EncodeToString(sum[:])[:11]
 }
 

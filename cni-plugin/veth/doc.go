@@ -1,0 +1,32 @@
+// Package veth makes, configures, checks and removes the pair of interfaces that
+// plugs a pod into its node.
+//
+//	 pod's network namespace                 node's network namespace
+//	┌───────────────────────────────┐       ┌──────────────────────────────────────┐
+//	│ eth0  10.244.7.3/32           │ veth  │ cali0123456789a  ee:ee:ee:ee:ee:ee    │
+//	│ 169.254.1.1 dev eth0 link     │◀─────▶│ proxy_arp: answers for 169.254.1.1    │
+//	│ default via 169.254.1.1       │       │ 10.244.7.3 dev cali…  (by the agent)  │
+//	└───────────────────────────────┘       └──────────────────────────────────────┘
+//
+// The pod sees one neighbour only, the node, so every packet is routed: there is
+// no bridge, no subnet shared with other pods, and no ARP between pods. The
+// gateway 169.254.1.1 is on no interface; the host side answers ARP for it
+// because proxy_arp is on and the node has a route to it (its default route).
+// For IPv6 the gateway is the host side's link-local address, which follows from
+// its MAC by EUI-64.
+//
+// Ownership: the host side carries the alias "manx:<network>.<containerID>"
+// (IFLA_IFALIAS). An interface is removed only when its alias names the container
+// at hand: the interface name follows from the pod's name and is used again by
+// the pod's successor. The host route is not written here; the agent's route
+// driver is the only writer of routes on the node.
+//
+// Order matters in two places. The sysctls of the host side are written while it
+// is down: an interface that is up for a moment with IPv6 router advertisements
+// accepted, or without proxy_arp, would let a pod speak to the node in ways it
+// must not, or drop its first ARP request. And the alias comes before "up", so an
+// interface that carries traffic has an owner.
+//
+// Work is batched: several rtnetlink messages go to the kernel in one sendmsg(2),
+// which handles them in order (netlink_rcv_skb). A pod costs four such batches.
+package veth

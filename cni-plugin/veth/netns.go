@@ -1,0 +1,178 @@
+package veth
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespace is an open network namespace.
+type namespace struct {
+	fd   int
+	path string
+}
+
+// ErrNamespaceGone says that the pod's network namespace does not exist any
+// more: for a removal that is a success.
+var ErrNamespaceGone = errors.New("network namespace is gone")
+
+// openNamespace opens a namespace file and makes sure that it is one, and not the
+// plugin's own: configuring that would cut the node off.
+func openNamespace(path string) (*namespace, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		err = &fs.PathError{Op: "open", Path: path, Err: err}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", ErrNamespaceGone, err)
+		}
+		return nil, err
+	}
+	n := &namespace{fd: fd, path: path}
+	var theirs, ours unix.Stat_t
+	var fsinfo unix.Statfs_t
+	err = errors.Join(unix.Fstat(fd, &theirs), unix.Fstatfs(fd, &fsinfo), unix.Stat("/proc/self/ns/net", &ours))
+	switch {
+	case err != nil:
+		err = fmt.Errorf("inspect %s: %w", path, err)
+	case fsinfo.Type != unix.NSFS_MAGIC:
+		// A bind mount that was taken away leaves an empty file.
+		err = fmt.Errorf("%w: %s is an ordinary file", ErrNamespaceGone, path)
+	case theirs.Dev == ours.Dev && theirs.Ino == ours.Ino:
+		err = fmt.Errorf("%s is the node's own network namespace, want a pod's", path)
+	}
+	if err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *namespace) close() {
+	_ = unix.Close(n.fd)
+}
+
+// enter runs do on a thread that is in the namespace. /proc/sys/net shows the
+// namespace of the task that opens it, and a socket is of the namespace in which
+// it was opened, so both are made inside.
+func (n *namespace) enter(do func() error) error {
+	runtime.LockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	defer unix.Close(home)
+	if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", n.path, err)
+	}
+	err = do()
+	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+		// The thread stays locked, so that it ends with its goroutine and no
+		// other code ever runs in the wrong namespace.
+		return errors.Join(err, fmt.Errorf("return to the node's network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// sysctl is one file below /proc/sys/net and the value it must have.
+type sysctl struct {
+	path, value string
+	optional    bool // the kernel may lack it: IPv6 compiled out or disabled
+}
+
+// hostSysctls are those of the host side. Router advertisements are refused
+// because a pod could otherwise become the node's default router (CVE-2020-13597).
+func hostSysctls(iface string, ipv6 bool) []sysctl {
+	v4, v6 := "ipv4/conf/"+iface+"/", "ipv6/conf/"+iface+"/"
+	out := []sysctl{
+		{path: v4 + "route_localnet", value: "1"}, // portmap's 127.0.0.1 → pod
+		{path: "ipv4/neigh/" + iface + "/proxy_delay", value: "0"},
+		{path: v4 + "proxy_arp", value: "1"},
+		{path: v4 + "forwarding", value: "1"},
+		{path: v6 + "accept_ra", value: "0", optional: true},
+	}
+	if !ipv6 {
+		return append(out, sysctl{path: v6 + "disable_ipv6", value: "1", optional: true})
+	}
+	return append(out,
+		sysctl{path: v6 + "accept_dad", value: "0"},
+		sysctl{path: v6 + "disable_ipv6", value: "0"},
+		sysctl{path: v6 + "proxy_ndp", value: "1"},
+		sysctl{path: v6 + "forwarding", value: "1"},
+	)
+}
+
+// podSysctls are those of the pod. A new namespace copies the node's ip_forward;
+// a pod is no router unless its network says so.
+func podSysctls(iface string, ipv6, forwarding bool) []sysctl {
+	v6 := "ipv6/conf/" + iface + "/"
+	var out []sysctl
+	if !forwarding {
+		out = append(out, sysctl{path: "ipv4/ip_forward", value: "0"})
+	}
+	out = append(out, sysctl{path: v6 + "accept_ra", value: "0", optional: true})
+	if !ipv6 {
+		return append(out, sysctl{path: v6 + "disable_ipv6", value: "1", optional: true})
+	}
+	return append(out,
+		sysctl{path: v6 + "accept_dad", value: "0"},
+		sysctl{path: v6 + "disable_ipv6", value: "0"},
+	)
+}
+
+const sysctlRoot = "/proc/sys/net/"
+
+func writeSysctls(list []sysctl) error {
+	for _, s := range list {
+		if err := s.write(); err != nil {
+			return fmt.Errorf("set sysctl %s=%s: %w", sysctlRoot+s.path, s.value, err)
+		}
+	}
+	return nil
+}
+
+// write avoids os.File: a poller registration for four bytes costs more than the
+// write itself.
+func (s sysctl) write() error {
+	fd, err := unix.Open(sysctlRoot+s.path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if s.optional && err == unix.ENOENT {
+			return nil
+		}
+		return err
+	}
+	defer unix.Close(fd)
+	for {
+		if _, err = unix.Write(fd, []byte(s.value)); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// differs reads the sysctl and says what is wrong, or "".
+func (s sysctl) differs() string {
+	raw, err := os.ReadFile(sysctlRoot + s.path)
+	if s.optional && errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	if err != nil {
+		return "sysctl " + s.path + ": " + err.Error()
+	}
+	if got := string(trimNewline(raw)); got != s.value {
+		return fmt.Sprintf("sysctl %s is %s, want %s", s.path, got, s.value)
+	}
+	return ""
+}
+
+func trimNewline(b []byte) []byte {
+	for len(b) > 0 && b[len(b)-1] == '\n' {
+		b = b[:len(b)-1]
+	}
+	return b
+}
