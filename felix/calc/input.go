@@ -63,7 +63,7 @@ type Input struct {
 	// OwnBlocks are this node's confirmed blocks.
 	OwnBlocks []netip.Prefix
 	Learned   []Learned
-	// Uplink may be left empty: the dataplane then finds it by Node.IPv4.
+	// Uplink has Node.IPv4; the dataplane finds it and fills it in.
 	Uplink Uplink
 	// Endpoints are the pods on this node; the dataplane fills them in.
 	Endpoints []state.Endpoint

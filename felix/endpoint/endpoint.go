@@ -179,8 +179,7 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 	e, known := d.endpoints[l.Name]
 	switch {
 	case !known:
-		_, id, ours := state.ParseAlias(l.Alias)
-		return nil, !gone && ours && !d.closing[id]
+		return nil, false // a new pod's, which Add will tell about, or a removed one's
 	case e.index == l.Index && gone:
 		return e.Routes(), true
 	case e.index == l.Index && flushed:

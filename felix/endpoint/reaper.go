@@ -43,6 +43,7 @@ type Reaper struct {
 
 	mu     sync.Mutex
 	queue  []Corpse
+	busy   int               // being worked on
 	failed map[string]string // interface → error
 }
 
@@ -68,11 +69,11 @@ func (r *Reaper) Add(c Corpse) {
 	}
 }
 
-// Pending counts queued removals.
+// Pending counts removals that are not finished.
 func (r *Reaper) Pending() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.queue)
+	return len(r.queue) + r.busy
 }
 
 // Run works off the queue, a batch at a time, until ctx ends. What is queued
@@ -98,7 +99,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 func (r *Reaper) pass() bool {
 	r.mu.Lock()
 	batch := r.queue
-	r.queue = nil
+	r.queue, r.busy = nil, len(batch)
 	r.mu.Unlock()
 	if len(batch) == 0 {
 		return false
@@ -126,7 +127,7 @@ func (r *Reaper) pass() bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.queue = append(left, r.queue...)
+	r.queue, r.busy = append(left, r.queue...), 0
 	return len(left) > 0
 }
 

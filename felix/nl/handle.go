@@ -37,6 +37,9 @@ type Handle struct {
 
 var _ Kernel = (*Handle)(nil)
 
+// noNS stands for the namespace of the calling thread.
+var noNS = netns.None()
+
 // Open opens the sockets. It needs CAP_NET_ADMIN only when something is changed.
 func Open(cfg Config) (*Handle, error) {
 	h := &Handle{ns: cfg.NetNS}

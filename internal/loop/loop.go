@@ -28,7 +28,8 @@ type Config struct {
 	// Period is the most time between two runs; 0 means run only when woken.
 	Period time.Duration
 	// BackoffMin and BackoffMax bound the time to the next attempt after
-	// errors; it doubles with each one. A wake-up does not shorten it, WakeNow does.
+	// errors; it doubles with each one. A wake-up still runs as soon as
+	// MinInterval allows: what failed must not hold up what is new.
 	BackoffMin, BackoffMax time.Duration
 	// Tasks, when set, are run at once on the loop's goroutine, whatever the
 	// interval, but never in the middle of Do.
@@ -59,7 +60,7 @@ func New(cfg Config) (*Runner, error) {
 // Wake asks for a run, soon. It never blocks.
 func (r *Runner) Wake() { poke(r.wake) }
 
-// WakeNow asks for a run at once, without regard to interval and back-off.
+// WakeNow asks for a run at once, without regard to the interval.
 func (r *Runner) WakeNow() { poke(r.now) }
 
 func poke(c chan struct{}) {
@@ -140,9 +141,6 @@ func (p *pacer) rest() {
 
 // ask brings the next run forward as far as the interval allows.
 func (p *pacer) ask() {
-	if p.backoff > 0 {
-		return
-	}
 	due := p.last.Add(p.cfg.MinInterval)
 	if now := time.Now(); due.Before(now) {
 		due = now

@@ -1,0 +1,161 @@
+package felix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/caps"
+	"github.com/manx-cni/manx/felix/iface"
+	"github.com/manx-cni/manx/felix/rules"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// apply is one round of the loop: look, calculate, write. An error means that
+// something is pending and another round is wanted.
+func (d *Dataplane) apply(ctx context.Context) error {
+	if in := d.mailbox.take(); in != nil {
+		d.takeInput(*in)
+	}
+	if !d.haveInput {
+		return nil // events are kept until somebody has said what is wanted
+	}
+	d.takeChanges(d.watcher.Take())
+	if time.Since(d.lastRefresh) >= d.cfg.Refresh {
+		d.refresh()
+	}
+	err := d.lookAndWrite(ctx)
+	d.applies++
+	if err != nil && ctx.Err() == nil {
+		d.failedApplies++
+	}
+	if d.lastRefresh.IsZero() || len(d.capabilities) == 0 {
+		d.lastRefresh = time.Now()
+		d.probe()
+	}
+	d.publish()
+	return err
+}
+
+func (d *Dataplane) takeInput(in calc.Input) {
+	if !d.haveInput || in.Node.IPv4.Addr() != d.input.Node.IPv4.Addr() {
+		d.look.uplink = true
+	}
+	in.Uplink = d.input.Uplink
+	if !d.haveInput {
+		d.log.Info("first state of the cluster has arrived; the dataplane may write",
+			"blocks", len(in.OwnBlocks), "learned", len(in.Learned), "pools", len(in.Pools))
+	}
+	d.input, d.haveInput = in, true
+	d.look.calculate = true
+	d.routes.SetConverged(in.Converged)
+}
+
+// takeChanges turns what happened in the kernel into what to look at.
+func (d *Dataplane) takeChanges(c iface.Changes) {
+	if c.Everything {
+		d.refresh()
+		return
+	}
+	if c.Routes {
+		d.routes.QueueResync()
+	}
+	if c.Touches(d.uplinkIndex, d.input.Node.IPv4.Addr()) || d.input.Uplink.Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
+		d.look.uplink = true
+		d.routes.QueueResync()
+	}
+	for _, l := range c.PodLinks() {
+		dropped, readBack := d.endpoints.LinkChanged(l.Link, l.Gone, l.Flushed)
+		keys := make([]state.RouteKey, 0, len(dropped))
+		for _, r := range dropped {
+			keys = append(keys, r.Key())
+		}
+		d.routes.ForgetLink(l.Name, keys)
+		d.look.endpoints = d.look.endpoints || readBack
+	}
+}
+
+// refresh has everything read back.
+func (d *Dataplane) refresh() {
+	d.lastRefresh = time.Time{}
+	d.look.uplink, d.look.endpoints = true, true
+	d.routes.QueueResync()
+	d.nft.QueueResync()
+}
+
+// lookAndWrite does what is due, in the order that keeps traffic safe. Reading
+// comes first, and what can not be read is not acted upon.
+func (d *Dataplane) lookAndWrite(ctx context.Context) error {
+	if err := d.lookUp(); err != nil {
+		return err
+	}
+	if d.look.calculate {
+		d.calculate()
+	}
+	// Sets and chains before the routes that let traffic through them.
+	nftErr := d.nft.Apply(ctx)
+	routeErr := d.routes.Apply(ctx)
+	if !d.inSync && d.routes.Status().Resyncs > 0 {
+		d.inSync = true
+		close(d.synced)
+		d.log.Info("dataplane is in sync", "endpoints", len(d.endpoints.All()), "uplink", d.input.Uplink.Name)
+	}
+	return errors.Join(nftErr, routeErr)
+}
+
+// lookUp finds uplink and endpoints again when there is reason to.
+func (d *Dataplane) lookUp() error {
+	if d.look.uplink {
+		up, index, err := iface.FindUplink(d.kernel, d.input.Node.IPv4.Addr())
+		if err != nil {
+			return err
+		}
+		if up.Name != d.input.Uplink.Name {
+			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
+		}
+		d.input.Uplink, d.uplinkIndex = up, index
+		d.look.uplink, d.look.calculate = false, true
+	}
+	if d.look.endpoints {
+		changed, err := d.endpoints.ReadBack()
+		if err != nil {
+			return err
+		}
+		d.look.endpoints = false
+		d.look.calculate = d.look.calculate || changed
+	}
+	return nil
+}
+
+func (d *Dataplane) calculate() {
+	in := d.input
+	in.Endpoints = d.endpoints.All()
+	want := calc.Calculate(in)
+	d.routes.SetRoutes(want.Routes)
+	d.nft.SetTable(rules.IPv4(want.Masquerade))
+	d.calculated = want.Conditions
+	d.look.calculate = false
+}
+
+// probe looks at what changes rarely.
+func (d *Dataplane) probe() {
+	cfg := caps.Config{NftVersion: d.nft.Version()}
+	if cfg.NftVersion == "" {
+		cfg.NftError = d.nft.Status().LastError
+	}
+	if len(d.opened) > 0 {
+		cfg.Prober = d.opened[0]
+	}
+	d.capabilities = caps.Probe(cfg)
+	d.forwarding = nil
+	for _, c := range d.capabilities {
+		if c.Name == caps.Forwarding && !c.OK {
+			d.forwarding = []state.Condition{{
+				Kind: state.ForwardingDisabled, Subject: "net.ipv4.ip_forward",
+				Message: fmt.Sprintf("%s: this node forwards no packets of its pods; set it to 1", c.Detail),
+			}}
+		}
+	}
+}

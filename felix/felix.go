@@ -1,0 +1,306 @@
+package felix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/caps"
+	"github.com/manx-cni/manx/felix/endpoint"
+	"github.com/manx-cni/manx/felix/iface"
+	"github.com/manx-cni/manx/felix/nft"
+	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/route"
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/loop"
+)
+
+// Defaults of Config.
+const (
+	// DefaultInterval is the least time between two applies.
+	DefaultInterval = 100 * time.Millisecond
+	// DefaultRefresh is how often everything is read back without a reason:
+	// Calico's RouteRefreshInterval.
+	DefaultRefresh = 90 * time.Second
+
+	backoffMin = 200 * time.Millisecond
+	backoffMax = 15 * time.Second
+)
+
+// Config is what a Dataplane needs. Addresses is required.
+type Config struct {
+	// Addresses returns the addresses of every IPAM handle with addresses on
+	// this node (ipam.Allocator.ByHandle). It is called from the dataplane's
+	// goroutine and must not wait for anything remote.
+	Addresses func() map[string][]netip.Addr
+	Log       *slog.Logger
+
+	// Interval and Refresh default to DefaultInterval and DefaultRefresh.
+	Interval, Refresh time.Duration
+
+	// Kernel and Nft are the real ones when nil.
+	Kernel nl.Kernel
+	Nft    func() (nft.Runner, error)
+}
+
+// Dataplane keeps this node's kernel as it should be. Its methods may be called
+// from anywhere; Run is called once.
+type Dataplane struct {
+	cfg    Config
+	log    *slog.Logger
+	kernel nl.Kernel
+	opened []*nl.Handle // what New opened and Run closes
+
+	loop    *loop.Runner
+	tasks   chan func(context.Context)
+	watcher *iface.Watcher
+	reaper  *endpoint.Reaper
+
+	mailbox   mailbox
+	synced    chan struct{} // closed when AddEndpoint may write
+	published atomic.Pointer[Status]
+
+	// All below belongs to the loop's goroutine.
+	routes    *route.Driver
+	nft       *nft.Driver
+	endpoints *endpoint.Driver
+
+	input        calc.Input // the last one, with the uplink filled in
+	haveInput    bool
+	uplinkIndex  int
+	inSync       bool
+	look         lookAgain
+	calculated   []state.Condition
+	forwarding   []state.Condition
+	capabilities []caps.Capability
+
+	lastRefresh            time.Time
+	applies, failedApplies uint64
+}
+
+// lookAgain is what has to be done before the next apply.
+type lookAgain struct {
+	uplink, endpoints, calculate bool
+}
+
+// mailbox holds the latest state that was set; an older one is of no interest.
+type mailbox struct {
+	mu   sync.Mutex
+	next *calc.Input
+}
+
+func (m *mailbox) put(in calc.Input) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.next = &in
+}
+
+func (m *mailbox) take() *calc.Input {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in := m.next
+	m.next = nil
+	return in
+}
+
+// New opens the kernel's sockets and makes a dataplane. It changes nothing.
+func New(cfg Config) (*Dataplane, error) {
+	if cfg.Addresses == nil {
+		return nil, errors.New("dataplane: Config.Addresses is required")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = DefaultInterval
+	}
+	if cfg.Refresh == 0 {
+		cfg.Refresh = DefaultRefresh
+	}
+	d := &Dataplane{
+		cfg: cfg, log: cfg.Log, tasks: make(chan func(context.Context)), synced: make(chan struct{}),
+		look: lookAgain{uplink: true, endpoints: true, calculate: true},
+	}
+	d.published.Store(&Status{})
+	reaperKernel, err := d.openKernel()
+	if err != nil {
+		return nil, err
+	}
+	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
+	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
+	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
+	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
+		Kernel: reaperKernel, InUse: d.endpoints.InUse, Closed: d.endpoints.Closed, Log: cfg.Log,
+	})
+	d.loop, err = loop.New(loop.Config{
+		Name: "dataplane", Do: d.apply, Tasks: d.tasks, MinInterval: cfg.Interval, Period: cfg.Refresh,
+		BackoffMin: backoffMin, BackoffMax: backoffMax,
+	})
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	d.watcher = iface.NewWatcher(d.kernel, cfg.Log, d.loop.Wake)
+	return d, nil
+}
+
+// openKernel sets d.kernel and returns the reaper's, which must not hold up the
+// loop's with its slow deletions.
+func (d *Dataplane) openKernel() (nl.Kernel, error) {
+	if d.cfg.Kernel != nil {
+		d.kernel = d.cfg.Kernel
+		return d.cfg.Kernel, nil
+	}
+	for range 2 {
+		h, err := nl.Open(nl.Config{})
+		if err != nil {
+			d.close()
+			return nil, fmt.Errorf("dataplane: %w", err)
+		}
+		d.opened = append(d.opened, h)
+	}
+	d.kernel = d.opened[0]
+	return d.opened[1], nil
+}
+
+func (d *Dataplane) close() {
+	for _, h := range d.opened {
+		h.Close()
+	}
+}
+
+// String names the task.
+func (d *Dataplane) String() string { return "dataplane" }
+
+// Run applies until ctx ends. What is in the kernel then stays.
+func (d *Dataplane) Run(ctx context.Context) error {
+	defer d.close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.watcher.Run(ctx) })
+	g.Go(func() error { return d.loop.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.synced: // nothing is removed before
+			return d.reaper.Run(ctx)
+		}
+	})
+	return g.Wait()
+}
+
+// SetState says what the cluster looks like. It never waits; of several states
+// only the latest counts. The first one allows writing: IPAM must have been
+// synced by then, because a pod whose handle has no address in
+// Config.Addresses loses its route. The dataplane fills in Endpoints and
+// Uplink. The caller must not change the slices afterwards.
+func (d *Dataplane) SetState(in calc.Input) {
+	d.mailbox.put(in)
+	d.loop.Wake()
+}
+
+// AddEndpoint writes the routes of a pod's addresses and returns when they are
+// in the kernel. It waits for the dataplane to be in sync. Its interface must
+// exist, be up, and carry the endpoint's alias. Adding the same endpoint again
+// is no error.
+func (d *Dataplane) AddEndpoint(ctx context.Context, ep state.Endpoint) error {
+	select {
+	case <-d.synced:
+	case <-ctx.Done():
+		return fmt.Errorf("add endpoint %s: the dataplane is not in sync yet (%v): %w", ep.Handle(), d.Ready(), ctx.Err())
+	}
+	var err error
+	if doErr := d.do(ctx, func(context.Context) { err = d.addEndpoint(ep) }); doErr != nil {
+		return fmt.Errorf("add endpoint %s: the dataplane is busy: %w", ep.Handle(), doErr)
+	}
+	return err
+}
+
+func (d *Dataplane) addEndpoint(ep state.Endpoint) error {
+	link, obsolete, err := d.endpoints.Add(ep)
+	if err != nil {
+		return err
+	}
+	defer d.publish()
+	if err := d.routes.AddNow(link, ep.Routes()); err != nil {
+		d.loop.Wake()
+		return fmt.Errorf("endpoint %s on %s: %w", ep.Handle(), ep.Iface, err)
+	}
+	if err := d.routes.RemoveNow(obsolete); err != nil {
+		d.log.Warn("routes of the interface's former pod not removed yet", "iface", ep.Iface, "err", err)
+		d.loop.Wake()
+	}
+	return nil
+}
+
+// RemoveEndpoint removes the routes of a pod's addresses and then, in the
+// background, its interface, if that still belongs to the container. Removing
+// what is not there is no error. Run must be running; it does not wait for the
+// dataplane to be in sync, so that removals that were put off can be made up
+// for at the start.
+func (d *Dataplane) RemoveEndpoint(ctx context.Context, ifaceName, containerID string) error {
+	var err error
+	if doErr := d.do(ctx, func(context.Context) { err = d.removeEndpoint(ifaceName, containerID) }); doErr != nil {
+		return fmt.Errorf("remove endpoint %s of container %s: the dataplane is busy: %w", ifaceName, containerID, doErr)
+	}
+	return err
+}
+
+func (d *Dataplane) removeEndpoint(ifaceName, containerID string) error {
+	ep, known := d.endpoints.Remove(ifaceName, containerID)
+	defer d.publish()
+	defer d.reaper.Add(endpoint.Corpse{Iface: ifaceName, ContainerID: containerID, Addrs: ep.Addrs})
+	if !known {
+		return nil
+	}
+	if err := d.routes.RemoveNow(ep.Routes()); err != nil {
+		d.loop.Wake()
+		return fmt.Errorf("endpoint %s on %s: %w", ep.Handle(), ifaceName, err)
+	}
+	return nil
+}
+
+// HasRoutes reports whether the routes of all of an endpoint's addresses are in
+// the kernel, as of the last look.
+func (d *Dataplane) HasRoutes(ctx context.Context, ep state.Endpoint) (bool, error) {
+	all := true
+	err := d.do(ctx, func(context.Context) {
+		for _, r := range ep.Routes() {
+			all = all && d.routes.Has(r)
+		}
+	})
+	return all && err == nil, err
+}
+
+// do runs f on the loop's goroutine and waits for it. When ctx ends first, f
+// either has not started and never will, or is waited for.
+func (d *Dataplane) do(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	select {
+	case d.tasks <- func(c context.Context) { defer close(done); f(c) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serveTasks runs what is waiting, in the middle of a long apply.
+func (d *Dataplane) serveTasks(ctx context.Context) {
+	for {
+		select {
+		case task := <-d.tasks:
+			task(ctx)
+		default:
+			return
+		}
+	}
+}

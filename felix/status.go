@@ -1,0 +1,85 @@
+package felix
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/caps"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// Status is how the dataplane is doing, as of Time.
+type Status struct {
+	Time time.Time `json:"time"`
+	// InSync: the cluster's state has arrived and the kernel has been read back.
+	InSync bool `json:"inSync"`
+	// Converged: BGP has settled, so that obsolete routes are removed.
+	Converged bool        `json:"converged"`
+	Uplink    calc.Uplink `json:"uplink"`
+	// Endpoints counts local pods, ForeignInterfaces interfaces named like a
+	// pod's that are not ours, RemovalsPending links of removed pods.
+	Endpoints         int `json:"endpoints"`
+	ForeignInterfaces int `json:"foreignInterfaces"`
+	RemovalsPending   int `json:"removalsPending"`
+	// Applies counts applies since the start, FailedApplies those that left
+	// something pending.
+	Applies       uint64               `json:"applies"`
+	FailedApplies uint64               `json:"failedApplies"`
+	Drivers       []state.DriverStatus `json:"drivers"`
+	// Conditions are what needs somebody's attention, sorted.
+	Conditions   []state.Condition `json:"conditions,omitempty"`
+	Capabilities []caps.Capability `json:"capabilities,omitempty"`
+}
+
+// Driver returns the status of one driver by its name.
+func (s Status) Driver(name string) state.DriverStatus {
+	for _, d := range s.Drivers {
+		if d.Name == name {
+			return d
+		}
+	}
+	return state.DriverStatus{Name: name}
+}
+
+// Status returns the last published status. It never waits.
+func (d *Dataplane) Status() Status { return *d.published.Load() }
+
+// Endpoints lists the pods on this node by interface name.
+func (d *Dataplane) Endpoints() []state.Endpoint { return d.endpoints.All() }
+
+// Ready reports why pods can not be served yet, nil when they can.
+func (d *Dataplane) Ready() error {
+	s := d.Status()
+	if !s.InSync {
+		if why := s.Driver("route").LastError; why != "" {
+			return fmt.Errorf("dataplane: the kernel has not been read back: %s", why)
+		}
+		return errors.New("dataplane: no state of the cluster yet")
+	}
+	var reasons []error
+	if s.Uplink.Name == "" {
+		reasons = append(reasons, errors.New("dataplane: no interface has the node's address"))
+	}
+	if nft := s.Driver("nft"); nft.LastError != "" {
+		reasons = append(reasons, fmt.Errorf("dataplane: packet filter: %s", nft.LastError))
+	}
+	return errors.Join(reasons...)
+}
+
+// publish replaces the status. Only the loop's goroutine calls it.
+func (d *Dataplane) publish() {
+	s := Status{
+		Time: time.Now(), InSync: d.inSync, Converged: d.input.Converged, Uplink: d.input.Uplink,
+		Endpoints: len(d.endpoints.All()), ForeignInterfaces: d.endpoints.Foreign(), RemovalsPending: d.reaper.Pending(),
+		Applies: d.applies, FailedApplies: d.failedApplies,
+		Drivers:      []state.DriverStatus{d.nft.Status(), d.routes.Status()},
+		Capabilities: d.capabilities,
+	}
+	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), d.nft.Conditions(),
+		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
+	slices.SortFunc(s.Conditions, state.CompareConditions)
+	d.published.Store(&s)
+}
