@@ -1,0 +1,175 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/image"
+	"github.com/manx-cni/manx/test/lab/kubebuild"
+)
+
+// modes are the pod networks that "up" can ask for.
+var modes = map[string]string{"bgp": "manifests/manx.yaml"}
+
+func upCmd() *cobra.Command {
+	var (
+		o     lab.Options
+		mode  string
+		noCNI bool
+	)
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring up a lab",
+		Long: "Bring up a lab. Without --no-cni it also loads the images given with --image, creates the manifest\n" +
+			"with kubectl, and waits for the nodes to be Ready.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			manifest, ok := modes[mode]
+			if !ok {
+				return fmt.Errorf("--mode %s: want bgp", mode)
+			}
+			switch {
+			case noCNI && o.Manifest != "":
+				return errors.New("--no-cni and --manifest exclude each other")
+			case !noCNI && o.Manifest == "":
+				repo, err := kubebuild.Repository()
+				if err != nil {
+					return fmt.Errorf("find %s: %w", manifest, err)
+				}
+				o.Manifest = filepath.Join(repo, manifest)
+				if _, err := os.Stat(o.Manifest); errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%s is not there; give another with --manifest, or --no-cni for a cluster without a pod network", o.Manifest)
+				}
+			}
+			o.Name, o.Progress = name, progress()
+			c, err := lab.Up(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			o.Progress("lab " + c.Name + " is up; \"lab status\" shows it")
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "number of nodes")
+	cmd.Flags().StringVar(&mode, "mode", "bgp", "how pods on different nodes reach each other")
+	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
+	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
+	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")
+	return cmd
+}
+
+func downCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Remove a lab and everything it left, whatever state it is in",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			say := progress()
+			if err := lab.Down(cmd.Context(), name, say); err != nil {
+				return err
+			}
+			say("lab " + name + " is gone")
+			return nil
+		},
+	}
+}
+
+func statusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show a lab's machines and what runs on them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			s, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return s.Print(cmd.OutOrStdout())
+		},
+	}
+}
+
+func kubeconfigCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Print the path of the administrator's kubeconfig; its server can be reached inside the lab only",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), c.Kubeconfig())
+			return err
+		},
+	}
+}
+
+func waitCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "wait",
+		Short: "Wait for the nodes to be Ready",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			return c.WaitReady(cmd.Context())
+		},
+	}
+}
+
+func buildCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build",
+		Short: "Build the Kubernetes binaries into the cache; \"up\" does it when needed",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := kubebuild.Build(cmd.Context(), progress())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), dir)
+			return err
+		},
+	}
+}
+
+func loadImageCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "load-image TAR [NODE…]",
+		Short: "Load a docker archive into the nodes (all of them when none is named)",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			return c.LoadImage(cmd.Context(), args[0], args[1:]...)
+		},
+	}
+}
+
+func buildImageCmd() *cobra.Command {
+	var bin, out string
+	cmd := &cobra.Command{
+		Use:   "build-image --bin DIR --out TAR",
+		Short: "Make the Manx image " + image.Node + " from built programs, without a base image",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return image.BuildNode(bin, out) },
+	}
+	cmd.Flags().StringVar(&bin, "bin", "bin", "directory with manx-node, manx and manxctl")
+	cmd.Flags().StringVar(&out, "out", "build/manx-node.tar", "docker archive to write")
+	return cmd
+}

@@ -1,0 +1,67 @@
+// Command lab runs Kubernetes clusters on this machine; see package lab.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/test/lab/layout"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	err := root().ExecuteContext(ctx)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		os.Exit(exit.ExitCode()) // The command has said itself what is wrong.
+	default:
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+// name is the lab that the command is about.
+var name string
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "lab",
+		Short:         "Kubernetes clusters on this machine, made of real components in namespaces",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.PersistentFlags().StringVar(&name, "name", defaultName(), "the lab's name; also $MANX_LAB")
+	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(),
+		loadImageCmd(), buildImageCmd(), buildCmd(), waitCmd())
+	return cmd
+}
+
+func defaultName() string {
+	if n := os.Getenv("MANX_LAB"); n != "" {
+		return n
+	}
+	return layout.DefaultName
+}
+
+// progress returns a printer of steps with the seconds since it was made.
+func progress() func(string) {
+	start := time.Now()
+	var mu sync.Mutex
+	return func(step string) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(os.Stderr, "[%5.1f s] %s\n", time.Since(start).Seconds(), step)
+	}
+}

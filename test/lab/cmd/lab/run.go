@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/test/lab"
+)
+
+func stdio() lab.ExecOptions {
+	return lab.ExecOptions{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+}
+
+// passArgs leaves the flags after the first argument to the command that is run.
+func passArgs(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+func kubectlCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "kubectl [--] ARGS…",
+		Short: "Run kubectl as administrator",
+		// Everything after "kubectl" is kubectl's, flags included; the lab is chosen before it.
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			if len(args) > 0 && args[0] == "--" {
+				args = args[1:]
+			}
+			return c.KubectlWith(cmd.Context(), stdio(), args...)
+		},
+	}
+	return cmd
+}
+
+func execCmd() *cobra.Command {
+	return passArgs(&cobra.Command{
+		Use:   "exec MACHINE CMD…",
+		Short: "Run a command on a machine (node1, control) or in a namespace of the fabric (outside, fabric)",
+		Long: "Run a command in all namespaces of a machine: node1, node2, … or control. The host's files are below\n" +
+			"/host there. \"outside\" is a host on the fabric that is no node, \"fabric\" has the bridge and a port per\n" +
+			"machine; a command in these sees the host's files.",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			where, command := args[0], args[1:]
+			if command[0] == "--" {
+				command = command[1:]
+			}
+			p, err := c.Start(cmd.Context(), where, stdio(), command...)
+			if err != nil {
+				return err
+			}
+			return p.Wait()
+		},
+	})
+}
+
+func nodeCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "node", Short: "Add a node, or switch a machine off and on"}
+	verb := func(use, short string, f func(*lab.Cluster, context.Context, string) error) {
+		cmd.AddCommand(&cobra.Command{
+			Use: use + " NODE", Short: short, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				c, err := lab.Open(name)
+				if err != nil {
+					return err
+				}
+				return f(c, cmd.Context(), args[0])
+			},
+		})
+	}
+	var images []string
+	add := &cobra.Command{
+		Use: "add NODE", Short: "Add a node to a running lab", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
+			}
+			return c.AddNode(cmd.Context(), args[0], images...)
+		},
+	}
+	add.Flags().StringArrayVar(&images, "image", nil, "docker archive to load into it; can be repeated")
+	cmd.AddCommand(add)
+	verb("stop", "Switch a machine off, as a power cut does; its disk stays", (*lab.Cluster).StopNode)
+	verb("start", "Switch a machine on", (*lab.Cluster).StartNode)
+	verb("restart", "Switch a machine off and on", (*lab.Cluster).RestartNode)
+	return cmd
+}

@@ -1,0 +1,154 @@
+// Package controlplane describes the machine that runs etcd, kube-apiserver,
+// kube-controller-manager and kube-scheduler. It has an address on the fabric like
+// a node, and no kubelet: its address is the endpoint behind the Service "kubernetes".
+package controlplane
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/pki"
+)
+
+const (
+	// Port is the API server's.
+	Port = 6443
+	// PodCIDR is the cluster's pod range; the node agent makes the pools in it.
+	PodCIDR = "10.244.0.0/16"
+	// ServiceCIDR is the range of cluster IPs.
+	ServiceCIDR = "10.96.0.0/16"
+
+	pkiDir = "/etc/kubernetes/pki"
+)
+
+// ServiceIP is the cluster IP of the Service "kubernetes".
+var ServiceIP = netip.MustParseAddr("10.96.0.1")
+
+// Addr is the control plane's address in every lab.
+func Addr() netip.Addr { return fabric.Addr(2) }
+
+// Server is the URL of the API server, reachable inside the lab.
+func Server() string { return fmt.Sprintf("https://%s:%d", Addr(), Port) }
+
+// Prepare makes the control plane's disk and certificates, the administrator's
+// kubeconfig, and the machine's spec. bin is the directory of the Kubernetes binaries.
+func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte) error {
+	dir := l.Machine(layout.Control)
+	if err := machine.MakeDisk(dir, layout.Control, hosts); err != nil {
+		return err
+	}
+	if err := makePKI(l, ca); err != nil {
+		return err
+	}
+	for name, s := range map[string]pki.Subject{
+		"controller-manager": {Name: "system:kube-controller-manager"},
+		"scheduler":          {Name: "system:kube-scheduler"},
+	} {
+		path := filepath.Join(l.Disk(layout.Control), "etc/kubernetes", name+".conf")
+		if err := ca.WriteKubeconfig(path, Server(), s); err != nil {
+			return err
+		}
+	}
+	admin := pki.Subject{Name: "kubernetes-admin", Groups: []string{"system:masters"}}
+	if err := ca.WriteKubeconfig(l.Kubeconfig(), Server(), admin); err != nil {
+		return err
+	}
+	return machine.Spec{
+		Hostname:   layout.Control,
+		NetNS:      l.NetNSPath(layout.Control),
+		Cgroup:     l.Cgroup() + "/" + layout.Control,
+		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
+		Components: components(),
+	}.Save(dir)
+}
+
+func makePKI(l layout.Lab, ca *pki.CA) error {
+	dir := filepath.Join(l.Disk(layout.Control), pkiDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	for _, name := range []string{"ca.crt", "ca.key", "sa.key", "sa.pub"} {
+		b, err := os.ReadFile(filepath.Join(l.PKI(), name))
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return fmt.Errorf("copy %s: %w", name, err)
+		}
+	}
+	for name, s := range map[string]pki.Subject{
+		"apiserver": {
+			Name:  "kube-apiserver",
+			Names: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
+			Addrs: []netip.Addr{Addr(), ServiceIP, netip.MustParseAddr("127.0.0.1")},
+		},
+		"kubelet-client": {Name: "kube-apiserver-kubelet-client", Groups: []string{"system:masters"}},
+	} {
+		leaf, err := ca.Issue(s)
+		if err != nil {
+			return err
+		}
+		if err := leaf.Save(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func components() []machine.Component {
+	api := fmt.Sprintf("%s:%d", Addr(), Port)
+	return []machine.Component{
+		{
+			Name: "etcd",
+			Args: []string{
+				"etcd", "--name=lab", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn",
+				"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+				"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+				"--initial-cluster=lab=http://127.0.0.1:2380",
+			},
+		},
+		{
+			Name: "kube-apiserver", WaitTCP: "127.0.0.1:2379",
+			Args: []string{
+				"kube-apiserver",
+				"--etcd-servers=http://127.0.0.1:2379",
+				"--advertise-address=" + Addr().String(),
+				fmt.Sprintf("--secure-port=%d", Port),
+				"--tls-cert-file=" + pkiDir + "/apiserver.crt", "--tls-private-key-file=" + pkiDir + "/apiserver.key",
+				"--client-ca-file=" + pkiDir + "/ca.crt",
+				"--service-cluster-ip-range=" + ServiceCIDR,
+				"--service-account-issuer=https://kubernetes.default.svc",
+				"--service-account-key-file=" + pkiDir + "/sa.pub",
+				"--service-account-signing-key-file=" + pkiDir + "/sa.key",
+				"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+				"--allow-privileged=true",
+				// Nodes are known by address; there is no DNS in a lab.
+				"--kubelet-preferred-address-types=InternalIP",
+				"--kubelet-certificate-authority=" + pkiDir + "/ca.crt",
+				"--kubelet-client-certificate=" + pkiDir + "/kubelet-client.crt",
+				"--kubelet-client-key=" + pkiDir + "/kubelet-client.key",
+			},
+		},
+		{
+			Name: "kube-controller-manager", WaitTCP: api,
+			Args: []string{
+				"kube-controller-manager",
+				"--kubeconfig=/etc/kubernetes/controller-manager.conf",
+				"--leader-elect=false", "--use-service-account-credentials=true",
+				"--allocate-node-cidrs=false",
+				"--root-ca-file=" + pkiDir + "/ca.crt",
+				"--service-account-private-key-file=" + pkiDir + "/sa.key",
+				"--cluster-signing-cert-file=" + pkiDir + "/ca.crt", "--cluster-signing-key-file=" + pkiDir + "/ca.key",
+			},
+		},
+		{
+			Name: "kube-scheduler", WaitTCP: api,
+			Args: []string{"kube-scheduler", "--kubeconfig=/etc/kubernetes/scheduler.conf", "--leader-elect=false"},
+		},
+	}
+}

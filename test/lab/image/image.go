@@ -1,0 +1,212 @@
+package image
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/google/renameio/v2"
+)
+
+// The names of the lab's images.
+const (
+	Node    = "docker.io/manx/node:dev"
+	Agnhost = "docker.io/manx/agnhost:lab"
+	Pause   = "docker.io/manx/pause:lab"
+)
+
+// CNIDir is where Debian has the reference CNI plugins.
+const CNIDir = "/usr/lib/cni"
+
+// path of the programs in an image.
+const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Config is what an image runs.
+type Config struct {
+	Ref        string
+	Entrypoint []string
+	Cmd        []string
+}
+
+// NodeTree is the content of the image that Manx runs from: the programs in bin
+// (made by the repository's Makefile), nft with its libraries, and the two reference
+// CNI plugins that a pod's network needs besides ours.
+func NodeTree(bin string) (*Tree, error) {
+	t := NewTree()
+	for _, p := range []struct {
+		program  string
+		targets  []string
+		optional bool
+	}{
+		{program: "manx-node", targets: []string{"usr/local/bin/manx-node"}},
+		{program: "manx", targets: []string{"usr/local/bin/manx", "opt/cni/bin/manx", "opt/cni/bin/manx-ipam"}},
+		{program: "manxctl", targets: []string{"usr/local/bin/manxctl"}},
+		{program: "manx-controllers", targets: []string{"usr/local/bin/manx-controllers"}, optional: true},
+	} {
+		file := filepath.Join(bin, p.program)
+		if _, err := os.Stat(file); err != nil {
+			if p.optional && errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return nil, fmt.Errorf("the Manx image needs the program %s; build it first (make build): %w", p.program, err)
+		}
+		for _, target := range p.targets {
+			if err := t.Program(target, file); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for target, file := range map[string]string{
+		"usr/sbin/nft":         "/usr/sbin/nft",
+		"opt/cni/bin/portmap":  CNIDir + "/portmap",
+		"opt/cni/bin/loopback": CNIDir + "/loopback",
+	} {
+		if err := t.Program(target, file); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// BuildNode writes the Manx image, from the programs in bin, to out.
+func BuildNode(bin, out string) error {
+	t, err := NodeTree(bin)
+	if err != nil {
+		return err
+	}
+	return t.Write(out, Config{Ref: Node, Entrypoint: []string{"/usr/local/bin/manx-node"}})
+}
+
+// busyboxLinks are the commands that test pods find besides agnhost.
+var busyboxLinks = []string{
+	"sh", "cat", "ls", "sleep", "wget", "ping", "ip", "nc", "arping", "traceroute", "hostname",
+	"env", "grep", "seq", "timeout", "true", "false", "echo", "ps", "kill", "head", "tail", "wc", "date", "nslookup",
+}
+
+// BuildAgnhost writes the image of test pods: Kubernetes' agnhost and a busybox.
+func BuildAgnhost(agnhost, out string) error {
+	t := NewTree()
+	if err := t.Program("agnhost", agnhost); err != nil {
+		return err
+	}
+	if err := t.Program("usr/bin/busybox", "/usr/bin/busybox"); err != nil {
+		return err
+	}
+	for _, n := range busyboxLinks {
+		t.Symlink("usr/bin/"+n, "busybox")
+	}
+	return t.Write(out, Config{Ref: Agnhost, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}})
+}
+
+// BuildPause writes the image that holds a pod's namespaces.
+func BuildPause(pause, out string) error {
+	t := &Tree{entries: map[string]entry{}}
+	if err := t.Program("pause", pause); err != nil {
+		return err
+	}
+	return t.Write(out, Config{Ref: Pause, Entrypoint: []string{"/pause"}})
+}
+
+// Write makes the image and writes it as a docker archive to out, by rename.
+//
+// The archive is a tar of three files: the layer, the image's configuration (which
+// names the layer by the SHA-256 of its tar), and manifest.json (which ties both to
+// the name). This is the format of "docker save"; containerd imports it as it is.
+func (t *Tree) Write(out string, c Config) error {
+	layer, err := t.tar()
+	if err != nil {
+		return err
+	}
+	layerSum := digest(layer)
+	config, err := json.Marshal(map[string]any{
+		"architecture": runtime.GOARCH,
+		"os":           "linux",
+		"created":      "1970-01-01T00:00:00Z",
+		"config":       map[string]any{"Entrypoint": c.Entrypoint, "Cmd": c.Cmd, "Env": []string{searchPath}, "WorkingDir": "/"},
+		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + layerSum}},
+		"history":      []map[string]any{{"created": "1970-01-01T00:00:00Z", "created_by": "lab build-image"}},
+	})
+	if err != nil {
+		return fmt.Errorf("make image %s: %w", c.Ref, err)
+	}
+	configName, layerName := digest(config)+".json", layerSum+".tar"
+	manifest, err := json.Marshal([]archived{{Config: configName, RepoTags: []string{c.Ref}, Layers: []string{layerName}}})
+	if err != nil {
+		return fmt.Errorf("make image %s: %w", c.Ref, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return fmt.Errorf("write image: %w", err)
+	}
+	f, err := renameio.NewPendingFile(out, renameio.WithPermissions(0o644))
+	if err != nil {
+		return fmt.Errorf("write image: %w", err)
+	}
+	defer func() { _ = f.Cleanup() }()
+	w := tar.NewWriter(f)
+	for _, file := range []struct {
+		name string
+		data []byte
+	}{{configName, config}, {layerName, layer}, {manifestName, manifest}} {
+		if err := (entry{mode: 0o644, data: file.data}).write(w, file.name); err != nil {
+			return fmt.Errorf("write image %s: %w", c.Ref, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("write image %s: %w", c.Ref, err)
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("write image %s: %w", c.Ref, err)
+	}
+	return nil
+}
+
+const manifestName = "manifest.json"
+
+// archived is an image in manifest.json.
+type archived struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// Refs returns the names of the images in a docker archive.
+func Refs(archive string) ([]string, error) {
+	f, err := os.Open(archive)
+	if err != nil {
+		return nil, fmt.Errorf("read image archive: %w", err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err != nil {
+			return nil, fmt.Errorf("read image archive %s (want a docker archive, as \"docker save\" or \"lab build-image\" write it): %w", archive, err)
+		}
+		if h.Name != manifestName {
+			continue
+		}
+		var images []archived
+		if err := json.NewDecoder(r).Decode(&images); err != nil {
+			return nil, fmt.Errorf("read %s of %s: %w", manifestName, archive, err)
+		}
+		var refs []string
+		for _, i := range images {
+			refs = append(refs, i.RepoTags...)
+		}
+		if len(refs) == 0 {
+			return nil, fmt.Errorf("image archive %s names no image", archive)
+		}
+		return refs, nil
+	}
+}

@@ -1,0 +1,134 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/kubebuild"
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/pki"
+	"github.com/manx-cni/manx/test/lab/proc"
+	"github.com/manx-cni/manx/test/lab/sweep"
+)
+
+func inParallel(names []string, f func(name string) error) error {
+	var g errgroup.Group
+	for _, name := range names {
+		g.Go(func() error { return f(name) })
+	}
+	return g.Wait()
+}
+
+// change runs f with the lab's lock held and its state loaded.
+func (c *Cluster) change(ctx context.Context, f func(*builder) error) error {
+	unlock, err := lock(ctx, c.Lab, false, c.progress)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := loadState(c.Lab)
+	if err != nil {
+		return err
+	}
+	bin, err := kubebuild.Build(ctx, c.progress)
+	if err != nil {
+		return err
+	}
+	return f(&builder{Cluster: c, bin: bin, state: s})
+}
+
+// AddNode makes a new node, with the given images besides the lab's own, and returns when it is registered.
+func (c *Cluster) AddNode(ctx context.Context, name string, images ...string) error {
+	if err := layout.CheckNode(name); err != nil {
+		return err
+	}
+	return c.change(ctx, func(b *builder) error {
+		if b.state.machine(name) != nil {
+			return fmt.Errorf("lab %s has a node %s already", c.Name, name)
+		}
+		if b.state.NextAddr >= firstNodeAddr+maxNodes {
+			return fmt.Errorf("lab %s has used up its %d node addresses", c.Name, maxNodes)
+		}
+		ca, err := pki.Open(b.PKI())
+		if err != nil {
+			return err
+		}
+		if err := b.prepareNode(ca, name); err != nil {
+			return err
+		}
+		base, err := baseImages(b.bin)
+		if err != nil {
+			return err
+		}
+		if err := b.startNode(ctx, name, append(base, images...)); err != nil {
+			return err
+		}
+		return b.waitNodes(ctx, []string{name}, registered)
+	})
+}
+
+// StopNode switches a machine off as a power cut does: every process in it ends at
+// once and its interfaces vanish. Its disk stays. The control plane is a machine too.
+func (c *Cluster) StopNode(ctx context.Context, name string) error {
+	return c.change(ctx, func(b *builder) error { return b.powerOff(ctx, name) })
+}
+
+// StartNode switches a machine on and returns when its containerd, or its API server, answers.
+func (c *Cluster) StartNode(ctx context.Context, name string) error {
+	return c.change(ctx, func(b *builder) error { return b.powerOn(ctx, name) })
+}
+
+// RestartNode switches a machine off and on again.
+func (c *Cluster) RestartNode(ctx context.Context, name string) error {
+	return c.change(ctx, func(b *builder) error {
+		if err := b.powerOff(ctx, name); err != nil {
+			return err
+		}
+		return b.powerOn(ctx, name)
+	})
+}
+
+func (b *builder) powerOff(ctx context.Context, name string) error {
+	m := b.state.machine(name)
+	if m == nil {
+		return unknownMachine(b.Name, name, b.state)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	errs := []error{}
+	if m.Init != (proc.ID{}) {
+		errs = append(errs, m.Init.Kill(ctx))
+	}
+	errs = append(errs, fabric.Detach(b.Lab, name), sweep.Cgroups(ctx, b.Lab, name))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("switch %s off: %w", name, err)
+	}
+	m.Init = proc.ID{}
+	return b.state.save(b.Lab)
+}
+
+func (b *builder) powerOn(ctx context.Context, name string) error {
+	m := b.state.machine(name)
+	switch {
+	case m == nil:
+		return unknownMachine(b.Name, name, b.state)
+	case m.Init.Alive():
+		return fmt.Errorf("machine %s of lab %s is on already", name, b.Name)
+	}
+	// A machine that died by itself has left its namespace and cgroups.
+	if err := b.powerOff(ctx, name); err != nil {
+		return err
+	}
+	if err := b.boot(name); err != nil {
+		return err
+	}
+	if name == layout.Control {
+		return b.waitAPI(ctx)
+	}
+	return b.waitContainerd(ctx, name)
+}

@@ -1,0 +1,140 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/machine"
+)
+
+// Status is a lab as it is right now.
+type Status struct {
+	Name, Kubernetes string
+	Created          time.Time
+	// APIError says why the API server could not be asked; empty when it answered.
+	APIError string
+	Machines []MachineStatus
+}
+
+// MachineStatus is one machine.
+type MachineStatus struct {
+	Machine
+	On bool
+	// Running and Down are the machine's components.
+	Running, Down []string
+	// Condition is "Ready", "NotReady" or "unregistered" for a node, empty for the control plane.
+	Condition string
+}
+
+// Status looks at the lab's machines, their processes, and the cluster's nodes.
+func (c *Cluster) Status(ctx context.Context) (Status, error) {
+	st, err := loadState(c.Lab)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created}
+	conditions, err := c.nodeConditions(ctx)
+	if err != nil {
+		s.APIError = err.Error()
+	}
+	for _, m := range st.Machines {
+		ms := MachineStatus{Machine: m, On: m.Init.Alive()}
+		spec, err := machine.Load(c.Machine(m.Name))
+		if err != nil {
+			return Status{}, err
+		}
+		running, err := c.runningPrograms(ctx, ms)
+		if err != nil {
+			return Status{}, err
+		}
+		for _, comp := range spec.Components {
+			if slices.Contains(running, comp.Args[0]) {
+				ms.Running = append(ms.Running, comp.Name)
+			} else {
+				ms.Down = append(ms.Down, comp.Name)
+			}
+		}
+		if m.Name != layout.Control && s.APIError == "" {
+			ms.Condition = "unregistered"
+			if cond, ok := conditions[m.Name]; ok {
+				ms.Condition = cond
+			}
+		}
+		s.Machines = append(s.Machines, ms)
+	}
+	return s, nil
+}
+
+// runningPrograms lists the names of the processes that a machine's PID 1 started.
+func (c *Cluster) runningPrograms(ctx context.Context, m MachineStatus) ([]string, error) {
+	if !m.On {
+		return nil, nil
+	}
+	out, err := c.Exec(ctx, m.Name, "ps", "--ppid", "1", "-o", "args=")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 0 {
+			names = append(names, f[0])
+		}
+	}
+	return names, nil
+}
+
+func (c *Cluster) nodeConditions(ctx context.Context) (map[string]string, error) {
+	client, err := c.Clientset()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ask the API server: %w", err)
+	}
+	conds := map[string]string{}
+	for _, n := range list.Items {
+		conds[n.Name] = "NotReady"
+		if ready(&n) == nil {
+			conds[n.Name] = string(corev1.NodeReady)
+		}
+	}
+	return conds, nil
+}
+
+// Print writes the status for people.
+func (s Status) Print(w io.Writer) error {
+	fmt.Fprintf(w, "lab %s, Kubernetes %s, up since %s\n", s.Name, s.Kubernetes, s.Created.Local().Format(time.DateTime))
+	if s.APIError != "" {
+		fmt.Fprintf(w, "API server: %s\n", s.APIError)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "MACHINE\tADDRESS\tPOWER\tNODE\tRUNNING\tDOWN")
+	for _, m := range s.Machines {
+		power := "off"
+		if m.On {
+			power = fmt.Sprintf("on (pid %d)", m.Init.PID)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Addr, power, dash(m.Condition),
+			dash(strings.Join(m.Running, " ")), dash(strings.Join(m.Down, " ")))
+	}
+	return t.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

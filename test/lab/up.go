@@ -1,0 +1,296 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/manx-cni/manx/test/lab/controlplane"
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/host"
+	"github.com/manx-cni/manx/test/lab/image"
+	"github.com/manx-cni/manx/test/lab/kubebuild"
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/node"
+	"github.com/manx-cni/manx/test/lab/pki"
+	"github.com/manx-cni/manx/test/lab/proc"
+	"github.com/manx-cni/manx/test/lab/sweep"
+)
+
+// firstNodeAddr is the last octet of the first node's address.
+const firstNodeAddr = 11
+
+// maxNodes leaves room in the subnet.
+const maxNodes = 200
+
+// Options say what lab to bring up.
+type Options struct {
+	Name  string // layout.DefaultName when empty
+	Nodes int    // 3 when zero; they are called node1, node2, …
+	// Manifest is created with kubectl once the API server is ready, and Up then waits
+	// for the nodes to be Ready. Empty: no pod network, and the nodes only have to be registered.
+	Manifest string
+	// Images are docker archives to load into every node before Manifest is created.
+	Images []string
+	// Progress gets a line for each step; nil is silence.
+	Progress func(string)
+}
+
+// Up brings up a lab. A lab that an earlier Up left incomplete is removed first.
+// When Up fails it leaves what there is, for a look at the logs; Down removes it.
+func Up(ctx context.Context, o Options) (*Cluster, error) {
+	if o.Name == "" {
+		o.Name = layout.DefaultName
+	}
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	if o.Nodes < 0 || o.Nodes > maxNodes {
+		return nil, fmt.Errorf("a lab of %d nodes: want 1 to %d", o.Nodes, maxNodes)
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	for _, f := range slices.Concat(o.Images, []string{o.Manifest}) {
+		if _, err := os.Stat(f); f != "" && err != nil {
+			return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
+		}
+	}
+	l, err := layout.New(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := host.Ready(ctx, o.Progress); err != nil {
+		return nil, err
+	}
+	bin, err := kubebuild.Build(ctx, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx, l, true, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := clearIncomplete(ctx, l, o.Progress); err != nil {
+		return nil, err
+	}
+	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
+		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr,
+	}}
+	if err := b.up(ctx, o); err != nil {
+		return nil, fmt.Errorf("bring up lab %s (\"lab down --name %[1]s\" removes what there is of it): %w", l.Name, err)
+	}
+	return b.Cluster, nil
+}
+
+// clearIncomplete makes room, unless the lab is up. The lab's directory stays: it is the lock.
+func clearIncomplete(ctx context.Context, l layout.Lab, progress func(string)) error {
+	s, err := loadState(l)
+	if err == nil && s.Complete {
+		return fmt.Errorf("lab %s is up already; \"lab status --name %[1]s\" shows it, \"lab down --name %[1]s\" removes it", l.Name)
+	}
+	entries, err := os.ReadDir(l.Dir())
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", l.Dir(), err)
+	}
+	if len(entries) == 0 && len(sweep.Find(l)) <= 1 {
+		return nil
+	}
+	progress("removing what an interrupted start left")
+	return sweep.Contents(ctx, l)
+}
+
+// builder is a Cluster under construction, or one whose machines are being changed.
+// The lab's lock is held as long as it is used.
+type builder struct {
+	*Cluster
+	bin string
+
+	mu    sync.Mutex // guards state: machines boot in parallel
+	state *state
+}
+
+func (b *builder) up(ctx context.Context, o Options) error {
+	if err := b.state.save(b.Lab); err != nil {
+		return err
+	}
+	b.progress(fmt.Sprintf("fabric, control plane and %d nodes", o.Nodes))
+	if err := fabric.Create(b.Lab); err != nil {
+		return err
+	}
+	if err := fabric.Attach(b.Lab, layout.Outside, OutsideAddr(), false); err != nil {
+		return err
+	}
+	ca, err := pki.Create(b.PKI())
+	if err != nil {
+		return err
+	}
+	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control)); err != nil {
+		return err
+	}
+	b.state.Machines = append(b.state.Machines, Machine{Name: layout.Control, Addr: controlplane.Addr()})
+	var names []string
+	for i := range o.Nodes {
+		name := fmt.Sprintf("node%d", i+1)
+		if err := b.prepareNode(ca, name); err != nil {
+			return err
+		}
+		names = append(names, name)
+	}
+	if err := b.state.save(b.Lab); err != nil {
+		return err
+	}
+	images, err := baseImages(b.bin)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.startControl(gctx) })
+	for _, name := range names {
+		g.Go(func() error { return b.startNode(gctx, name, append(images, o.Images...)) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	b.progress("waiting for the nodes to register")
+	if err := b.waitNodes(ctx, names, registered); err != nil {
+		return err
+	}
+	if o.Manifest != "" {
+		if err := b.install(ctx, o.Manifest, names); err != nil {
+			return err
+		}
+	}
+	b.state.Complete = true
+	return b.state.save(b.Lab)
+}
+
+// prepareNode makes a node's disk and enters it in the state, switched off.
+func (b *builder) prepareNode(ca *pki.CA, name string) error {
+	addr := fabric.Addr(b.state.NextAddr)
+	if err := node.Prepare(b.Lab, ca, b.bin, name, addr, hosts(name)); err != nil {
+		return err
+	}
+	b.state.NextAddr++
+	b.state.Machines = append(b.state.Machines, Machine{Name: name, Addr: addr})
+	return nil
+}
+
+// boot switches a machine on.
+func (b *builder) boot(name string) error {
+	b.mu.Lock()
+	addr := b.state.machine(name).Addr
+	b.mu.Unlock()
+	if err := fabric.Attach(b.Lab, name, addr, true); err != nil {
+		return err
+	}
+	id, err := machine.Boot(b.Machine(name))
+	if id != (proc.ID{}) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.state.machine(name).Init = id
+		err = errors.Join(err, b.state.save(b.Lab))
+	}
+	return err
+}
+
+func (b *builder) startControl(ctx context.Context) error {
+	if err := b.boot(layout.Control); err != nil {
+		return err
+	}
+	if err := b.waitAPI(ctx); err != nil {
+		return err
+	}
+	b.progress("API server ready")
+	return b.publishConfig(ctx)
+}
+
+func (b *builder) startNode(ctx context.Context, name string, images []string) error {
+	if err := b.boot(name); err != nil {
+		return err
+	}
+	if err := b.waitContainerd(ctx, name); err != nil {
+		return err
+	}
+	for _, archive := range images {
+		if err := b.loadImage(ctx, name, archive); err != nil {
+			return err
+		}
+	}
+	b.progress(name + ": containerd and images ready")
+	return nil
+}
+
+func (b *builder) install(ctx context.Context, manifest string, names []string) error {
+	b.progress("kubectl create -f " + manifest)
+	if _, err := b.Kubectl(ctx, "create", "-f", manifest); err != nil {
+		return err
+	}
+	b.progress("waiting for the nodes to be Ready")
+	return b.waitNodes(ctx, names, ready)
+}
+
+// baseImages makes the images that every node gets, in the cache, when they are missing or older than their program.
+func baseImages(bin string) ([]string, error) {
+	dir := filepath.Join(filepath.Dir(bin), "images")
+	var archives []string
+	for _, i := range []struct {
+		program string
+		build   func(program, out string) error
+	}{{"pause", image.BuildPause}, {"agnhost", image.BuildAgnhost}} {
+		program, out := filepath.Join(bin, i.program), filepath.Join(dir, i.program+".tar")
+		p, err := os.Stat(program)
+		if err != nil {
+			return nil, fmt.Errorf("make image of %s: %w", i.program, err)
+		}
+		if o, err := os.Stat(out); errors.Is(err, fs.ErrNotExist) || err == nil && o.ModTime().Before(p.ModTime()) {
+			if err := i.build(program, out); err != nil {
+				return nil, err
+			}
+		}
+		archives = append(archives, out)
+	}
+	return archives, nil
+}
+
+func hosts(self string) []byte {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
+	fmt.Fprintf(&b, "%s %s\n%s %s\n", controlplane.Addr(), layout.Control, OutsideAddr(), layout.Outside)
+	if self != layout.Control {
+		fmt.Fprintf(&b, "127.0.1.1 %s\n", self)
+	}
+	return []byte(b.String())
+}
+
+// Down removes the lab called name, whatever state it is in; that there is none is no error.
+func Down(ctx context.Context, name string, progress func(string)) error {
+	l, err := layout.New(name)
+	if err != nil {
+		return err
+	}
+	if progress == nil {
+		progress = func(string) {}
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("take a lab down as root (sudo)")
+	}
+	unlock, err := lock(ctx, l, false, progress)
+	if err == nil {
+		defer unlock()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return sweep.Lab(ctx, l)
+}
