@@ -119,14 +119,27 @@ func (d *Dataplane) lookUp() error {
 		d.look.uplink, d.look.calculate = false, true
 	}
 	if d.look.endpoints {
-		changed, err := d.endpoints.ReadBack()
+		added, removed, err := d.endpoints.ReadBack()
 		if err != nil {
 			return err
 		}
 		d.look.endpoints = false
-		d.look.calculate = d.look.calculate || changed
+		d.endpointsChanged(added, removed)
 	}
 	return nil
+}
+
+// endpointsChanged spares a node with many routes the calculation of all of
+// them when a pod comes or goes, unless the new pod contradicts something.
+func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
+	for _, ep := range removed {
+		d.routes.Unwant(ep.Routes())
+	}
+	for _, ep := range added {
+		if !d.routes.Want(ep.Routes()) {
+			d.look.calculate = true
+		}
+	}
 }
 
 func (d *Dataplane) calculate() {

@@ -44,8 +44,13 @@ func (s Status) Driver(name string) state.DriverStatus {
 	return state.DriverStatus{Name: name}
 }
 
-// Status returns the last published status. It never waits.
-func (d *Dataplane) Status() Status { return *d.published.Load() }
+// Status returns the last published status, with the counts of endpoints and
+// removals as of now. It never waits.
+func (d *Dataplane) Status() Status {
+	s := *d.published.Load()
+	s.Endpoints, s.RemovalsPending = len(d.endpoints.All()), d.reaper.Pending()
+	return s
+}
 
 // Endpoints lists the pods on this node by interface name.
 func (d *Dataplane) Endpoints() []state.Endpoint { return d.endpoints.All() }
@@ -73,8 +78,8 @@ func (d *Dataplane) Ready() error {
 func (d *Dataplane) publish() {
 	s := Status{
 		Time: time.Now(), InSync: d.inSync, Converged: d.input.Converged, Uplink: d.input.Uplink,
-		Endpoints: len(d.endpoints.All()), ForeignInterfaces: d.endpoints.Foreign(), RemovalsPending: d.reaper.Pending(),
-		Applies: d.applies, FailedApplies: d.failedApplies,
+		ForeignInterfaces: d.endpoints.Foreign(),
+		Applies:           d.applies, FailedApplies: d.failedApplies,
 		Drivers:      []state.DriverStatus{d.nft.Status(), d.routes.Status()},
 		Capabilities: d.capabilities,
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,12 +62,12 @@ func New(cfg Config) *Driver {
 	}
 }
 
-// ReadBack finds the endpoints by their links. changed reports whether they are
-// not the same as before.
-func (d *Driver) ReadBack() (changed bool, err error) {
+// ReadBack finds the endpoints by their links, and returns those that were not
+// known and those that are no more. One that changed is in both.
+func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 	links, err := d.cfg.Kernel.Links()
 	if err != nil {
-		return false, fmt.Errorf("read endpoints back: %w", err)
+		return nil, nil, fmt.Errorf("read endpoints back: %w", err)
 	}
 	handles := d.cfg.Addresses()
 	d.mu.Lock()
@@ -93,6 +92,9 @@ func (d *Driver) ReadBack() (changed bool, err error) {
 			now[l.Name] = known
 			continue
 		}
+		if !l.Up {
+			continue // not ready, or on its way out: it can have no route; its event will tell
+		}
 		if ep.Addrs = handles[ep.Handle()]; len(ep.Addrs) == 0 {
 			orphans[l.Name] = ep.Handle()
 			continue
@@ -100,11 +102,20 @@ func (d *Driver) ReadBack() (changed bool, err error) {
 		now[l.Name] = entry{Endpoint: ep, index: l.Index}
 	}
 	d.logOrphans(orphans)
-	changed = !maps.EqualFunc(now, d.endpoints, func(a, b entry) bool {
-		return a.index == b.index && a.Endpoint.Equal(b.Endpoint)
-	})
+	added, removed = missing(now, d.endpoints), missing(d.endpoints, now)
 	d.endpoints, d.orphans = now, orphans
-	return changed, nil
+	return added, removed, nil
+}
+
+// missing lists what a has and b has not, or not the same.
+func missing(a, b map[string]entry) []state.Endpoint {
+	var out []state.Endpoint
+	for name, e := range a {
+		if o, ok := b[name]; !ok || !o.Equal(e.Endpoint) {
+			out = append(out, e.Endpoint)
+		}
+	}
+	return out
 }
 
 func (d *Driver) logOrphans(now map[string]string) {
@@ -179,7 +190,8 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 	e, known := d.endpoints[l.Name]
 	switch {
 	case !known:
-		return nil, false // a new pod's, which Add will tell about, or a removed one's
+		_, id, ours := state.ParseAlias(l.Alias)
+		return nil, !gone && ours && !d.closing[id]
 	case e.index == l.Index && gone:
 		return e.Routes(), true
 	case e.index == l.Index && flushed:

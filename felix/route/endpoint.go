@@ -60,15 +60,11 @@ func (d *Driver) anyRefused(keys []state.RouteKey) bool {
 // destination that is on another interface by now is left alone. What it can
 // not remove stays pending.
 func (d *Driver) RemoveNow(routes []state.Route) error {
+	d.Unwant(routes)
 	var keys []state.RouteKey
 	for _, r := range routes {
-		k := r.Key()
-		if want, ok := d.routes.Desired(k); ok && want.Dev != r.Dev {
-			continue
-		}
-		d.routes.DeleteDesired(k)
-		if have, ok := d.routes.Actual(k); ok && have.Dev == r.Dev {
-			keys = append(keys, k)
+		if have, ok := d.routes.Actual(r.Key()); ok && have.Dev == r.Dev {
+			keys = append(keys, r.Key())
 		}
 	}
 	d.write(d.planDeletes(keys))
@@ -79,6 +75,30 @@ func (d *Driver) RemoveNow(routes []state.Route) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Want makes routes desired without writing them. It returns false, and changes
+// nothing, when one of them contradicts a route that is desired already.
+func (d *Driver) Want(routes []state.Route) bool {
+	for _, r := range routes {
+		if want, ok := d.routes.Desired(r.Key()); ok && want != r {
+			return false
+		}
+	}
+	for _, r := range routes {
+		d.routes.SetDesired(r.Key(), r)
+	}
+	return true
+}
+
+// Unwant makes routes not desired any longer, without removing them. A
+// destination that is wanted on another interface is left alone.
+func (d *Driver) Unwant(routes []state.Route) {
+	for _, r := range routes {
+		if want, ok := d.routes.Desired(r.Key()); ok && want.Dev == r.Dev {
+			d.routes.DeleteDesired(r.Key())
+		}
+	}
 }
 
 // Has reports whether a route is in the kernel as far as the driver knows.
