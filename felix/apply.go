@@ -50,7 +50,6 @@ func (d *Dataplane) takeInput(in calc.Input) {
 	}
 	d.input, d.haveInput = in, true
 	d.look.calculate = true
-	d.routes.SetConverged(in.Converged)
 }
 
 // takeChanges turns what happened in the kernel into what to look at.
@@ -146,6 +145,9 @@ func (d *Dataplane) calculate() {
 	in := d.input
 	in.Endpoints = d.endpoints.All()
 	want := calc.Calculate(in)
+	// An uplink without its address for a moment (a DHCP client at work) must
+	// not cost the routes over it: the kernel keeps them, so do we.
+	d.routes.SetConverged(in.Converged && in.Uplink.Name != "")
 	d.routes.SetRoutes(want.Routes)
 	d.nft.SetTable(rules.IPv4(want.Masquerade))
 	d.calculated = want.Conditions

@@ -71,7 +71,9 @@ func (n *node) plug(ns nltest.NS, ep state.Endpoint) {
 		"type", "veth", "peer", "name", "eth0", "netns", string(ns))
 	// Not in the same request: the kernel ignores IFLA_IFALIAS when it creates.
 	nltest.Run(n.t, "ip", "link", "set", ep.Iface, "alias", ep.Alias())
-	nltest.Run(n.t, "sysctl", "-qw", "net.ipv4.conf."+ep.Iface+".proxy_arp=1", "net.ipv4.neigh."+ep.Iface+".proxy_delay=0")
+	nltest.Run(n.t, "sysctl", "-qw", "net.ipv4.conf."+ep.Iface+".proxy_arp=1", "net.ipv4.neigh."+ep.Iface+".proxy_delay=0",
+		// The kernel's own source check must not do our rules' work.
+		"net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf."+ep.Iface+".rp_filter=0")
 	nltest.Run(n.t, "ip", "link", "set", ep.Iface, "up")
 	for _, c := range []string{
 		"ip addr add " + ep.Addrs[0].String() + "/32 dev eth0", "ip link set eth0 up",

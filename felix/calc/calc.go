@@ -13,7 +13,7 @@ import (
 // Calculate says what the dataplane of in.Node should be.
 func Calculate(in Input) Desired {
 	c := calculation{
-		in: in,
+		in: in, own: masked(in.OwnBlocks),
 		out: Desired{
 			Routes: make(map[state.RouteKey]state.Route, len(in.Learned)+len(in.OwnBlocks)+len(in.Endpoints)),
 		},
@@ -33,6 +33,7 @@ func Calculate(in Input) Desired {
 // calculation is the working state of one Calculate.
 type calculation struct {
 	in  Input
+	own []netip.Prefix
 	out Desired
 	// offLink collects the prefixes that have no next hop on link, by their
 	// first next hop.
@@ -65,10 +66,10 @@ func (c *calculation) endpoints() {
 }
 
 func (c *calculation) ownBlocks() {
-	for _, block := range c.in.OwnBlocks {
+	for _, block := range c.own {
 		// A block of one address is its pod's host route; a blackhole would
 		// be the same route.
-		if block = block.Masked(); block.IsSingleIP() {
+		if block.IsSingleIP() {
 			continue
 		}
 		r := state.Route{Dst: block, Type: state.Blackhole, Table: state.MainTable}
@@ -107,8 +108,8 @@ func (c *calculation) learned() {
 
 // insideOwn finds the own block that contains all of p.
 func (c *calculation) insideOwn(p netip.Prefix) (netip.Prefix, bool) {
-	for _, block := range c.in.OwnBlocks {
-		if block = block.Masked(); block.Bits() <= p.Bits() && block.Contains(p.Addr()) {
+	for _, block := range c.own {
+		if block.Bits() <= p.Bits() && block.Contains(p.Addr()) {
 			return block, true
 		}
 	}
@@ -184,6 +185,14 @@ func (c *calculation) pools() {
 		}
 	}
 	c.out.Masquerade = state.Masquerade{Sources: disjoint(sources), Inside: disjoint(inside)}
+}
+
+func masked(in []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, len(in))
+	for i, p := range in {
+		out[i] = p.Masked()
+	}
+	return out
 }
 
 // disjoint sorts prefixes and drops each one that another contains. Prefixes

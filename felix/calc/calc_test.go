@@ -1,0 +1,227 @@
+package calc
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/manx-cni/manx/felix/state"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func addrs(s ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func learned(prefix string, hops ...string) Learned {
+	return Learned{Prefix: pfx(prefix), NextHops: addrs(hops...)}
+}
+
+// base is a node with two own blocks, two peers and a pod.
+func base() Input {
+	return Input{
+		Node:      Node{Name: "a", IPv4: pfx("192.168.0.11/24")},
+		Pools:     []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: Never, VXLANMode: Never}},
+		OwnBlocks: []netip.Prefix{pfx("10.244.0.0/26"), pfx("10.244.7.9/32")},
+		Learned:   []Learned{learned("10.244.1.0/26", "192.168.0.12"), learned("10.244.2.0/26", "192.168.0.13")},
+		Uplink:    Uplink{Name: "eth0", Prefixes: []netip.Prefix{pfx("192.168.0.0/24")}, MTU: 1500},
+		Endpoints: []state.Endpoint{{Iface: "cali1", Network: "n", ContainerID: "c1", Addrs: addrs("10.244.0.5")}},
+	}
+}
+
+// text prints a result as an administrator would see it.
+func text(d Desired) string {
+	var b strings.Builder
+	for _, k := range slices.SortedFunc(maps.Keys(d.Routes), state.CompareRouteKeys) {
+		fmt.Fprintf(&b, "route %s\n", d.Routes[k])
+	}
+	for _, p := range d.Masquerade.Sources {
+		fmt.Fprintf(&b, "masquerade from %s\n", p)
+	}
+	for _, p := range d.Masquerade.Inside {
+		fmt.Fprintf(&b, "inside %s\n", p)
+	}
+	for _, c := range d.Conditions {
+		fmt.Fprintf(&b, "condition %s %s: %s\n", c.Kind, c.Subject, c.Message)
+	}
+	return b.String()
+}
+
+var cases = []struct {
+	name   string
+	change func(*Input)
+}{
+	{"plain", func(*Input) {}},
+	{"next-hop-off-link", func(in *Input) {
+		in.Learned = append(in.Learned, learned("10.244.4.0/26", "10.9.9.9"), learned("10.244.3.0/26", "10.9.9.9"), learned("10.244.5.0/26", "10.9.9.8"))
+	}},
+	{"second-next-hop-on-link", func(in *Input) {
+		in.Learned = []Learned{learned("10.244.1.0/26", "10.9.9.9", "192.168.0.12", "192.168.0.13")}
+	}},
+	{"two-subnets-on-the-uplink", func(in *Input) {
+		in.Uplink.Prefixes = append(in.Uplink.Prefixes, pfx("172.16.0.0/16"))
+		in.Learned = append(in.Learned, learned("10.244.3.0/26", "172.16.9.9"))
+	}},
+	{"no-uplink", func(in *Input) { in.Uplink = Uplink{} }},
+	{"own-blocks-announced-by-others", func(in *Input) {
+		in.Learned = append(in.Learned,
+			learned("10.244.0.0/26", "192.168.0.12"),  // the block itself
+			learned("10.244.0.32/27", "192.168.0.12"), // a part of it
+			learned("10.244.0.5/32", "192.168.0.12"),  // a live pod
+			learned("10.244.7.9/32", "192.168.0.12"),  // a block of one address
+			learned("10.244.0.0/24", "192.168.0.13"))  // a cover: the own block is longer
+	}},
+	{"own-announcement-comes-back", func(in *Input) {
+		in.Learned = append(in.Learned, learned("10.244.3.0/26", "192.168.0.11"), learned("10.244.4.0/26"))
+	}},
+	{"same-prefix-twice", func(in *Input) {
+		in.Learned = append(in.Learned, learned("10.244.1.0/26", "192.168.0.99"), learned("10.244.1.0/26", "192.168.0.10"))
+	}},
+	{"prefix-not-masked", func(in *Input) { in.Learned = []Learned{learned("10.244.1.7/26", "192.168.0.12")} }},
+	{"two-pods-one-address", func(in *Input) {
+		in.Endpoints = append(in.Endpoints,
+			state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("10.244.0.5", "10.244.0.6")},
+			state.Endpoint{Iface: "cali0", Network: "n", ContainerID: "c0", Addrs: addrs("10.244.0.6")})
+	}},
+	{"pod-outside-own-blocks", func(in *Input) {
+		in.Endpoints[0].Addrs = addrs("10.244.1.3")
+		in.Learned = append(in.Learned, learned("10.244.1.3/32", "192.168.0.12"))
+	}},
+	{"pools", func(in *Input) {
+		in.Pools = []Pool{
+			{Name: "b", CIDR: pfx("10.245.0.0/16"), NATOutgoing: false},
+			{Name: "exempt", CIDR: pfx("172.20.0.0/16"), NATOutgoing: true, Disabled: true},
+			{Name: "a", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true},
+			{Name: "inner", CIDR: pfx("10.244.128.0/17"), NATOutgoing: true},
+			{Name: "first-half", CIDR: pfx("10.244.0.0/17")},
+		}
+	}},
+	{"encapsulating-pools", func(in *Input) {
+		in.Pools[0].IPIPMode = CrossSubnet
+		in.Pools = append(in.Pools, Pool{Name: "v", CIDR: pfx("10.246.0.0/16"), VXLANMode: Always})
+	}},
+	{"empty", func(in *Input) { *in = Input{Node: in.Node, Uplink: in.Uplink} }},
+}
+
+func TestCalculate(t *testing.T) {
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			in := base()
+			tc.change(&in)
+			got := text(Calculate(in))
+			golden := filepath.Join("testdata", tc.name+".golden")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestOrderDoesNotMatter shuffles every list of every case, and says some
+// things twice.
+func TestOrderDoesNotMatter(t *testing.T) {
+	for _, tc := range cases {
+		in := base()
+		tc.change(&in)
+		want := text(Calculate(in))
+		r := rand.New(rand.NewPCG(1, 2))
+		for range 20 {
+			again := in
+			again.Pools = shuffled(r, in.Pools)
+			again.OwnBlocks = shuffled(r, append(slices.Clone(in.OwnBlocks), in.OwnBlocks...))
+			again.Learned = shuffled(r, in.Learned)
+			again.Endpoints = shuffled(r, in.Endpoints)
+			again.Uplink.Prefixes = shuffled(r, in.Uplink.Prefixes)
+			if got := text(Calculate(again)); got != want {
+				t.Fatalf("%s: another order, another result:\n%s", tc.name, cmp.Diff(want, got))
+			}
+		}
+	}
+}
+
+func shuffled[T any](r *rand.Rand, in []T) []T {
+	out := slices.Clone(in)
+	r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
+}
+
+// TestInvariants checks on random inputs what must hold for all: no own block
+// or pod is routed to somebody else, every gateway is on link, and nothing is
+// written twice.
+func TestInvariants(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	block := func(bits int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(r.IntN(4)), byte(r.IntN(256))}), bits)
+	}
+	for range 500 {
+		in := Input{Node: Node{IPv4: pfx("192.168.0.11/24")}, Uplink: base().Uplink}
+		for range r.IntN(4) {
+			in.OwnBlocks = append(in.OwnBlocks, block(26+r.IntN(7)))
+		}
+		for range r.IntN(40) {
+			in.Learned = append(in.Learned, Learned{block(22 + r.IntN(11)), addrs(fmt.Sprintf("192.168.%d.%d", r.IntN(2), 10+r.IntN(4)))})
+		}
+		for i := range r.IntN(5) {
+			in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: fmt.Sprint("cali", i), Addrs: []netip.Addr{block(32).Addr()}})
+		}
+		out := Calculate(in)
+		for k, route := range out.Routes {
+			if k != route.Key() || route.Dst != route.Dst.Masked() {
+				t.Fatalf("route %s under key %s", route, k)
+			}
+			if !route.Gw.IsValid() {
+				continue
+			}
+			if !pfx("192.168.0.0/24").Contains(route.Gw) || route.Gw == in.Node.IPv4.Addr() {
+				t.Fatalf("gateway not on link: %s", route)
+			}
+			for _, own := range in.OwnBlocks {
+				if own.Contains(route.Dst.Addr()) && own.Bits() <= route.Dst.Bits() {
+					t.Fatalf("own block %s routed away: %s", own, route)
+				}
+			}
+		}
+		for _, ep := range in.Endpoints {
+			key := ep.Routes()[0].Key()
+			if got := out.Routes[key]; got.Dev == "" || got.Gw.IsValid() {
+				t.Fatalf("pod %s is not routed to an interface: %s", ep.Addrs[0], got)
+			}
+		}
+	}
+}
+
+func BenchmarkCalculate100k(b *testing.B) {
+	in := base()
+	for i := range 100_000 {
+		a := netip.AddrFrom4([4]byte{11, byte(i >> 10), byte(i >> 2), byte(i << 6)})
+		in.Learned = append(in.Learned, Learned{netip.PrefixFrom(a, 26), addrs("192.168.0.12")})
+	}
+	for b.Loop() {
+		Calculate(in)
+	}
+}
