@@ -1,0 +1,18 @@
+// Package install puts the CNI plugin on a node: what `manx-node install-cni`
+// does in an init container, before the agent starts.
+//
+//	/opt/cni/bin of the image   ──▶  /host/opt/cni/bin      manx, manx-ipam, portmap, loopback
+//	CNI_NETWORK_CONFIG, filled  ──▶  /host/etc/cni/net.d    10-manx.conflist, mode 0600, last
+//
+// The configuration comes last, because its appearance is what makes the kubelet
+// call the node ready and start pods. Every file is written under another name
+// and renamed, so a plugin that is being executed is replaced without "text file
+// busy" and nobody reads half a file; a file that is right already is not touched,
+// so the container runtime sees no change where there is none.
+//
+// Nothing here is a secret: the plugin needs no kubeconfig and no token, and a
+// configuration that asks for one is refused.
+//
+// Its own leftovers, from a run that was killed, are the dot files ".<name><digits>"
+// beside the targets; the next run removes them.
+package install
