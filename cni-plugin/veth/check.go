@@ -170,13 +170,9 @@ func listAddrs(p *podState) *message {
 			return fmt.Errorf("address message of %d bytes", len(b))
 		}
 		info := nl.DeserializeIfAddrmsg(b)
-		attrs, err := nl.ParseRouteAttr(b[unix.SizeofIfAddrmsg:])
-		if err != nil {
-			return fmt.Errorf("parse address message: %w", err)
-		}
-		for _, a := range attrs {
+		for typ, value := range attrs(b[unix.SizeofIfAddrmsg:]) {
 			// IFA_ADDRESS is the address itself here: no point-to-point peers.
-			if addr, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == unix.IFA_ADDRESS {
+			if addr, ok := netip.AddrFromSlice(value); ok && typ == unix.IFA_ADDRESS {
 				p.addrs[podAddr{int(info.Index), netip.PrefixFrom(addr, int(info.Prefixlen))}] = true
 			}
 		}
@@ -197,23 +193,19 @@ func listRoutes(p *podState) *message {
 		if info.Table != unix.RT_TABLE_MAIN || info.Type != unix.RTN_UNICAST {
 			return nil
 		}
-		attrs, err := nl.ParseRouteAttr(b[unix.SizeofRtMsg:])
-		if err != nil {
-			return fmt.Errorf("parse route message: %w", err)
-		}
 		r := podRoute{scope: info.Scope}
 		base := netip.IPv4Unspecified()
 		if info.Family == unix.AF_INET6 {
 			base = netip.IPv6Unspecified()
 		}
-		for _, a := range attrs {
-			switch a.Attr.Type {
+		for typ, value := range attrs(b[unix.SizeofRtMsg:]) {
+			switch typ {
 			case unix.RTA_DST:
-				base, _ = netip.AddrFromSlice(a.Value)
+				base, _ = netip.AddrFromSlice(value)
 			case unix.RTA_GATEWAY:
-				r.via, _ = netip.AddrFromSlice(a.Value)
+				r.via, _ = netip.AddrFromSlice(value)
 			case unix.RTA_OIF:
-				r.oif = int(u32(a.Value))
+				r.oif = int(u32(value))
 			}
 		}
 		r.dst = netip.PrefixFrom(base, int(info.Dst_len))

@@ -1,7 +1,9 @@
 package veth
 
 import (
+	"encoding/binary"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 
@@ -15,15 +17,14 @@ const skipStats = 1 << 3
 
 // link is what the package reads of an interface.
 type link struct {
-	index   int
-	name    string
-	alias   string
-	kind    string
-	mac     net.HardwareAddr
-	mtu     int
-	up      bool
-	peer    int // IFLA_LINK: the other end's index, in its own namespace
-	netnsID int // IFLA_LINK_NETNSID, -1 when the peer is in this namespace
+	index int
+	name  string
+	alias string
+	kind  string
+	mac   net.HardwareAddr
+	mtu   int
+	up    bool
+	peer  int // IFLA_LINK: the other end's index, in its own namespace
 }
 
 func newMessage(doing string, typ, flags int) *message {
@@ -124,38 +125,45 @@ func parseLink(b []byte) (*link, error) {
 		return nil, fmt.Errorf("interface message of %d bytes", len(b))
 	}
 	info := nl.DeserializeIfInfomsg(b)
-	l := &link{index: int(info.Index), up: info.Flags&unix.IFF_UP != 0, netnsID: -1}
-	attrs, err := nl.ParseRouteAttr(b[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return nil, fmt.Errorf("parse interface message: %w", err)
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	l := &link{index: int(info.Index), up: info.Flags&unix.IFF_UP != 0}
+	for typ, value := range attrs(b[unix.SizeofIfInfomsg:]) {
+		switch typ {
 		case unix.IFLA_IFNAME:
-			l.name = unix.ByteSliceToString(a.Value)
+			l.name = unix.ByteSliceToString(value)
 		case unix.IFLA_IFALIAS:
-			l.alias = unix.ByteSliceToString(a.Value)
+			l.alias = unix.ByteSliceToString(value)
 		case unix.IFLA_ADDRESS:
-			l.mac = append(net.HardwareAddr(nil), a.Value...)
+			l.mac = append(net.HardwareAddr(nil), value...)
 		case unix.IFLA_MTU:
-			l.mtu = int(u32(a.Value))
+			l.mtu = int(u32(value))
 		case unix.IFLA_LINK:
-			l.peer = int(u32(a.Value))
-		case unix.IFLA_LINK_NETNSID:
-			l.netnsID = int(int32(u32(a.Value)))
+			l.peer = int(u32(value))
 		case unix.IFLA_LINKINFO:
-			nested, err := nl.ParseRouteAttr(a.Value)
-			if err != nil {
-				return nil, fmt.Errorf("parse interface message: %w", err)
-			}
-			for _, n := range nested {
-				if n.Attr.Type == nl.IFLA_INFO_KIND {
-					l.kind = unix.ByteSliceToString(n.Value)
+			for typ, value := range attrs(value) {
+				if typ == nl.IFLA_INFO_KIND {
+					l.kind = unix.ByteSliceToString(value)
 				}
 			}
 		}
 	}
 	return l, nil
+}
+
+// attrs walks the attributes of a message. It stops at one that does not fit: the
+// kernel sends none, and what came before is good.
+func attrs(b []byte) iter.Seq2[uint16, []byte] {
+	const typeMask = 1<<14 - 1 // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			size := int(binary.NativeEndian.Uint16(b))
+			if size < unix.SizeofRtAttr || size > len(b) ||
+				!yield(binary.NativeEndian.Uint16(b[2:])&typeMask, b[unix.SizeofRtAttr:size]) {
+				return
+			}
+			aligned := (size + unix.RTA_ALIGNTO - 1) &^ (unix.RTA_ALIGNTO - 1)
+			b = b[min(aligned, len(b)):]
+		}
+	}
 }
 
 // listLinks dumps the interfaces of the socket's namespace.
@@ -217,5 +225,5 @@ func u32(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
 	}
-	return nl.NativeEndian().Uint32(b)
+	return binary.NativeEndian.Uint32(b)
 }

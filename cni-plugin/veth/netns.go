@@ -34,7 +34,7 @@ func openNamespace(path string) (*namespace, error) {
 	n := &namespace{fd: fd, path: path}
 	var theirs, ours unix.Stat_t
 	var fsinfo unix.Statfs_t
-	err = errors.Join(unix.Fstat(fd, &theirs), unix.Fstatfs(fd, &fsinfo), unix.Stat("/proc/self/ns/net", &ours))
+	err = errors.Join(unix.Fstat(fd, &theirs), unix.Fstatfs(fd, &fsinfo), unix.Stat("/proc/thread-self/ns/net", &ours))
 	switch {
 	case err != nil:
 		err = fmt.Errorf("inspect %s: %w", path, err)

@@ -199,10 +199,9 @@ func (m *message) outcome(a syscall.NetlinkMessage) error {
 	}
 	const body = 4 + unix.SizeofNlMsghdr
 	if a.Header.Flags&flagAckTLVs != 0 && len(a.Data) > body {
-		attrs, err := nl.ParseRouteAttr(a.Data[body:])
-		for _, attr := range attrs {
-			if err == nil && attr.Attr.Type == attrMsg {
-				return &kernelError{errno, unix.ByteSliceToString(attr.Value)}
+		for typ, value := range attrs(a.Data[body:]) {
+			if typ == attrMsg {
+				return &kernelError{errno, unix.ByteSliceToString(value)}
 			}
 		}
 	}
