@@ -1,0 +1,267 @@
+package nft_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/knftables"
+
+	"github.com/manx-cni/manx/felix/nft"
+	"github.com/manx-cni/manx/felix/nl/nltest"
+	"github.com/manx-cni/manx/felix/rules"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden file")
+
+func pools(cidrs ...string) state.Table {
+	var m state.Masquerade
+	for _, c := range cidrs {
+		m.Inside = append(m.Inside, netip.MustParsePrefix(c))
+	}
+	m.Sources = m.Inside[:1]
+	return rules.IPv4(m)
+}
+
+// runner is the real nft with failures on demand.
+type runner struct {
+	nft.Runner
+	fail func(what string) error
+	runs int
+}
+
+func (r *runner) check(what string) error {
+	if r.fail != nil {
+		return r.fail(what)
+	}
+	return nil
+}
+
+func (r *runner) Run(ctx context.Context, tx *knftables.Transaction) error {
+	if err := r.check("run"); err != nil {
+		return err
+	}
+	r.runs++
+	return r.Runner.Run(ctx, tx)
+}
+
+func (r *runner) ListTable(ctx context.Context) ([]byte, error) {
+	if err := r.check("list"); err != nil {
+		return nil, err
+	}
+	return r.Runner.ListTable(ctx)
+}
+
+func newDriver(t *testing.T) (*nft.Driver, *runner) {
+	t.Helper()
+	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
+	r := &runner{}
+	d := nft.New(nft.Config{NewRunner: func() (nft.Runner, error) {
+		if err := r.check("new"); err != nil {
+			return nil, err
+		}
+		var err error
+		r.Runner, err = nft.NewRunner()
+		return r, err
+	}})
+	return d, r
+}
+
+func apply(t *testing.T, d *nft.Driver) {
+	t.Helper()
+	if err := d.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func list(t *testing.T) string {
+	t.Helper()
+	return nltest.Run(t, "nft", "list", "table", "ip", "manx") + "\n"
+}
+
+// TestGolden compares what nft lists with what was meant.
+func TestGolden(t *testing.T) {
+	d, _ := newDriver(t)
+	d.SetTable(pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"))
+	apply(t, d)
+	got := list(t)
+	const golden = "testdata/table.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestWritesOnlyDifferences: an apply with nothing to do, and the first apply
+// of a restarted agent, run no transaction; a changed pool touches its sets only.
+func TestWritesOnlyDifferences(t *testing.T) {
+	d, r := newDriver(t)
+	d.SetTable(pools("10.244.0.0/16"))
+	apply(t, d)
+	apply(t, d)
+	d.QueueResync()
+	apply(t, d)
+	if r.runs != 1 {
+		t.Errorf("%d transactions, want 1", r.runs)
+	}
+	again, r := newDriver(t)
+	again.SetTable(pools("10.244.0.0/16"))
+	apply(t, again)
+	if r.runs != 0 {
+		t.Errorf("a restart ran %d transactions", r.runs)
+	}
+
+	mon := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manx")
+	again.SetTable(pools("10.244.0.0/15", "10.247.0.0/16")) // overlaps what was there
+	apply(t, again)
+	handles := func(s string) string {
+		var out []string
+		for line := range strings.Lines(s) {
+			if strings.Contains(line, "comment \"manx:") {
+				out = append(out, line)
+			}
+		}
+		return strings.Join(out, "")
+	}
+	now := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manx")
+	if diff := cmp.Diff(handles(mon), handles(now)); diff != "" {
+		t.Errorf("rules were rewritten for a changed pool:\n%s", diff)
+	}
+	if !strings.Contains(now, "10.244.0.0/15, 10.247.0.0/16") {
+		t.Errorf("pools not changed:\n%s", now)
+	}
+	if s := again.Status(); s.Pending != 0 || s.InKernel != 5 || s.Writes != 2 {
+		t.Errorf("status: %+v", s)
+	}
+}
+
+// TestRepair breaks the table in every way and expects it back after a resync.
+func TestRepair(t *testing.T) {
+	d, _ := newDriver(t)
+	d.SetTable(pools("10.244.0.0/16", "172.20.0.0/16"))
+	apply(t, d)
+	want := list(t)
+	for _, damage := range []string{
+		"delete table ip manx",
+		"flush table ip manx",
+		"delete chain ip manx forward",
+		"flush chain ip manx nat-postrouting",
+		"flush chain ip manx nat-postrouting; delete set ip manx masq-ipam-pools",
+		"delete element ip manx network-ip-pools { 172.20.0.0/16 }",
+		"add element ip manx masq-ipam-pools { 198.51.100.1-198.51.100.9 }",
+		"insert rule ip manx forward drop",
+		"add rule ip manx raw-prerouting counter accept comment \"hello\"",
+		"add chain ip manx leftover; add rule ip manx leftover drop",
+		"add set ip manx leftover { type ipv4_addr; }",
+		"add map ip manx leftover { type ipv4_addr : verdict; }",
+		"add counter ip manx leftover",
+		"delete chain ip manx forward; add chain ip manx forward { type filter hook input priority 7; policy drop; }",
+		"add chain ip manx forward { policy drop; }",
+		"delete table ip manx; add table ip manx; add set ip manx network-ip-pools { type inet_service; }",
+	} {
+		nltest.Run(t, "nft", damage)
+		if list, err := nltest.TryRun("nft", "list", "table", "ip", "manx"); err == nil && list+"\n" == want {
+			t.Fatalf("%s: did no damage", damage)
+		}
+		d.QueueResync()
+		if err := d.Apply(t.Context()); err != nil {
+			t.Errorf("%s: %v", damage, err)
+			continue
+		}
+		if diff := cmp.Diff(sorted(want), sorted(list(t))); diff != "" {
+			t.Errorf("%s: not repaired (-want +got):\n%s", damage, diff)
+		}
+	}
+}
+
+// sorted splits a listing into its objects, whose order says when they were made.
+func sorted(s string) map[string]bool {
+	out := map[string]bool{}
+	for _, block := range strings.Split(s, "\n\n") {
+		block = strings.TrimSuffix(strings.TrimSuffix(block, "}\n"), "\n")
+		_, rest, found := strings.Cut(block, "table ip manx {\n")
+		if found {
+			block = rest
+		}
+		if i := strings.Index(block, "\tcomment \"Manx"); i >= 0 {
+			_, block, _ = strings.Cut(block[i:], "\n")
+		}
+		out[strings.TrimSpace(block)] = true
+	}
+	return out
+}
+
+// TestOthersUntouched: nobody else's table changes, whatever ours does.
+func TestOthersUntouched(t *testing.T) {
+	d, _ := newDriver(t)
+	nltest.Run(t, "nft", "add table ip manxx; add chain ip manxx forward { type filter hook forward priority 0; }; add table inet manx")
+	before := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manxx") + nltest.Run(t, "nft", "-a", "list", "table", "inet", "manx")
+	d.SetTable(pools("10.244.0.0/16"))
+	apply(t, d)
+	if err := d.Uninstall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Uninstall(t.Context()); err != nil {
+		t.Errorf("second uninstall: %v", err)
+	}
+	after := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manxx") + nltest.Run(t, "nft", "-a", "list", "table", "inet", "manx")
+	if before != after {
+		t.Errorf("changed:\n%s", cmp.Diff(before, after))
+	}
+	if out, err := nltest.TryRun("nft", "list", "table", "ip", "manx"); err == nil {
+		t.Errorf("still there: %s", out)
+	}
+}
+
+// TestFailures fails every call once and then lets it be.
+func TestFailures(t *testing.T) {
+	for _, what := range []string{"new", "list", "run"} {
+		d, r := newDriver(t)
+		r.fail = func(w string) error {
+			if w == what {
+				return fmt.Errorf("%s: no", w)
+			}
+			return nil
+		}
+		d.SetTable(pools("10.244.0.0/16"))
+		if err := d.Apply(t.Context()); err == nil {
+			t.Errorf("%s failed and nothing was said", what)
+		}
+		s := d.Status()
+		if s.Errors != 1 || s.Pending == 0 || s.LastError == "" {
+			t.Errorf("%s: status %+v", what, s)
+		}
+		unavailable := len(d.Conditions()) == 1 && d.Conditions()[0].Kind == state.NftablesUnavailable
+		if unavailable != (what == "new") {
+			t.Errorf("%s: conditions %+v", what, d.Conditions())
+		}
+		r.fail = nil
+		apply(t, d)
+		if s := d.Status(); s.Pending != 0 || s.LastError != "" || len(d.Conditions()) != 0 {
+			t.Errorf("%s: afterwards %+v %+v", what, s, d.Conditions())
+		}
+		nltest.Run(t, "nft", "flush", "ruleset")
+	}
+}
+
+// TestNoNft: without the program the reason is said, and what to do.
+func TestNoNft(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if _, err := nft.NewRunner(); err == nil || !strings.Contains(err.Error(), "nft") {
+		t.Errorf("no nft: %v", err)
+	}
+}
