@@ -1,9 +1,0 @@
-package endpoint_test
-
-import (
-	"testing"
-
-	"github.com/manx-cni/manx/felix/nl/nltest"
-)
-
-func TestMain(m *testing.M) { nltest.Main(m) }
