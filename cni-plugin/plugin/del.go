@@ -28,6 +28,11 @@ func del(args *skel.CmdArgs) error {
 	trace.step("agent")
 	var down *nodeapi.UnreachableError
 	if !errors.As(err, &down) {
+		if err == nil && ep.HostIface == "" {
+			// The runtime forgot the pod's name, so the agent could not tell the
+			// interface's. Its owner mark still does.
+			err = veth.RemoveOwned(ep.Alias())
+		}
 		return cniError(err)
 	}
 	err = delWithoutAgent(ctx, conf.Socket, ep)

@@ -157,3 +157,15 @@ func TestDelWithBadConfiguration(t *testing.T) {
 		t.Error("the address stayed")
 	}
 }
+
+// CNI_ARGS may be gone by the time of the DEL: the container ID is enough.
+func TestDelWithoutPodName(t *testing.T) {
+	r := newRig(t)
+	pod := nettest.New(t, "pod")
+	r.mustAdd(idA, "web", pod)
+	r.agent.keepLinks = true
+	r.mustDel(idA, "", pod.Path)
+	if r.node.Link(t, nodeapi.HostIfaceName("default", "web")) != nil || r.agent.addrs(idA) != nil {
+		t.Error("DEL left the interface or the address")
+	}
+}
