@@ -15,11 +15,11 @@ help: ## Print this help
 
 .PHONY: build
 build: ## Build every binary into bin/
-	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab
+	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/demo ./test/bench ./test/bench/cnibench
 
 .PHONY: deps
-deps: build ## Install the Debian packages that tests and labs use, or name them
-	bin/lab deps
+deps: ## Install the Debian packages that tests and labs use, or name them
+	hack/deps.sh
 
 .PHONY: generate
 generate: ## Generate deepcopy, CRDs, manifests and the reference pages
@@ -62,7 +62,7 @@ test: deps verify ## Everything that CI runs
 	hack/test.sh
 
 .PHONY: bench
-bench: build ## CNI ADD and DEL against bridge + host-local, in one run
+bench: image ## CNI ADD and DEL against bridge + host-local, in one run
 	bin/bench
 
 .PHONY: fuzz

@@ -1,0 +1,63 @@
+// Command manx-node is the agent of a node and what prepares the node for it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/cni-plugin/install"
+	"github.com/manx-cni/manx/internal/agent"
+	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/obs"
+	"github.com/manx-cni/manx/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{Use: "manx-node", Short: "The agent of a node, and what prepares the node for it", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(
+		command("run", "Run the agent, configured by the environment (docs/reference/settings.md)", run),
+		command("init-host", "Turn on IPv4 forwarding and name the route protocol; needs privilege", agent.InitHost),
+		command("install-cni", "Write the CNI binaries and configuration under /host", installCNI),
+		command("uninstall", "Remove every route and rule of Manx from this node; pods lose their network", agent.Uninstall),
+		command("version", "Print the version", func(context.Context, *slog.Logger) error {
+			_, err := fmt.Println(version.String())
+			return err
+		}),
+	)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "manx-node:", err)
+		os.Exit(1)
+	}
+}
+
+func command(use, short string, do func(context.Context, *slog.Logger) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return do(cmd.Context(), obs.NewLogger(os.Stderr, slog.LevelInfo))
+	}}
+}
+
+// run parses the environment first: a bad value stops here, before anything is touched.
+func run(ctx context.Context, _ *slog.Logger) error {
+	settings, warnings, err := config.Parse(os.Environ())
+	if err != nil {
+		return fmt.Errorf("configuration:\n%w", err)
+	}
+	log := obs.NewLogger(os.Stderr, settings.LogLevel)
+	obs.BridgeKlog(log)
+	for _, w := range warnings {
+		log.Warn("setting", "note", w.String())
+	}
+	return agent.Run(ctx, settings, log)
+}
+
+func installCNI(ctx context.Context, log *slog.Logger) error {
+	return install.Run(ctx, install.FromEnvironment(os.Environ()), log)
+}

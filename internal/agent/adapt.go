@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/advertise"
+	"github.com/manx-cni/manx/bgp/peering"
+	"github.com/manx-cni/manx/bgp/policy"
+	"github.com/manx-cni/manx/bgp/speaker"
+	"github.com/manx-cni/manx/felix"
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/ipam"
+)
+
+// Everything that crosses between felix, bgp and ipam is translated in this file.
+
+// pools are the cluster's valid pools, for IPAM.
+func (a *Agent) pools() []*apiv1.IPPool {
+	if s := a.snapshot.Load(); s != nil {
+		return s.Pools
+	}
+	return nil
+}
+
+func (a *Agent) nodeLabels() map[string]string {
+	if s := a.snapshot.Load(); s != nil {
+		if n, ok := s.Node(a.node); ok {
+			return n.Labels
+		}
+	}
+	return nil
+}
+
+// confirmedBlocks are the blocks this node owns beyond doubt.
+func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
+	for _, b := range blocks {
+		if b.Confirmed() {
+			out = append(out, b.CIDR)
+		}
+	}
+	return out
+}
+
+// dataplaneInput is what felix computes from.
+func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
+	learned, converged := a.speaker.Learned()
+	in := calc.Input{
+		Node:      calc.Node{Name: a.node, IPv4: a.identity.Address},
+		OwnBlocks: confirmedBlocks(a.ipam.Blocks()),
+		Converged: converged,
+	}
+	for _, n := range s.Nodes {
+		in.Nodes = append(in.Nodes, calc.Node{Name: n.Name, IPv4: n.IPv4})
+	}
+	for _, p := range s.Pools {
+		in.Pools = append(in.Pools, calc.Pool{
+			Name: p.Name, CIDR: cidrOf(p), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
+			IPIPMode: calc.EncapMode(p.Spec.IPIPMode), VXLANMode: calc.EncapMode(p.Spec.VXLANMode),
+		})
+	}
+	for _, l := range learned {
+		in.Learned = append(in.Learned, calc.Learned{Prefix: l.Prefix, NextHops: l.NextHops})
+	}
+	return in
+}
+
+// maxPrefixes bounds what one node may announce: Calico's limit of 20 blocks a
+// node with room for borrowed addresses, far below what would hurt.
+const maxPrefixes = 4096
+
+// speakerDesired is what the speaker should be.
+func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
+	as := a.identity.AS
+	if as == 0 {
+		as = s.BGP.AS
+	}
+	self := a.identity.Address.Addr()
+	d := speaker.Desired{Global: bgp.Global{AS: as, RouterID: a.identity.RouterID, ListenAddr: self, ListenPort: s.BGP.ListenPort}}
+
+	in := peering.Input{Self: a.node, Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MaxPrefixes: maxPrefixes}
+	var others []netip.Addr
+	for _, n := range s.Nodes {
+		addr := n.IPv4.Addr()
+		if n.Name == a.node {
+			addr = self // the informer may be behind what was just published
+		} else if n.IPv4.IsValid() {
+			others = append(others, addr)
+		}
+		in.Nodes = append(in.Nodes, peering.Node{Name: n.Name, IPv4: addr, AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID})
+	}
+	var conflicts []peering.Conflict
+	d.Peers, conflicts = peering.Peers(in)
+	for _, c := range conflicts {
+		a.errors.add("bgp", c)
+	}
+
+	var imports []policy.Pool
+	var exports []advertise.Pool
+	for _, p := range s.Pools {
+		cidr := cidrOf(p)
+		if !cidr.Addr().Is4() {
+			continue
+		}
+		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: p.BlockBits()})
+		exports = append(exports, advertise.Pool{CIDR: cidr, DisableBGPExport: p.Spec.DisableBGPExport})
+	}
+	d.Import = policy.Import(imports, others)
+	blocks := a.ipam.Blocks()
+	d.Paths = advertise.Paths(self, confirmedBlocks(blocks), exports)
+	for _, b := range blocks {
+		d.Own = append(d.Own, b.CIDR)
+	}
+	return d
+}
+
+// cidrOf is the range of a pool that the datastore has validated.
+func cidrOf(p *apiv1.IPPool) netip.Prefix { return p.Prefix().Masked() }
+
+// podMTU is the MTU of pod interfaces in bytes: the one that was set, else the
+// uplink's, since packets leave as they are.
+func (a *Agent) podMTU() int {
+	if a.settings.Dataplane.MTU > 0 {
+		return a.settings.Dataplane.MTU
+	}
+	return a.dataplane.Status().Uplink.MTU
+}
+
+// dataplaneAdaptor lets the CNI requests ask the dataplane in their own words.
+type dataplaneAdaptor struct{ *felix.Dataplane }
+
+// CheckEndpoint tells what the dataplane lacks of an endpoint.
+func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, containerID string) error {
+	eps := d.Endpoints()
+	i := slices.IndexFunc(eps, func(e state.Endpoint) bool { return e.Iface == iface })
+	if i < 0 || eps[i].ContainerID != containerID {
+		return nodeapi.Errorf(nodeapi.CodeInternal, "interface %s is not attached to container %s as far as the agent knows", iface, containerID)
+	}
+	ok, err := d.HasRoutes(ctx, eps[i])
+	if err != nil {
+		return fmt.Errorf("look for the routes of %s: %w", iface, err)
+	}
+	if !ok {
+		return nodeapi.Errorf(nodeapi.CodeInternal, "a route to %v on %s is missing in the kernel", eps[i].Addrs, iface)
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/ipam"
+)
+
+// endpointProgrammer is what the CNI requests need of the dataplane.
+type endpointProgrammer interface {
+	AddEndpoint(ctx context.Context, ep state.Endpoint) error
+	RemoveEndpoint(ctx context.Context, iface, containerID string) error
+	CheckEndpoint(ctx context.Context, iface, containerID string) error
+}
+
+// allocator is what they need of IPAM.
+type allocator interface {
+	Assign(ctx context.Context, req ipam.Request) ([]netip.Addr, error)
+	Release(ctx context.Context, handle string) ([]netip.Addr, error)
+	ByHandle() map[string][]netip.Addr
+}
+
+// podAPI answers the CNI plugin and manxctl: it joins an address with an
+// endpoint. It keeps nothing itself: which address a container holds is in IPAM
+// under its handle, which interface it has is in the kernel.
+type podAPI struct {
+	node      string
+	ipam      allocator
+	dataplane endpointProgrammer
+	annotate  func(podRecord)
+	mtu       func() int
+	status    func() status.Node
+	observe   func(verb string, started time.Time, err error)
+}
+
+// handleOf is Calico's IPAM handle of a container: "<network>.<containerID>".
+func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerID }
+
+// Add assigns the container's address; the same container gets the same again.
+func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
+	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
+	if req.IPv6 {
+		return reply, nodeapi.Errorf(nodeapi.CodeInvalidConfig,
+			`ipam.assign_ipv6 is "true": this version assigns IPv4 only; want "false"`)
+	}
+	if len(req.IPv4Pools) > 0 {
+		return reply, nodeapi.Errorf(nodeapi.CodeInvalidConfig,
+			"ipam.ipv4_pools is %q: this version takes every pool that fits; want it unset", req.IPv4Pools)
+	}
+	addrs, err := p.ipam.Assign(ctx, ipam.Request{
+		Handle: handleOf(req.Endpoint),
+		Attrs: map[string]string{
+			"pod":       req.Pod,
+			"namespace": req.Namespace,
+			"node":      p.node,
+			"timestamp": time.Now().UTC().String(), // the text form that Calico's IPAM writes
+		},
+		Num4: 1,
+		Use:  apiv1.UseWorkload,
+	})
+	if err != nil {
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: %w", req.Namespace, req.Pod, err))
+	}
+	return nodeapi.AddReply{Addrs: addrs, MTU: p.mtu()}, nil
+}
+
+// retryable marks what a later try may cure: the kubelet makes one by itself,
+// and the pod's event then says "try again later" rather than "failed".
+func retryable(err error) error {
+	coded := nodeapi.AsError(err)
+	if coded.Code == nodeapi.CodeInternal {
+		coded = &nodeapi.Error{Code: nodeapi.CodeTryAgain, Msg: err.Error()}
+	}
+	return coded
+}
+
+// Ready programs what the new interface needs; traffic flows when it returns.
+func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error) {
+	defer func(t time.Time) { p.observe("ready", t, err) }(time.Now())
+	addrs, ok := p.ipam.ByHandle()[handleOf(req.Endpoint)]
+	if !ok {
+		return nodeapi.Errorf(nodeapi.CodeTryAgain,
+			"container %s holds no address: a DEL came between its ADD and now", req.ContainerID)
+	}
+	ep := state.Endpoint{
+		Iface: req.HostIface, Network: req.Network, ContainerID: req.ContainerID,
+		Namespace: req.Namespace, Pod: req.Pod, Addrs: addrs,
+	}
+	if err := p.dataplane.AddEndpoint(ctx, ep); err != nil {
+		return retryable(fmt.Errorf("program pod %s/%s on %s: %w", req.Namespace, req.Pod, req.HostIface, err))
+	}
+	p.annotate(podRecord{namespace: req.Namespace, pod: req.Pod, uid: req.PodUID, containerID: req.ContainerID, addrs: addrs})
+	return nil
+}
+
+// Abort undoes an ADD that never became ready.
+func (p *podAPI) Abort(ctx context.Context, req nodeapi.AddRequest) (err error) {
+	defer func(t time.Time) { p.observe("abort", t, err) }(time.Now())
+	return p.forget(ctx, req.Endpoint)
+}
+
+// Del forgets a container. The route goes before the address, so that nobody
+// else is given an address that still leads here.
+func (p *podAPI) Del(ctx context.Context, req nodeapi.DelRequest) (err error) {
+	defer func(t time.Time) { p.observe("del", t, err) }(time.Now())
+	return p.forget(ctx, req.Endpoint)
+}
+
+func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
+	if e.HostIface != "" {
+		if err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, e.ContainerID); err != nil {
+			return retryable(fmt.Errorf("remove interface %s of container %s: %w", e.HostIface, e.ContainerID, err))
+		}
+	}
+	if _, err := p.ipam.Release(ctx, handleOf(e)); err != nil {
+		return retryable(fmt.Errorf("release the addresses of container %s: %w", e.ContainerID, err))
+	}
+	return nil
+}
+
+// Check compares what the runtime remembers with IPAM and the dataplane.
+func (p *podAPI) Check(ctx context.Context, req nodeapi.CheckRequest) (err error) {
+	defer func(t time.Time) { p.observe("check", t, err) }(time.Now())
+	held := p.ipam.ByHandle()[handleOf(req.Endpoint)]
+	for _, addr := range req.Addrs {
+		if !slices.Contains(held, addr) {
+			return nodeapi.Errorf(nodeapi.CodeInternal, "address %s is not assigned to container %s: IPAM has %v under handle %s",
+				addr, req.ContainerID, held, handleOf(req.Endpoint))
+		}
+	}
+	return p.dataplane.CheckEndpoint(ctx, req.HostIface, req.ContainerID)
+}
+
+// Status is what manxctl prints.
+func (p *podAPI) Status(context.Context) (json.RawMessage, error) { return json.Marshal(p.status()) }

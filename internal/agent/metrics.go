@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/manx-cni/manx/internal/status"
+)
+
+// metrics publishes what status shows, so that both always agree, and how long
+// CNI requests take.
+type metrics struct {
+	read     func() status.Node
+	requests *prometheus.HistogramVec
+}
+
+// Descriptions of what is read from status at every scrape. The page
+// docs/reference/metrics.md is generated from them.
+var (
+	descSession    = prometheus.NewDesc("manx_bgp_session_up", "1 when the BGP session with the peer is Established, 0 otherwise.", []string{"peer"}, nil)
+	descRoutes     = prometheus.NewDesc("manx_bgp_routes", "Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.", []string{"peer", "direction"}, nil)
+	descAddresses  = prometheus.NewDesc("manx_ipam_addresses", "Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)
+	descBlocks     = prometheus.NewDesc("manx_ipam_blocks", "Blocks that this node owns.", nil, nil)
+	descEndpoints  = prometheus.NewDesc("manx_endpoints", "Pods attached to this node.", nil, nil)
+	descObjects    = prometheus.NewDesc("manx_dataplane_objects", "Kernel objects that the driver holds.", []string{"driver"}, nil)
+	descPending    = prometheus.NewDesc("manx_dataplane_pending", "Kernel objects of the driver that are not as wanted yet.", []string{"driver"}, nil)
+	descFailures   = prometheus.NewDesc("manx_dataplane_failures_total", "Writes of the driver that the kernel refused.", []string{"driver"}, nil)
+	descConditions = prometheus.NewDesc("manx_conditions", "Conditions that need somebody's attention, by type; manxctl status has their texts.", []string{"type"}, nil)
+	descReady      = prometheus.NewDesc("manx_ready", "1 when the agent is ready, 0 otherwise.", nil, nil)
+)
+
+func newMetrics(read func() status.Node) *metrics {
+	return &metrics{read: read, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "manx_cni_request_duration_seconds",
+		Help:    "Time the agent took to answer a request of the CNI plugin, by verb (add, ready, del, abort, check) and result (ok or error).",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+	}, []string{"verb", "result"})}
+}
+
+// observe records one CNI request.
+func (m *metrics) observe(verb string, started time.Time, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.requests.WithLabelValues(verb, result).Observe(time.Since(started).Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending, descFailures, descConditions, descReady} {
+		ch <- d
+	}
+	m.requests.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	m.requests.Collect(ch)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	n := m.read()
+	for _, s := range n.Sessions {
+		gauge(descSession, oneIf(s.State == "Established"), s.Peer)
+		gauge(descRoutes, float64(s.Received), s.Peer, "received")
+		gauge(descRoutes, float64(s.Accepted), s.Peer, "accepted")
+		gauge(descRoutes, float64(s.Advertised), s.Peer, "advertised")
+	}
+	var used, free int
+	for _, b := range n.Blocks {
+		used, free = used+b.Used, free+b.Size-b.Used
+	}
+	gauge(descAddresses, float64(used), "used")
+	gauge(descAddresses, float64(free), "free")
+	gauge(descBlocks, float64(len(n.Blocks)))
+	gauge(descEndpoints, float64(n.Endpoints))
+	for _, d := range n.Dataplane {
+		gauge(descObjects, float64(d.Objects), d.Name)
+		gauge(descPending, float64(d.Pending), d.Name)
+		ch <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(d.Failures), d.Name)
+	}
+	kinds := map[string]int{}
+	for _, c := range n.Conditions {
+		kinds[c.Type]++
+	}
+	for kind, count := range kinds {
+		gauge(descConditions, float64(count), kind)
+	}
+	gauge(descReady, oneIf(n.Ready))
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

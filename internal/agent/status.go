@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/internal/version"
+)
+
+// status gathers the node's screen from the Status of every part. It is called
+// by manxctl, by metrics scrapes and by tests, at any time.
+func (a *Agent) status() status.Node {
+	n := status.Node{Name: a.node, Version: version.String(), Started: a.started, Mode: "BGP", Errors: a.errors.list()}
+	if err := a.ready(); err != nil {
+		n.NotReady = strings.Split(err.Error(), "\n")
+	} else {
+		n.Ready = true
+	}
+	if !a.serving.Load() {
+		return n
+	}
+	dp, sp, snap := a.dataplane.Status(), a.speaker.Status(), a.snapshot.Load()
+	n.Address = status.Address{
+		IPv4: a.identity.Address.String(), Reason: a.identity.Reason, Interface: dp.Uplink.Name, MTU: a.podMTU(),
+		AS: sp.Global.AS, RouterID: sp.Global.RouterID.String(),
+	}
+	for _, p := range snap.Pools {
+		n.Pools = append(n.Pools, status.Pool{
+			Name: p.Name, CIDR: p.Spec.CIDR, Mode: poolMode(p), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
+		})
+	}
+	for _, s := range sp.Sessions {
+		n.Sessions = append(n.Sessions, status.Session{
+			Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, AS: s.Peer.AS, State: string(s.State), Since: s.Since,
+			Received: s.Received, Accepted: s.Accepted, Advertised: s.Advertised, LastError: s.LastError,
+		})
+	}
+	for _, b := range a.ipam.Blocks() {
+		n.Blocks = append(n.Blocks, status.Block{CIDR: b.CIDR.String(), State: string(b.State), Used: b.Used, Size: b.Size})
+	}
+	n.Endpoints = dp.Endpoints
+	for _, d := range dp.Drivers {
+		n.Dataplane = append(n.Dataplane, status.Driver{
+			Name: d.Name, Objects: d.InKernel, Pending: d.Pending, Failures: int(d.Errors), LastApply: d.LastApply, LastError: d.LastError,
+		})
+	}
+	for _, c := range dp.Capabilities {
+		n.Capabilities = append(n.Capabilities, status.Capability{Name: c.Name, Available: c.OK, Detail: c.Detail})
+	}
+	for _, c := range dp.Conditions {
+		n.Conditions = append(n.Conditions, status.Condition{Type: string(c.Kind), Message: c.Subject + ": " + c.Message})
+	}
+	for _, i := range snap.Invalid {
+		n.Conditions = append(n.Conditions, status.Condition{Type: "InvalidObject", Message: fmt.Sprintf("%s %s ignored: %s", i.Kind, i.Name, i.Reason)})
+	}
+	for _, note := range a.identity.Notes {
+		n.Conditions = append(n.Conditions, status.Condition{Type: "StartupNote", Message: note.Subject + ": " + note.Text})
+	}
+	for reason, count := range sp.Refused {
+		n.Conditions = append(n.Conditions, status.Condition{Type: "PathsRefused", Message: fmt.Sprintf("%d BGP paths not used: %s", count, reason)})
+	}
+	return n
+}
+
+// poolMode names how packets to a pool travel, in Calico's words.
+func poolMode(p *apiv1.IPPool) string {
+	switch {
+	case p.Spec.IPIPMode != "" && p.Spec.IPIPMode != apiv1.EncapNever:
+		return "IPIP " + string(p.Spec.IPIPMode)
+	case p.Spec.VXLANMode != "" && p.Spec.VXLANMode != apiv1.EncapNever:
+		return "VXLAN " + string(p.Spec.VXLANMode)
+	}
+	return "BGP"
+}
+
+func notEstablished(sessions []bgp.Session) (out []string) {
+	for _, s := range sessions {
+		if s.State != bgp.Established {
+			out = append(out, fmt.Sprintf("%s (%s)", s.Peer.Addr, s.State))
+		}
+	}
+	return out
+}
+
+func unestablished(sessions []bgp.Session) string {
+	if list := notEstablished(sessions); len(list) > 0 {
+		return strings.Join(list, ", ")
+	}
+	return "peers that have not finished sending them"
+}
+
+// errorLog keeps the newest failure of each component, for status.
+type errorLog struct {
+	mu      sync.Mutex
+	entries []status.Error // newest last
+}
+
+const maxErrors = 8
+
+func (l *errorLog) add(component string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := status.Error{Component: component, Message: strings.ReplaceAll(err.Error(), "\n", "; "), Last: time.Now(), Count: 1}
+	if i := slices.IndexFunc(l.entries, func(o status.Error) bool { return o.Component == component && o.Message == e.Message }); i >= 0 {
+		e.Count += l.entries[i].Count
+		l.entries = slices.Delete(l.entries, i, i+1)
+	}
+	l.entries = append(l.entries, e)
+	if len(l.entries) > maxErrors {
+		l.entries = slices.Delete(l.entries, 0, 1)
+	}
+}
+
+func (l *errorLog) list() []status.Error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.entries)
+}
+
+// last renders the newest error for the end of a sentence.
+func (l *errorLog) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.entries) == 0 {
+		return ""
+	}
+	e := l.entries[len(l.entries)-1]
+	return fmt.Sprintf(" (%s: %s)", e.Component, e.Message)
+}

@@ -1,0 +1,41 @@
+// Package ctl is the command line of manxctl.
+//
+// Every command reads the same values that the agents publish. On a node they
+// come from the agent's unix socket; from a laptop the command runs itself
+// inside each agent's pod through the Kubernetes API, with the rights of the
+// user's kubeconfig, and prints all answers. It owns no state.
+package ctl
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/internal/version"
+)
+
+// NewCommand builds the command tree, writing to out and errOut.
+func NewCommand(out, errOut io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "manxctl",
+		Short:         "Show what Manx does on a node or on all of them",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetOut(out)
+	root.SetErr(errOut)
+	root.AddCommand(newStatusCommand(), newVersionCommand())
+	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of manxctl",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := io.WriteString(cmd.OutOrStdout(), version.String()+"\n")
+			return err
+		},
+	}
+}

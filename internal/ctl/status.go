@@ -1,0 +1,115 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/status"
+)
+
+// defaultSocket is where the agent listens on every node.
+const defaultSocket = "/var/run/manx/manx.sock"
+
+type statusOptions struct {
+	socket     string
+	output     string
+	kubeconfig string
+	namespace  string
+	nodes      []string
+}
+
+func newStatusCommand() *cobra.Command {
+	o := &statusOptions{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show addresses, BGP sessions, blocks, mode and errors of this node, or of all nodes",
+		Long: `Show one screen per node: addresses, BGP sessions with uptime and route counts,
+blocks with addresses in use, mode, kernel capabilities and the last errors.
+
+On a node it asks the agent's socket. Where there is no agent it asks every agent
+of the cluster through the Kubernetes API (needs "create" on pods/exec in the
+agents' namespace).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (a list of nodes)")
+	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket")
+	f.StringVar(&o.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig used where there is no agent's socket")
+	f.StringVarP(&o.namespace, "namespace", "n", "kube-system", "namespace of the agents")
+	f.StringSliceVar(&o.nodes, "node", nil, "only these nodes, through the Kubernetes API")
+	return cmd
+}
+
+func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
+	if o.output != "text" && o.output != "json" {
+		return fmt.Errorf("--output=%q: want text or json", o.output)
+	}
+	nodes, err := o.collect(ctx)
+	if len(nodes) > 0 {
+		err = errors.Join(err, o.print(out, nodes))
+	}
+	return err
+}
+
+// collect asks the local agent when there is one and no node is named,
+// otherwise all agents.
+func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
+	if _, err := os.Stat(o.socket); err == nil && len(o.nodes) == 0 {
+		n, err := localStatus(ctx, o.socket)
+		if err != nil {
+			return nil, err
+		}
+		return []status.Node{n}, nil
+	}
+	nodes, err := clusterStatus(ctx, o.kubeconfig, o.namespace, o.nodes)
+	slices.SortFunc(nodes, func(a, b status.Node) int { return strings.Compare(a.Name, b.Name) })
+	return nodes, err
+}
+
+func (o *statusOptions) print(out io.Writer, nodes []status.Node) error {
+	if o.output == "json" {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(nodes)
+	}
+	for i, n := range nodes {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		if err := n.WriteText(out, time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// localStatus asks the agent on this machine.
+func localStatus(ctx context.Context, socket string) (status.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var n status.Node
+	c, err := nodeapi.Dial(ctx, socket)
+	if err != nil {
+		return n, fmt.Errorf("ask the agent at %s: %w; is the manx-node pod of this node running, and are you root?", socket, err)
+	}
+	defer c.Close()
+	raw, err := c.Status(ctx)
+	if err != nil {
+		return n, fmt.Errorf("ask the agent at %s for its status: %w", socket, err)
+	}
+	if err := json.Unmarshal(raw, &n); err != nil {
+		return n, fmt.Errorf("read the agent's status: %w", err)
+	}
+	return n, nil
+}
