@@ -241,27 +241,18 @@ func (b *builder) install(ctx context.Context, manifest string, names []string) 
 	return b.waitNodes(ctx, names, ready)
 }
 
-// baseImages makes the images that every node gets, in the cache, when they are missing or older than their program.
+// baseImages makes the images that every node gets. They lie in the cache, and are
+// made anew each time: that takes a moment, and knowing whether they are up to date would not be simpler.
 func baseImages(bin string) ([]string, error) {
 	dir := filepath.Join(filepath.Dir(bin), "images")
-	var archives []string
-	for _, i := range []struct {
-		program string
-		build   func(program, out string) error
-	}{{"pause", image.BuildPause}, {"agnhost", image.BuildAgnhost}} {
-		program, out := filepath.Join(bin, i.program), filepath.Join(dir, i.program+".tar")
-		p, err := os.Stat(program)
-		if err != nil {
-			return nil, fmt.Errorf("make image of %s: %w", i.program, err)
-		}
-		if o, err := os.Stat(out); errors.Is(err, fs.ErrNotExist) || err == nil && o.ModTime().Before(p.ModTime()) {
-			if err := i.build(program, out); err != nil {
-				return nil, err
-			}
-		}
-		archives = append(archives, out)
+	pause, agnhost := filepath.Join(dir, "pause.tar"), filepath.Join(dir, "agnhost.tar")
+	if err := image.BuildPause(filepath.Join(bin, "pause"), pause); err != nil {
+		return nil, err
 	}
-	return archives, nil
+	if err := image.BuildAgnhost(filepath.Join(bin, "agnhost"), agnhost); err != nil {
+		return nil, err
+	}
+	return []string{pause, agnhost}, nil
 }
 
 func hosts(self string) []byte {

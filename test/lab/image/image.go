@@ -84,20 +84,28 @@ func BuildNode(bin, out string) error {
 	return t.Write(out, Config{Ref: Node, Entrypoint: []string{"/usr/local/bin/manx-node"}})
 }
 
-// busyboxLinks are the commands that test pods find besides agnhost.
+// busyboxLinks are the commands that test pods find besides agnhost, curl, ping and
+// ip. Debian's busybox crashes in "wget -T"; curl is the client to use.
 var busyboxLinks = []string{
-	"sh", "cat", "ls", "sleep", "wget", "ping", "ip", "nc", "arping", "traceroute", "hostname",
-	"env", "grep", "seq", "timeout", "true", "false", "echo", "ps", "kill", "head", "tail", "wc", "date", "nslookup",
+	"sh", "cat", "ls", "sleep", "wget", "nc", "arping", "traceroute", "hostname", "nslookup", "awk", "sed", "tr", "cut",
+	"env", "grep", "seq", "timeout", "true", "false", "echo", "ps", "kill", "head", "tail", "wc", "date", "sort",
 }
 
-// BuildAgnhost writes the image of test pods: Kubernetes' agnhost and a busybox.
+// BuildAgnhost writes the image of test pods: Kubernetes' agnhost, a busybox, and Debian's curl, ping and ip.
 func BuildAgnhost(agnhost, out string) error {
 	t := NewTree()
 	if err := t.Program("agnhost", agnhost); err != nil {
 		return err
 	}
-	if err := t.Program("usr/bin/busybox", "/usr/bin/busybox"); err != nil {
-		return err
+	for target, file := range map[string]string{
+		"usr/bin/busybox": "/usr/bin/busybox",
+		"usr/bin/curl":    "/usr/bin/curl",
+		"usr/bin/ping":    "/usr/bin/ping",
+		"usr/bin/ip":      "/bin/ip",
+	} {
+		if err := t.Program(target, file); err != nil {
+			return err
+		}
 	}
 	for _, n := range busyboxLinks {
 		t.Symlink("usr/bin/"+n, "busybox")
