@@ -95,7 +95,7 @@ func (h *Handle) sockets() (*netlink.Handle, *routeSocket, error) {
 // broken reports whether a socket can not be trusted after err: answers may be
 // missing or still on their way.
 func broken(err error) bool {
-	for _, e := range []error{unix.EAGAIN, unix.ENOBUFS, unix.EBADF, unix.EPIPE, unix.EIO} {
+	for _, e := range []error{unix.EAGAIN, unix.ENOBUFS, unix.EBADF, unix.EPIPE, unix.EIO, os.ErrClosed} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/vishvananda/netlink/nl"
@@ -26,6 +27,8 @@ type routeSocket struct {
 	port uint32
 	seq  uint32
 	buf  []byte
+	// closed: the descriptor's number may be somebody else's by now.
+	closed bool
 }
 
 func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
@@ -56,7 +59,14 @@ func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
 	return rs, nil
 }
 
-func (rs *routeSocket) close() { rs.sock.Close() }
+func (rs *routeSocket) close() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if !rs.closed {
+		rs.closed = true
+		rs.sock.Close()
+	}
+}
 
 // change sends all changes in one message and fills errs. Only the last one
 // asks for an acknowledgement: the kernel works them off in order and answers
@@ -65,6 +75,9 @@ func (rs *routeSocket) close() { rs.sock.Close() }
 func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
+	if rs.closed {
+		return fmt.Errorf("change routes: %w", os.ErrClosed)
+	}
 	first := rs.seq + 1
 	last := rs.seq + uint32(len(changes))
 	rs.seq = last
@@ -131,6 +144,9 @@ func replyError(flags uint16, data []byte) error {
 func (rs *routeSocket) dump(table uint32, visit func(Route)) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
+	if rs.closed {
+		return fmt.Errorf("ask for routes: %w", os.ErrClosed)
+	}
 	rs.seq++
 	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 	req.Seq = rs.seq
