@@ -1,12 +1,12 @@
-// Package pool chooses the pools that a request may draw from and the order in
-// which their blocks are tried. It is pure.
+// Package pool decides which IP pools a node may draw from and in which order
+// it tries their blocks. It is pure.
+//
+// A pool that does not apply is never dropped in silence: Select names it with
+// the reason, which ends up in the error of a pod that got no address.
 package pool
 
 import (
-	"cmp"
 	"fmt"
-	"hash/fnv"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,99 +14,125 @@ import (
 	v1 "github.com/manx-cni/manx/api/v1"
 )
 
-// Request is what the choice depends on.
-type Request struct {
-	IPv6 bool
-	Use  v1.IPPoolAllowedUse
-}
+// Family is an IP version: 4 or 6.
+type Family int
 
-// Refusal is a pool that was not chosen, and why.
-type Refusal struct{ Pool, Reason string }
+// The address families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
 
-// Select returns the pools that the request may draw from, in the order they are
-// tried (by name), and why the others of its family are not among them.
-func Select(pools []*v1.IPPool, req Request) (chosen []*v1.IPPool, refused []Refusal) {
-	for _, p := range pools {
-		if p.Validate() == nil && p.Prefix().Addr().Is6() != req.IPv6 {
-			continue
-		}
-		if why := refusal(p, req.Use); why != "" {
-			refused = append(refused, Refusal{p.Name, why})
-			continue
-		}
-		chosen = append(chosen, p)
+// FamilyOf returns the family of a range.
+func FamilyOf(cidr netip.Prefix) Family {
+	if cidr.Addr().Is4() {
+		return IPv4
 	}
-	slices.SortFunc(chosen, func(a, b *v1.IPPool) int { return cmp.Compare(a.Name, b.Name) })
-	return chosen, refused
+	return IPv6
 }
 
-func refusal(p *v1.IPPool, use v1.IPPoolAllowedUse) string {
+func (f Family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
+
+// Pool is a usable pool.
+type Pool struct {
+	Name      string
+	CIDR      netip.Prefix
+	BlockBits int // prefix length of its blocks
+}
+
+// Skipped is a pool that does not apply, and why.
+type Skipped struct {
+	Name, Reason string
+}
+
+func (s Skipped) String() string { return s.Name + ": " + s.Reason }
+
+// Query says what addresses are wanted.
+type Query struct {
+	Family Family
+	Use    v1.IPPoolAllowedUse // empty means Workload
+}
+
+// Select returns the pools that q may draw from, by name, which is the order in
+// which they are tried, and the pools of that family that it may not. A pool
+// that overlaps one before it by name is not used: its blocks could be another's.
+//
+// Selectors other than all() are not evaluated. A pool that has one is skipped
+// rather than taken for everybody's.
+func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped) {
+	if q.Use == "" {
+		q.Use = v1.UseWorkload
+	}
+	sorted := slices.Clone(pools)
+	slices.SortFunc(sorted, func(a, b *v1.IPPool) int { return strings.Compare(a.Name, b.Name) })
+	var seen []Pool
+	for _, p := range sorted {
+		if err := p.Validate(); err != nil {
+			skipped = append(skipped, Skipped{p.Name, "invalid: " + strings.ReplaceAll(err.Error(), "\n", "; ")})
+			continue
+		}
+		this := Pool{Name: p.Name, CIDR: p.Prefix(), BlockBits: p.BlockBits()}
+		if FamilyOf(this.CIDR) != q.Family {
+			continue
+		}
+		reason := whyNot(p, q.Use)
+		if other, clash := Overlapping(seen, this.CIDR); clash {
+			reason = fmt.Sprintf("%s overlaps %s of pool %s; pools must be disjoint", this.CIDR, other.CIDR, other.Name)
+		}
+		seen = append(seen, this)
+		if reason != "" {
+			skipped = append(skipped, Skipped{p.Name, reason})
+			continue
+		}
+		selected = append(selected, this)
+	}
+	return selected, skipped
+}
+
+// whyNot returns why a valid pool does not serve use, or nothing when it does.
+func whyNot(p *v1.IPPool, use v1.IPPoolAllowedUse) string {
 	switch {
-	case p.Validate() != nil:
-		return "it is invalid: " + strings.ReplaceAll(p.Validate().Error(), "\n", "; ")
+	case p.DeletionTimestamp != nil:
+		return "is being deleted"
 	case p.Spec.Disabled:
-		return "it is disabled"
+		return "is disabled"
 	case !p.Allows(use):
-		return fmt.Sprintf("its allowedUses are %v", p.Spec.AllowedUses)
+		return fmt.Sprintf("allowedUses %v has no %s", p.Spec.AllowedUses, use)
 	case p.Spec.AssignmentMode == v1.AssignManual:
-		return "its assignmentMode is Manual"
+		return "assignmentMode is Manual"
 	case !selectsAll(p.Spec.NodeSelector):
-		return fmt.Sprintf("its nodeSelector is %q; this version knows all() only", p.Spec.NodeSelector)
+		return fmt.Sprintf("nodeSelector %q is not supported; use all()", p.Spec.NodeSelector)
 	case !selectsAll(p.Spec.NamespaceSelector):
-		return fmt.Sprintf("its namespaceSelector is %q; this version knows all() only", p.Spec.NamespaceSelector)
+		return fmt.Sprintf("namespaceSelector %q is not supported; use all()", p.Spec.NamespaceSelector)
 	}
 	return ""
 }
 
+// selectsAll reports whether a selector is empty or all(), however it is spaced.
 func selectsAll(selector string) bool {
-	s := strings.TrimSpace(selector)
-	return s == "" || s == "all()"
-}
-
-// BlockCount returns how many blocks a valid pool has; very large pools count as
-// 2^62.
-func BlockCount(p *v1.IPPool) uint64 {
-	return 1 << min(62, p.BlockBits()-p.Prefix().Bits())
-}
-
-// maxTried bounds the walk over a pool: nobody looks at a /48's blocks one by one.
-const maxTried = 1 << 16
-
-// Blocks yields the pool's blocks from the one that host starts with, wrapping
-// round. Every host has a start of its own, stable over restarts (FNV-1a of its
-// name), so that hosts that claim at the same time rarely want the same block.
-func Blocks(p *v1.IPPool, host string) iter.Seq[netip.Prefix] {
-	count := BlockCount(p)
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(host))
-	start := uint64(h.Sum32()) % count
-	base, bits := p.Prefix().Masked().Addr(), p.BlockBits()
-	return func(yield func(netip.Prefix) bool) {
-		for i := range min(count, maxTried) {
-			if !yield(netip.PrefixFrom(add(base, bits, (start+i)%count), bits)) {
-				return
-			}
-		}
+	switch strings.Join(strings.Fields(selector), "") {
+	case "", "all()":
+		return true
 	}
+	return false
 }
 
-// add returns base + n blocks of the given length.
-func add(base netip.Addr, bits int, n uint64) netip.Addr {
-	b := base.AsSlice()
-	shift := base.BitLen() - bits
-	for i := len(b) - 1 - shift/8; i >= 0 && n > 0; i-- {
-		var step uint64
-		if i == len(b)-1-shift/8 {
-			low := shift % 8
-			step = uint64(b[i]) + (n<<low)&0xff
-			n >>= 8 - low
-		} else {
-			step = uint64(b[i]) + n&0xff
-			n >>= 8
-		}
-		b[i] = byte(step)
-		n += step >> 8
+// Overlapping returns the first of pools that shares an address with cidr.
+func Overlapping(pools []Pool, cidr netip.Prefix) (Pool, bool) {
+	i := slices.IndexFunc(pools, func(p Pool) bool { return p.CIDR.Overlaps(cidr) })
+	if i < 0 {
+		return Pool{}, false
 	}
-	out, _ := netip.AddrFromSlice(b)
-	return out
+	return pools[i], true
+}
+
+// Containing returns the one of pools that cidr lies in.
+func Containing(pools []Pool, cidr netip.Prefix) (Pool, bool) {
+	i := slices.IndexFunc(pools, func(p Pool) bool {
+		return p.CIDR.Bits() <= cidr.Bits() && p.CIDR.Contains(cidr.Addr())
+	})
+	if i < 0 {
+		return Pool{}, false
+	}
+	return pools[i], true
 }

@@ -1,0 +1,150 @@
+package pool_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/ipam/pool"
+)
+
+func ipPool(name string, spec v1.IPPoolSpec) *v1.IPPool {
+	return &v1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+}
+
+func TestSelect(t *testing.T) {
+	now := metav1.Now()
+	dying := ipPool("dying", v1.IPPoolSpec{CIDR: "10.10.0.0/16"})
+	dying.DeletionTimestamp = &now
+	pools := []*v1.IPPool{
+		ipPool("zulu", v1.IPPoolSpec{CIDR: "10.1.0.0/16", NodeSelector: "all()"}),
+		ipPool("alpha", v1.IPPoolSpec{CIDR: "10.2.0.0/16", BlockSize: 28, NodeSelector: " all( ) "}),
+		ipPool("disabled", v1.IPPoolSpec{CIDR: "10.3.0.0/16", Disabled: true}),
+		ipPool("tunnels", v1.IPPoolSpec{CIDR: "10.4.0.0/16", AllowedUses: []v1.IPPoolAllowedUse{v1.UseTunnel}}),
+		ipPool("manual", v1.IPPoolSpec{CIDR: "10.5.0.0/16", AssignmentMode: v1.AssignManual}),
+		ipPool("rack", v1.IPPoolSpec{CIDR: "10.6.0.0/16", NodeSelector: "rack == '1'"}),
+		ipPool("tenant", v1.IPPoolSpec{CIDR: "10.7.0.0/16", NamespaceSelector: "has(tenant)"}),
+		ipPool("broken", v1.IPPoolSpec{CIDR: "10.8.0.0/33"}),
+		ipPool("beta", v1.IPPoolSpec{CIDR: "10.2.128.0/17"}),
+		dying,
+		ipPool("six", v1.IPPoolSpec{CIDR: "fd00::/48"}),
+	}
+	for _, c := range []struct {
+		query    pool.Query
+		selected string
+		skipped  map[string]string
+	}{
+		{pool.Query{Family: pool.IPv4}, "alpha/28 zulu/26", map[string]string{
+			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`, "disabled": "disabled",
+			"tunnels": "has no Workload", "manual": "Manual", "rack": "rack == '1'", "tenant": "namespaceSelector", "dying": "deleted",
+		}},
+		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
+			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted",
+		}},
+		{pool.Query{Family: pool.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
+		{pool.Query{Family: pool.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
+	} {
+		selected, skipped := pool.Select(pools, c.query)
+		var names []string
+		for _, p := range selected {
+			names = append(names, fmt.Sprintf("%s/%d", p.Name, p.BlockBits))
+		}
+		if got := strings.Join(names, " "); got != c.selected {
+			t.Errorf("%+v: selected %q, want %q", c.query, got, c.selected)
+		}
+		if len(skipped) != len(c.skipped) {
+			t.Errorf("%+v: skipped %v, want %v", c.query, skipped, c.skipped)
+		}
+		for _, s := range skipped {
+			if want, ok := c.skipped[s.Name]; !ok || !strings.Contains(s.String(), want) {
+				t.Errorf("%+v: skipped %q, want a reason with %q", c.query, s, want)
+			}
+		}
+	}
+}
+
+// TestBlocksVisitsAll shows that every block comes up exactly once, inside the
+// pool, whatever the node, and that the order is the node's own and stable.
+func TestBlocksVisitsAll(t *testing.T) {
+	starts := map[netip.Prefix]bool{}
+	for _, c := range []struct {
+		cidr string
+		bits int
+	}{{"10.0.0.0/22", 26}, {"10.0.0.0/26", 26}, {"0.0.0.0/20", 32}, {"255.255.252.0/22", 29}, {"fd00::/112", 122}, {"ffff:ffff::ffff:ffff:ffff:0/112", 120}} {
+		p := pool.Pool{CIDR: netip.MustParsePrefix(c.cidr), BlockBits: c.bits}
+		for _, node := range []string{"n1", "n2", "worker-3.example"} {
+			order := slices.Collect(p.Blocks(node))
+			if !slices.Equal(order, slices.Collect(p.Blocks(node))) {
+				t.Errorf("%s: two walks of %s differ", c.cidr, node)
+			}
+			starts[order[0]] = true
+			seen := map[netip.Prefix]bool{}
+			for _, b := range order {
+				if seen[b] || b != b.Masked() || b.Bits() != c.bits || !p.CIDR.Contains(b.Addr()) || p.BlockOf(b.Addr()) != b {
+					t.Fatalf("%s: bad or repeated block %s", c.cidr, b)
+				}
+				seen[b] = true
+			}
+			if uint64(len(seen)) != p.NumBlocks() || len(seen) != 1<<(c.bits-p.CIDR.Bits()) {
+				t.Errorf("%s: %d blocks of %d", c.cidr, len(seen), p.NumBlocks())
+			}
+		}
+	}
+	if len(starts) < 6 {
+		t.Errorf("nodes start at only %d different blocks", len(starts))
+	}
+}
+
+// TestWidePool walks the ends of a pool with more blocks than 64 bits can count.
+func TestWidePool(t *testing.T) {
+	p := pool.Pool{CIDR: netip.MustParsePrefix("fd00::/32"), BlockBits: 122}
+	if p.NumBlocks() != 1<<62 {
+		t.Fatalf("NumBlocks = %d", p.NumBlocks())
+	}
+	for i, want := range map[uint64]string{
+		0: "fd00::/122", 1: "fd00::40/122", 1<<58 - 1: "fd00::ffff:ffff:ffff:ffc0/122", 1 << 58: "fd00:0:0:1::/122", 1<<62 - 1: "fd00::f:ffff:ffff:ffff:ffc0/122",
+	} {
+		if got := p.Block(i); got != netip.MustParsePrefix(want) {
+			t.Errorf("Block(%d) = %s, want %s", i, got, want)
+		}
+	}
+}
+
+func TestTaken(t *testing.T) {
+	taken := pool.NewTaken(26, []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.64/26"), netip.MustParsePrefix("10.0.0.128/28"), netip.MustParsePrefix("10.0.4.0/24"), netip.MustParsePrefix("fd00::/122"),
+	})
+	for cidr, want := range map[string]bool{
+		"10.0.0.0/26": false, "10.0.0.64/26": true, "10.0.0.128/26": true, "10.0.0.192/26": false, "10.0.4.192/26": true, "10.0.5.0/26": false,
+	} {
+		if got := taken.Has(netip.MustParsePrefix(cidr)); got != want {
+			t.Errorf("Has(%s) = %v, want %v", cidr, got, want)
+		}
+	}
+	taken.Add(netip.MustParsePrefix("10.0.5.0/26"))
+	if !taken.Has(netip.MustParsePrefix("10.0.5.0/26")) {
+		t.Error("a block that was added is not taken")
+	}
+}
+
+func TestOnHost(t *testing.T) {
+	pools := []pool.Pool{{Name: "a", CIDR: netip.MustParsePrefix("10.0.0.0/16")}, {Name: "b", CIDR: netip.MustParsePrefix("192.168.0.0/16")}}
+	host := []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("::ffff:192.168.3.4")}
+	if p, a, ok := pool.OnHost(pools, host); !ok || p.Name != "b" || a != host[1] {
+		t.Errorf("OnHost = %v %v %v", p, a, ok)
+	}
+	if _, _, ok := pool.OnHost(pools[:1], host); ok {
+		t.Error("pool a holds none of the host's addresses")
+	}
+	if p, ok := pool.Containing(pools, netip.MustParsePrefix("192.168.1.0/26")); !ok || p.Name != "b" {
+		t.Errorf("Containing = %v %v", p, ok)
+	}
+	if _, ok := pool.Containing(pools, netip.MustParsePrefix("192.0.0.0/8")); ok {
+		t.Error("a range wider than a pool is not in it")
+	}
+}
