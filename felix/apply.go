@@ -160,9 +160,7 @@ func (d *Dataplane) probe() {
 	if cfg.NftVersion == "" {
 		cfg.NftError = d.nft.Status().LastError
 	}
-	if len(d.opened) > 0 {
-		cfg.Prober = d.opened[0]
-	}
+	cfg.Prober = d.prober
 	d.capabilities = caps.Probe(cfg)
 	d.forwarding = nil
 	for _, c := range d.capabilities {

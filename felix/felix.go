@@ -81,6 +81,7 @@ type Dataplane struct {
 	calculated   []state.Condition
 	forwarding   []state.Condition
 	capabilities []caps.Capability
+	prober       caps.Prober // nil with a kernel that can not be asked
 
 	lastRefresh            time.Time
 	applies, failedApplies uint64
@@ -168,6 +169,7 @@ func (d *Dataplane) openKernel() (nl.Kernel, error) {
 		d.opened = append(d.opened, h)
 	}
 	d.kernel = d.opened[0]
+	d.prober = caps.Once(d.opened[0])
 	return d.opened[1], nil
 }
 

@@ -69,7 +69,7 @@ func (c *calculation) ownBlocks() {
 	for _, block := range c.own {
 		// A block of one address is its pod's host route; a blackhole would
 		// be the same route.
-		if block.IsSingleIP() {
+		if block.IsSingleIP() || !block.Addr().Is4() {
 			continue
 		}
 		r := state.Route{Dst: block, Type: state.Blackhole, Table: state.MainTable}
@@ -84,7 +84,7 @@ func (c *calculation) learned() {
 		return
 	}
 	for _, l := range c.in.Learned {
-		if !l.Prefix.IsValid() {
+		if !l.Prefix.IsValid() || !l.Prefix.Addr().Is4() {
 			continue
 		}
 		dst := l.Prefix.Masked()

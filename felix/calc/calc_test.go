@@ -116,6 +116,12 @@ var cases = []struct {
 		in.Pools[0].IPIPMode = CrossSubnet
 		in.Pools = append(in.Pools, Pool{Name: "v", CIDR: pfx("10.246.0.0/16"), VXLANMode: Always})
 	}},
+	{"ipv6-left-out", func(in *Input) {
+		in.Pools = append(in.Pools, Pool{Name: "six", CIDR: pfx("2001:db8::/64"), NATOutgoing: true})
+		in.OwnBlocks = append(in.OwnBlocks, pfx("2001:db8::/122"))
+		in.Learned = append(in.Learned, learned("2001:db8::40/122", "192.168.0.12"))
+		in.Endpoints[0].Addrs = addrs("10.244.0.5", "2001:db8::5")
+	}},
 	{"empty", func(in *Input) { *in = Input{Node: in.Node, Uplink: in.Uplink} }},
 }
 

@@ -14,6 +14,8 @@
 // instead of circling between this node and its router (the block is announced
 // as a whole), and one to another node's block goes to that node.
 //
+// Only IPv4 is routed; prefixes and addresses of the other family are left out.
+//
 // A next hop that is not on the uplink's link gets no route: the kernel would
 // refuse it, and resolving it through another route would send pod packets to
 // a router that may not know the block. It becomes a Condition instead.

@@ -34,6 +34,26 @@ type Prober interface {
 	KnowsLinkKind(kind string) (bool, error)
 }
 
+// Once is a Prober that asks another one only once about each kind: asking for
+// a module that is not there makes the kernel look for it every time.
+func Once(p Prober) Prober { return once{p, map[string]bool{}} }
+
+type once struct {
+	Prober
+	answers map[string]bool
+}
+
+func (o once) KnowsLinkKind(kind string) (bool, error) {
+	if known, asked := o.answers[kind]; asked {
+		return known, nil
+	}
+	known, err := o.Prober.KnowsLinkKind(kind)
+	if err == nil {
+		o.answers[kind] = known
+	}
+	return known, err
+}
+
 // Config is where to look.
 type Config struct {
 	// Root is the root of the file system; os.DirFS("/") when nil.

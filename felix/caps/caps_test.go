@@ -57,3 +57,21 @@ func TestProbe(t *testing.T) {
 		}
 	}
 }
+
+func TestOnce(t *testing.T) {
+	p := prober{VXLAN: nil, WireGuard: errors.New("busy")}
+	o := Once(p)
+	for range 2 {
+		if ok, err := o.KnowsLinkKind(VXLAN); !ok || err != nil {
+			t.Errorf("vxlan: %v %v", ok, err)
+		}
+		delete(p, VXLAN)
+	}
+	if _, err := o.KnowsLinkKind(WireGuard); err == nil {
+		t.Error("no error")
+	}
+	p[WireGuard] = nil // an error is no answer
+	if ok, err := o.KnowsLinkKind(WireGuard); !ok || err != nil {
+		t.Errorf("wireguard: %v %v", ok, err)
+	}
+}

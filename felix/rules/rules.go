@@ -1,6 +1,10 @@
 package rules
 
-import "github.com/manx-cni/manx/felix/state"
+import (
+	"net/netip"
+
+	"github.com/manx-cni/manx/felix/state"
+)
 
 // The names of sets and chains. The sets' names are Calico's.
 const (
@@ -19,8 +23,8 @@ const podInterfaces = state.InterfacePrefix + "*"
 func IPv4(masq state.Masquerade) state.Table {
 	return state.Table{
 		Sets: []state.Set{
-			{Name: SetSources, Prefixes: masq.Sources},
-			{Name: SetInside, Prefixes: masq.Inside},
+			{Name: SetSources, Prefixes: ipv4(masq.Sources)},
+			{Name: SetInside, Prefixes: ipv4(masq.Inside)},
 		},
 		Chains: []state.Chain{
 			{
@@ -44,4 +48,15 @@ func IPv4(masq state.Masquerade) state.Table {
 			},
 		},
 	}
+}
+
+// ipv4 leaves out the other family's prefixes.
+func ipv4(in []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range in {
+		if p.Addr().Is4() {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "rewrite the golden file")
 func TestIPv4(t *testing.T) {
 	got, err := json.MarshalIndent(IPv4(state.Masquerade{
 		Sources: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-		Inside:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16")},
+		Inside:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16"), netip.MustParsePrefix("2001:db8::/64")},
 	}), "", " ")
 	if err != nil {
 		t.Fatal(err)

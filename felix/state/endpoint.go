@@ -58,10 +58,13 @@ func ParseAlias(alias string) (network, containerID string, ok bool) {
 }
 
 // Routes are the routes that deliver packets to the endpoint: one host route
-// per address, on its interface, scope link.
+// per IPv4 address, on its interface, scope link.
 func (e Endpoint) Routes() []Route {
 	routes := make([]Route, 0, len(e.Addrs))
 	for _, a := range e.Addrs {
+		if !a.Is4() {
+			continue
+		}
 		routes = append(routes, Route{
 			Dst: netip.PrefixFrom(a, a.BitLen()), Dev: e.Iface, Scope: ScopeLink, Table: MainTable,
 		})

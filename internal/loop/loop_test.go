@@ -3,6 +3,8 @@ package loop
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +19,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type bubble struct {
 	*Runner
 	start time.Time
+	mu    sync.Mutex
 	runs  []int64
-	err   error
+	fail  atomic.Bool
 	tasks chan func(context.Context)
 }
 
@@ -29,8 +32,11 @@ func newBubble(t *testing.T, change func(*Config)) *bubble {
 		Name: "test", MinInterval: 100 * time.Millisecond,
 		BackoffMin: 200 * time.Millisecond, BackoffMax: time.Second, Tasks: b.tasks,
 		Do: func(context.Context) error {
-			b.runs = append(b.runs, b.now())
-			return b.err
+			b.ran()
+			if b.fail.Load() {
+				return errors.New("no")
+			}
+			return nil
 		},
 	}
 	if change != nil {
@@ -55,6 +61,14 @@ func newBubble(t *testing.T, change func(*Config)) *bubble {
 
 func (b *bubble) now() int64 { return time.Since(b.start).Milliseconds() }
 
+// ran notes a run and counts them.
+func (b *bubble) ran() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.runs = append(b.runs, b.now())
+	return len(b.runs)
+}
+
 func (b *bubble) sleep(ms int) {
 	time.Sleep(time.Duration(ms) * time.Millisecond)
 	synctest.Wait()
@@ -62,6 +76,8 @@ func (b *bubble) sleep(ms int) {
 
 func (b *bubble) want(t *testing.T, at ...int64) {
 	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if len(b.runs) != len(at) {
 		t.Fatalf("ran at %v, want %v", b.runs, at)
 	}
@@ -102,8 +118,7 @@ func TestWakeDuringRunIsServedAfterIt(t *testing.T) {
 		var b *bubble
 		b = newBubble(t, func(c *Config) {
 			c.Do = func(context.Context) error {
-				b.runs = append(b.runs, b.now())
-				if len(b.runs) == 1 {
+				if b.ran() == 1 {
 					b.Wake()
 					time.Sleep(30 * time.Millisecond)
 				}
@@ -132,17 +147,17 @@ func TestWakeNowIgnoresInterval(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	run(t, func(t *testing.T) {
 		b := newBubble(t, nil)
-		b.err = errors.New("no")
+		b.fail.Store(true)
 		b.Wake()
 		b.sleep(3500)
 		b.want(t, 0, 200, 600, 1400, 2400, 3400)
 		b.Wake() // something new does not wait for the back-off
 		synctest.Wait()
 		b.want(t, 0, 200, 600, 1400, 2400, 3400, 3500)
-		b.err = nil
+		b.fail.Store(false)
 		b.sleep(5000)
 		b.want(t, 0, 200, 600, 1400, 2400, 3400, 3500, 4500)
-		b.err = errors.New("again")
+		b.fail.Store(true)
 		b.Wake()
 		b.sleep(250) // starts again from the minimum
 		b.want(t, 0, 200, 600, 1400, 2400, 3400, 3500, 4500, 8500, 8700)
