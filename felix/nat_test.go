@@ -69,6 +69,12 @@ func TestPacketPath(t *testing.T) {
 		t.Errorf("the pod's own address beside the borrowed ones: %q", got)
 	}
 
+	// Without the rule it would have arrived: the test can see what it looks for.
+	nltest.Run(t, "nft", "flush", "chain", "ip", "manx", "raw-prerouting")
+	if got := seen(n.outside, "10.244.1.1", nsB, "-I", "10.244.0.21"); !strings.HasSuffix(got, "10.244.0.21") {
+		t.Errorf("control: a spoofed packet without the rule: %q", got)
+	}
+
 	// Unused addresses of the own block end here.
 	if out, err := n.outside.Try("ping", "-n", "-c1", "-W1", "10.244.0.60"); err == nil {
 		t.Errorf("an unused address answered: %s", out)
