@@ -18,13 +18,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -33,6 +30,7 @@ import (
 	"github.com/manx-cni/manx/test/lab/kubebuild"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/netns"
 )
 
 // Cluster is a lab that is up. It holds no state of its own, so it stays right when
@@ -42,18 +40,15 @@ type Cluster struct {
 	progress func(string)
 }
 
-// Open returns the lab called name, which must be up.
+// Open returns the lab called name. One that was not brought up completely can be
+// opened too, for a look at what went wrong.
 func Open(name string) (*Cluster, error) {
 	l, err := layout.New(name)
 	if err != nil {
 		return nil, err
 	}
-	s, err := loadState(l)
-	if err != nil {
+	if _, err := loadState(l); err != nil {
 		return nil, err
-	}
-	if !s.Complete {
-		return nil, fmt.Errorf("lab %s was not brought up completely; \"lab up --name %[1]s\" starts it anew, \"lab down --name %[1]s\" removes it", name)
 	}
 	return &Cluster{Lab: l, progress: func(string) {}}, nil
 }
@@ -195,20 +190,24 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 
 // KubectlWith runs the lab's kubectl with the given streams.
 func (c *Cluster) KubectlWith(ctx context.Context, o ExecOptions, args ...string) error {
-	cache, err := kubebuild.Cache()
-	if err != nil {
-		return err
-	}
-	place := machine.Place{NetNS: c.NetNSPath(layout.Control)}
-	p, err := place.Start(ctx, machine.Command{
-		Args:  append([]string{filepath.Join(cache, "bin/kubectl")}, args...),
-		Env:   append([]string{"KUBECONFIG=" + c.Kubeconfig()}, o.Env...),
-		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
-	})
+	p, err := c.StartKubectl(ctx, o, args...)
 	if err != nil {
 		return err
 	}
 	return p.Wait()
+}
+
+// StartKubectl starts the lab's kubectl with the given streams.
+func (c *Cluster) StartKubectl(ctx context.Context, o ExecOptions, args ...string) (*machine.Process, error) {
+	cache, err := kubebuild.Cache()
+	if err != nil {
+		return nil, err
+	}
+	return machine.Place{NetNS: c.NetNSPath(layout.Control)}.Start(ctx, machine.Command{
+		Args:  append([]string{filepath.Join(cache, "bin/kubectl")}, args...),
+		Env:   append([]string{"KUBECONFIG=" + c.Kubeconfig()}, o.Env...),
+		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
+	})
 }
 
 // RESTConfig is the administrator's access to the API server. Its connections are
@@ -237,37 +236,10 @@ func (c *Cluster) Clientset() (*kubernetes.Clientset, error) {
 func (c *Cluster) Dial(where string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	path := c.NetNSPath(where)
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = inNetNS(path, func() error {
+		err = netns.Do(path, func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 			return err
 		})
 		return conn, err
 	}
-}
-
-// inNetNS calls f on this goroutine's thread inside the namespace, and brings the thread back after it.
-func inNetNS(path string, f func() error) error {
-	target, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	defer target.Close()
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open own network namespace: %w", err)
-	}
-	defer home.Close()
-	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace %s: %w", path, err)
-	}
-	err = f()
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		// The thread stays locked and is thrown away when the goroutine ends.
-		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", path, back))
-	}
-	runtime.UnlockOSThread()
-	return err
 }

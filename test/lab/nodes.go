@@ -35,11 +35,7 @@ func (c *Cluster) change(ctx context.Context, f func(*builder) error) error {
 	if err != nil {
 		return err
 	}
-	bin, err := kubebuild.Build(ctx, c.progress)
-	if err != nil {
-		return err
-	}
-	return f(&builder{Cluster: c, bin: bin, state: s})
+	return f(&builder{Cluster: c, state: s})
 }
 
 // AddNode makes a new node, with the given images besides the lab's own, and returns when it is registered.
@@ -53,6 +49,10 @@ func (c *Cluster) AddNode(ctx context.Context, name string, images ...string) er
 		}
 		if b.state.NextAddr >= firstNodeAddr+maxNodes {
 			return fmt.Errorf("lab %s has used up its %d node addresses", c.Name, maxNodes)
+		}
+		var err error
+		if b.bin, err = kubebuild.Build(ctx, b.progress); err != nil {
+			return err
 		}
 		ca, err := pki.Open(b.PKI())
 		if err != nil {

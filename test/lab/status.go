@@ -20,6 +20,8 @@ import (
 type Status struct {
 	Name, Kubernetes string
 	Created          time.Time
+	// Complete is false for a lab whose start failed or still goes on.
+	Complete bool
 	// APIError says why the API server could not be asked; empty when it answered.
 	APIError string
 	Machines []MachineStatus
@@ -41,7 +43,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created}
+	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Complete: st.Complete}
 	conditions, err := c.nodeConditions(ctx)
 	if err != nil {
 		s.APIError = err.Error()
@@ -116,6 +118,9 @@ func (c *Cluster) nodeConditions(ctx context.Context) (map[string]string, error)
 // Print writes the status for people.
 func (s Status) Print(w io.Writer) error {
 	fmt.Fprintf(w, "lab %s, Kubernetes %s, up since %s\n", s.Name, s.Kubernetes, s.Created.Local().Format(time.DateTime))
+	if !s.Complete {
+		fmt.Fprintln(w, "its start has not come to an end; \"lab up\" makes it anew, \"lab down\" removes it")
+	}
 	if s.APIError != "" {
 		fmt.Fprintf(w, "API server: %s\n", s.APIError)
 	}

@@ -104,11 +104,21 @@ func clearIncomplete(ctx context.Context, l layout.Lab, progress func(string)) e
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", l.Dir(), err)
 	}
+	if err := notElsewhere(l); err != nil {
+		return err
+	}
 	if len(entries) == 0 && len(sweep.Find(l)) <= 1 {
 		return nil
 	}
 	progress("removing what an interrupted start left")
 	return sweep.Contents(ctx, l)
+}
+
+func notElsewhere(l layout.Lab) error {
+	if root, ok := sweep.Elsewhere(l); ok {
+		return fmt.Errorf("a lab %s is running under %s; choose another name, or set %s=%[2]s to work with that one", l.Name, root, layout.RootEnv)
+	}
+	return nil
 }
 
 // builder is a Cluster under construction, or one whose machines are being changed.
@@ -238,7 +248,11 @@ func (b *builder) install(ctx context.Context, manifest string, names []string) 
 		return err
 	}
 	b.progress("waiting for the nodes to be Ready")
-	return b.waitNodes(ctx, names, ready)
+	if err := b.waitNodes(ctx, names, ready); err != nil {
+		pods, podErr := b.Kubectl(context.WithoutCancel(ctx), "get", "pods", "-A", "-o", "wide")
+		return errors.Join(err, podErr, errors.New("pods:\n"+pods))
+	}
+	return nil
 }
 
 // baseImages makes the images that every node gets. They lie in the cache, and are
@@ -276,6 +290,9 @@ func Down(ctx context.Context, name string, progress func(string)) error {
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("take a lab down as root (sudo)")
+	}
+	if err := notElsewhere(l); err != nil {
+		return err
 	}
 	unlock, err := lock(ctx, l, false, progress)
 	if err == nil {

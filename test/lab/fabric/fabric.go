@@ -10,17 +10,15 @@ package fabric
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/netns"
 )
 
 // Bridge is the name of the bridge in the fabric namespace; a machine's port on it has the machine's name.
@@ -51,10 +49,10 @@ func MAC(a netip.Addr) net.HardwareAddr {
 
 // Create makes the fabric namespace of a lab and its bridge.
 func Create(l layout.Lab) error {
-	if err := makeNetNS(l.NetNSPath(layout.Fabric)); err != nil {
+	if err := netns.Make(l.NetNSPath(layout.Fabric)); err != nil {
 		return err
 	}
-	return inNetNS(l.NetNSPath(layout.Fabric), func() error {
+	return netns.Do(l.NetNSPath(layout.Fabric), func() error {
 		if err := setSysctls(map[string]string{"net/ipv4/ip_forward": "0"}); err != nil {
 			return err
 		}
@@ -76,7 +74,7 @@ func Create(l layout.Lab) error {
 // A machine without a route (the outside host) reaches the subnet only.
 func Attach(l layout.Lab, machine string, address netip.Addr, defaultRoute bool) error {
 	path := l.NetNSPath(machine)
-	if err := makeNetNS(path); err != nil {
+	if err := netns.Make(path); err != nil {
 		return err
 	}
 	peer, err := os.Open(path)
@@ -84,11 +82,11 @@ func Attach(l layout.Lab, machine string, address netip.Addr, defaultRoute bool)
 		return fmt.Errorf("attach %s: %w", machine, err)
 	}
 	defer peer.Close()
-	err = inNetNS(l.NetNSPath(layout.Fabric), func() error { return plug(machine, address, int(peer.Fd())) })
+	err = netns.Do(l.NetNSPath(layout.Fabric), func() error { return plug(machine, address, int(peer.Fd())) })
 	if err != nil {
 		return fmt.Errorf("attach %s to the fabric: %w", machine, err)
 	}
-	return inNetNS(path, func() error {
+	return netns.Do(path, func() error {
 		if err := up("lo"); err != nil {
 			return err
 		}
@@ -110,7 +108,7 @@ func Attach(l layout.Lab, machine string, address netip.Addr, defaultRoute bool)
 }
 
 // plug makes the veth pair, the far end directly in the machine's namespace.
-func plug(machine string, address netip.Addr, netns int) error {
+func plug(machine string, address netip.Addr, ns int) error {
 	bridge, err := netlink.LinkByName(Bridge)
 	if err != nil {
 		return fmt.Errorf("find bridge: %w", err)
@@ -126,12 +124,12 @@ func plug(machine string, address netip.Addr, netns int) error {
 	attrs.MasterIndex = bridge.Attrs().Index
 	attrs.Flags = net.FlagUp
 	return netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: attrs, PeerName: Uplink, PeerHardwareAddr: MAC(address), PeerNamespace: netlink.NsFd(netns),
+		LinkAttrs: attrs, PeerName: Uplink, PeerHardwareAddr: MAC(address), PeerNamespace: netlink.NsFd(ns),
 	})
 }
 
 // Detach removes a machine's network namespace, and with it its port.
-func Detach(l layout.Lab, machine string) error { return RemoveNetNS(l.NetNSPath(machine)) }
+func Detach(l layout.Lab, machine string) error { return netns.Remove(l.NetNSPath(machine)) }
 
 func configure(link string, address netip.Addr) error {
 	ln, err := netlink.LinkByName(link)
@@ -164,61 +162,4 @@ func setSysctls(settings map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// makeNetNS makes a named network namespace that "ip netns" knows too.
-func makeNetNS(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
-	if err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	f.Close()
-	return onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make network namespace %s: %w", path, err)
-		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("name network namespace %s: %w", path, err)
-		}
-		return nil
-	})
-}
-
-// RemoveNetNS removes a named network namespace; that there is none is no error.
-func RemoveNetNS(path string) error {
-	// EINVAL: a file that nothing was mounted on yet.
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove network namespace %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove network namespace: %w", err)
-	}
-	return nil
-}
-
-func inNetNS(path string, f func() error) error {
-	ns, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	defer ns.Close()
-	return onThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", path, err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f on a thread of its own, which ends afterwards together with the namespaces f put it in.
-func onThread(f func() error) error {
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		errc <- f()
-	}()
-	return <-errc
 }

@@ -101,8 +101,7 @@ func install(ctx context.Context, pkgs []string) error {
 
 func apt(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=120"}, args...)...)
-	// A lab runs its own containerd; the packaged service must not start because of it.
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, tail(string(out), 10))

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/test/lab/netns"
 	"github.com/manx-cni/manx/test/lab/proc"
 )
 
@@ -138,7 +139,7 @@ func (pl Place) enter() error {
 
 // enterNetNS does what "ip netns exec" does: the namespace, and a /sys that shows it.
 func (pl Place) enterNetNS() error {
-	if err := joinNetNS(pl.NetNS); err != nil {
+	if err := netns.Join(pl.NetNS); err != nil {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -151,19 +152,4 @@ func (pl Place) enterNetNS() error {
 		return fmt.Errorf("mount /sys: %w", err)
 	}
 	return nil
-}
-
-// InNetNS calls f on a thread that is in the network namespace at path.
-// Sockets that f opens stay in that namespace.
-func InNetNS(path string, f func() error) error {
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := joinNetNS(path); err != nil {
-			errc <- err
-			return
-		}
-		errc <- f()
-	}()
-	return <-errc
 }

@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/test/lab/netns"
 )
 
 // statusFD is where the first stage reports failure to Boot.
@@ -44,7 +46,7 @@ func prepare(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := joinNetNS(spec.NetNS); err != nil {
+	if err := netns.Join(spec.NetNS); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
@@ -71,18 +73,6 @@ func prepare(dir string) error {
 		if err := os.WriteFile("/proc/sys/"+s.Path, []byte(s.Value), 0); err != nil {
 			return fmt.Errorf("set sysctl %s to %s: %w", s.Path, s.Value, err)
 		}
-	}
-	return nil
-}
-
-func joinNetNS(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
 	return nil
 }

@@ -21,9 +21,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/netns"
 	"github.com/manx-cni/manx/test/lab/proc"
 )
 
@@ -56,6 +56,26 @@ func Contents(ctx context.Context, l layout.Lab) error {
 // Cgroups removes the cgroups of one machine, whose processes have ended.
 func Cgroups(ctx context.Context, l layout.Lab, machineName string) error {
 	return removeCgroups(ctx, filepath.Join(l.Cgroup(), machineName))
+}
+
+// Elsewhere reports a running lab of the same name under another root, whose
+// namespaces and cgroups have the names of l's: neither may be made or removed.
+func Elsewhere(l layout.Lab) (root string, found bool) {
+	pids, err := proc.All()
+	if err != nil {
+		return "", false
+	}
+	for _, pid := range pids {
+		dir, ok := machine.IsInit(proc.Args(pid))
+		if !ok {
+			continue
+		}
+		lab := filepath.Dir(filepath.Dir(dir)) // <root>/<lab>/machines/<machine>
+		if filepath.Base(lab) == l.Name && lab != l.Dir() {
+			return filepath.Dir(lab), true
+		}
+	}
+	return "", false
 }
 
 // Find lists what there is of l on the host, for people: processes, namespaces, mounts, cgroups, files.
@@ -189,7 +209,7 @@ func netNSs(l layout.Lab) []string {
 func removeNetNSs(l layout.Lab) error {
 	var errs []error
 	for _, path := range netNSs(l) {
-		errs = append(errs, fabric.RemoveNetNS(path))
+		errs = append(errs, netns.Remove(path))
 	}
 	return errors.Join(errs...)
 }

@@ -3,14 +3,38 @@ package main
 import (
 	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/machine"
 )
 
 func stdio() lab.ExecOptions {
 	return lab.ExecOptions{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+}
+
+// foreground waits for a command and leaves signals to it: on a terminal it gets an
+// interrupt itself, anything else is passed on.
+func foreground(p *machine.Process) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	terminal := err == nil
+	for {
+		select {
+		case <-p.Done():
+			return p.Wait()
+		case s := <-signals:
+			if sig := s.(syscall.Signal); !terminal || sig != unix.SIGINT {
+				_ = p.Signal(sig) // It has ended already if this fails.
+			}
+		}
+	}
 }
 
 // passArgs leaves the flags after the first argument to the command that is run.
@@ -33,7 +57,11 @@ func kubectlCmd() *cobra.Command {
 			if len(args) > 0 && args[0] == "--" {
 				args = args[1:]
 			}
-			return c.KubectlWith(cmd.Context(), stdio(), args...)
+			p, err := c.StartKubectl(context.WithoutCancel(cmd.Context()), stdio(), args...)
+			if err != nil {
+				return err
+			}
+			return foreground(p)
 		},
 	}
 	return cmd
@@ -56,11 +84,11 @@ func execCmd() *cobra.Command {
 			if command[0] == "--" {
 				command = command[1:]
 			}
-			p, err := c.Start(cmd.Context(), where, stdio(), command...)
+			p, err := c.Start(context.WithoutCancel(cmd.Context()), where, stdio(), command...)
 			if err != nil {
 				return err
 			}
-			return p.Wait()
+			return foreground(p)
 		},
 	})
 }
