@@ -1,6 +1,6 @@
 // Package bgp holds the values that the BGP side of Manx computes with: peers,
-// paths, import and export statements, sessions. It is a leaf: plain values in
-// the words of RFC 4271, known to nobody's library.
+// paths, import statements, sessions, learned prefixes. It is a leaf: plain values
+// in the words of RFC 4271, known to nobody's library.
 //
 //	bgp/peering   nodes → peers            bgp/advertise  own blocks → paths
 //	bgp/policy    pools → statements       bgp/rib        learned paths → next hops
@@ -8,8 +8,24 @@
 package bgp
 
 import (
+	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
+)
+
+// Timers of a session when the peer's configuration names none.
+const (
+	// HoldTime after which a silent peer is gone (RFC 4271 §4.2). RFC 4271 §10
+	// suggests 90 s and so does the rest of the world; BIRD, and with it Calico,
+	// says 240 s, and the smaller of both ends is used. A node that vanished should
+	// not attract packets for four minutes.
+	HoldTime = 90 * time.Second
+	// Keepalive is a third of HoldTime, RFC 4271 §10.
+	Keepalive = HoldTime / 3
+	// RestartTime is how long a peer is asked to keep our paths after the session
+	// broke (RFC 4724 §3): Calico's value, ample for a restart or an upgrade.
+	RestartTime = 120 * time.Second
 )
 
 // Global is the speaker itself.
@@ -32,7 +48,38 @@ type Peer struct {
 	Passive bool       // only listen: the peer dials
 	// MaxPrefixes tears the session down when the peer sends more; 0: no limit.
 	MaxPrefixes uint32
+	// Password is the TCP-MD5 key (RFC 2385); empty: none.
+	Password Secret
+	// Hold, KeepaliveEvery and Restart replace HoldTime, Keepalive and RestartTime
+	// when they are not zero. Whole seconds.
+	Hold, KeepaliveEvery, Restart time.Duration
 }
+
+// Secret is a string that no log line and no status shows.
+type Secret struct{ value string }
+
+// NewSecret wraps value.
+func NewSecret(value string) Secret { return Secret{value} }
+
+// Reveal returns the wrapped value, for the socket option and nothing else.
+func (s Secret) Reveal() string { return s.value }
+
+// String tells whether there is one.
+func (s Secret) String() string {
+	if s.value == "" {
+		return ""
+	}
+	return "(set)"
+}
+
+// GoString, LogValue and MarshalText keep %#v, slog and JSON from looking inside.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Path is one route that this speaker announces. Its next hop is the speaker's
 // own address.
@@ -43,7 +90,8 @@ type Path struct {
 }
 
 // Statement admits paths: the prefix is inside Prefix and between MinBits and
-// MaxBits long, and the next hop is one of NextHops (empty: any).
+// MaxBits long, and the next hop is one of NextHops. What no statement admits is
+// rejected; an empty list of next hops admits nothing.
 type Statement struct {
 	Name             string
 	Prefix           netip.Prefix
@@ -53,18 +101,19 @@ type Statement struct {
 
 // Admits reports whether the statement accepts prefix via nextHop.
 func (s Statement) Admits(prefix netip.Prefix, nextHop netip.Addr) bool {
-	if prefix.Bits() < s.MinBits || prefix.Bits() > s.MaxBits || !s.Prefix.Contains(prefix.Addr()) {
-		return false
-	}
-	if len(s.NextHops) == 0 {
-		return true
-	}
-	for _, n := range s.NextHops {
-		if n == nextHop {
-			return true
-		}
-	}
-	return false
+	return s.Covers(prefix) && slices.Contains(s.NextHops, nextHop)
+}
+
+// Covers reports whether the statement is about prefix, whatever its next hop.
+func (s Statement) Covers(prefix netip.Prefix) bool {
+	return prefix.Bits() >= s.MinBits && prefix.Bits() <= s.MaxBits &&
+		prefix.Bits() >= s.Prefix.Bits() && s.Prefix.Contains(prefix.Addr())
+}
+
+// Equal reports whether both statements say the same.
+func (s Statement) Equal(o Statement) bool {
+	return s.Name == o.Name && s.Prefix == o.Prefix && s.MinBits == o.MinBits && s.MaxBits == o.MaxBits &&
+		slices.Equal(s.NextHops, o.NextHops)
 }
 
 // SessionState is a state of the BGP finite state machine, RFC 4271 §8.2.2.
@@ -82,18 +131,35 @@ const (
 
 // Session is what is known of one configured peer.
 type Session struct {
-	Peer       Peer
-	State      SessionState
-	Since      time.Time // of State
-	Received   int       // paths in Adj-RIB-In
-	Accepted   int
-	Advertised int
+	Peer  Peer
+	State SessionState
+	Since time.Time // of State
+	// Received and Accepted count paths in Adj-RIB-In, before and after the import
+	// rules; Advertised counts the paths that are announced to the peer.
+	Received, Accepted, Advertised int
+	// Flaps counts how often the session was lost.
+	Flaps int
+	// Restarting says that the session is lost and the peer's paths are kept until
+	// it has sent them again (RFC 4724 §4.2).
+	Restarting bool
 	EndOfRIB   bool // the peer has sent all it has, RFC 4724 §2
-	LastError  string
+	// OverLimit says that the peer sent more than MaxPrefixes and is shut out.
+	OverLimit bool
+	LastError string
 }
 
-// Learned is a prefix and the next hops of its best paths.
+// Hop is the next hop of one path and the peer that announced it.
+type Hop struct{ Next, Peer netip.Addr }
+
+// Learned is a prefix, the next hops of its best paths and the peers that
+// announced them.
 type Learned struct {
 	Prefix   netip.Prefix
 	NextHops []netip.Addr
+	From     []netip.Addr
+}
+
+// Equal reports whether both are the same.
+func (l Learned) Equal(o Learned) bool {
+	return l.Prefix == o.Prefix && slices.Equal(l.NextHops, o.NextHops) && slices.Equal(l.From, o.From)
 }

@@ -13,10 +13,14 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-// LocalPref is what Calico v3.32 and later sends on a block: 2147483647 less the
-// kernel's metric of the route, 1024 (reference: confd's bgp_processor). Older
-// ones send 100; both are unique prefixes, so that neither loses to the other.
-const LocalPref = 2147483647 - 1024
+// LocalPref of what is announced: the default of nearly everybody, and what Calico
+// sent before v3.32. A block is announced by one node, so nothing depends on it.
+const LocalPref = 100
+
+// CalicoLocalPref is what Calico v3.32 and later sends for a block: 2147483647 less
+// the kernel's metric of the route, 1024. Where a prefix has several origins, nodes
+// that send LocalPref lose to nodes that send this.
+const CalicoLocalPref = 2147483647 - 1024
 
 // Pool is what announcing needs of an IPPool.
 type Pool struct {

@@ -24,16 +24,18 @@ type Pool struct {
 
 // Import returns one statement a pool for its blocks and one for single addresses
 // (a borrowed address is announced as a host route). nodes are the next hops that
-// may stand behind them, without this node.
+// may stand behind them, without this node. Pools that are disabled belong to pools:
+// nothing new comes from them, what is there stays reachable. A pool whose blocks
+// can not be (longer than an address, shorter than the pool) is left out.
 func Import(pools []Pool, nodes []netip.Addr) []bgp.Statement {
 	nodes = slices.Clone(nodes)
 	slices.SortFunc(nodes, netip.Addr.Compare)
 	if len(nodes) == 0 {
-		return nil // no next hop is right: an empty list would mean any
+		return nil // no next hop is right
 	}
 	var out []bgp.Statement
 	for _, p := range pools {
-		if !p.CIDR.IsValid() || p.BlockBits < p.CIDR.Bits() {
+		if !p.CIDR.IsValid() || p.BlockBits < p.CIDR.Bits() || p.BlockBits > p.CIDR.Addr().BitLen() {
 			continue
 		}
 		out = append(out, bgp.Statement{

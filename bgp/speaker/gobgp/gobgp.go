@@ -1,23 +1,33 @@
 // Package gobgp is the only place that knows GoBGP. It implements speaker.Speaker
 // with the embedded library: no gRPC listener, no configuration file, no Zebra.
 //
-// What it sets and why (GoBGP v4.8.0):
+// What it sets and why (GoBGP v4.8.0, whose behaviour the tests pin down):
 //
-//   - GracefulRestart with RestartTime 120 s on every peer, for IPv4 unicast. For
-//     a peer that is added as restarting, LocalRestarting sets the Restart State
-//     bit and the Forwarding State bit of the OPEN (RFC 4724 §3, §4.1); without
-//     the latter the peer would flush what it kept of us.
-//   - DeferralTime 3 s: a restarting GoBGP sends nothing before it has End-of-RIB
-//     from all configured peers. An absent one must not keep the others waiting.
-//   - NotificationEnabled (RFC 8538): a hold timer that expires keeps the paths too.
-//   - Hold time 90 s, keepalive 30 s, not BIRD's 240 and 80: the peers negotiate
-//     the smaller, and a node that vanished should not attract packets for minutes.
-//   - IPv4 unicast named explicitly, prefix limits per session, source address.
-//   - No StopBgp: it would delete the neighbours. The process ends and the kernel
-//     closes the connections, which is what graceful restart expects.
+//   - GracefulRestart.Enabled with RestartTime 120 s on every peer, and
+//     MpGracefulRestart.Enabled for IPv4 unicast, without which the capability
+//     names no family and peers keep nothing.
+//   - GracefulRestart.LocalRestarting for a peer that may know us from before. It
+//     alone sets both the Restart State bit and the family's Forwarding State bit
+//     of the OPEN (RFC 4724 §3, §4.1); without the latter BIRD and FRR flush what
+//     they kept. It is no lie: the kernel forwards while the agent is away.
+//     LocalRestarting also holds back our paths until every configured peer has
+//     sent End-of-RIB, or
+//   - DeferralTime, 3 s instead of GoBGP's 360, has passed since the session came
+//     up. An absent peer must not keep the others waiting.
+//   - NotificationEnabled (RFC 8538): a hold timer that expires, and any
+//     NOTIFICATION but a hard reset, keeps the paths too.
+//   - ConnectRetry 2 s, GoBGP's least: the end that dials is back within seconds
+//     when the end that listens restarts. (GoBGP's own pause after a broken session
+//     is 5 s and can not be set.)
+//   - Hold and keepalive times of bgp.HoldTime and bgp.Keepalive.
+//   - IPv4 unicast named explicitly, a prefix limit and a source address for every
+//     session, the highest TTL for peers of other autonomous systems.
+//   - No StopBgp in the agent: it would withdraw everything that was learned. The
+//     process ends and the kernel closes the connections, which is what graceful
+//     restart expects.
 //
-// A panic in one of GoBGP's goroutines ends the agent. That is harmless by design:
-// the dataplane stays and the peers keep our paths.
+// A panic in one of GoBGP's goroutines ends the agent. That is bearable by design:
+// the dataplane stays, the peers keep our paths, and the next process comes back.
 package gobgp
 
 import (
@@ -25,7 +35,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -34,19 +43,18 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/speaker"
 )
 
-// Timers, in seconds.
 const (
-	holdTime      = 90
-	keepalive     = 30
-	connectRetry  = 2 // GoBGP's minimum
-	restartTime   = 120
-	deferralTime  = 3
-	idleAfterFail = 1
-	// maxHops is the TTL of eBGP sessions: nodes with their own AS numbers may be
-	// routers apart.
+	// connectRetry and deferralTime in seconds, see above.
+	connectRetry = 2
+	deferralTime = 3
+	// maxHops is the TTL of eBGP sessions: nodes with AS numbers of their own may
+	// be routers apart.
 	maxHops = 255
+	// warnAtPercent of its limit GoBGP logs a warning about a peer.
+	warnAtPercent = 75
 )
 
 // Speaker is an embedded GoBGP.
@@ -54,17 +62,25 @@ type Speaker struct {
 	server *server.BgpServer
 	global bgp.Global
 	peers  map[netip.Addr]bgp.Peer
-
-	mu     sync.Mutex
-	errors map[netip.Addr]string // why the last session ended
 }
 
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the
 // agent reports sessions itself.
 func New(log *slog.Logger) *Speaker {
 	s := server.NewBgpServer(server.LoggerOption(slog.New(quieter{log.Handler()}), nil))
-	go s.Serve() // for the life of the process: there is no way to end it that keeps the peers' state
-	return &Speaker{server: s, peers: map[netip.Addr]bgp.Peer{}, errors: map[netip.Addr]string{}}
+	go s.Serve() // until Close, or for the life of the process
+	return &Speaker{server: s, peers: map[netip.Addr]bgp.Peer{}}
+}
+
+// Close ends the speaker without a word to peers that can restart gracefully. What
+// was learned counts as withdrawn, so nobody may be listening any more: it is for
+// those who outlive their speaker, as tests do. The agent just exits.
+func (s *Speaker) Close(ctx context.Context) error {
+	err := s.server.StopBgp(ctx, &api.StopBgpRequest{AllowGracefulRestart: true})
+	if err != nil {
+		return fmt.Errorf("stop BGP: %w", err)
+	}
+	return nil
 }
 
 // quieter lowers every record's level by one step.
@@ -80,8 +96,9 @@ func (q quieter) Handle(ctx context.Context, r slog.Record) error {
 func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
 func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handler.WithGroup(n)} }
 
-// Start opens the listener and refuses everything until SetImport is called.
-func (s *Speaker) Start(ctx context.Context, g bgp.Global) error {
+// Start opens the listener, refuses everything until SetImport is called, and
+// reports to events.
+func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events) error {
 	s.global = g
 	if err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
 		Asn:             g.AS,
@@ -91,7 +108,10 @@ func (s *Speaker) Start(ctx context.Context, g bgp.Global) error {
 	}}); err != nil {
 		return err
 	}
-	return s.SetImport(ctx, nil)
+	if err := s.SetImport(ctx, nil); err != nil {
+		return err
+	}
+	return s.watch(ctx, events)
 }
 
 var ipv4Unicast = &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
@@ -99,15 +119,18 @@ var ipv4Unicast = &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNIC
 // AddPeer starts a session.
 func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) error {
 	peer := &api.Peer{
-		Conf: &api.PeerConf{NeighborAddress: p.Addr.String(), PeerAsn: p.AS, Description: p.Name},
+		Conf: &api.PeerConf{
+			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, Description: p.Name, AuthPassword: p.Password.Reveal(),
+		},
 		Transport: &api.Transport{
 			LocalAddress: p.Local.String(), RemotePort: uint32(p.Port), PassiveMode: p.Passive,
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
-			HoldTime: holdTime, KeepaliveInterval: keepalive, ConnectRetry: connectRetry, IdleHoldTimeAfterReset: idleAfterFail,
+			HoldTime: seconds(p.Hold, bgp.HoldTime), KeepaliveInterval: seconds(p.KeepaliveEvery, bgp.Keepalive), ConnectRetry: connectRetry,
 		}},
 		GracefulRestart: &api.GracefulRestart{
-			Enabled: true, RestartTime: restartTime, DeferralTime: deferralTime, NotificationEnabled: true, LocalRestarting: restarting,
+			Enabled: true, RestartTime: uint32(seconds(p.Restart, bgp.RestartTime)), DeferralTime: deferralTime,
+			NotificationEnabled: true, LocalRestarting: restarting,
 		},
 		AfiSafis: []*api.AfiSafi{{
 			Config:            &api.AfiSafiConfig{Family: ipv4Unicast, Enabled: true},
@@ -115,7 +138,7 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 		}},
 	}
 	if p.MaxPrefixes > 0 {
-		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: ipv4Unicast, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: 75}
+		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: ipv4Unicast, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}
 	}
 	if p.AS != s.global.AS {
 		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: maxHops}
@@ -125,6 +148,13 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 	}
 	s.peers[p.Addr] = p
 	return nil
+}
+
+func seconds(d, otherwise time.Duration) uint64 {
+	if d == 0 {
+		d = otherwise
+	}
+	return uint64(d / time.Second)
 }
 
 // DeletePeer ends a session for good; the peer drops our paths.
@@ -189,75 +219,4 @@ func toPaths(paths []bgp.Path) ([]*apiutil.Path, error) {
 		})
 	}
 	return out, nil
-}
-
-// Watch reports best paths that peers announced; our own are left out.
-func (s *Speaker) Watch(ctx context.Context, best func(netip.Prefix, []netip.Addr)) error {
-	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{
-		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
-			for _, p := range paths {
-				nlri, ok := p.Nlri.(*gobgp.IPAddrPrefix)
-				if !ok || p.Family != gobgp.RF_IPv4_UC {
-					continue
-				}
-				if hop := nextHop(p); !p.Withdrawal && hop.IsValid() && hop != s.global.ListenAddr {
-					best(nlri.Prefix, []netip.Addr{hop})
-				} else {
-					best(nlri.Prefix, nil)
-				}
-			}
-		},
-		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
-			if m := e.Peer.State.DisconnectMessage; m != "" {
-				s.mu.Lock()
-				s.errors[e.Peer.State.NeighborAddress] = m
-				s.mu.Unlock()
-			}
-		},
-	}, server.WatchBestPath(true), server.WatchPeer())
-}
-
-func nextHop(p *apiutil.Path) netip.Addr {
-	for _, a := range p.Attrs {
-		switch a := a.(type) {
-		case *gobgp.PathAttributeNextHop:
-			return a.Value
-		case *gobgp.PathAttributeMpReachNLRI:
-			return a.Nexthop
-		}
-	}
-	return netip.Addr{}
-}
-
-// Sessions reads the state of every peer.
-func (s *Speaker) Sessions(ctx context.Context) ([]bgp.Session, error) {
-	var out []bgp.Session
-	err := s.server.ListPeer(ctx, &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
-		addr, err := netip.ParseAddr(p.GetConf().GetNeighborAddress())
-		if err != nil {
-			return
-		}
-		session := bgp.Session{Peer: bgp.Peer{Addr: addr}, State: states[p.GetState().GetSessionState()]}
-		s.mu.Lock()
-		session.LastError = s.errors[addr]
-		s.mu.Unlock()
-		for _, f := range p.GetAfiSafis() {
-			session.Received += int(f.GetState().GetReceived())
-			session.Accepted += int(f.GetState().GetAccepted())
-			session.Advertised += int(f.GetState().GetAdvertised())
-			session.EndOfRIB = f.GetMpGracefulRestart().GetState().GetEndOfRibReceived()
-		}
-		out = append(out, session)
-	})
-	return out, err
-}
-
-var states = map[api.PeerState_SessionState]bgp.SessionState{
-	api.PeerState_SESSION_STATE_UNSPECIFIED: bgp.Idle,
-	api.PeerState_SESSION_STATE_IDLE:        bgp.Idle,
-	api.PeerState_SESSION_STATE_CONNECT:     bgp.Connect,
-	api.PeerState_SESSION_STATE_ACTIVE:      bgp.Active,
-	api.PeerState_SESSION_STATE_OPENSENT:    bgp.OpenSent,
-	api.PeerState_SESSION_STATE_OPENCONFIRM: bgp.OpenConfirm,
-	api.PeerState_SESSION_STATE_ESTABLISHED: bgp.Established,
 }

@@ -1,0 +1,108 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/manx-cni/manx/bgp"
+)
+
+// The functions of this file take the speaker's reports. They file and wake.
+
+func (r *Reconciler) onBest(prefix netip.Prefix, hops []bgp.Hop) {
+	r.mu.Lock()
+	r.table.Set(prefix, hops)
+	r.stale = true
+	r.mu.Unlock()
+	signal(r.wake)
+}
+
+func (r *Reconciler) onEndOfRIB(peer netip.Addr) {
+	r.mu.Lock()
+	if s := r.sessions[peer]; s != nil {
+		s.EndOfRIB, s.Restarting = true, false
+		r.table.EndOfRIB(peer)
+		r.stale = true
+	}
+	r.mu.Unlock()
+	signal(r.wake)
+}
+
+func (r *Reconciler) onSession(e SessionEvent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sessions[e.Peer]
+	if s == nil {
+		return // a peer that was removed says goodbye
+	}
+	now := r.cfg.Now()
+	was := s.State
+	if was != e.State {
+		s.State, s.Since = e.State, now
+	}
+	switch {
+	case e.State == bgp.Established && was != bgp.Established:
+		s.EndOfRIB = false
+		r.table.PeerUp(e.Peer)
+		r.cfg.Log.Info("BGP session established", "peer", e.Peer, "node", s.Peer.Node)
+	case was == bgp.Established && e.State != bgp.Established:
+		s.EndOfRIB, s.Received, s.Accepted, s.Advertised = false, 0, 0, 0
+		s.Flaps++
+		s.LastError = e.Reason
+		s.Restarting = e.Restart > 0
+		if s.Restarting {
+			r.table.PeerDown(e.Peer, now.Add(e.Restart))
+		} else {
+			r.table.Forget(e.Peer)
+		}
+		r.cfg.Log.Info("BGP session lost", "peer", e.Peer, "node", s.Peer.Node, "reason", e.Reason, "pathsKeptFor", e.Restart)
+	case e.Expired:
+		s.Restarting = false
+		r.table.Forget(e.Peer)
+		r.cfg.Log.Info("BGP peer did not come back in its restart time", "peer", e.Peer, "node", s.Peer.Node)
+	case e.Reason != "" && e.State == bgp.Idle:
+		s.LastError = e.Reason // an attempt failed
+	}
+	r.stale = true
+	signal(r.wake)
+}
+
+// look reads the path counts of the sessions, when there is reason to.
+func (r *Reconciler) look(ctx context.Context) error {
+	now := r.cfg.Now()
+	r.mu.Lock()
+	since := now.Sub(r.looked)
+	due := since >= pollEvery || r.stale && since >= lookEvery
+	if due {
+		r.stale = false
+	}
+	r.mu.Unlock()
+	if !due {
+		return nil
+	}
+	r.looked = now
+	counts, err := r.cfg.Speaker.Sessions(ctx)
+	if err != nil {
+		return fmt.Errorf("read sessions: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range counts {
+		s := r.sessions[c.Peer.Addr]
+		if s == nil {
+			continue
+		}
+		s.Received, s.Accepted, s.Advertised = c.Received, c.Accepted, 0
+		if s.State == bgp.Established {
+			s.Advertised = len(r.paths) // to every peer the same: what we announce, never what we learned
+		}
+		s.Restarting = r.table.Restarting(c.Peer.Addr)
+		if c.OverLimit && !s.OverLimit {
+			s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
+			r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause)
+		}
+		s.OverLimit = c.OverLimit
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/rib"
+)
+
+// Intervals of Run.
+const (
+	// retryEvery: failed changes are tried again, kept paths and the settle time
+	// are looked at. Cheap: nothing is asked of the speaker.
+	retryEvery = time.Second
+	// pollEvery: path counts of the sessions are read when nothing happens.
+	pollEvery = 15 * time.Second
+	// lookEvery is the least time between two reads of the counts.
+	lookEvery = 500 * time.Millisecond
+	// overLimitPause is how long a peer that sent too much stays shut out. It is
+	// longer than bgp.RestartTime, so that what is kept of it is settled before.
+	overLimitPause = 3 * time.Minute
+)
+
+// errGlobalChanged ends Run: a speaker with another AS, identifier or address is
+// another speaker, and the new process starts it.
+var errGlobalChanged = errors.New("the node's AS, router id, address or BGP port has changed: the agent starts again")
+
+// Reconciler drives one Speaker.
+type Reconciler struct {
+	cfg     Config
+	wake    chan struct{}
+	changed chan struct{}
+
+	mu        sync.Mutex
+	desired   *Desired
+	table     rib.Table
+	learned   []bgp.Learned
+	sessions  map[netip.Addr]*bgp.Session
+	converged bool
+	lastErr   error
+	global    bgp.Global
+	stale     bool // the counts in sessions are older than the last event
+
+	// Owned by Run.
+	started time.Time
+	looked  time.Time
+	peers   map[netip.Addr]bgp.Peer
+	imports []bgp.Statement
+	paths   map[netip.Prefix]bgp.Path
+	seeded  bool // the peers of the first Desired were added
+}
+
+// New prepares a Reconciler; Run starts it.
+func New(cfg Config) *Reconciler {
+	if cfg.SettleTime == 0 {
+		cfg.SettleTime = 30 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Reconciler{
+		cfg: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		sessions: map[netip.Addr]*bgp.Session{},
+		peers:    map[netip.Addr]bgp.Peer{}, paths: map[netip.Prefix]bgp.Path{},
+	}
+}
+
+// SetDesired replaces what the speaker should be. It never blocks.
+func (r *Reconciler) SetDesired(d Desired) {
+	r.mu.Lock()
+	r.desired = &d
+	r.mu.Unlock()
+	signal(r.wake)
+}
+
+// Changed carries no data: what Learned returns may differ from before.
+func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
+
+// Learned returns the prefixes that may become routes, and whether what is missing
+// from them is gone rather than not learned yet.
+func (r *Reconciler) Learned() (learned []bgp.Learned, converged bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.learned), r.converged
+}
+
+// Status returns the state of everything. States are current; path counts are at
+// most about a second behind a change.
+func (r *Reconciler) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Status{Global: r.global, Learned: len(r.learned), Refused: r.table.Refused(), Converged: r.converged}
+	for _, addr := range slices.SortedFunc(maps.Keys(r.sessions), netip.Addr.Compare) {
+		s.Sessions = append(s.Sessions, *r.sessions[addr])
+	}
+	if r.lastErr != nil {
+		s.LastError = r.lastErr.Error()
+	}
+	return s
+}
+
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // one is pending, and one is enough
+	}
+}
+
+// Run drives the speaker until ctx ends and returns nil then. Sessions are left to
+// end with the process. It returns an error only when this process can not become
+// what is desired.
+func (r *Reconciler) Run(ctx context.Context) error {
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		case <-tick.C:
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		err := r.reconcile(ctx)
+		if errors.Is(err, errGlobalChanged) {
+			return err
+		}
+		r.mu.Lock()
+		if err != nil && (r.lastErr == nil || r.lastErr.Error() != err.Error()) {
+			r.cfg.Log.Error("BGP speaker is not as wanted; trying again", "err", err)
+		}
+		r.lastErr = err
+		r.mu.Unlock()
+	}
+}
+
+// reconcile applies what differs. A change that fails stays pending; the others
+// proceed.
+func (r *Reconciler) reconcile(ctx context.Context) error {
+	r.mu.Lock()
+	d := r.desired
+	r.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	if r.started.IsZero() {
+		if err := r.start(ctx, d.Global); err != nil {
+			return err
+		}
+	}
+	if d.Global != r.global { // written by this goroutine alone
+		return fmt.Errorf("%w (from %+v to %+v)", errGlobalChanged, r.global, d.Global)
+	}
+	var errs []error
+	if !slices.EqualFunc(d.Import, r.imports, bgp.Statement.Equal) {
+		if err := r.cfg.Speaker.SetImport(ctx, d.Import); err != nil {
+			errs = append(errs, fmt.Errorf("set import rules: %w", err))
+		} else {
+			r.imports = d.Import
+		}
+	}
+	errs = append(errs, r.reconcilePaths(d.Paths)...)
+	errs = append(errs, r.reconcilePeers(ctx, d.Peers)...)
+	r.seeded = true
+	errs = append(errs, r.look(ctx))
+	r.publish(d)
+	return errors.Join(errs...)
+}
+
+func (r *Reconciler) start(ctx context.Context, g bgp.Global) error {
+	if err := r.cfg.Speaker.Start(ctx, g, Events{Best: r.onBest, Session: r.onSession, EndOfRIB: r.onEndOfRIB}); err != nil {
+		return fmt.Errorf("start BGP speaker on %s port %d: %w", g.ListenAddr, g.ListenPort, err)
+	}
+	r.mu.Lock()
+	r.global = g
+	r.mu.Unlock()
+	r.started = r.cfg.Now()
+	r.cfg.Log.Info("BGP speaker started", "as", g.AS, "routerID", g.RouterID, "address", g.ListenAddr, "port", g.ListenPort)
+	return nil
+}
+
+func (r *Reconciler) reconcilePaths(want []bgp.Path) (errs []error) {
+	wanted := make(map[netip.Prefix]bgp.Path, len(want))
+	for _, p := range want {
+		wanted[p.Prefix] = p
+		if have, ok := r.paths[p.Prefix]; ok && have == p {
+			continue
+		}
+		if err := r.cfg.Speaker.Announce([]bgp.Path{p}); err != nil {
+			errs = append(errs, fmt.Errorf("announce %s: %w", p.Prefix, err))
+			continue
+		}
+		r.paths[p.Prefix] = p
+	}
+	for prefix, p := range r.paths {
+		if _, ok := wanted[prefix]; ok {
+			continue
+		}
+		if err := r.cfg.Speaker.Withdraw([]bgp.Path{p}); err != nil {
+			errs = append(errs, fmt.Errorf("withdraw %s: %w", prefix, err))
+			continue
+		}
+		delete(r.paths, prefix)
+	}
+	return errs
+}
+
+func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs []error) {
+	wanted := make(map[netip.Addr]bgp.Peer, len(want))
+	for _, p := range want {
+		wanted[p.Addr] = p
+	}
+	for addr, have := range r.peers {
+		p, ok := wanted[addr]
+		if ok && p == have && !r.shutOutLongEnough(addr) {
+			continue
+		}
+		r.forget(addr) // first: what the speaker withdraws now is withdrawn
+		if err := r.cfg.Speaker.DeletePeer(ctx, have); err != nil {
+			errs = append(errs, fmt.Errorf("remove peer %s: %w", addr, err))
+			continue
+		}
+		delete(r.peers, addr)
+		if !ok {
+			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node)
+		}
+	}
+	for _, p := range want {
+		if _, ok := r.peers[p.Addr]; ok {
+			continue
+		}
+		r.mu.Lock()
+		r.sessions[p.Addr] = &bgp.Session{Peer: p, State: bgp.Idle, Since: r.cfg.Now()}
+		r.mu.Unlock()
+		if err := r.cfg.Speaker.AddPeer(ctx, p, !r.seeded); err != nil {
+			errs = append(errs, fmt.Errorf("add peer %s: %w", p.Addr, err))
+			continue
+		}
+		r.peers[p.Addr] = p
+		r.cfg.Log.Info("BGP peer added", "peer", p.Addr, "node", p.Node, "as", p.AS, "passive", p.Passive)
+	}
+	r.mu.Lock()
+	maps.DeleteFunc(r.sessions, func(addr netip.Addr, _ *bgp.Session) bool { // of peers that could not be added either
+		_, ok := wanted[addr]
+		return !ok
+	})
+	r.mu.Unlock()
+	return errs
+}
+
+func (r *Reconciler) forget(peer netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.table.Forget(peer)
+	delete(r.sessions, peer)
+}
+
+// shutOutLongEnough reports whether a peer that exceeded its limit gets another
+// chance. The speaker itself would never give it one.
+func (r *Reconciler) shutOutLongEnough(peer netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sessions[peer]
+	return s != nil && s.OverLimit && r.cfg.Now().Sub(s.Since) > overLimitPause
+}
+
+// publish judges what is learned, decides convergence, and tells of changes.
+func (r *Reconciler) publish(d *Desired) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.cfg.Now()
+	r.table.Expire(now)
+	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Own: d.Own, Accept: d.Import})
+	learned, changed := r.table.Learned()
+	r.learned = learned
+	if !r.converged {
+		all := true
+		for _, p := range d.Peers {
+			s := r.sessions[p.Addr]
+			all = all && s != nil && s.State == bgp.Established && s.EndOfRIB
+		}
+		if since := now.Sub(r.started); all || since > r.cfg.SettleTime {
+			r.converged, changed = true, true
+			r.cfg.Log.Info("BGP has converged", "peers", len(d.Peers), "all", all, "after", since.Round(time.Millisecond))
+		}
+	}
+	if changed {
+		signal(r.changed)
+	}
+}
