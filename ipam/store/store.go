@@ -1,52 +1,101 @@
-// Package store is what the allocator needs of the datastore: typed objects and
-// compare-and-swap. It knows nothing of blocks' contents.
+// Package store keeps the IPAM objects: blocks, affinities, handles and the
+// configuration. Its Store is typed, writes by compare-and-swap only, and hides
+// Calico's deletion protocol.
 //
-// Every update and delete carries what the writer has seen. An update names the
-// object's resource version, a delete its UID and resource version, so a write that
-// rests on an old look fails with ErrConflict instead of undoing somebody's work.
-// A delete is two writes, as Calico's: first the object is marked deleted, by
-// compare-and-swap, then removed. Readers treat a marked object as absent and may
-// finish the removal.
+// # Compare-and-swap
 //
-// The implementations are store/crd (the Kubernetes API) and store/fake (memory,
-// failing on demand). store/storetest holds both to one behaviour.
+// Every update carries the resource version of the object that it is based on
+// and fails with ErrConflict when somebody was faster. Nothing is ever written
+// blindly: two nodes that want one block can not both get it.
+//
+// # Deletion in two steps
+//
+// A plain DELETE would not notice that the object has just changed, and would
+// take a block away from under a new assignment. So an object is first updated
+// to deleted=true, by compare-and-swap, and then removed with its uid and
+// resource version as preconditions. Whoever finds an object marked like that
+// treats it as absent and finishes the job.
+//
+// The protocol is here; a Backend only moves JSON. There are two: store/crd over
+// the Kubernetes API and store/fake in memory, and store/storetest is what both
+// must pass.
 package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 )
 
-// What a caller branches on. Implementations wrap them.
+// Errors that callers act on. A Backend's errors match one of them with
+// errors.Is or are failures of the store itself, such as an API server that does
+// not answer; then a write may or may not have happened.
 var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("already exists")
-	ErrConflict = errors.New("changed by somebody else")
+	ErrConflict = errors.New("changed by somebody else since it was read")
 )
 
-// Collection is one kind of object.
-type Collection[T any] interface {
-	// Get fails with ErrNotFound.
-	Get(ctx context.Context, name string) (*T, error)
-	// List returns the objects that carry all of the labels, in no order.
-	List(ctx context.Context, labels map[string]string) ([]T, error)
-	// Create fails with ErrExists. It returns the object as stored.
-	Create(ctx context.Context, obj *T) (*T, error)
-	// Update fails with ErrConflict when obj's resource version is not the
-	// current one, and with ErrNotFound. It returns the object as stored.
-	Update(ctx context.Context, obj *T) (*T, error)
-	// Delete fails with ErrConflict when obj is not what is stored, and with
-	// ErrNotFound.
-	Delete(ctx context.Context, obj *T) error
+// Backend moves objects as JSON. The resource is a plural name such as
+// ipamblocks; all are cluster scoped, of group crd.projectcalico.org/v1.
+type Backend interface {
+	Get(ctx context.Context, resource, name string) ([]byte, error)
+	// List returns the objects whose labels match selector, in the syntax of
+	// Kubernetes; empty matches all.
+	List(ctx context.Context, resource, selector string) ([]json.RawMessage, error)
+	// Create returns the object as stored, or ErrExists.
+	Create(ctx context.Context, resource string, object []byte) ([]byte, error)
+	// Update stores the object if its resource version is still the current
+	// one, and returns it as stored; else ErrConflict, or ErrNotFound.
+	Update(ctx context.Context, resource, name string, object []byte) ([]byte, error)
+	// Delete removes the object if uid and version are still the current ones;
+	// else ErrConflict, or ErrNotFound.
+	Delete(ctx context.Context, resource, name, uid, version string) error
 }
 
-// Store is the data that address management lives on.
-type Store interface {
-	Blocks() Collection[v1.IPAMBlock]
-	Affinities() Collection[v1.BlockAffinity]
-	Handles() Collection[v1.IPAMHandle]
-	Configs() Collection[v1.IPAMConfig]
-	Reservations() Collection[v1.IPReservation]
+// Store gives typed access to the IPAM objects. It is safe for concurrent use.
+type Store struct {
+	backend Backend
+
+	Blocks     *Table[v1.IPAMBlock]
+	Affinities *Table[v1.BlockAffinity]
+	Handles    *Table[v1.IPAMHandle]
+}
+
+// New returns a Store over b.
+func New(b Backend) Store {
+	return Store{
+		backend: b,
+		Blocks: newTable[v1.IPAMBlock](b, "IPAMBlock", v1.PluralIPAMBlocks, traits[v1.IPAMBlock]{
+			deleted: func(o *v1.IPAMBlock) bool { return o.Spec.Deleted },
+			mark:    func(o *v1.IPAMBlock) { o.Spec.Deleted = true },
+		}),
+		Affinities: newTable[v1.BlockAffinity](b, "BlockAffinity", v1.PluralBlockAffinities, traits[v1.BlockAffinity]{
+			deleted: func(o *v1.BlockAffinity) bool { return o.Spec.Deleted == "true" },
+			mark:    func(o *v1.BlockAffinity) { o.Spec.Deleted = "true" },
+		}),
+		Handles: newTable[v1.IPAMHandle](b, "IPAMHandle", v1.PluralIPAMHandles, traits[v1.IPAMHandle]{
+			deleted: func(o *v1.IPAMHandle) bool { return o.Spec.Deleted },
+			mark:    func(o *v1.IPAMHandle) { o.Spec.Deleted = true },
+		}),
+	}
+}
+
+// Config returns the cluster's IPAM settings, or the defaults when there is no
+// IPAMConfig named default.
+func (s Store) Config(ctx context.Context) (v1.IPAMConfigSpec, error) {
+	text, err := s.backend.Get(ctx, v1.PluralIPAMConfigs, v1.DefaultName)
+	if errors.Is(err, ErrNotFound) {
+		return v1.DefaultIPAMConfigSpec(), nil
+	}
+	if err != nil {
+		return v1.IPAMConfigSpec{}, describe("read", "IPAMConfig", v1.DefaultName, err)
+	}
+	var config v1.IPAMConfig
+	if err := json.Unmarshal(text, &config); err != nil {
+		return v1.IPAMConfigSpec{}, describe("decode", "IPAMConfig", v1.DefaultName, err)
+	}
+	return config.Spec, nil
 }

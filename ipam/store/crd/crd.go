@@ -1,166 +1,149 @@
-// Package crd keeps IPAM's objects as custom resources of the Kubernetes API, in
-// group crd.projectcalico.org/v1. It holds no cache: the allocator has its own of
-// the few objects that are this node's.
+// Package crd is the store.Backend over the Kubernetes API. It is a plain REST
+// client: it caches nothing and watches nothing, because every decision that
+// IPAM takes must rest on the current state, and it moves the objects' JSON
+// without decoding it, so that one malformed object spoils no list.
 package crd
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// Store is the Kubernetes API as a store.
-type Store struct {
-	client rest.Interface
-	codec  runtime.ParameterCodec
-}
-
-// New makes a client of the API that cfg names. It does not connect.
-func New(cfg *rest.Config) (*Store, error) {
-	scheme := runtime.NewScheme()
-	if err := v1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register %s: %w", v1.SchemeGroupVersion, err)
-	}
-	metav1.AddToGroupVersion(scheme, v1.SchemeGroupVersion)
-	c := rest.CopyConfig(cfg)
-	c.GroupVersion = &v1.SchemeGroupVersion
-	c.APIPath = "/apis"
-	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	client, err := rest.RESTClientFor(c)
-	if err != nil {
-		return nil, fmt.Errorf("make a client of %s: %w", v1.SchemeGroupVersion, err)
-	}
-	return &Store{client: client, codec: runtime.NewParameterCodec(scheme)}, nil
-}
-
-// Blocks implements store.Store.
-func (s *Store) Blocks() store.Collection[v1.IPAMBlock] {
-	return collection[v1.IPAMBlock, *v1.IPAMBlock, v1.IPAMBlockList, *v1.IPAMBlockList]{s, v1.PluralIPAMBlocks,
-		func(l *v1.IPAMBlockList) []v1.IPAMBlock { return l.Items }}
-}
-
-// Affinities implements store.Store.
-func (s *Store) Affinities() store.Collection[v1.BlockAffinity] {
-	return collection[v1.BlockAffinity, *v1.BlockAffinity, v1.BlockAffinityList, *v1.BlockAffinityList]{s, v1.PluralBlockAffinities,
-		func(l *v1.BlockAffinityList) []v1.BlockAffinity { return l.Items }}
-}
-
-// Handles implements store.Store.
-func (s *Store) Handles() store.Collection[v1.IPAMHandle] {
-	return collection[v1.IPAMHandle, *v1.IPAMHandle, v1.IPAMHandleList, *v1.IPAMHandleList]{s, v1.PluralIPAMHandles,
-		func(l *v1.IPAMHandleList) []v1.IPAMHandle { return l.Items }}
-}
-
-// Configs implements store.Store.
-func (s *Store) Configs() store.Collection[v1.IPAMConfig] {
-	return collection[v1.IPAMConfig, *v1.IPAMConfig, v1.IPAMConfigList, *v1.IPAMConfigList]{s, v1.PluralIPAMConfigs,
-		func(l *v1.IPAMConfigList) []v1.IPAMConfig { return l.Items }}
-}
-
-// Reservations implements store.Store.
-func (s *Store) Reservations() store.Collection[v1.IPReservation] {
-	return collection[v1.IPReservation, *v1.IPReservation, v1.IPReservationList, *v1.IPReservationList]{s, v1.PluralIPReservations,
-		func(l *v1.IPReservationList) []v1.IPReservation { return l.Items }}
-}
-
-// object and list are pointers to T and L with the methods of API objects.
-type object[T any] interface {
-	*T
-	runtime.Object
-	metav1.Object
-}
-
-type list[L any] interface {
-	*L
-	runtime.Object
-}
-
-// collection implements store.Collection for one kind.
-type collection[T any, P object[T], L any, PL list[L]] struct {
-	store  *Store
-	plural string
-	items  func(*L) []T
-}
-
-func (c collection[T, P, L, PL]) Get(ctx context.Context, name string) (*T, error) {
-	out := new(T)
-	err := c.store.client.Get().Resource(c.plural).Name(name).Do(ctx).Into(P(out))
-	return answer(out, c.fault("get", name, err))
-}
-
-// pageSize bounds one answer of a list.
+// pageSize is how many objects one list request asks for.
 const pageSize = 500
 
-func (c collection[T, P, L, PL]) List(ctx context.Context, want map[string]string) ([]T, error) {
-	opts := metav1.ListOptions{Limit: pageSize, LabelSelector: labels.SelectorFromSet(want).String()}
-	var out []T
-	for {
-		page := new(L)
-		if err := c.store.client.Get().Resource(c.plural).VersionedParams(&opts, c.store.codec).Do(ctx).Into(PL(page)); err != nil {
-			return nil, c.fault("list", "", err)
-		}
-		out = append(out, c.items(page)...)
-		meta, ok := any(page).(metav1.ListMetaAccessor)
-		if !ok || meta.GetListMeta().GetContinue() == "" {
-			return out, nil
-		}
-		opts.Continue = meta.GetListMeta().GetContinue()
-	}
-}
-
-func (c collection[T, P, L, PL]) Create(ctx context.Context, obj *T) (*T, error) {
-	out := new(T)
-	err := c.store.client.Post().Resource(c.plural).Body(P(obj)).Do(ctx).Into(P(out))
-	return answer(out, c.fault("create", P(obj).GetName(), err))
-}
-
-func (c collection[T, P, L, PL]) Update(ctx context.Context, obj *T) (*T, error) {
-	if P(obj).GetResourceVersion() == "" {
-		return nil, fmt.Errorf("update %s %s: no resource version: it would overwrite whatever is there", c.plural, P(obj).GetName())
-	}
-	out := new(T)
-	err := c.store.client.Put().Resource(c.plural).Name(P(obj).GetName()).Body(P(obj)).Do(ctx).Into(P(out))
-	return answer(out, c.fault("update", P(obj).GetName(), err))
-}
-
-func (c collection[T, P, L, PL]) Delete(ctx context.Context, obj *T) error {
-	uid, version := P(obj).GetUID(), P(obj).GetResourceVersion()
-	opts := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
-	err := c.store.client.Delete().Resource(c.plural).Name(P(obj).GetName()).Body(&opts).Do(ctx).Error()
-	return c.fault("delete", P(obj).GetName(), err)
-}
-
-func answer[T any](out *T, err error) (*T, error) {
+// NewClient returns a REST client for the group of api/v1. It copies config.
+func NewClient(config *rest.Config) (rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, v1.SchemeGroupVersion)
+	c := rest.CopyConfig(config)
+	c.GroupVersion = &v1.SchemeGroupVersion
+	c.APIPath = "/apis"
+	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientFor(c)
 	if err != nil {
+		return nil, fmt.Errorf("make a client for %s: %w", v1.SchemeGroupVersion, err)
+	}
+	return client, nil
+}
+
+// New returns a Store over client, which must be for the group of api/v1: see
+// NewClient. Its rate limiter applies to every call; the client of an agent
+// should allow bursts, because 60 pods started at once are some 130 writes.
+func New(client rest.Interface) store.Store { return store.New(NewBackend(client)) }
+
+// NewBackend returns the Backend under New.
+func NewBackend(client rest.Interface) store.Backend { return backend{client} }
+
+type backend struct{ client rest.Interface }
+
+func (b backend) Get(ctx context.Context, resource, name string) ([]byte, error) {
+	return result(b.client.Get().Resource(resource).Name(name).Do(ctx))
+}
+
+func (b backend) List(ctx context.Context, resource, selector string) ([]json.RawMessage, error) {
+	items, err := b.list(ctx, resource, selector, pageSize)
+	if apierrors.IsResourceExpired(err) { // the list changed too much between two pages
+		items, err = b.list(ctx, resource, selector, 0)
+	}
+	return items, translate(err)
+}
+
+func (b backend) list(ctx context.Context, resource, selector string, limit int) ([]json.RawMessage, error) {
+	var items []json.RawMessage
+	next := ""
+	for {
+		request := b.client.Get().Resource(resource).Param("labelSelector", selector)
+		if limit > 0 {
+			request = request.Param("limit", fmt.Sprint(limit))
+		}
+		if next != "" {
+			request = request.Param("continue", next)
+		}
+		text, err := raw(request.Do(ctx))
+		if err != nil {
+			return nil, err
+		}
+		var page struct {
+			Metadata metav1.ListMeta   `json:"metadata"`
+			Items    []json.RawMessage `json:"items"`
+		}
+		if err := json.Unmarshal(text, &page); err != nil {
+			return nil, fmt.Errorf("decode the list of %s: %w", resource, err)
+		}
+		items = append(items, page.Items...)
+		if next = page.Metadata.Continue; next == "" {
+			return items, nil
+		}
+	}
+}
+
+func (b backend) Create(ctx context.Context, resource string, object []byte) ([]byte, error) {
+	return result(b.client.Post().Resource(resource).SetHeader("Content-Type", runtime.ContentTypeJSON).Body(object).Do(ctx))
+}
+
+func (b backend) Update(ctx context.Context, resource, name string, object []byte) ([]byte, error) {
+	return result(b.client.Put().Resource(resource).Name(name).SetHeader("Content-Type", runtime.ContentTypeJSON).Body(object).Do(ctx))
+}
+
+func (b backend) Delete(ctx context.Context, resource, name, uid, version string) error {
+	id := types.UID(uid)
+	options, err := json.Marshal(metav1.DeleteOptions{
+		TypeMeta:      metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
+		Preconditions: &metav1.Preconditions{UID: &id, ResourceVersion: &version},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = result(b.client.Delete().Resource(resource).Name(name).SetHeader("Content-Type", runtime.ContentTypeJSON).Body(options).Do(ctx))
+	return err
+}
+
+func result(r rest.Result) ([]byte, error) {
+	text, err := raw(r)
+	return text, translate(err)
+}
+
+// raw returns the body, or the error that the server's Status describes.
+func raw(r rest.Result) ([]byte, error) {
+	if err := r.Error(); err != nil {
 		return nil, err
 	}
-	return out, nil
+	return r.Raw()
 }
 
-// fault gives an API error the store's meaning and says what was tried.
-func (c collection[T, P, L, PL]) fault(verb, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	var kind error
+// statusError keeps the server's words beside the sentinel that they stand for.
+type statusError struct{ sentinel, cause error }
+
+func (e statusError) Error() string   { return fmt.Sprintf("%v (%v)", e.sentinel, e.cause) }
+func (e statusError) Unwrap() []error { return []error{e.sentinel, e.cause} }
+
+// translate maps the server's answers to the store's errors. A name that is not
+// served at all (the CRD is missing) is a failure, not an absent object.
+func translate(err error) error {
 	switch {
-	case apierrors.IsNotFound(err):
-		kind = store.ErrNotFound
+	case err == nil:
+		return nil
 	case apierrors.IsAlreadyExists(err):
-		kind = store.ErrExists
+		return statusError{store.ErrExists, err}
 	case apierrors.IsConflict(err):
-		kind = store.ErrConflict
+		return statusError{store.ErrConflict, err}
+	case apierrors.IsNotFound(err) && apierrors.IsUnexpectedServerError(err):
+		return fmt.Errorf("the API server does not serve %s; are the CRDs installed? %w", v1.SchemeGroupVersion, err)
+	case apierrors.IsNotFound(err):
+		return statusError{store.ErrNotFound, err}
 	}
-	return fmt.Errorf("%s %s %s: %w", verb, c.plural, name, errors.Join(kind, err))
+	return err
 }

@@ -1,201 +1,228 @@
-// Package fake is a store in memory for tests. It behaves as store/crd does
-// (store/storetest holds both to it) and fails where a test tells it to.
+// Package fake is a store.Backend in memory, for tests of what is built on the
+// store. It keeps resource versions and uids like an API server, refuses what
+// the CRDs' schemas refuse, and fails on demand, before or after it has done
+// what was asked: the second is the answer that got lost on the way.
 package fake
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
-	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// Store is a store in memory.
-type Store struct {
+// Op is one call.
+type Op struct {
+	Verb     string // get, list, create, update, delete
+	Resource string // plural
+	Name     string // empty for list
+}
+
+func (o Op) String() string { return o.Verb + " " + o.Resource + " " + o.Name }
+
+// Write reports whether the call changes the store.
+func (o Op) Write() bool { return o.Verb != "get" && o.Verb != "list" }
+
+// Hook decides how a call goes. An error in before is returned and nothing is
+// done; one in after is returned although it was done. A Hook may block.
+type Hook func(ctx context.Context, op Op) (before, after error)
+
+// Backend is the store. Its zero value is empty and ready.
+type Backend struct {
 	mu      sync.Mutex
+	objects map[string]map[string][]byte // resource, name
 	version int
-	before  func(call Call) error
-	calls   []Call
-
-	blocks       collection[v1.IPAMBlock, *v1.IPAMBlock]
-	affinities   collection[v1.BlockAffinity, *v1.BlockAffinity]
-	handles      collection[v1.IPAMHandle, *v1.IPAMHandle]
-	configs      collection[v1.IPAMConfig, *v1.IPAMConfig]
-	reservations collection[v1.IPReservation, *v1.IPReservation]
+	hook    Hook
+	ops     []Op
 }
 
-// Call is one request: get, list, create, update or delete.
-type Call struct{ Verb, Plural, Name string }
+var _ store.Backend = (*Backend)(nil)
 
-// New returns an empty store.
-func New() *Store {
-	s := &Store{}
-	s.blocks = newCollection[v1.IPAMBlock](s, v1.PluralIPAMBlocks)
-	s.affinities = newCollection[v1.BlockAffinity](s, v1.PluralBlockAffinities)
-	s.handles = newCollection[v1.IPAMHandle](s, v1.PluralIPAMHandles)
-	s.configs = newCollection[v1.IPAMConfig](s, v1.PluralIPAMConfigs)
-	s.reservations = newCollection[v1.IPReservation](s, v1.PluralIPReservations)
-	return s
+// SetHook makes hook decide about every call from now on; nil lets all pass.
+func (b *Backend) SetHook(hook Hook) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hook = hook
 }
 
-// Before makes f judge every call from now on: an error is the call's answer and
-// nothing happens. nil ends it.
-func (s *Store) Before(f func(Call) error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.before = f
+// TakeOps returns the calls since the last TakeOps, failed ones included.
+func (b *Backend) TakeOps() []Op {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ops := b.ops
+	b.ops = nil
+	return ops
 }
 
-// Calls returns the calls so far, and forgets them.
-func (s *Store) Calls() []Call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	calls := s.calls
-	s.calls = nil
-	return calls
-}
-
-func (s *Store) Blocks() store.Collection[v1.IPAMBlock]           { return s.blocks }
-func (s *Store) Affinities() store.Collection[v1.BlockAffinity]   { return s.affinities }
-func (s *Store) Handles() store.Collection[v1.IPAMHandle]         { return s.handles }
-func (s *Store) Configs() store.Collection[v1.IPAMConfig]         { return s.configs }
-func (s *Store) Reservations() store.Collection[v1.IPReservation] { return s.reservations }
-
-type object[T any] interface {
-	*T
-	metav1.Object
-	DeepCopy() *T
-}
-
-type collection[T any, P object[T]] struct {
-	store  *Store
-	plural string
-	items  map[string]*T
-}
-
-func newCollection[T any, P object[T]](s *Store, plural string) collection[T, P] {
-	return collection[T, P]{store: s, plural: plural, items: map[string]*T{}}
-}
-
-// enter takes the lock and records the call; leave must follow when err is nil.
-func (c collection[T, P]) enter(ctx context.Context, verb, name string) (leave func(), err error) {
+// call runs one operation under the lock and the hook.
+func (b *Backend) call(ctx context.Context, op Op, do func() ([]byte, error)) ([]byte, error) {
+	b.mu.Lock()
+	b.ops = append(b.ops, op)
+	hook := b.hook
+	b.mu.Unlock()
+	var after error
+	if hook != nil {
+		var before error
+		if before, after = hook(ctx, op); before != nil {
+			return nil, before
+		}
+	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("%s %s %s: %w", verb, c.plural, name, err)
+		return nil, err
 	}
-	c.store.mu.Lock()
-	call := Call{verb, c.plural, name}
-	c.store.calls = append(c.store.calls, call)
-	if judge := c.store.before; judge != nil {
-		c.store.mu.Unlock() // the judge may look at the store
-		if err := judge(call); err != nil {
-			return nil, fmt.Errorf("%s %s %s: %w", verb, c.plural, name, err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text, err := do()
+	if after != nil {
+		return nil, after
+	}
+	return text, err
+}
+
+// Get implements store.Backend.
+func (b *Backend) Get(ctx context.Context, resource, name string) ([]byte, error) {
+	return b.call(ctx, Op{"get", resource, name}, func() ([]byte, error) {
+		text, ok := b.objects[resource][name]
+		if !ok {
+			return nil, store.ErrNotFound
 		}
-		c.store.mu.Lock()
-	}
-	return c.store.mu.Unlock, nil
+		return slices.Clone(text), nil
+	})
 }
 
-func (c collection[T, P]) fault(verb, name string, kind error) error {
-	return fmt.Errorf("%s %s %s: %w", verb, c.plural, name, kind)
-}
-
-func (c collection[T, P]) stamp(obj P) {
-	c.store.version++
-	obj.SetResourceVersion(strconv.Itoa(c.store.version))
-}
-
-func (c collection[T, P]) Get(ctx context.Context, name string) (*T, error) {
-	leave, err := c.enter(ctx, "get", name)
+// List implements store.Backend.
+func (b *Backend) List(ctx context.Context, resource, selector string) ([]json.RawMessage, error) {
+	match, err := labels.Parse(selector)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	if have, ok := c.items[name]; ok {
-		return P(have).DeepCopy(), nil
-	}
-	return nil, c.fault("get", name, store.ErrNotFound)
-}
-
-func (c collection[T, P]) List(ctx context.Context, labels map[string]string) ([]T, error) {
-	leave, err := c.enter(ctx, "list", "")
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	var out []T
-	for _, have := range c.items {
-		merged := maps.Clone(P(have).GetLabels())
-		if merged == nil {
-			merged = map[string]string{}
+	var items []json.RawMessage
+	_, err = b.call(ctx, Op{"list", resource, ""}, func() ([]byte, error) {
+		for _, name := range slices.Sorted(maps.Keys(b.objects[resource])) {
+			text := b.objects[resource][name]
+			m, err := metadata(text)
+			if err != nil {
+				return nil, err
+			}
+			if match.Matches(labels.Set(m.Labels)) {
+				items = append(items, slices.Clone(text))
+			}
 		}
-		maps.Copy(merged, labels)
-		if maps.Equal(merged, P(have).GetLabels()) || len(labels) == 0 {
-			out = append(out, *P(have).DeepCopy())
+		return nil, nil
+	})
+	return items, err
+}
+
+// Create implements store.Backend.
+func (b *Backend) Create(ctx context.Context, resource string, object []byte) ([]byte, error) {
+	m, err := metadata(object)
+	if err != nil {
+		return nil, err
+	}
+	return b.call(ctx, Op{"create", resource, m.Name}, func() ([]byte, error) {
+		switch _, exists := b.objects[resource][m.Name]; {
+		case exists:
+			return nil, store.ErrExists
+		case m.ResourceVersion != "":
+			return nil, fmt.Errorf("create %s %s: resourceVersion must not be set", resource, m.Name)
 		}
-	}
-	return out, nil
+		return b.put(resource, m.Name, object, types.UID("uid-"+strconv.Itoa(b.version+1)))
+	})
 }
 
-func (c collection[T, P]) Create(ctx context.Context, obj *T) (*T, error) {
-	name := P(obj).GetName()
-	leave, err := c.enter(ctx, "create", name)
+// Update implements store.Backend.
+func (b *Backend) Update(ctx context.Context, resource, name string, object []byte) ([]byte, error) {
+	m, err := metadata(object)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	if _, ok := c.items[name]; ok {
-		return nil, c.fault("create", name, store.ErrExists)
-	}
-	kept := P(P(obj).DeepCopy())
-	c.stamp(kept)
-	kept.SetUID(types.UID("uid-" + kept.GetResourceVersion()))
-	c.items[name] = (*T)(kept)
-	return kept.DeepCopy(), nil
+	return b.call(ctx, Op{"update", resource, name}, func() ([]byte, error) {
+		now, err := b.current(resource, name)
+		switch {
+		case err != nil:
+			return nil, err
+		case m.ResourceVersion != now.ResourceVersion, m.UID != "" && m.UID != now.UID:
+			return nil, store.ErrConflict
+		}
+		return b.put(resource, name, object, now.UID)
+	})
 }
 
-func (c collection[T, P]) Update(ctx context.Context, obj *T) (*T, error) {
-	name := P(obj).GetName()
-	leave, err := c.enter(ctx, "update", name)
+// Delete implements store.Backend.
+func (b *Backend) Delete(ctx context.Context, resource, name, uid, version string) error {
+	_, err := b.call(ctx, Op{"delete", resource, name}, func() ([]byte, error) {
+		now, err := b.current(resource, name)
+		switch {
+		case err != nil:
+			return nil, err
+		case string(now.UID) != uid || now.ResourceVersion != version:
+			return nil, store.ErrConflict
+		}
+		delete(b.objects[resource], name)
+		return nil, nil
+	})
+	return err
+}
+
+// PutRaw stores an object as it is, unchecked: one that is older than the schema.
+func (b *Backend) PutRaw(resource, name, object string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.set(resource, name, []byte(object))
+}
+
+func (b *Backend) current(resource, name string) (metav1.ObjectMeta, error) {
+	text, ok := b.objects[resource][name]
+	if !ok {
+		return metav1.ObjectMeta{}, store.ErrNotFound
+	}
+	return metadata(text)
+}
+
+// put checks an object and stores it under a new version. The lock is held.
+func (b *Backend) put(resource, name string, object []byte, uid types.UID) ([]byte, error) {
+	if err := validate(resource, name, object); err != nil {
+		return nil, err
+	}
+	var whole map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	decoder.UseNumber() // sequence numbers do not fit a float64
+	if err := decoder.Decode(&whole); err != nil {
+		return nil, err
+	}
+	b.version++
+	m := whole["metadata"].(map[string]any)
+	m["resourceVersion"], m["uid"] = strconv.Itoa(b.version), string(uid)
+	text, err := json.Marshal(whole)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	have, ok := c.items[name]
-	switch {
-	case P(obj).GetResourceVersion() == "":
-		return nil, fmt.Errorf("update %s %s: no resource version", c.plural, name)
-	case !ok:
-		return nil, c.fault("update", name, store.ErrNotFound)
-	case P(have).GetResourceVersion() != P(obj).GetResourceVersion():
-		return nil, c.fault("update", name, store.ErrConflict)
-	}
-	kept := P(P(obj).DeepCopy())
-	kept.SetUID(P(have).GetUID())
-	c.stamp(kept)
-	c.items[name] = (*T)(kept)
-	return kept.DeepCopy(), nil
+	b.set(resource, name, text)
+	return slices.Clone(text), nil
 }
 
-func (c collection[T, P]) Delete(ctx context.Context, obj *T) error {
-	name := P(obj).GetName()
-	leave, err := c.enter(ctx, "delete", name)
-	if err != nil {
-		return err
+func (b *Backend) set(resource, name string, text []byte) {
+	if b.objects == nil {
+		b.objects = map[string]map[string][]byte{}
 	}
-	defer leave()
-	have, ok := c.items[name]
-	switch {
-	case !ok:
-		return c.fault("delete", name, store.ErrNotFound)
-	case P(have).GetResourceVersion() != P(obj).GetResourceVersion() || P(have).GetUID() != P(obj).GetUID():
-		return c.fault("delete", name, store.ErrConflict)
+	if b.objects[resource] == nil {
+		b.objects[resource] = map[string][]byte{}
 	}
-	delete(c.items, name)
-	return nil
+	b.objects[resource][name] = text
+}
+
+func metadata(text []byte) (metav1.ObjectMeta, error) {
+	var o metav1.PartialObjectMetadata
+	err := json.Unmarshal(text, &o)
+	return o.ObjectMeta, err
 }
