@@ -1,0 +1,199 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/manx-cni/manx/test/lab"
+)
+
+// Environment of the suite.
+const (
+	imageEnv = "MANX_IMAGE"   // docker archive of the Manx image
+	reuseEnv = "MANX_E2E_LAB" // a lab that is up and has Manx: used as it is, and left
+	guardEnv = "MANX_E2E_GUARD"
+)
+
+const manifest = "../../manifests/manx.yaml"
+
+// cluster and client are the one lab that all tests share, with Manx and the web pods in it.
+var (
+	cluster *lab.Cluster
+	client  *kubernetes.Clientset
+)
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(guardEnv); name != "" {
+		os.Exit(guard(name))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := run(ctx, m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// run brings the cluster up, runs the tests, and takes it down whatever happened.
+func run(ctx context.Context, m *testing.M) (code int, err error) {
+	if name := os.Getenv(reuseEnv); name != "" {
+		if cluster, err = lab.Open(name); err != nil {
+			return 1, err
+		}
+	} else {
+		var down func() error
+		if down, err = bringUp(ctx); down != nil {
+			defer func() { err = errors.Join(err, down()) }()
+		}
+	}
+	if err == nil {
+		err = install(ctx)
+	}
+	if err == nil {
+		done := make(chan int, 1)
+		go func() { done <- m.Run() }()
+		select {
+		case code = <-done:
+		case <-ctx.Done():
+			return 1, errors.New("interrupted")
+		}
+	}
+	if (err != nil || code != 0) && cluster != nil && ctx.Err() == nil {
+		diagnose(ctx, os.Stderr)
+	}
+	return code, err
+}
+
+// bringUp starts a lab with the Manx image on its nodes. Its removal is the work of a
+// guard: this program again, in a process group of its own, which does it when its
+// standard input ends. So the lab also goes when a test panics, times out or is killed.
+func bringUp(ctx context.Context) (down func() error, err error) {
+	archive := os.Getenv(imageEnv)
+	if archive == "" {
+		return nil, fmt.Errorf("%s is not set: it names the archive of the Manx image; \"make e2e\" makes both, \"make image\" the archive", imageEnv)
+	}
+	if _, err := os.Stat(archive); err != nil {
+		return nil, fmt.Errorf("%s: %w; \"make image\" makes it", imageEnv, err)
+	}
+	id := make([]byte, 4)
+	if _, err := rand.Read(id); err != nil {
+		return nil, err
+	}
+	name := "e2e" + hex.EncodeToString(id)
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	watch := exec.Command(self)
+	watch.Env = append(os.Environ(), guardEnv+"="+name)
+	watch.Stdout, watch.Stderr = os.Stderr, os.Stderr
+	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	pipe, err := watch.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := watch.Start(); err != nil {
+		return nil, fmt.Errorf("start the lab's guard: %w", err)
+	}
+	down = func() error { return errors.Join(pipe.Close(), watch.Wait()) }
+	cluster, err = lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Images: []string{archive}, Progress: func(s string) {
+		fmt.Fprintln(os.Stderr, "lab", name+":", s)
+	}})
+	return down, err
+}
+
+// guard waits for the end of its standard input and takes the lab down.
+func guard(name string) int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := lab.Down(ctx, name, nil); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: take lab %s down: %v\n", name, err)
+		return 1
+	}
+	return 0
+}
+
+// install creates what every test uses: Manx, and a web pod on every node behind NodePort 32000.
+func install(ctx context.Context) (err error) {
+	if client, err = cluster.Clientset(); err != nil {
+		return err
+	}
+	create := func(what, namespace, daemonset string, stdin io.Reader, file string) error {
+		if _, err := cluster.Kubectl(ctx, "-n", namespace, "get", "daemonset", daemonset); err == nil {
+			return nil // the lab is used again
+		}
+		var out strings.Builder
+		o := lab.ExecOptions{Stdin: stdin, Stdout: &out, Stderr: &out}
+		if err := cluster.KubectlWith(ctx, o, "create", "-f", file); err != nil {
+			return fmt.Errorf("create %s: %w: %s", what, err, out.String())
+		}
+		return nil
+	}
+	file, err := filepath.Abs(manifest)
+	if err != nil {
+		return err
+	}
+	if err := create("Manx", "kube-system", "manx-node", nil, file); err != nil {
+		return err
+	}
+	start := time.Now()
+	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/manx-node", "--timeout=120s"); err != nil {
+		return err
+	}
+	if err := cluster.WaitReady(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "Manx ready %.1f s after kubectl create\n", time.Since(start).Seconds())
+	if err := create("the web pods", "default", "web", strings.NewReader(webManifest), "-"); err != nil {
+		return err
+	}
+	_, err = cluster.Kubectl(ctx, "rollout", "status", "daemonset/web", "--timeout=120s")
+	return err
+}
+
+// diagnose prints what one needs to understand a failure.
+func diagnose(ctx context.Context, w io.Writer) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	show := func(out string, err error) string {
+		if err != nil {
+			return out + "\n(" + err.Error() + ")"
+		}
+		return out
+	}
+	for _, args := range [][]string{
+		{"get", "pods", "-A", "-o", "wide"},
+		{"get", "events", "-A", "--field-selector", "type=Warning"},
+		{"-n", "kube-system", "logs", "-l", "k8s-app=manx-node", "-c", "manx-node", "--tail=60", "--prefix"},
+	} {
+		fmt.Fprintf(w, "\n--- kubectl %s\n%s\n", strings.Join(args, " "), show(cluster.Kubectl(ctx, args...)))
+	}
+	nodes, err := cluster.Nodes()
+	if err != nil {
+		fmt.Fprintln(w, err)
+	}
+	for _, node := range nodes {
+		fmt.Fprintf(w, "\n--- %s: ip route\n%s", node, show(cluster.Exec(ctx, node, "ip", "route")))
+		fmt.Fprintf(w, "--- %s: nft list ruleset\n%s", node, show(cluster.Exec(ctx, node, "nft", "list", "ruleset")))
+	}
+}

@@ -1,0 +1,129 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// hostIface is the host's end of a pod's veth: Calico's name for it.
+func hostIface(pod *corev1.Pod) string {
+	sum := sha1.Sum([]byte(pod.Namespace + "." + pod.Name))
+	return "cali" + hex.EncodeToString(sum[:])[:11]
+}
+
+func lines(s string) []string {
+	var out []string
+	for l := range strings.Lines(s) {
+		out = append(out, strings.TrimSpace(l))
+	}
+	return out
+}
+
+// TestRoutes compares every route of Manx on every node with what the IPAM objects and pods call for.
+func TestRoutes(t *testing.T) {
+	nodes := nodeNames(t)
+	if len(nodes) < 3 {
+		t.Fatalf("nodes %v, want at least 3", nodes)
+	}
+	for _, node := range nodes {
+		t.Run(node, func(t *testing.T) {
+			eventually(t, "routes", func(ctx context.Context) error {
+				want, err := wantRoutes(ctx, node)
+				if err != nil {
+					return err
+				}
+				out, err := cluster.Exec(ctx, node, "ip", "route", "show", "proto", "manx")
+				if err != nil {
+					return err
+				}
+				got := lines(out)
+				slices.Sort(got)
+				if !slices.Equal(got, want) {
+					return fmt.Errorf("ip route show proto manx prints\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+				return nil
+			})
+			for _, l := range lines(on(t, node, "ip", "route")) {
+				if strings.Contains(l, "10.244.") && !strings.Contains(l, "proto manx") || strings.Contains(l, "onlink") {
+					t.Errorf("unexpected route %q", l)
+				}
+			}
+		})
+	}
+}
+
+// wantRoutes are the node's routes as "ip route show proto manx" prints them, sorted.
+func wantRoutes(ctx context.Context, node string) (want []string, err error) {
+	state, err := readIPAM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := cluster.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	perNode := map[string]int{}
+	for cidr, owner := range state.blocks {
+		perNode[owner]++
+		if owner == node {
+			want = append(want, "blackhole "+cidr)
+			continue
+		}
+		via, err := cluster.Addr(owner)
+		if err != nil {
+			return nil, err
+		}
+		want = append(want, fmt.Sprintf("%s via %s dev eth0", cidr, via))
+	}
+	for _, n := range nodes {
+		if perNode[n] == 0 {
+			return nil, fmt.Errorf("node %s has no block", n)
+		}
+	}
+	pods, err := podsWithNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pods {
+		if p.Spec.NodeName == node {
+			want = append(want, fmt.Sprintf("%s dev %s scope link", p.Status.PodIP, hostIface(&p)))
+		}
+	}
+	slices.Sort(want)
+	return want, nil
+}
+
+func TestPodInterface(t *testing.T) {
+	for _, node := range nodeNames(t) {
+		pod := web(t, node)
+		routes := lines(inPod(t, pod, "ip", "route"))
+		if want := []string{"default via 169.254.1.1 dev eth0", "169.254.1.1 dev eth0 scope link"}; !slices.Equal(routes, want) {
+			t.Errorf("routes in the pod on %s: %q, want %q", node, routes, want)
+		}
+		var addrs []string
+		for _, m := range regexp.MustCompile(`inet (\S+)`).FindAllStringSubmatch(inPod(t, pod, "ip", "-4", "addr", "show", "dev", "eth0"), -1) {
+			addrs = append(addrs, m[1])
+		}
+		if want := []string{pod.Status.PodIP + "/32"}; !slices.Equal(addrs, want) {
+			t.Errorf("addresses of the pod on %s: %q, want %q", node, addrs, want)
+		}
+		link := on(t, node, "ip", "link", "show", "dev", hostIface(pod))
+		if !strings.Contains(link, "link/ether ee:ee:ee:ee:ee:ee") {
+			t.Errorf("%s on %s: want MAC ee:ee:ee:ee:ee:ee in\n%s", hostIface(pod), node, link)
+		}
+		if _, err := netip.ParseAddr(pod.Status.PodIP); err != nil {
+			t.Errorf("pod %s: %v", pod.Name, err)
+		}
+	}
+}
