@@ -40,6 +40,13 @@ func (id ID) Alive() bool {
 	return err == nil && start == id.Start && state != 'Z' && state != 'X'
 }
 
+// Reaped reports whether nothing is left of the process, not even a zombie that
+// waits for its parent.
+func (id ID) Reaped() bool {
+	_, start, err := readStat(id.PID)
+	return err != nil || start != id.Start
+}
+
 // Signal sends sig to the process; that it is gone already is no error.
 func (id ID) Signal(sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(id.PID, 0)

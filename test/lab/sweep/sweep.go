@@ -120,6 +120,23 @@ func killAll(ctx context.Context, l layout.Lab) error {
 				errs = append(errs, err)
 			}
 		}
+		awaitReaped(ctx, ids)
+	}
+}
+
+// awaitReaped gives the parents of ended processes (after a crash of "up", the host's
+// PID 1) a moment to notice, so that no zombie is seen afterwards. Nothing depends on it.
+func awaitReaped(ctx context.Context, ids []proc.ID) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for _, id := range ids {
+		for !id.Reaped() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
 	}
 }
 
