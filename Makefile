@@ -23,7 +23,8 @@ deps: ## Install the Debian packages that tests and labs use, or name them
 
 .PHONY: generate
 generate: ## Generate deepcopy, CRDs, manifests and the reference pages
-	hack/generate.sh
+	hack/tools/generate.sh
+	go test ./internal/config ./internal/agent -run Page -update
 	hack/manifests.sh > manifests/manx.yaml
 
 .PHONY: manifests
@@ -47,7 +48,7 @@ demo: image ## Three real nodes, one manifest, pods over BGP routes, on this mac
 
 .PHONY: demo-down
 demo-down: build ## Remove the demo's cluster without a trace
-	bin/lab down --name $(LAB)
+	bin/lab --name $(LAB) down
 
 .PHONY: unit
 unit: ## Unit tests and tests in network namespaces (root)

@@ -19,5 +19,5 @@ if ! diff -u manifests/manx.yaml "$fresh" >&2; then
 	echo 'manifests/manx.yaml is stale: run make manifests' >&2
 	exit 1
 fi
-hack/verify-generate.sh
+hack/tools/verify.sh
 echo 'verify: formatting, vet and generated files are as they should be'

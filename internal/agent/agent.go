@@ -62,8 +62,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log = log.With("node", node)
-	log.Info("manx-node starts", "nodeNameFrom", source)
+	log.Info("manx-node starts", "node", node, "nodeNameFrom", source)
 	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil)}
 	a.metrics = newMetrics(a.status)
 
@@ -167,7 +166,11 @@ func (a *Agent) runTasks(ctx context.Context) error {
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig) // "" is the pod's service account
+	load := rest.InClusterConfig // the pod's service account
+	if kubeconfig != "" {
+		load = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	}
+	cfg, err := load()
 	if err != nil {
 		return nil, fmt.Errorf("find the Kubernetes API: %w; run in a pod, or set KUBECONFIG to a kubeconfig file", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -23,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/manx-cni/manx/test/lab"
 )
 
 // sample is what cnibench prints of one plugin.
@@ -58,7 +59,7 @@ func main() {
 
 func (b bench) run(ctx context.Context, image, manifest string, rounds, burst int, out string) (err error) {
 	defer func() {
-		if _, errDown := b.output(context.WithoutCancel(ctx), "down", "--name", b.lab); errDown != nil {
+		if _, errDown := b.output(context.WithoutCancel(ctx), "down"); errDown != nil {
 			err = fmt.Errorf("%w (and removing the lab: %v)", err, errDown)
 		}
 	}()
@@ -74,7 +75,7 @@ func (b bench) run(ctx context.Context, image, manifest string, rounds, burst in
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "measuring: %d rounds, then %d together\n", rounds, burst)
-	raw, err := b.output(ctx, "exec", "--name", b.lab, b.node, tool, "-rounds", strconv.Itoa(rounds), "-burst", strconv.Itoa(burst))
+	raw, err := b.output(ctx, "exec", b.node, lab.HostPath(tool), "-rounds", strconv.Itoa(rounds), "-burst", strconv.Itoa(burst))
 	if err != nil {
 		return err
 	}
@@ -96,10 +97,10 @@ func (b bench) run(ctx context.Context, image, manifest string, rounds, burst in
 
 // install makes the cluster and waits for its agents.
 func (b bench) install(ctx context.Context, image, manifest string) error {
-	kubectl := []string{"kubectl", "--name", b.lab, "--"}
+	kubectl := []string{"kubectl", "--"}
 	steps := [][]string{
-		{"up", "--name", b.lab, "--nodes", "2", "--no-cni"},
-		{"load-image", "--name", b.lab, image},
+		{"up", "--nodes", "2", "--no-cni"},
+		{"load-image", image},
 		append(slices.Clone(kubectl), "create", "-f", manifest),
 		append(slices.Clone(kubectl), "-n", "kube-system", "rollout", "status", "ds/manx-node", "--timeout=180s"),
 	}
@@ -116,7 +117,8 @@ func (b bench) install(ctx context.Context, image, manifest string) error {
 func (b bench) output(ctx context.Context, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "lab"), args...)
-	cmd.Stdout, cmd.Stderr = &stdout, io.MultiWriter(&stderr)
+	cmd.Env = append(os.Environ(), "MANX_LAB="+b.lab)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("lab %s: %w: %s", strings.Join(args, " "), err, stderr.String())
 	}
@@ -126,7 +128,7 @@ func (b bench) output(ctx context.Context, args ...string) ([]byte, error) {
 // requests reads how many requests the API server has answered for IPAM's kinds
 // and pods/status, by "verb resource": its own counter, apiserver_request_total.
 func (b bench) requests(ctx context.Context) (map[string]int, error) {
-	raw, err := b.output(ctx, "kubectl", "--name", b.lab, "--", "get", "--raw", "/metrics")
+	raw, err := b.output(ctx, "kubectl", "--", "get", "--raw", "/metrics")
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/ipam"
+)
+
+// recorder is IPAM and dataplane in one, noting the order of calls.
+type recorder struct {
+	calls      []string
+	held       map[string][]netip.Addr
+	failAssign error
+	failRemove error
+}
+
+func (r *recorder) Assign(_ context.Context, req ipam.Request) ([]netip.Addr, error) {
+	r.calls = append(r.calls, "assign "+req.Handle)
+	if r.failAssign != nil {
+		return nil, r.failAssign
+	}
+	r.held[req.Handle] = []netip.Addr{netip.MustParseAddr("10.244.0.1")}
+	return r.held[req.Handle], nil
+}
+
+func (r *recorder) Release(_ context.Context, handle string) ([]netip.Addr, error) {
+	r.calls = append(r.calls, "release "+handle)
+	delete(r.held, handle)
+	return nil, nil
+}
+
+func (r *recorder) ByHandle() map[string][]netip.Addr { return r.held }
+
+func (r *recorder) AddEndpoint(_ context.Context, ep state.Endpoint) error {
+	r.calls = append(r.calls, "endpoint "+ep.Iface)
+	return nil
+}
+
+func (r *recorder) RemoveEndpoint(_ context.Context, iface, _ string) error {
+	r.calls = append(r.calls, "remove "+iface)
+	return r.failRemove
+}
+
+func (r *recorder) CheckEndpoint(context.Context, string, string) error { return nil }
+
+func newPodAPI() (*podAPI, *recorder) {
+	r := &recorder{held: map[string][]netip.Addr{}}
+	return &podAPI{
+		node: "node1", ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
+		status: func() status.Node { return status.Node{Name: "node1"} }, observe: func(string, time.Time, error) {},
+	}, r
+}
+
+var testEndpoint = nodeapi.Endpoint{ContainerID: "c1", Network: "net", Namespace: "default", Pod: "web", IfName: "eth0", HostIface: "cali1"}
+
+// The route goes before the address: otherwise a new pod could be given an address
+// that still leads to the old one.
+func TestDelRemovesTheRouteBeforeItReleasesTheAddress(t *testing.T) {
+	p, r := newPodAPI()
+	if err := p.Del(context.Background(), nodeapi.DelRequest{Endpoint: testEndpoint}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.calls, ", "); got != "remove cali1, release net.c1" {
+		t.Fatalf("calls: %s", got)
+	}
+	r.calls, r.failRemove = nil, errors.New("busy")
+	if err := p.Del(context.Background(), nodeapi.DelRequest{Endpoint: testEndpoint}); err == nil {
+		t.Fatal("a route that could not be removed was ignored")
+	}
+	if got := strings.Join(r.calls, ", "); got != "remove cali1" {
+		t.Fatalf("the address was released although its route is still there: %s", got)
+	}
+}
+
+func TestAddThenReady(t *testing.T) {
+	p, r := newPodAPI()
+	ctx := context.Background()
+	reply, err := p.Add(ctx, nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
+	if err != nil || len(reply.Addrs) != 1 || reply.MTU != 1500 {
+		t.Fatalf("Add: %+v, %v", reply, err)
+	}
+	if err := p.Ready(ctx, nodeapi.ReadyRequest{Endpoint: testEndpoint}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(ctx, nodeapi.CheckRequest{Endpoint: testEndpoint, Addrs: reply.Addrs}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Abort(ctx, nodeapi.AddRequest{Endpoint: testEndpoint}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Ready(ctx, nodeapi.ReadyRequest{Endpoint: testEndpoint}); err == nil {
+		t.Fatal("a container whose address was released became ready")
+	}
+	if err := p.Check(ctx, nodeapi.CheckRequest{Endpoint: testEndpoint, Addrs: reply.Addrs}); err == nil {
+		t.Fatal("CHECK passed for a container without an address")
+	}
+	if got := strings.Join(r.calls, ", "); got != "assign net.c1, endpoint cali1, remove cali1, release net.c1" {
+		t.Fatalf("calls: %s", got)
+	}
+}
+
+func TestFullPoolIsRetryableAndSaysHowFull(t *testing.T) {
+	p, r := newPodAPI()
+	r.failAssign = errors.New("pool 10.244.0.0/16 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed")
+	_, err := p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
+	coded := nodeapi.AsError(err)
+	if coded.Code != nodeapi.CodeTryAgain || !strings.Contains(coded.Error(), "1024 of 1024") || !strings.Contains(coded.Error(), "default/web") {
+		t.Fatalf("Add: code %d, %v; want code 11 and a message naming pod and pool", coded.Code, err)
+	}
+}
+
+func TestAddRefusesWhatThisVersionLacks(t *testing.T) {
+	p, _ := newPodAPI()
+	for _, req := range []nodeapi.AddRequest{
+		{Endpoint: testEndpoint, IPv4: true, IPv6: true},
+		{Endpoint: testEndpoint, IPv4: true, IPv4Pools: []string{"mine"}},
+	} {
+		if _, err := p.Add(context.Background(), req); nodeapi.AsError(err).Code != nodeapi.CodeInvalidConfig {
+			t.Errorf("Add(%+v): %v; want code 7", req, err)
+		}
+	}
+}
+
+func TestRefuseUnsupported(t *testing.T) {
+	for env, want := range map[string]string{
+		"CALICO_NETWORKING_BACKEND=vxlan": "CALICO_NETWORKING_BACKEND",
+		"FELIX_NFTABLESMODE=Disabled":     "FELIX_NFTABLESMODE",
+		"NODENAME=node1":                  "",
+	} {
+		settings, _, err := config.Parse([]string{env})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = refuseUnsupported(settings)
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", env, err)
+		}
+	}
+}
+
+func TestPodRecordPatch(t *testing.T) {
+	r := podRecord{namespace: "default", pod: "web", uid: "u1", containerID: "c1",
+		addrs: []netip.Addr{netip.MustParseAddr("10.244.0.1"), netip.MustParseAddr("fd00::1")}}
+	var got struct {
+		Metadata struct {
+			UID         string
+			Annotations map[string]string
+		}
+	}
+	if err := json.Unmarshal(r.patch(), &got); err != nil {
+		t.Fatal(err)
+	}
+	a := got.Metadata.Annotations
+	if got.Metadata.UID != "u1" || a["cni.projectcalico.org/podIP"] != "10.244.0.1/32" ||
+		a["cni.projectcalico.org/podIPs"] != "10.244.0.1/32,fd00::1/128" || a["cni.projectcalico.org/containerID"] != "c1" {
+		t.Fatalf("patch %s", r.patch())
+	}
+}
+
+func TestErrorLogCountsRepeatsAndForgetsTheOldest(t *testing.T) {
+	var l errorLog
+	for range 3 {
+		l.add("ipam", errors.New("conflict"))
+	}
+	for i := range maxErrors - 1 {
+		l.add("cni add", errors.New(string(rune('a'+i))))
+	}
+	if list := l.list(); len(list) != maxErrors || list[0].Message != "conflict" || list[0].Count != 3 {
+		t.Fatalf("%+v", list)
+	}
+	l.add("bgp", errors.New("new"))
+	if list := l.list(); len(list) != maxErrors || list[0].Component == "ipam" || list[maxErrors-1].Component != "bgp" {
+		t.Fatalf("%+v", list)
+	}
+}
