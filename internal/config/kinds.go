@@ -116,29 +116,19 @@ var address = plain("address", autodetect.AddressForms, autodetect.ParseAddress)
 
 var method = plain("method", autodetect.MethodForms, autodetect.ParseMethod)
 
-var asNumber = plain("AS number", "1 to 4294967295, or asdot such as 1.10", ParseAS)
+var asNumber = plain("AS number", v1.ASNumberForms, ParseAS)
 
 // ParseAS reads an AS number as asplain or asdot (RFC 5396 §2). Empty is 0, which
 // stands for the cluster's AS.
 func ParseAS(s string) (uint32, error) {
-	bad := errors.New("not an AS number")
 	if s == "" {
 		return 0, nil
 	}
-	high, low, dotted := strings.Cut(s, ".")
-	if !dotted {
-		n, err := strconv.ParseUint(s, 10, 32)
-		if err != nil || n == 0 {
-			return 0, bad
-		}
-		return uint32(n), nil
+	as, err := v1.ParseASNumber(s)
+	if err != nil {
+		return 0, errors.New("not an AS number") // the setting's message says what is accepted
 	}
-	h, errHigh := strconv.ParseUint(high, 10, 16)
-	l, errLow := strconv.ParseUint(low, 10, 16)
-	if errHigh != nil || errLow != nil || h == 0 && l == 0 {
-		return 0, bad
-	}
-	return uint32(h)<<16 | uint32(l), nil
+	return as, nil
 }
 
 var routerID = plain("router id", "empty, hash, or an IPv4 address such as 192.0.2.1", func(s string) (RouterID, error) {

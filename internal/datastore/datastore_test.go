@@ -28,21 +28,21 @@ func TestParseNode(t *testing.T) {
 		wantErr     string // substring; empty means none
 	}{
 		{"no annotations yet", nil, Node{Name: "n"}, ""},
-		{"address with prefix length", map[string]string{annotationIPv4Address: "10.0.0.5/24"},
+		{"address with prefix length", map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.5/24"},
 			Node{Name: "n", IPv4: netip.MustParsePrefix("10.0.0.5/24")}, ""},
-		{"bare address of an old version", map[string]string{annotationIPv4Address: "10.0.0.5"},
+		{"bare address of an old version", map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.5"},
 			Node{Name: "n", IPv4: netip.MustParsePrefix("10.0.0.5/32")}, ""},
-		{"asplain", map[string]string{annotationASNumber: "4200000000"}, Node{Name: "n", AS: 4200000000}, ""},
-		{"asdot", map[string]string{annotationASNumber: "1.10"}, Node{Name: "n", AS: 65546}, ""},
-		{"route reflector", map[string]string{annotationRouteReflector: "244.0.0.1"},
+		{"asplain", map[string]string{apiv1.AnnotationNodeAS: "4200000000"}, Node{Name: "n", AS: 4200000000}, ""},
+		{"asdot", map[string]string{apiv1.AnnotationNodeAS: "1.10"}, Node{Name: "n", AS: 65546}, ""},
+		{"route reflector", map[string]string{apiv1.AnnotationNodeRouteReflector: "244.0.0.1"},
 			Node{Name: "n", RouteReflectorClusterID: netip.MustParseAddr("244.0.0.1")}, ""},
-		{"address is text", map[string]string{annotationIPv4Address: "banana"}, Node{}, `IPv4Address="banana"`},
-		{"address is loopback", map[string]string{annotationIPv4Address: "127.0.0.1/8"}, Node{}, "IPv4Address"},
-		{"address is IPv6", map[string]string{annotationIPv4Address: "fd00::1/64"}, Node{}, "IPv4Address"},
-		{"AS zero", map[string]string{annotationASNumber: "0"}, Node{}, `ASNumber="0"`},
-		{"AS too large", map[string]string{annotationASNumber: "4294967296"}, Node{}, "ASNumber"},
-		{"asdot overflow", map[string]string{annotationASNumber: "1.65536"}, Node{}, "asdot"},
-		{"two faults, both told", map[string]string{annotationIPv4Address: "x", annotationASNumber: "y"}, Node{}, `ASNumber="y"`},
+		{"address is text", map[string]string{apiv1.AnnotationNodeIPv4: "banana"}, Node{}, `IPv4Address="banana"`},
+		{"address is loopback", map[string]string{apiv1.AnnotationNodeIPv4: "127.0.0.1/8"}, Node{}, "IPv4Address"},
+		{"address is IPv6", map[string]string{apiv1.AnnotationNodeIPv4: "fd00::1/64"}, Node{}, "IPv4Address"},
+		{"AS zero", map[string]string{apiv1.AnnotationNodeAS: "0"}, Node{}, `ASNumber="0"`},
+		{"AS too large", map[string]string{apiv1.AnnotationNodeAS: "4294967296"}, Node{}, "ASNumber"},
+		{"asdot overflow", map[string]string{apiv1.AnnotationNodeAS: "1.65536"}, Node{}, "asdot"},
+		{"two faults, both told", map[string]string{apiv1.AnnotationNodeIPv4: "x", apiv1.AnnotationNodeAS: "y"}, Node{}, `ASNumber="y"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -117,8 +117,8 @@ func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool
 }
 
 func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
-	good := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "good", Annotations: map[string]string{annotationIPv4Address: "10.0.0.1/24"}}}
-	bad := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{annotationIPv4Address: "10.0.0"}}}
+	good := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "good", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.1/24"}}}
+	bad := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0"}}}
 	wrongType := pool("wrongtype", "10.1.0.0/16")
 	wrongType.Object["spec"].(map[string]any)["blockSize"] = "twenty-six"
 	d, dyn, kube := start(t, []runtime.Object{good, bad},
@@ -162,7 +162,7 @@ func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 }
 
 func TestNodeHeartbeatsDoNotWake(t *testing.T) {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{annotationIPv4Address: "10.0.0.1/24"}}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.1/24"}}}
 	d, _, kube := start(t, []runtime.Object{n})
 	eventually(t, d, "in sync", func(s *Snapshot) bool { return len(s.Nodes) == 1 })
 	select {
@@ -176,7 +176,7 @@ func TestNodeHeartbeatsDoNotWake(t *testing.T) {
 		t.Fatal(err)
 	}
 	moved := beat.DeepCopy()
-	moved.Annotations[annotationIPv4Address] = "10.0.0.2/24"
+	moved.Annotations[apiv1.AnnotationNodeIPv4] = "10.0.0.2/24"
 	if _, err := kube.CoreV1().Nodes().Update(context.Background(), moved, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

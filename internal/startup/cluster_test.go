@@ -72,7 +72,7 @@ func TestRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := got.Annotations; a[annotationIPv4] != "10.0.0.5/24" || a[annotationAS] != "65001" {
+	if a := got.Annotations; a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" || a[v1.AnnotationNodeAS] != "65001" {
 		t.Errorf("annotations %v", a)
 	}
 	if c := got.Status.Conditions; len(c) != 1 || c[0].Type != corev1.NodeNetworkUnavailable || c[0].Status != corev1.ConditionFalse {

@@ -12,14 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
-)
-
-// Annotations of the Node that this package writes. They are Calico's.
-const (
-	annotationIPv4 = "projectcalico.org/IPv4Address"
-	annotationAS   = "projectcalico.org/ASNumber"
 )
 
 // address chooses the node's address, AS and router id, and makes sure that no
@@ -45,7 +40,7 @@ func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autod
 	res := Result{Address: got.Addr, Interface: got.Interface, Reason: got.Reason, AS: set.BGP.AS}
 	if res.AS == 0 {
 		// Nonsense counts as absent here; the datastore reports it on the Node.
-		if as, err := config.ParseAS(node.Annotations[annotationAS]); err == nil {
+		if as, err := config.ParseAS(node.Annotations[v1.AnnotationNodeAS]); err == nil {
 			res.AS = as
 		}
 	}
@@ -61,7 +56,7 @@ func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autod
 // storedAddress reads the Node's address annotation; a bare address, which older
 // versions of Calico wrote, stands for a /32. What does not parse counts as absent.
 func storedAddress(node *corev1.Node) netip.Prefix {
-	v := node.Annotations[annotationIPv4]
+	v := node.Annotations[v1.AnnotationNodeIPv4]
 	if v != "" && !strings.Contains(v, "/") {
 		v += "/32"
 	}
@@ -98,7 +93,7 @@ func (s *Startup) checkDuplicate(ctx context.Context, a netip.Addr) error {
 		other := &nodes.Items[i]
 		if other.Name != s.NodeName && storedAddress(other).Addr() == a {
 			return fmt.Errorf("node %s already has the address %s (annotation %s=%q); want IP or IP_AUTODETECTION_METHOD to give an address of this machine, "+
-				"or, if node %s is gone, kubectl delete node %s", other.Name, a, annotationIPv4, other.Annotations[annotationIPv4], other.Name, other.Name)
+				"or, if node %s is gone, kubectl delete node %s", other.Name, a, v1.AnnotationNodeIPv4, other.Annotations[v1.AnnotationNodeIPv4], other.Name, other.Name)
 		}
 	}
 	return nil
@@ -109,10 +104,10 @@ func (s *Startup) checkDuplicate(ctx context.Context, a netip.Addr) error {
 func (s *Startup) publish(ctx context.Context, node *corev1.Node, res Result) error {
 	want := map[string]string{}
 	if res.Address.IsValid() {
-		want[annotationIPv4] = res.Address.String()
+		want[v1.AnnotationNodeIPv4] = res.Address.String()
 	}
 	if s.Settings.BGP.AS != 0 {
-		want[annotationAS] = strconv.FormatUint(uint64(s.Settings.BGP.AS), 10)
+		want[v1.AnnotationNodeAS] = strconv.FormatUint(uint64(s.Settings.BGP.AS), 10)
 	}
 	for k, v := range want {
 		if node.Annotations[k] == v {

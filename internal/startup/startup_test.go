@@ -135,13 +135,13 @@ func node(name string, annotations ...string) *corev1.Node {
 }
 
 func TestFirstStart(t *testing.T) {
-	c := newCluster(t, node("node-1"), node("node-2", annotationIPv4, "10.0.0.6/24"))
+	c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"))
 	res := c.mustRun("IP=autodetect", "AS=65001", "CLUSTER_TYPE=k8s,bgp", "CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV4POOL_NODE_SELECTOR=zone == 'a'")
 	if res.Address != netip.MustParsePrefix("10.0.0.5/24") || res.Interface != "eth0" || res.AS != 65001 ||
 		res.RouterID != netip.MustParseAddr("10.0.0.5") || res.Reason == "" || len(res.Notes) > 0 {
 		t.Errorf("%+v", res)
 	}
-	if a := c.node("node-1").Annotations; a[annotationIPv4] != "10.0.0.5/24" || a[annotationAS] != "65001" || len(a) != 2 {
+	if a := c.node("node-1").Annotations; a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" || a[v1.AnnotationNodeAS] != "65001" || len(a) != 2 {
 		t.Errorf("annotations %v", a)
 	}
 	want := []string{"patch nodes/status", "create ippools", "create clusterinformations", "create felixconfigurations", "create bgpconfigurations"}
@@ -181,7 +181,7 @@ func TestSecondStartWritesNothing(t *testing.T) {
 		{"CALICO_IPV4POOL_CIDR=none", "CLUSTER_TYPE=k8s,kdd"},
 		{"CALICO_NETWORKING_BACKEND=none", "IP=none"},
 	} {
-		c := newCluster(t, node("node-1"), node("node-2", annotationIPv4, "10.0.0.6/24"), kubeadm("podSubnet: 10.12.0.0/16"))
+		c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"), kubeadm("podSubnet: 10.12.0.0/16"))
 		first, firstErr := c.start(env...).Run(t.Context())
 		if firstErr != nil {
 			t.Fatalf("%v: %v", env, firstErr)
@@ -214,7 +214,7 @@ func TestSecondStartWritesNothing(t *testing.T) {
 }
 
 func TestDuplicateAddress(t *testing.T) {
-	objs := []runtime.Object{node("node-1"), node("node-2"), node("node-3", annotationIPv4, "10.0.0.5/16"), node("node-4", annotationIPv4, "nonsense")}
+	objs := []runtime.Object{node("node-1"), node("node-2"), node("node-3", v1.AnnotationNodeIPv4, "10.0.0.5/16"), node("node-4", v1.AnnotationNodeIPv4, "nonsense")}
 	c := newCluster(t, objs...)
 	_, err := c.run("IP=autodetect")
 	if err == nil || !strings.Contains(err.Error(), `node node-3 already has the address 10.0.0.5 (annotation projectcalico.org/IPv4Address="10.0.0.5/16")`) {
@@ -227,7 +227,7 @@ func TestDuplicateAddress(t *testing.T) {
 		t.Error("no address with the check off")
 	}
 	// An address that is published already is not looked up again.
-	c = newCluster(t, node("node-1", annotationIPv4, "10.0.0.5/24"))
+	c = newCluster(t, node("node-1", v1.AnnotationNodeIPv4, "10.0.0.5/24"))
 	c.mustRun()
 	for _, a := range c.kube.Actions() {
 		if a.GetVerb() == "list" {
@@ -256,9 +256,9 @@ func TestAddressFailures(t *testing.T) {
 }
 
 func TestASAndRouterID(t *testing.T) {
-	c := newCluster(t, node("node-1", annotationAS, "1.10"))
+	c := newCluster(t, node("node-1", v1.AnnotationNodeAS, "1.10"))
 	res := c.mustRun("CALICO_ROUTER_ID=192.0.2.7")
-	if res.AS != 65546 || res.RouterID != netip.MustParseAddr("192.0.2.7") || c.node("node-1").Annotations[annotationAS] != "1.10" {
+	if res.AS != 65546 || res.RouterID != netip.MustParseAddr("192.0.2.7") || c.node("node-1").Annotations[v1.AnnotationNodeAS] != "1.10" {
 		t.Errorf("%+v, annotations %v", res, c.node("node-1").Annotations)
 	}
 	if res := newCluster(t, node("node-1")).mustRun(); res.AS != 0 {
@@ -267,7 +267,7 @@ func TestASAndRouterID(t *testing.T) {
 }
 
 func TestRedetect(t *testing.T) {
-	c := newCluster(t, node("node-1"), node("node-2", annotationIPv4, "10.0.0.6/24"))
+	c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"))
 	s := c.start("IP=autodetect")
 	if _, err := s.Run(t.Context()); err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func TestRedetect(t *testing.T) {
 	if err != nil || !changed || res.Address != netip.MustParsePrefix("10.0.0.7/24") || res.RouterID != netip.MustParseAddr("10.0.0.7") {
 		t.Errorf("%+v %v %v", res, changed, err)
 	}
-	if got := c.node("node-1").Annotations[annotationIPv4]; got != "10.0.0.7/24" {
+	if got := c.node("node-1").Annotations[v1.AnnotationNodeIPv4]; got != "10.0.0.7/24" {
 		t.Errorf("annotation %s", got)
 	}
 	// Not to an address that another node has, nor to none.
