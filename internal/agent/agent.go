@@ -132,7 +132,9 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Log: a.log}); err != nil {
 		return err
 	}
-	store, err := crd.New(cfg)
+	bounded := rest.CopyConfig(cfg) // a request that hangs must not hold every ADD
+	bounded.Timeout = storeTimeout
+	store, err := crd.New(bounded)
 	if err != nil {
 		return fmt.Errorf("make an IPAM client: %w", err)
 	}
@@ -164,6 +166,10 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	}
 	return g.Wait()
 }
+
+// storeTimeout bounds one request of IPAM: the plugin's caller gives up after
+// minutes, a pod's start should not take them.
+const storeTimeout = 10 * time.Second
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	load := rest.InClusterConfig // the pod's service account
