@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func command(use, short string, do func(context.Context, *slog.Logger) error) *c
 func run(ctx context.Context, _ *slog.Logger) error {
 	settings, warnings, err := config.Parse(os.Environ())
 	if err != nil {
-		return fmt.Errorf("configuration:\n%w", err)
+		return configurationError(err)
 	}
 	log := obs.NewLogger(os.Stderr, settings.LogLevel)
 	obs.BridgeKlog(log)
@@ -60,4 +61,12 @@ func run(ctx context.Context, _ *slog.Logger) error {
 
 func installCNI(ctx context.Context, log *slog.Logger) error {
 	return install.Run(ctx, install.FromEnvironment(os.Environ()), log)
+}
+
+// configurationError is one line for one bad variable, and a list for several.
+func configurationError(err error) error {
+	if strings.Contains(err.Error(), "\n") {
+		return fmt.Errorf("configuration:\n%w", err)
+	}
+	return fmt.Errorf("configuration: %w", err)
 }
