@@ -3,9 +3,10 @@ package ipam
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,146 +16,266 @@ import (
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// handleQueue holds the handles whose object may differ from the blocks. It carries
-// names only: what to write is computed from the blocks when it is written, so a
-// handle that came and went in between costs nothing, and no two writes of one
-// handle can overtake each other.
-type handleQueue struct {
+// handleWriter keeps the IPAMHandle objects in step with the blocks. It is told
+// which handles to look at and decides what to write from what the blocks say
+// when it gets there, one handle after the other; so what it writes last is
+// right, whatever happened in between.
+type handleWriter struct {
+	table  *store.Table[v1.IPAMHandle]
+	node   string
+	counts func(handle string) (counts map[netip.Prefix]int, own map[netip.Prefix]bool)
+	log    *slog.Logger
+	wake   chan struct{} // has a value when there is something to do
+
 	mu      sync.Mutex
-	order   []string
-	pending map[string]bool
-	wake    chan struct{}
+	queue   []string
+	waiting map[string]*visit         // the handles in queue
+	busy    bool                      // one is being written
+	idle    []chan struct{}           // closed when queue is empty and not busy
+	known   map[string]*v1.IPAMHandle // as last stored by us
 }
 
-func (q *handleQueue) add(handle string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.pending[handle] {
-		q.pending[handle] = true
-		q.order = append(q.order, handle)
+// visit is what to do for a handle.
+type visit struct {
+	gone    []netip.Prefix // blocks of others in which it has no address any more
+	failing bool           // has been logged
+}
+
+func newHandleWriter(t *store.Table[v1.IPAMHandle], node string, counts func(string) (map[netip.Prefix]int, map[netip.Prefix]bool), log *slog.Logger) *handleWriter {
+	return &handleWriter{
+		table: t, node: node, counts: counts, log: log, wake: make(chan struct{}, 1),
+		waiting: map[string]*visit{}, known: map[string]*v1.IPAMHandle{},
 	}
+}
+
+// touch has the handles looked at.
+func (w *handleWriter) touch(handles ...string) {
+	for _, h := range handles {
+		w.enqueue(h, &visit{})
+	}
+}
+
+func (w *handleWriter) enqueue(handle string, v *visit) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if before := w.waiting[handle]; before != nil {
+		before.gone = append(before.gone, v.gone...)
+		before.failing = before.failing || v.failing
+		return
+	}
+	w.waiting[handle] = v
+	w.queue = append(w.queue, handle)
 	select {
-	case q.wake <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (q *handleQueue) next() (string, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.order) == 0 {
-		return "", false
+// adopt takes over the handles that this node wrote before it restarted.
+func (w *handleWriter) adopt(objects []*v1.IPAMHandle) {
+	w.mu.Lock()
+	for _, o := range objects {
+		w.known[o.Spec.HandleID] = o
 	}
-	h := q.order[0]
-	q.order = q.order[1:]
-	delete(q.pending, h)
-	return h, true
-}
-
-// queueHandles queues the handles of a block that a write changed.
-func (a *Allocator) queueHandles(before, after map[string][]netip.Addr) {
-	for h, addrs := range after {
-		if len(before[h]) != len(addrs) {
-			a.handles.add(h)
-		}
-	}
-	for h := range before {
-		if _, still := after[h]; !still {
-			a.handles.add(h)
-		}
+	w.mu.Unlock()
+	for _, o := range objects {
+		w.touch(o.Spec.HandleID)
 	}
 }
 
-const (
-	handleRetry    = 500 * time.Millisecond
-	handleRetryMax = 30 * time.Second
-	handleTimeout  = 10 * time.Second
-)
+// elsewhere reports whether the handle is known to have addresses in blocks that
+// are not among own.
+func (w *handleWriter) elsewhere(handle string, own map[netip.Prefix]bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.known[handle]; o != nil {
+		for text := range o.Spec.Block {
+			if cidr, err := netip.ParsePrefix(text); err == nil && !own[cidr] {
+				return true
+			}
+		}
+	}
+	return false
+}
 
-// writeHandles brings queued handle objects in line with the blocks until ctx ends.
-func (a *Allocator) writeHandles(ctx context.Context) error {
-	pause := handleRetry
+// flush waits until nothing is left to do.
+func (w *handleWriter) flush(ctx context.Context) error {
+	w.mu.Lock()
+	if len(w.queue) == 0 && !w.busy {
+		w.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	w.idle = append(w.idle, done)
+	w.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("write the handles: %w", ctx.Err())
+	}
+}
+
+// Pauses after a failed write, doubling from one to the other.
+const minHandlePause, maxHandlePause = 50 * time.Millisecond, 10 * time.Second
+
+// run writes handles until ctx ends.
+func (w *handleWriter) run(ctx context.Context) error {
+	wait := minHandlePause
 	for {
-		handle, ok := a.handles.next()
+		handle, v, ok := w.next()
 		if !ok {
 			select {
+			case <-w.wake:
+				continue
 			case <-ctx.Done():
 				return nil
-			case <-a.handles.wake:
 			}
-			continue
 		}
-		err := a.writeHandle(ctx, handle)
+		err := w.write(ctx, handle, v.gone)
 		if err == nil {
-			pause = handleRetry
+			wait = minHandlePause
 			continue
 		}
 		if ctx.Err() != nil {
-			return nil // Sync of the next process finds it
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			a.cfg.Log.Warn("handle not written yet", "handle", handle, "err", err)
-		}
-		a.handles.add(handle)
-		select {
-		case <-ctx.Done():
 			return nil
-		case <-time.After(pause):
 		}
-		pause = min(2*pause, handleRetryMax)
+		if !v.failing {
+			w.log.Warn("handle not written, will be tried again", "handle", handle, "err", err)
+		}
+		v.failing = true
+		w.enqueue(handle, v)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+		wait = min(2*wait, maxHandlePause)
 	}
 }
 
-// writeHandle makes one handle object say what this node's blocks say. What it says
-// of other nodes' blocks is left alone.
-func (a *Allocator) writeHandle(ctx context.Context, handle string) error {
-	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
-	defer cancel()
-	want := a.counts(handle)
-	objects := a.cfg.Store.Handles()
-	if len(want) > 0 { // nearly always new
-		_, err := objects.Create(ctx, &v1.IPAMHandle{
-			TypeMeta:   metav1.TypeMeta{APIVersion: v1.SchemeGroupVersion.String(), Kind: "IPAMHandle"},
-			ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(handle)},
-			Spec:       v1.IPAMHandleSpec{HandleID: handle, Block: want},
-		})
+// next takes a handle from the queue, or reports that there is none.
+func (w *handleWriter) next() (string, *visit, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.queue) == 0 {
+		w.busy = false
+		for _, done := range w.idle {
+			close(done)
+		}
+		w.idle = nil
+		return "", nil, false
+	}
+	w.busy = true
+	handle := w.queue[0]
+	w.queue = w.queue[1:]
+	v := w.waiting[handle]
+	delete(w.waiting, handle)
+	return handle, v, true
+}
+
+// write makes the object of a handle say what the blocks say.
+func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Prefix) error {
+	w.mu.Lock()
+	have := w.known[handle]
+	w.mu.Unlock()
+	for range maxConflicts {
+		counts, own := w.counts(handle)
+		if have == nil {
+			var err error
+			if have, err = w.find(ctx, handle, counts); have == nil && err == nil && len(counts) > 0 {
+				continue // deleted under our hands
+			}
+			if have == nil || err != nil {
+				return err
+			}
+		}
+		want := have.DeepCopy()
+		merge(&want.Spec, counts, own, gone)
+		if w.node != "" && want.Labels[v1.LabelHostnameHash] == "" {
+			metav1.SetMetaDataLabel(&want.ObjectMeta, v1.LabelHostnameHash, v1.HostnameHash(w.node))
+		}
+		stored, err := w.replace(ctx, have, want)
+		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+			have = nil
+			continue
+		}
+		if err == nil {
+			w.remember(handle, stored)
+		} else {
+			w.remember(handle, nil) // what is stored is not known
+		}
+		return err
+	}
+	w.remember(handle, nil)
+	return fmt.Errorf("write handle %s: %w", handle, ErrRetry)
+}
+
+// find reads the object of a handle, or creates it when counts is not empty. It
+// returns nil when there is none.
+func (w *handleWriter) find(ctx context.Context, handle string, counts map[netip.Prefix]int) (*v1.IPAMHandle, error) {
+	name := v1.HandleName(handle)
+	if len(counts) > 0 {
+		o := &v1.IPAMHandle{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostnameHash: v1.HostnameHash(w.node)}},
+			Spec:       v1.IPAMHandleSpec{HandleID: handle},
+		}
+		merge(&o.Spec, counts, nil, nil)
+		stored, err := w.table.Create(ctx, o)
 		if !errors.Is(err, store.ErrExists) {
-			return err
+			return stored, err
 		}
 	}
-	have, err := objects.Get(ctx, v1.HandleName(handle))
+	o, err := w.table.Get(ctx, name)
 	if errors.Is(err, store.ErrNotFound) {
-		if len(want) > 0 {
-			return err // gone between the two calls: try again
+		return nil, nil
+	}
+	return o, err
+}
+
+// replace writes want in place of have if they differ, and deletes the object if
+// no address is left; it returns what is stored then, if anything.
+func (w *handleWriter) replace(ctx context.Context, have, want *v1.IPAMHandle) (*v1.IPAMHandle, error) {
+	switch {
+	case len(want.Spec.Block) == 0:
+		return nil, w.table.Delete(ctx, have)
+	case maps.Equal(have.Spec.Block, want.Spec.Block) && maps.Equal(have.Labels, want.Labels):
+		return have, nil
+	default:
+		return w.table.Update(ctx, want)
+	}
+}
+
+func (w *handleWriter) remember(handle string, o *v1.IPAMHandle) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o == nil {
+		delete(w.known, handle)
+	} else {
+		w.known[handle] = o
+	}
+}
+
+// merge puts counts in place of what spec says about own and gone blocks, and
+// leaves what it says about others.
+func merge(spec *v1.IPAMHandleSpec, counts map[netip.Prefix]int, own map[netip.Prefix]bool, gone []netip.Prefix) {
+	drop := maps.Clone(own)
+	if drop == nil {
+		drop = map[netip.Prefix]bool{}
+	}
+	for _, cidr := range gone {
+		drop[cidr] = true
+	}
+	block := map[string]int{}
+	for text, n := range spec.Block {
+		if cidr, err := netip.ParsePrefix(text); err != nil || !drop[cidr] {
+			block[text] = n
 		}
-		return nil
 	}
-	if err != nil {
-		return err
+	for cidr, n := range counts {
+		block[cidr.String()] = n
 	}
-	merged := map[string]int{}
-	mine := a.ownSorted()
-	for cidr, n := range have.Spec.Block {
-		if p, err := netip.ParsePrefix(cidr); err != nil || !slices.Contains(mine, p) {
-			merged[cidr] = n
-		}
-	}
-	maps.Copy(merged, want)
-	if len(merged) > 0 {
-		if maps.Equal(merged, have.Spec.Block) && !have.Spec.Deleted {
-			return nil
-		}
-		have.Spec.Block, have.Spec.Deleted = merged, false
-		_, err = objects.Update(ctx, have)
-		return err
-	}
-	have.Spec.Block, have.Spec.Deleted = map[string]int{}, true
-	marked, err := objects.Update(ctx, have)
-	if err == nil {
-		err = objects.Delete(ctx, marked)
-	}
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	return err
+	spec.Block = block
 }

@@ -4,151 +4,131 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 
 	v1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// Sync reads this node's blocks, finishes or drops claims that were cut short, and
-// has every handle compared with the blocks. Call it once before the first Assign;
-// after an error it may be called again.
+// Sync reads this node's affinities and blocks, finishes claims that were cut
+// off, and has the handles repaired in the background. Call it once before
+// serving; after an error, call it again. It may be called at any later time, to
+// see what others have changed. It needs no Run.
 func (a *Allocator) Sync(ctx context.Context) error {
-	affinities, err := a.cfg.Store.Affinities().List(ctx, nil)
+	if err := a.begin(ctx); err != nil {
+		return fmt.Errorf("read this node's blocks: %w", err)
+	}
+	defer a.end()
+	affinities, err := a.ownAffinities(ctx)
 	if err != nil {
 		return fmt.Errorf("read this node's blocks: %w", err)
 	}
 	var errs []error
-	for i := range affinities {
-		if aff := &affinities[i]; aff.Spec.Node == a.cfg.Node && aff.Spec.Type != v1.AffinityTypeVirtual {
-			if err := a.adopt(ctx, aff); err != nil {
-				errs = append(errs, err)
-			}
+	for cidr, affinity := range affinities {
+		o, err := a.settle(ctx, cidr, affinity)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("settle block %s: %w", cidr, err))
+			continue
 		}
+		a.set(cidr, o)
+	}
+	for _, o := range a.snapshot() {
+		if affinities[o.cidr] == nil {
+			a.markStale(o.cidr)
+		}
+	}
+	errs = append(errs, a.refresh(ctx, map[netip.Prefix]bool{}))
+	handles, malformed, err := a.Store.Handles.List(ctx, v1.LabelHostnameHash+"="+v1.HostnameHash(a.Node))
+	errs = append(errs, err)
+	for _, err := range malformed {
+		a.Log.Warn("handle ignored", "err", err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("read this node's blocks: %w", err)
 	}
-	if err := a.compareHandles(ctx); err != nil {
-		return err
-	}
-	a.cfg.Log.Info("blocks read", "blocks", len(a.Blocks()), "handles", len(a.ByHandle()))
-	return nil
-}
-
-// adopt takes over the block of one of this node's affinities.
-func (a *Allocator) adopt(ctx context.Context, aff *v1.BlockAffinity) error {
-	cidr, err := netip.ParsePrefix(aff.Spec.CIDR)
-	if err != nil {
-		a.cfg.Log.Warn("block affinity ignored", "affinity", aff.Name, "err", err)
-		return nil
-	}
-	cidr = cidr.Masked()
-	if aff.Spec.Deleted == "true" || aff.Spec.State == v1.AffinityPendingDeletion {
-		return a.dropAffinity(ctx, aff)
-	}
-	if want := v1.AffinityLabels(a.cfg.Node, cidr); !hasLabels(aff.Labels, want) {
-		if aff.Labels == nil {
-			aff.Labels = map[string]string{}
-		}
-		maps.Copy(aff.Labels, want) // Calico 3.31 and later find affinities by label only
-		updated, err := a.cfg.Store.Affinities().Update(ctx, aff)
-		if err != nil {
-			return fmt.Errorf("label affinity %s: %w", aff.Name, err)
-		}
-		aff = updated
-	}
-	object, err := a.cfg.Store.Blocks().Get(ctx, v1.BlockName(cidr))
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return a.claimAgain(ctx, cidr)
-	case err != nil:
-		return err
-	}
-	b, err := block.Parse(&object.Spec)
-	if err != nil {
-		a.cfg.Log.Warn("block ignored: nothing is assigned from it", "block", cidr, "err", err)
-		return nil
-	}
-	if !b.OwnedBy(a.cfg.Node) {
-		return a.dropAffinity(ctx, aff) // a claim that another node won
-	}
-	if !aff.Spec.State.Confirmed() {
-		return a.claimAgain(ctx, cidr)
-	}
-	a.put(cidr, &owned{object: object, block: b})
-	return nil
-}
-
-// claimAgain finishes a claim that was cut short. The block may be another node's
-// by now.
-func (a *Allocator) claimAgain(ctx context.Context, cidr netip.Prefix) error {
-	if err := a.claimBlock(ctx, cidr); err != nil && !errors.Is(err, errTaken) {
-		return fmt.Errorf("finish the claim of block %s: %w", cidr, err)
-	}
-	return nil
-}
-
-func hasLabels(have, want map[string]string) bool {
-	for k, v := range want {
-		if have[k] != v {
-			return false
-		}
-	}
-	return true
-}
-
-// compareHandles queues every handle that differs from this node's blocks: missing
-// ones, and ones whose blocks are all ours but hold nothing of it.
-func (a *Allocator) compareHandles(ctx context.Context) error {
-	handles, err := a.cfg.Store.Handles().List(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("compare handles with this node's blocks: %w", err)
-	}
-	stored := make(map[string]map[string]int, len(handles))
-	for i := range handles {
-		stored[handles[i].Spec.HandleID] = handles[i].Spec.Block
-	}
+	a.handles.adopt(handles)
 	for handle := range a.ByHandle() {
-		if !a.covers(stored[handle], a.counts(handle)) {
-			a.handles.add(handle)
-		}
+		a.handles.touch(handle)
 	}
-	mine := map[string]bool{}
-	for _, cidr := range a.ownSorted() {
-		mine[cidr.String()] = true
-	}
-	for handle, blocks := range stored {
-		for cidr, n := range blocks {
-			if mine[cidr] && a.counts(handle)[cidr] != n {
-				a.handles.add(handle)
-			}
-		}
+	a.mu.Lock()
+	first := !a.synced
+	a.synced = true
+	a.mu.Unlock()
+	if first {
+		a.notify()
 	}
 	return nil
 }
 
-// covers reports whether a stored handle says what the blocks say.
-func (a *Allocator) covers(stored, want map[string]int) bool {
-	for cidr, n := range want {
-		if stored[cidr] != n {
-			return false
+// ownAffinities lists this node's affinities: those with its label and, because
+// Calico before 3.31 wrote none, those without any.
+func (a *Allocator) ownAffinities(ctx context.Context) (map[netip.Prefix]*v1.BlockAffinity, error) {
+	out := map[netip.Prefix]*v1.BlockAffinity{}
+	for _, selector := range []string{v1.LabelHostnameHash + "=" + v1.HostnameHash(a.Node), "!" + v1.LabelHostnameHash} {
+		list, malformed, err := a.Store.Affinities.List(ctx, selector)
+		if err != nil {
+			return nil, err
+		}
+		for _, err := range malformed {
+			a.Log.Warn("affinity ignored", "err", err)
+		}
+		for _, o := range list {
+			if o.Spec.Node != a.Node || o.Spec.Type != v1.AffinityTypeHost && o.Spec.Type != "" {
+				continue
+			}
+			cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+			if err != nil || cidr != cidr.Masked() {
+				a.Log.Warn("affinity ignored", "name", o.Name, "err", fmt.Sprintf("spec.cidr %q: want a range such as 10.0.0.64/26", o.Spec.CIDR))
+				continue
+			}
+			out[cidr] = o
 		}
 	}
-	return true
+	return out, nil
 }
 
-// counts returns how many addresses the handle has in each of this node's blocks.
-func (a *Allocator) counts(handle string) map[string]int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := map[string]int{}
-	for cidr, o := range a.own {
-		if n := len(o.block.Held(handle)); n > 0 {
-			out[cidr.String()] = n
+// refresh reads the blocks again that are stale, and notes them in fresh. What
+// an unfinished claim left can wait; finishClaims returns to it.
+func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) error {
+	for _, o := range a.snapshot() {
+		if !o.stale {
+			continue
 		}
+		again, err := a.reread(ctx, o)
+		if err != nil && !o.usable() {
+			a.Log.Debug("claim not finished", "cidr", o.cidr, "err", err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read block %s again: %w", o.cidr, err)
+		}
+		a.set(o.cidr, again)
+		fresh[o.cidr] = true
 	}
-	return out
+	return nil
+}
+
+// reread returns the current entry of a block, or nil when it is not ours.
+func (a *Allocator) reread(ctx context.Context, o *owned) (*owned, error) {
+	affinity, err := a.Store.Affinities.Get(ctx, o.affinity.Name)
+	if err == nil {
+		return a.settle(ctx, o.cidr, affinity)
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	// Somebody removed the affinity. While the block still names us its
+	// addresses are ours to route, so the affinity is made anew.
+	object, err := a.getBlock(ctx, v1.BlockName(o.cidr))
+	if err != nil {
+		return nil, notMissing(err, true)
+	}
+	if !ownedBy(object, a.Node) {
+		return nil, nil
+	}
+	affinity, err = a.Store.Affinities.Create(ctx, a.newAffinity(o.cidr))
+	if err != nil {
+		return nil, err
+	}
+	return a.settle(ctx, o.cidr, affinity)
 }

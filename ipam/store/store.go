@@ -36,6 +36,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("already exists")
 	ErrConflict = errors.New("changed by somebody else since it was read")
+	// ErrMalformed means that the object exists and does not decode.
+	ErrMalformed = errors.New("malformed")
 )
 
 // Backend moves objects as JSON. The resource is a plural name such as

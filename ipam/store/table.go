@@ -174,7 +174,7 @@ func (t *Table[T]) encode(o *T) ([]byte, error) {
 func (t *Table[T]) decode(text []byte) (*T, error) {
 	o := new(T)
 	if err := json.Unmarshal(text, o); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	t.access.meta(o).SetManagedFields(nil)
 	return o, nil

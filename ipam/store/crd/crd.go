@@ -23,8 +23,19 @@ import (
 // pageSize is how many objects one list request asks for.
 const pageSize = 500
 
-// NewClient returns a REST client for the group of api/v1. It copies config.
-func NewClient(config *rest.Config) (rest.Interface, error) {
+// New returns a Store over the API server of config, which it copies. It lifts
+// client-go's rate limit: the allocator has at most two requests under way, and
+// a limit of five a second would make 60 pods that start at once wait.
+func New(config *rest.Config) (store.Store, error) {
+	b, err := NewBackend(config)
+	if err != nil {
+		return store.Store{}, err
+	}
+	return store.New(b), nil
+}
+
+// NewBackend returns the Backend under New.
+func NewBackend(config *rest.Config) (store.Backend, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, v1.SchemeGroupVersion)
 	c := rest.CopyConfig(config)
@@ -32,20 +43,13 @@ func NewClient(config *rest.Config) (rest.Interface, error) {
 	c.APIPath = "/apis"
 	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.QPS, c.RateLimiter = -1, nil
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for %s: %w", v1.SchemeGroupVersion, err)
 	}
-	return client, nil
+	return backend{client}, nil
 }
-
-// New returns a Store over client, which must be for the group of api/v1: see
-// NewClient. Its rate limiter applies to every call; the client of an agent
-// should allow bursts, because 60 pods started at once are some 130 writes.
-func New(client rest.Interface) store.Store { return store.New(NewBackend(client)) }
-
-// NewBackend returns the Backend under New.
-func NewBackend(client rest.Interface) store.Backend { return backend{client} }
 
 type backend struct{ client rest.Interface }
 

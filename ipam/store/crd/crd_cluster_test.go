@@ -22,15 +22,13 @@ import (
 
 // TestAPIServer runs the conformance suite and what only a real API server shows.
 func TestAPIServer(t *testing.T) {
-	config := rest.CopyConfig(apiserver.Start(t))
-	config.QPS = -1
-	client, err := crd.NewClient(config)
+	config := apiserver.Start(t)
+	b, err := crd.NewBackend(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := crd.NewBackend(client)
 	t.Run("conformance", func(t *testing.T) { storetest.Run(t, b) })
-	t.Run("pages", func(t *testing.T) { pages(t, crd.New(client)) })
+	t.Run("pages", func(t *testing.T) { pages(t, store.New(b)) })
 	t.Run("schemas", func(t *testing.T) { schemas(t, b) })
 	t.Run("unserved", func(t *testing.T) {
 		_, err := b.Get(t.Context(), "ipamblocks.wrong", "x")
@@ -41,13 +39,13 @@ func TestAPIServer(t *testing.T) {
 	t.Run("down", func(t *testing.T) {
 		away := rest.CopyConfig(config)
 		away.Host = "https://127.0.0.1:1"
-		client, err := crd.NewClient(away)
+		s, err := crd.New(away)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, err = crd.New(client).Blocks.Get(ctx, "x")
+		_, err = s.Blocks.Get(ctx, "x")
 		if err == nil || errors.Is(err, store.ErrNotFound) || ctx.Err() != nil {
 			t.Errorf("no server: %v, want a failure at once", err)
 		}
