@@ -30,6 +30,7 @@ const (
 	RefusedByNextHop = "its next hop is not another node"
 	RefusedOwn       = "it is inside this node's own block"
 	RefusedSelf      = "its next hop is this node"
+	RefusedPeer      = "its peer announced more than its limit"
 )
 
 // Rules decide what becomes a route.
@@ -48,6 +49,7 @@ type Table struct {
 	best       map[netip.Prefix]*entry
 	dirty      map[netip.Prefix]struct{}  // to be judged again
 	restarting map[netip.Addr]*restarting // peers whose paths are kept
+	banned     map[netip.Addr]struct{}    // peers whose paths are refused
 	rules      Rules
 	accept     []statement
 	refused    map[string]int
@@ -186,6 +188,33 @@ func (t *Table) Expire(now time.Time) (waiting int) {
 	return waiting
 }
 
+// Ban refuses everything that peer has announced and announces until Pardon. A
+// speaker may go on using what a peer sent before it went over its limit, and
+// GoBGP even starts to use what went over, as paths of a peer that restarts.
+func (t *Table) Ban(peer netip.Addr) {
+	if t.banned == nil {
+		t.banned = map[netip.Addr]struct{}{}
+	}
+	t.banned[peer] = struct{}{}
+	t.touchPeer(peer)
+}
+
+// Pardon ends a Ban.
+func (t *Table) Pardon(peer netip.Addr) {
+	if _, ok := t.banned[peer]; ok {
+		delete(t.banned, peer)
+		t.touchPeer(peer)
+	}
+}
+
+func (t *Table) touchPeer(peer netip.Addr) {
+	for prefix, e := range t.best {
+		if slices.ContainsFunc(e.hops, func(h bgp.Hop) bool { return h.Peer == peer }) {
+			t.touch(prefix)
+		}
+	}
+}
+
 // Restarting reports whether the paths of peer are kept for it.
 func (t *Table) Restarting(peer netip.Addr) bool {
 	r := t.restarting[peer]
@@ -264,7 +293,7 @@ func (t *Table) judge(prefix netip.Prefix, e *entry) {
 	}
 	e.learned, e.refused = bgp.Learned{Prefix: prefix}, nil
 	for _, h := range e.hops {
-		if reason := t.verdict(prefix, h.Next); reason != "" {
+		if reason := t.verdict(prefix, h); reason != "" {
 			e.refused = append(e.refused, reason)
 			if t.refused == nil {
 				t.refused = map[string]int{}
@@ -283,13 +312,16 @@ func (t *Table) uncount(reason string) {
 	}
 }
 
-// verdict returns why prefix via next must not become a route, or nothing.
-func (t *Table) verdict(prefix netip.Prefix, next netip.Addr) string {
+// verdict returns why prefix via hop must not become a route, or nothing.
+func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) string {
+	if _, ok := t.banned[hop.Peer]; ok {
+		return RefusedPeer
+	}
 	covered, reached := false, false
 	for _, s := range t.accept {
 		if s.Covers(prefix) {
 			covered = true
-			_, ok := s.hops[next]
+			_, ok := s.hops[hop.Next]
 			reached = reached || ok
 		}
 	}
@@ -298,7 +330,7 @@ func (t *Table) verdict(prefix netip.Prefix, next netip.Addr) string {
 		return RefusedByPolicy
 	case slices.ContainsFunc(t.rules.Own, func(b netip.Prefix) bool { return b.Overlaps(prefix) }):
 		return RefusedOwn
-	case next == t.rules.Self:
+	case hop.Next == t.rules.Self:
 		return RefusedSelf
 	case !reached:
 		return RefusedByNextHop

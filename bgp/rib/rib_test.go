@@ -221,6 +221,22 @@ func TestRestartingPeerKeepsItsPaths(t *testing.T) {
 	})
 }
 
+func TestBan(t *testing.T) {
+	tab := table()
+	tab.Set(blockB, via(nodeB))
+	tab.Set(blockC, via(nodeC))
+	want(t, tab, both)
+	tab.Ban(nodeB)
+	tab.Set(netip.MustParsePrefix("10.244.2.64/26"), via(nodeB))
+	want(t, tab, "10.244.3.0/26[10.0.0.3]")
+	if n := tab.Refused()[RefusedPeer]; n != 2 {
+		t.Errorf("%d paths refused, want 2", n)
+	}
+	tab.Set(netip.MustParsePrefix("10.244.2.64/26"), nil)
+	tab.Pardon(nodeB)
+	want(t, tab, both)
+}
+
 // Whatever happens in whatever order, what is learned step by step is what a
 // fresh table learns from the same paths, and the counts agree.
 func TestIncrementalIsFresh(t *testing.T) {

@@ -41,6 +41,12 @@ func (r *Reconciler) onSession(e SessionEvent) {
 	if was != e.State {
 		s.State, s.Since = e.State, now
 	}
+	if e.OverLimit && !s.OverLimit {
+		s.OverLimit, s.Since = true, now
+		s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
+		r.table.Ban(e.Peer)
+		r.cfg.Log.Error("BGP peer is over its limit", "peer", e.Peer, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause)
+	}
 	switch {
 	case e.State == bgp.Established && was != bgp.Established:
 		s.EndOfRIB = false
@@ -49,8 +55,10 @@ func (r *Reconciler) onSession(e SessionEvent) {
 	case was == bgp.Established && e.State != bgp.Established:
 		s.EndOfRIB, s.Received, s.Accepted, s.Advertised = false, 0, 0, 0
 		s.Flaps++
-		s.LastError = e.Reason
-		s.Restarting = e.Restart > 0
+		if !s.OverLimit {
+			s.LastError = e.Reason
+		}
+		s.Restarting = e.Restart > 0 && !s.OverLimit
 		if s.Restarting {
 			r.table.PeerDown(e.Peer, now.Add(e.Restart))
 		} else {
@@ -61,7 +69,7 @@ func (r *Reconciler) onSession(e SessionEvent) {
 		s.Restarting = false
 		r.table.Forget(e.Peer)
 		r.cfg.Log.Info("BGP peer did not come back in its restart time", "peer", e.Peer, "node", s.Peer.Node)
-	case e.Reason != "" && e.State == bgp.Idle:
+	case e.Reason != "" && e.State == bgp.Idle && !s.OverLimit:
 		s.LastError = e.Reason // an attempt failed
 	}
 	r.stale = true
@@ -98,11 +106,6 @@ func (r *Reconciler) look(ctx context.Context) error {
 			s.Advertised = len(r.paths) // to every peer the same: what we announce, never what we learned
 		}
 		s.Restarting = r.table.Restarting(c.Peer.Addr)
-		if c.OverLimit && !s.OverLimit {
-			s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
-			r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause)
-		}
-		s.OverLimit = c.OverLimit
 	}
 	return nil
 }

@@ -23,8 +23,7 @@ const (
 	pollEvery = 15 * time.Second
 	// lookEvery is the least time between two reads of the counts.
 	lookEvery = 500 * time.Millisecond
-	// overLimitPause is how long a peer that sent too much stays shut out. It is
-	// longer than bgp.RestartTime, so that what is kept of it is settled before.
+	// overLimitPause is how long a peer that sent too much stays shut out.
 	overLimitPause = 3 * time.Minute
 )
 
@@ -260,6 +259,7 @@ func (r *Reconciler) forget(peer netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.table.Forget(peer)
+	r.table.Pardon(peer)
 	delete(r.sessions, peer)
 }
 

@@ -46,8 +46,8 @@ type Speaker interface {
 	// Announce announces paths, each replacing what was announced of its prefix.
 	Announce(paths []bgp.Path) error
 	Withdraw(paths []bgp.Path) error
-	// Sessions returns Received, Accepted and OverLimit of the peers that were
-	// added; the rest of a Session is the reconciler's.
+	// Sessions returns Received and Accepted of the peers that were added; the
+	// rest of a Session is the reconciler's.
 	Sessions(ctx context.Context) ([]bgp.Session, error)
 }
 
@@ -75,6 +75,8 @@ type SessionEvent struct {
 	Restart time.Duration
 	// Expired says that the speaker has given up waiting for the peer.
 	Expired bool
+	// OverLimit says that the peer sent more than MaxPrefixes and is shut out.
+	OverLimit bool
 }
 
 // Desired is everything that the speaker should be.

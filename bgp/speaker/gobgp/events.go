@@ -38,7 +38,8 @@ func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 			st := e.Peer.State
 			event := speaker.SessionEvent{
 				Peer: st.NeighborAddress.Unmap(), State: stateOf(st.SessionState), Reason: st.DisconnectMessage,
-				Expired: st.DisconnectReason == api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED,
+				Expired:   st.DisconnectReason == api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED,
+				OverLimit: st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT,
 			}
 			switch {
 			case event.State == bgp.Established:
@@ -112,8 +113,7 @@ func (s *Speaker) Sessions(ctx context.Context) ([]bgp.Session, error) {
 			return // not one of ours: they are added with an address
 		}
 		session := bgp.Session{
-			Peer:      s.peers[addr],
-			OverLimit: p.GetState().GetAdminState() == api.PeerState_ADMIN_STATE_PFX_CT,
+			Peer: s.peers[addr],
 		}
 		for _, f := range p.GetAfiSafis() {
 			session.Received += int(f.GetState().GetReceived())

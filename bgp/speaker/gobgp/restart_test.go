@@ -1,267 +1,138 @@
 package gobgp_test
 
 import (
-	"context"
-	"fmt"
-	"io"
-	"log/slog"
-	"math/rand/v2"
-	"net"
-	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/manx-cni/manx/bgp"
-	"github.com/manx-cni/manx/bgp/advertise"
-	"github.com/manx-cni/manx/bgp/peering"
-	"github.com/manx-cni/manx/bgp/policy"
-	"github.com/manx-cni/manx/bgp/speaker"
-	"github.com/manx-cni/manx/bgp/speaker/gobgp"
 )
 
-// The speakers of these tests are processes of their own, as nodes are: GoBGP
-// has state that one process shares, and only a process can be killed. The test
-// binary is its own helper.
-const (
-	envSelf = "MANX_TEST_SPEAKER" // index of the node that this process is
-	envNet  = "MANX_TEST_NET"     // what newCluster chose
-)
-
-func TestMain(m *testing.M) {
-	if self := os.Getenv(envSelf); self != "" {
-		helper(self)
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// cluster is a set of nodes on loopback addresses of their own.
-type cluster struct {
-	second, third byte
-	port          uint16
-}
-
-// newCluster takes a random /24 of 127.0.0.0/8 and a port that is free there.
-func newCluster(t *testing.T) cluster {
-	t.Helper()
-	c := cluster{second: byte(1 + rand.IntN(250)), third: byte(1 + rand.IntN(250))}
-	l, err := net.Listen("tcp", c.addr(1).String()+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c.port = uint16(l.Addr().(*net.TCPAddr).Port)
-	return c
-}
-
-func (c cluster) addr(node int) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, c.second, c.third, byte(node)})
-}
-
-var testPool = netip.MustParsePrefix("10.244.0.0/16")
-
-func block(node int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(node), 64}), 26)
-}
-
-// desired is node's part of a mesh of nodes, announcing blocks.
-func (c cluster) desired(node int, nodes []int, blocks ...netip.Prefix) speaker.Desired {
-	in := peering.Input{Self: fmt.Sprint(node), Mesh: true, AS: 64512, ListenPort: c.port, MaxPrefixes: 100}
-	var others []netip.Addr
-	for _, n := range nodes {
-		in.Nodes = append(in.Nodes, peering.Node{Name: fmt.Sprint(n), IPv4: c.addr(n)})
-		if n != node {
-			others = append(others, c.addr(n))
-		}
-	}
-	peers, _ := peering.Peers(in)
-	return speaker.Desired{
-		Global: bgp.Global{AS: 64512, RouterID: c.addr(node), ListenAddr: c.addr(node), ListenPort: c.port},
-		Peers:  peers,
-		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}}, others),
-		Paths:  advertise.Paths(c.addr(node), blocks, []advertise.Pool{{CIDR: testPool}}),
-		Own:    blocks,
-	}
-}
-
-// helper runs one node until it is killed.
-func helper(self string) {
-	var node int
-	var c cluster
-	var nodes int
-	if _, err := fmt.Sscanf(self, "%d", &node); err != nil {
-		panic(err)
-	}
-	if _, err := fmt.Sscanf(os.Getenv(envNet), "%d %d %d %d", &c.second, &c.third, &c.port, &nodes); err != nil {
-		panic(err)
-	}
-	r := speaker.New(speaker.Config{Speaker: gobgp.New(quiet()), Log: quiet()})
-	r.SetDesired(c.desired(node, sequence(nodes), block(node)))
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // never outlives a test that was killed by much
-	defer cancel()
-	go func() { // nor one that ended
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
-	}()
-	if err := r.Run(ctx); err != nil {
-		panic(err)
-	}
-}
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-func sequence(n int) (out []int) {
-	for i := range n {
-		out = append(out, i+1)
-	}
-	return out
-}
-
-// spawn starts a node in its own process.
-func (c cluster) spawn(t *testing.T, node, nodes int) (kill func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", envSelf, node),
-		fmt.Sprintf("%s=%d %d %d %d", envNet, c.second, c.third, c.port, nodes))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var once sync.Once
-	kill = func() {
-		once.Do(func() {
-			_ = cmd.Process.Kill() // SIGKILL
-			_ = cmd.Wait()
-			_ = stdin.Close()
-		})
-	}
-	t.Cleanup(kill)
-	return kill
-}
-
-// survivor is a node in this process, with every change of what it learned.
-type survivor struct {
-	*speaker.Reconciler
-	mu      sync.Mutex
-	history []string
-}
-
-func (c cluster) survive(t *testing.T, node int, nodes []int) *survivor {
-	t.Helper()
-	s := &survivor{Reconciler: speaker.New(speaker.Config{Speaker: gobgp.New(quiet()), Log: quiet()})}
-	s.SetDesired(c.desired(node, nodes, block(node)))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-s.Changed():
-				learned, _ := s.Learned()
-				s.mu.Lock()
-				s.history = append(s.history, fmt.Sprint(learned))
-				s.mu.Unlock()
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-watched
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return s
-}
-
-// changes returns the distinct values that Learned has had, in order.
-func (s *survivor) changes() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Compact(slices.Clone(s.history))
-}
-
-func (s *survivor) session(peer netip.Addr) bgp.Session {
-	for _, x := range s.Status().Sessions {
-		if x.Peer.Addr == peer {
-			return x
-		}
-	}
-	return bgp.Session{}
-}
-
-func (s *survivor) has(p netip.Prefix) bool {
-	learned, _ := s.Learned()
-	return slices.ContainsFunc(learned, func(l bgp.Learned) bool { return l.Prefix == p })
-}
-
-func wait(t *testing.T, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s", what, within)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+// outage is how long a killed node is away.
+const outage = 2 * time.Second
 
 // A node that is killed and starts again is not noticed: its paths stay in the
-// other's table without one change (RFC 4724). The control at the end shows that a
-// withdrawal is.
+// others' tables without one change (RFC 4724). Of its two sessions it dials one
+// and listens for the other, so both ways back are tried. The control at the end
+// shows that a withdrawal is seen.
 func TestKilledSpeakerKeepsItsPaths(t *testing.T) {
-	for _, survivorDials := range []bool{true, false} {
-		t.Run(fmt.Sprintf("survivorDials=%t", survivorDials), func(t *testing.T) {
-			c := newCluster(t)
-			self, other := 2, 1
-			if !survivorDials { // the textually higher address dials
-				self, other = 1, 2
+	f := newFabric(t, "a", "b", "c")
+	survivors := []*node{f.start(f.spec("a")), f.start(f.spec("c"))}
+	b := f.start(f.spec("b"))
+	whole := func(n *node, others ...string) bool {
+		for _, o := range others {
+			if s := n.report().Sessions[o]; s.State != bgp.Established || !s.EndOfRIB || !n.has(f.block(o), f.addr(o)) {
+				return false
 			}
-			s := c.survive(t, self, []int{1, 2})
-			kill := c.spawn(t, other, 2)
-			wait(t, 30*time.Second, "the block is learned", func() bool { return s.has(block(other)) })
-			before := s.changes()
-			for round := range 3 {
-				kill()
-				wait(t, 10*time.Second, "the killed session is noticed", func() bool { return s.session(c.addr(other)).State != bgp.Established })
-				kill = c.spawn(t, other, 2)
-				wait(t, 30*time.Second, "the session is back", func() bool {
-					x := s.session(c.addr(other))
-					return x.State == bgp.Established && x.EndOfRIB
-				})
-				if got := s.changes(); !slices.Equal(got, before) {
-					t.Fatalf("round %d: what was learned changed:\n%v\nwas\n%v", round, got, before)
-				}
+		}
+		return true
+	}
+	wait(t, 40*time.Second, "everybody has everything", func() bool {
+		return whole(survivors[0], "b", "c") && whole(survivors[1], "a", "b") && whole(b, "a", "c")
+	})
+	var before [][]string
+	for _, s := range survivors {
+		before = append(before, s.learnedHistory())
+	}
+	for round := range 3 {
+		b.kill()
+		time.Sleep(outage)
+		for _, s := range survivors {
+			if st := s.report().Sessions["b"]; st.State == bgp.Established || !st.Restarting {
+				t.Fatalf("round %d: %s did not notice that b was killed: %+v", round, s.name, st)
 			}
-			// Control: the same detector sees a real withdrawal.
-			s.SetDesired(c.desired(self, []int{self}, block(self)))
-			wait(t, 10*time.Second, "the removed peer's block is gone", func() bool { return !s.has(block(other)) })
-			if slices.Equal(s.changes(), before) {
-				t.Fatal("the control's withdrawal was not recorded: the test above proves nothing")
-			}
+		}
+		start := time.Now()
+		b = f.start(f.spec("b"))
+		wait(t, 40*time.Second, "b is back", func() bool {
+			return whole(survivors[0], "b") && whole(survivors[1], "b") && whole(b, "a", "c") && b.report().Converged
 		})
+		t.Logf("round %d: all paths exchanged %s after the start", round, time.Since(start).Round(time.Millisecond))
+		for i, s := range survivors {
+			if got := s.learnedHistory(); !slices.Equal(got, before[i]) {
+				t.Fatalf("round %d: what %s learned changed:\n%v\nwas\n%v", round, s.name, got, before[i])
+			}
+		}
+	}
+	// Control: the same detector sees a real withdrawal.
+	without := f.spec("b")
+	without.Blocks = nil
+	b.set(without)
+	for i, s := range survivors {
+		wait(t, 10*time.Second, "the withdrawn block is gone", func() bool { return !s.has(f.block("b"), f.addr("b")) })
+		if slices.Equal(s.learnedHistory(), before[i]) {
+			t.Fatal("the control's withdrawal was not recorded: the test above proves nothing")
+		}
+	}
+}
+
+// When both ends restart, each has to wait for the other's paths before it may
+// believe that what it has not learned is gone. GoBGP counts End-of-RIB as received
+// as soon as both have said that they restart.
+func TestBothRestart(t *testing.T) {
+	f := newFabric(t, "a", "b")
+	a, b := f.start(f.spec("a")), f.start(f.spec("b"))
+	for round := range 3 {
+		wait(t, 30*time.Second, "both have converged", func() bool { return a.report().Converged && b.report().Converged })
+		for _, pair := range []struct {
+			n    *node
+			peer string
+		}{{a, "b"}, {b, "a"}} {
+			pair.n.mu.Lock()
+			i := slices.IndexFunc(pair.n.reports, func(r report) bool { return r.Converged })
+			first := pair.n.reports[i]
+			pair.n.mu.Unlock()
+			if len(first.Learned) != 1 || first.Learned[0].Prefix != f.block(pair.peer) {
+				t.Fatalf("round %d: %s converged with %v, want %s's block", round, pair.n.name, first.Learned, pair.peer)
+			}
+		}
+		if round < 2 {
+			a.kill()
+			b.kill()
+			a, b = f.start(f.spec("a")), f.start(f.spec("b"))
+		}
 	}
 }
 
 // An absent node delays nobody: the others exchange their blocks at once, also
-// right after a restart, when GoBGP would wait for everybody's End-of-RIB.
+// right after a restart, when GoBGP would wait for everybody's End-of-RIB. Nor is
+// convergence put off for ever.
 func TestAbsentPeerDelaysNobody(t *testing.T) {
-	c := newCluster(t)
-	s := c.survive(t, 1, []int{1, 2, 3}) // 3 never comes
-	c.spawn(t, 2, 3)
+	f := newFabric(t, "a", "b", "absent")
+	s := f.spec("a")
+	s.Settle = 12 * time.Second
 	start := time.Now()
-	wait(t, 20*time.Second, "the present node's block is learned", func() bool { return s.has(block(2)) })
+	a := f.start(s)
+	b := f.start(f.spec("b"))
+	wait(t, 20*time.Second, "the present nodes' blocks are learned", func() bool {
+		return a.has(f.block("b"), f.addr("b")) && b.has(f.block("a"), f.addr("a"))
+	})
 	t.Logf("learned after %s", time.Since(start).Round(time.Millisecond))
+	if a.report().Converged {
+		t.Error("converged with a peer missing, before the settle time")
+	}
+	wait(t, 20*time.Second, "convergence without the absent peer", func() bool { return a.report().Converged })
+	if waited := time.Since(start); waited < s.Settle {
+		t.Errorf("converged after %s, before the settle time %s", waited, s.Settle)
+	}
+}
+
+// A password is set on both ends of the session, and one that differs on one end
+// keeps it down.
+func TestPassword(t *testing.T) {
+	f := newFabric(t, "a", "b", "c")
+	with := func(name, password string) spec {
+		s := f.spec(name)
+		s.Password = password
+		return s
+	}
+	a := f.start(with("a", "one"))
+	f.start(with("b", "one"))
+	c := f.start(with("c", "another"))
+	wait(t, 30*time.Second, "a and b meet", func() bool { return a.established("b") && a.has(f.block("b"), f.addr("b")) })
+	if a.established("c") || c.established("a") {
+		t.Fatal("a session came up between ends with different passwords")
+	}
+	c.set(with("c", "one")) // a changed peer is a new session
+	wait(t, 30*time.Second, "c joins with the right password", func() bool { return a.has(f.block("c"), f.addr("c")) })
 }

@@ -1,0 +1,282 @@
+package gobgp_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/advertise"
+	"github.com/manx-cni/manx/bgp/peering"
+	"github.com/manx-cni/manx/bgp/policy"
+	"github.com/manx-cni/manx/bgp/speaker"
+	"github.com/manx-cni/manx/bgp/speaker/gobgp"
+)
+
+// The speakers of these tests are processes of their own in network namespaces of
+// their own, as nodes are: GoBGP has state that one process shares, and only a
+// process can be killed. The test binary is its own helper: it reads specs from
+// its standard input, one JSON value each, and prints a report for every change.
+const envHelper = "MANX_TEST_BGP_NODE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envHelper) != "" {
+		if err := helper(); err != nil {
+			fmt.Fprintln(os.Stderr, "node:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// spec is what a node knows of the cluster.
+type spec struct {
+	Self        string
+	Nodes       map[string]member
+	Blocks      []netip.Prefix // its own
+	MaxPrefixes uint32
+	Password    string
+	Settle      time.Duration // of the first spec
+}
+
+type member struct {
+	Addr netip.Addr
+	AS   uint32 // 0: the cluster's
+}
+
+// report is what a node has to say.
+type report struct {
+	Learned   []bgp.Learned
+	Converged bool
+	Refused   map[string]int
+	Sessions  map[string]session // by node
+	Error     string
+}
+
+type session struct {
+	State                                 bgp.SessionState
+	EndOfRIB, Restarting, OverLimit       bool
+	Received, Accepted, Advertised, Flaps int
+	LastError                             string
+}
+
+const clusterAS = 64512
+
+var testPool = netip.MustParsePrefix("10.244.0.0/16")
+
+func (s spec) desired() speaker.Desired {
+	in := peering.Input{Self: s.Self, Mesh: true, AS: clusterAS, ListenPort: 179, MaxPrefixes: s.MaxPrefixes}
+	self := s.Nodes[s.Self]
+	var others []netip.Addr
+	for name, n := range s.Nodes {
+		in.Nodes = append(in.Nodes, peering.Node{Name: name, IPv4: n.Addr, AS: n.AS})
+		if name != s.Self {
+			others = append(others, n.Addr)
+		}
+	}
+	peers, _ := peering.Peers(in)
+	for i := range peers {
+		peers[i].Password = bgp.NewSecret(s.Password)
+	}
+	return speaker.Desired{
+		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenPort: 179},
+		Peers:  peers,
+		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}}, others),
+		Paths:  advertise.Paths(self.Addr, s.Blocks, []advertise.Pool{{CIDR: testPool}}),
+		Own:    s.Blocks,
+	}
+}
+
+// helper runs one node until it is killed, told to stop, or alone.
+func helper() error {
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv(envHelper) == "verbose" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))
+	}
+	in := json.NewDecoder(os.Stdin)
+	var s spec
+	if err := in.Decode(&s); err != nil {
+		return err
+	}
+	r := speaker.New(speaker.Config{Speaker: gobgp.New(log), Log: log, SettleTime: s.Settle})
+	r.SetDesired(s.desired())
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // never outlives its test by much
+	defer cancel()
+	go func() {
+		for in.Decode(&s) == nil {
+			r.SetDesired(s.desired())
+		}
+		cancel() // the end of the input is the order to stop
+	}()
+	go reports(ctx, r)
+	return r.Run(ctx)
+}
+
+func reports(ctx context.Context, r *speaker.Reconciler) {
+	out := json.NewEncoder(os.Stdout)
+	tick := time.NewTicker(50 * time.Millisecond)
+	var last string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.Changed():
+		case <-tick.C:
+		}
+		st := r.Status()
+		rep := report{Refused: st.Refused, Error: st.LastError, Sessions: map[string]session{}}
+		rep.Learned, rep.Converged = r.Learned()
+		for _, s := range st.Sessions {
+			rep.Sessions[s.Peer.Node] = session{
+				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError,
+			}
+		}
+		if now := fmt.Sprint(rep); now != last {
+			last = now
+			if out.Encode(rep) != nil {
+				return
+			}
+		}
+	}
+}
+
+// node is a running helper.
+type node struct {
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	specs *json.Encoder
+	stdin io.Closer
+	ended chan struct{}
+
+	mu      sync.Mutex
+	latest  report
+	reports []report
+}
+
+// start runs a node in the namespace of its name.
+func (f *fabric) start(s spec) *node {
+	f.t.Helper()
+	n := &node{t: f.t, name: s.Self, ended: make(chan struct{})}
+	n.cmd = exec.Command("ip", "netns", "exec", f.ns(s.Self), os.Args[0], "-test.run=^$")
+	n.cmd.Env = append(os.Environ(), envHelper+"=quiet")
+	n.cmd.Stderr = os.Stderr
+	stdin, err := n.cmd.StdinPipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	stdout, err := n.cmd.StdoutPipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := n.cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	n.stdin, n.specs = stdin, json.NewEncoder(stdin)
+	go n.read(stdout)
+	f.t.Cleanup(n.kill)
+	n.set(s)
+	return n
+}
+
+func (n *node) read(stdout io.Reader) {
+	defer close(n.ended)
+	lines := bufio.NewReader(stdout)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		var r report
+		if json.Unmarshal(line, &r) != nil {
+			continue // what the testing package prints at exit
+		}
+		n.mu.Lock()
+		n.latest = r
+		n.reports = append(n.reports, r)
+		n.mu.Unlock()
+	}
+}
+
+// set gives the node new knowledge.
+func (n *node) set(s spec) {
+	n.t.Helper()
+	if err := n.specs.Encode(s); err != nil {
+		n.t.Fatalf("node %s: %v", n.name, err)
+	}
+}
+
+// kill ends the node with SIGKILL.
+func (n *node) kill() {
+	_ = n.cmd.Process.Kill()
+	n.wait()
+}
+
+// stop lets the node end by itself, as an agent does that is told to.
+func (n *node) stop() {
+	_ = n.stdin.Close()
+	n.wait()
+}
+
+func (n *node) wait() {
+	<-n.ended
+	_ = n.cmd.Wait()
+}
+
+// dead reports whether the process is gone by itself.
+func (n *node) dead() bool {
+	select {
+	case <-n.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (n *node) report() report {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.latest
+}
+
+func (n *node) has(prefix netip.Prefix, hop netip.Addr) bool {
+	return slices.ContainsFunc(n.report().Learned, func(l bgp.Learned) bool {
+		return l.Prefix == prefix && slices.Equal(l.NextHops, []netip.Addr{hop})
+	})
+}
+
+func (n *node) established(peer string) bool {
+	return n.report().Sessions[peer].State == bgp.Established
+}
+
+// learnedHistory is every distinct value that Learned had, in order.
+func (n *node) learnedHistory() (out []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.reports {
+		out = append(out, fmt.Sprint(r.Learned))
+	}
+	return slices.Compact(out)
+}
+
+func wait(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s", what, within)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
