@@ -169,6 +169,7 @@ func newPod(namespace, name, node, img string) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"e2e": "pod"}},
 		Spec: corev1.PodSpec{
 			NodeName: node, TerminationGracePeriodSeconds: &zero, AutomountServiceAccountToken: &no,
+			DNSPolicy:   corev1.DNSDefault, // the lab has no cluster DNS
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Containers:  []corev1.Container{{Name: "c", Image: img, ImagePullPolicy: corev1.PullNever}},
 		},

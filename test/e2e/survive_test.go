@@ -1,0 +1,268 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/manx-cni/manx/internal/status"
+)
+
+// rate of each flow, in packets per second.
+const rate = 1000
+
+func endOf(t *testing.T, pod *corev1.Pod) end {
+	t.Helper()
+	return end{netns: netnsOf(t, pod), addr: netip.MustParseAddr(pod.Status.PodIP)}
+}
+
+// flowsBetween sends both ways between the web pods of two nodes.
+func flowsBetween(t *testing.T, a, b string) []*flow {
+	t.Helper()
+	ea, eb := endOf(t, web(t, a)), endOf(t, web(t, b))
+	var flows []*flow
+	for _, d := range []struct {
+		name     string
+		from, to end
+	}{{a + " to " + b, ea, eb}, {b + " to " + a, eb, ea}} {
+		f, err := startFlow(d.name, d.from, d.to, rate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.finish() })
+		flows = append(flows, f)
+	}
+	return flows
+}
+
+func finish(t *testing.T, flows []*flow) (results []result) {
+	t.Helper()
+	for _, f := range flows {
+		r := f.finish()
+		t.Log(r)
+		results = append(results, r)
+	}
+	return results
+}
+
+// unhurt fails the test when a packet was lost or doubled, or too few were sent to tell.
+func unhurt(t *testing.T, flows []*flow) {
+	t.Helper()
+	for _, r := range finish(t, flows) {
+		if r.Lost > 0 || r.Dups > 0 {
+			t.Errorf("%v; want none lost, none doubled", r)
+		}
+		if r.Sent < 2*rate {
+			t.Errorf("%v: too few to tell", r)
+		}
+	}
+}
+
+// TestFlowControl is the control of the tests below: forwarding broken for 100 packets is seen as their loss.
+func TestFlowControl(t *testing.T) {
+	flows := flowsBetween(t, "node1", "node2")
+	target := web(t, "node2").Status.PodIP
+	sentMore := func(n int64) {
+		t.Helper()
+		start := flows[0].sent.Load()
+		eventually(t, "packets", func(context.Context) error {
+			if now := flows[0].sent.Load(); now < start+n {
+				return fmt.Errorf("%d sent", now-start)
+			}
+			return nil
+		})
+	}
+	sentMore(100)
+	t.Cleanup(func() { _, _ = cluster.Exec(context.Background(), "node2", "nft", "destroy table ip e2e") })
+	on(t, "node2", "nft", "add table ip e2e; add chain ip e2e f { type filter hook forward priority -300; }; add rule ip e2e f ip daddr "+target+" udp dport 1-65535 drop")
+	sentMore(100)
+	on(t, "node2", "nft", "delete table ip e2e")
+	sentMore(100)
+	r := finish(t, flows)
+	if r[0].Lost < 100 || len(r[0].Gaps) != 1 {
+		t.Errorf("%v; want at least the 100 packets of the break lost, in one gap", r[0])
+	}
+	if r[1].Lost != 0 {
+		t.Errorf("%v; want none lost: this way was not broken", r[1])
+	}
+}
+
+// routeMonitor is "ip monitor route" on a node, with a route of the test's own as control.
+type routeMonitor struct {
+	*recorder
+	node string
+	mark int // where the part to judge starts
+}
+
+const controlRoute = "203.0.113.7"
+
+func monitorRoutes(t *testing.T, node string) *routeMonitor {
+	t.Helper()
+	m := &routeMonitor{recorder: record(t, node, "ip", "monitor", "route"), node: node}
+	m.mark = m.control(t)
+	return m
+}
+
+// control adds and deletes a route until the monitor prints both, and returns where its output starts and ends.
+func (m *routeMonitor) control(t *testing.T) (ends int) {
+	t.Helper()
+	eventually(t, "route monitor on "+m.node, func(ctx context.Context) error {
+		before := len(m.String())
+		for _, verb := range []string{"replace", "del"} {
+			if _, err := cluster.Exec(ctx, m.node, "ip", "route", verb, controlRoute, "dev", "eth0"); err != nil {
+				return err
+			}
+		}
+		for range 20 {
+			out := m.String()
+			if i := strings.Index(out[before:], "Deleted "+controlRoute); i >= 0 {
+				return nil
+			}
+			if _, err := cluster.Exec(ctx, m.node, "true"); err != nil {
+				return err
+			}
+		}
+		return errors.New("it does not print the control's route")
+	})
+	return len(m.String())
+}
+
+// silent fails the test when the monitor printed a route other than the control's since it started.
+func (m *routeMonitor) silent(t *testing.T) {
+	t.Helper()
+	m.control(t)
+	for _, l := range lines(m.String()[m.mark:]) {
+		if l != "" && !strings.Contains(l, controlRoute) {
+			t.Errorf("ip monitor route on %s printed %q, want nothing", m.node, l)
+		}
+	}
+}
+
+// restarted waits until the node's agent runs again, is ready, and all its sessions are established.
+func restarted(t *testing.T, node string, restarts int32) {
+	t.Helper()
+	eventuallyIn(t, 2*patience, "agent on "+node+" restarted", func(ctx context.Context) error {
+		pod, err := podOn(ctx, "kube-system", "k8s-app=manx-node", node)
+		if err != nil {
+			return err
+		}
+		if got := pod.Status.ContainerStatuses[0].RestartCount; got <= restarts {
+			return fmt.Errorf("restart count %d, want more than %d", got, restarts)
+		}
+		if err := podReady(pod); err != nil {
+			return err
+		}
+		return settled(ctx, pod)
+	})
+}
+
+// settled asks the agent itself whether it is ready with every session established.
+func settled(ctx context.Context, pod *corev1.Pod) error {
+	out, err := cluster.Kubectl(ctx, "-n", "kube-system", "exec", pod.Name, "-c", "manx-node", "--", "manxctl", "status", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var nodes []status.Node
+	if err := json.Unmarshal([]byte(out), &nodes); err != nil {
+		return fmt.Errorf("manxctl status -o json: %w: %s", err, out)
+	}
+	if len(nodes) != 1 || !nodes[0].Ready {
+		return fmt.Errorf("not ready: %s", out)
+	}
+	all, err := cluster.Nodes()
+	if err != nil {
+		return err
+	}
+	established := 0
+	for _, s := range nodes[0].Sessions {
+		if s.State == "Established" {
+			established++
+		}
+	}
+	if established != len(all)-1 {
+		return fmt.Errorf("%d sessions established, want %d", established, len(all)-1)
+	}
+	return nil
+}
+
+func kill(t *testing.T, pid int, sig unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(pid, sig); err != nil {
+		t.Fatalf("signal %v to %d: %v", sig, pid, err)
+	}
+}
+
+// TestKillAgent: neither packets nor other nodes notice that an agent dies and comes back.
+func TestKillAgent(t *testing.T) {
+	const victim = "node1"
+	var monitors []*routeMonitor
+	for _, node := range nodeNames(t) {
+		if node != victim {
+			monitors = append(monitors, monitorRoutes(t, node))
+		}
+	}
+	flows := flowsBetween(t, victim, "node2")
+	for range 3 {
+		pod := agent(t, victim)
+		restarts := pod.Status.ContainerStatuses[0].RestartCount
+		kill(t, pidOf(t, pod), unix.SIGKILL)
+		restarted(t, victim, restarts)
+	}
+	unhurt(t, flows)
+	for _, m := range monitors {
+		m.silent(t)
+	}
+}
+
+// TestZAddNode is last: the node stays.
+func TestZAddNode(t *testing.T) {
+	archive := os.Getenv(imageEnv)
+	if archive == "" {
+		t.Fatalf("%s is not set; a new node needs the Manx image", imageEnv)
+	}
+	flows := flowsBetween(t, "node1", "node2")
+	name := fmt.Sprintf("node%d", len(nodeNames(t))+1)
+	if err := cluster.AddNode(t.Context(), name, archive); err != nil {
+		t.Fatal(err)
+	}
+	newcomer := web(t, name)
+	for _, peer := range []string{"node1", "node2", "node3"} {
+		pod := web(t, peer)
+		eventually(t, "ping between "+peer+" and "+name, func(ctx context.Context) error {
+			for _, p := range [][2]*corev1.Pod{{pod, newcomer}, {newcomer, pod}} {
+				out, err := cluster.Kubectl(ctx, "exec", p[0].Name, "--", "ping", "-c", "1", "-W", "1", p[1].Status.PodIP)
+				if err != nil || !strings.Contains(out, "ttl=62") {
+					return fmt.Errorf("ping from %s to %s: %v: %s", p[0].Spec.NodeName, p[1].Spec.NodeName, err, out)
+				}
+			}
+			return nil
+		})
+	}
+	unhurt(t, flows)
+	for _, node := range nodeNames(t) {
+		eventually(t, "routes on "+node, func(ctx context.Context) error {
+			want, err := wantRoutes(ctx, node)
+			if err != nil {
+				return err
+			}
+			out, err := cluster.Exec(ctx, node, "ip", "route", "show", "proto", "manx")
+			got := lines(out)
+			if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+				return fmt.Errorf("%q, want %q (%v)", got, want, err)
+			}
+			return nil
+		})
+	}
+	noLeak(t)
+}
