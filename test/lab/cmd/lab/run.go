@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -47,15 +48,18 @@ func kubectlCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubectl [--] ARGS…",
 		Short: "Run kubectl as administrator",
-		// Everything after "kubectl" is kubectl's, flags included; the lab is chosen before it.
+		// Everything after "kubectl" is kubectl's, flags included, but for a --name right there.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := lab.Open(name)
-			if err != nil {
-				return err
+			if chosen, rest := splitName(args); chosen != "" {
+				name, args = chosen, rest
 			}
 			if len(args) > 0 && args[0] == "--" {
 				args = args[1:]
+			}
+			c, err := lab.Open(name)
+			if err != nil {
+				return err
 			}
 			p, err := c.StartKubectl(context.WithoutCancel(cmd.Context()), stdio(), args...)
 			if err != nil {
@@ -65,6 +69,20 @@ func kubectlCmd() *cobra.Command {
 		},
 	}
 	return cmd
+}
+
+// splitName takes the lab's name off the front of arguments that cobra does not parse.
+// It puts the flags that were given before the command there too.
+func splitName(args []string) (chosen string, rest []string) {
+	if len(args) > 1 && args[0] == "--name" {
+		return args[1], args[2:]
+	}
+	if len(args) > 0 {
+		if v, ok := strings.CutPrefix(args[0], "--name="); ok {
+			return v, args[1:]
+		}
+	}
+	return "", args
 }
 
 func execCmd() *cobra.Command {
