@@ -134,8 +134,8 @@ type Session struct {
 	Peer  Peer
 	State SessionState
 	Since time.Time // of State
-	// Received and Accepted count paths in Adj-RIB-In, before and after the import
-	// rules; Advertised counts the paths that are announced to the peer.
+	// Received counts the paths that the peer has sent, Accepted those of them that
+	// are in use, Advertised the paths that are announced to it.
 	Received, Accepted, Advertised int
 	// Flaps counts how often the session was lost.
 	Flaps int

@@ -41,11 +41,8 @@ func (r *Reconciler) onSession(e SessionEvent) {
 	if was != e.State {
 		s.State, s.Since = e.State, now
 	}
-	if e.OverLimit && !s.OverLimit {
-		s.OverLimit, s.Since = true, now
-		s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
-		r.table.Ban(e.Peer)
-		r.cfg.Log.Error("BGP peer is over its limit", "peer", e.Peer, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause)
+	if e.OverLimit {
+		r.overLimit(s)
 	}
 	switch {
 	case e.State == bgp.Established && was != bgp.Established:
@@ -64,7 +61,7 @@ func (r *Reconciler) onSession(e SessionEvent) {
 		} else {
 			r.table.Forget(e.Peer)
 		}
-		r.cfg.Log.Info("BGP session lost", "peer", e.Peer, "node", s.Peer.Node, "reason", e.Reason, "pathsKeptFor", e.Restart)
+		r.cfg.Log.Info("BGP session lost", "peer", e.Peer, "node", s.Peer.Node, "reason", e.Reason, "pathsKeptFor", e.Restart.String())
 	case e.Expired:
 		s.Restarting = false
 		r.table.Forget(e.Peer)
@@ -101,11 +98,26 @@ func (r *Reconciler) look(ctx context.Context) error {
 		if s == nil {
 			continue
 		}
-		s.Received, s.Accepted, s.Advertised = c.Received, c.Accepted, 0
+		s.Received, s.Advertised = c.Received, 0
 		if s.State == bgp.Established {
 			s.Advertised = len(r.paths) // to every peer the same: what we announce, never what we learned
 		}
 		s.Restarting = r.table.Restarting(c.Peer.Addr)
+		if c.OverLimit { // no event says so while the peer does not hang up
+			r.overLimit(s)
+			signal(r.wake)
+		}
 	}
 	return nil
+}
+
+// overLimit refuses all paths of a peer; reconcilePeers then shuts it out.
+func (r *Reconciler) overLimit(s *bgp.Session) {
+	if s.OverLimit {
+		return
+	}
+	s.OverLimit = true
+	s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
+	r.table.Ban(s.Peer.Addr)
+	r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause.String())
 }

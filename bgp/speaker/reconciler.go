@@ -53,7 +53,10 @@ type Reconciler struct {
 	peers   map[netip.Addr]bgp.Peer
 	imports []bgp.Statement
 	paths   map[netip.Prefix]bgp.Path
-	seeded  bool // the peers of the first Desired were added
+	shut    map[netip.Addr]time.Time // peers over their limit, until when
+	// known are the peers of the first Desired that were not added yet: they may
+	// know us from before. Nil before the first Desired.
+	known map[netip.Addr]struct{}
 }
 
 // New prepares a Reconciler; Run starts it.
@@ -68,6 +71,7 @@ func New(cfg Config) *Reconciler {
 		cfg: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: map[netip.Addr]*bgp.Session{},
 		peers:    map[netip.Addr]bgp.Peer{}, paths: map[netip.Prefix]bgp.Path{},
+		shut: map[netip.Addr]time.Time{},
 	}
 }
 
@@ -96,8 +100,16 @@ func (r *Reconciler) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := Status{Global: r.global, Learned: len(r.learned), Refused: r.table.Refused(), Converged: r.converged}
+	inUse := map[netip.Addr]int{}
+	for _, l := range r.learned {
+		for _, peer := range l.From {
+			inUse[peer]++
+		}
+	}
 	for _, addr := range slices.SortedFunc(maps.Keys(r.sessions), netip.Addr.Compare) {
-		s.Sessions = append(s.Sessions, *r.sessions[addr])
+		session := *r.sessions[addr]
+		session.Accepted = inUse[addr]
+		s.Sessions = append(s.Sessions, session)
 	}
 	if r.lastErr != nil {
 		s.LastError = r.lastErr.Error()
@@ -168,7 +180,6 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)
 	errs = append(errs, r.reconcilePeers(ctx, d.Peers)...)
-	r.seeded = true
 	errs = append(errs, r.look(ctx))
 	r.publish(d)
 	return errors.Join(errs...)
@@ -217,59 +228,83 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 	for _, p := range want {
 		wanted[p.Addr] = p
 	}
+	if r.known == nil {
+		r.known = map[netip.Addr]struct{}{}
+		for addr := range wanted {
+			r.known[addr] = struct{}{}
+		}
+	}
+	now := r.cfg.Now()
 	for addr, have := range r.peers {
 		p, ok := wanted[addr]
-		if ok && p == have && !r.shutOutLongEnough(addr) {
+		over := r.isOverLimit(addr)
+		if ok && p == have && !over {
 			continue
 		}
-		r.forget(addr) // first: what the speaker withdraws now is withdrawn
+		r.forget(addr, over) // first: what the speaker withdraws now is withdrawn
 		if err := r.cfg.Speaker.DeletePeer(ctx, have); err != nil {
 			errs = append(errs, fmt.Errorf("remove peer %s: %w", addr, err))
 			continue
 		}
 		delete(r.peers, addr)
-		if !ok {
+		switch {
+		case !ok:
 			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node)
+		case over && p == have:
+			r.shut[addr] = now.Add(overLimitPause)
 		}
 	}
 	for _, p := range want {
 		if _, ok := r.peers[p.Addr]; ok {
 			continue
 		}
+		if until, ok := r.shut[p.Addr]; ok && now.Before(until) && r.sessions[p.Addr].Peer == p {
+			continue
+		}
+		delete(r.shut, p.Addr)
 		r.mu.Lock()
+		r.table.Pardon(p.Addr)
 		r.sessions[p.Addr] = &bgp.Session{Peer: p, State: bgp.Idle, Since: r.cfg.Now()}
 		r.mu.Unlock()
-		if err := r.cfg.Speaker.AddPeer(ctx, p, !r.seeded); err != nil {
+		_, restarting := r.known[p.Addr]
+		if err := r.cfg.Speaker.AddPeer(ctx, p, restarting); err != nil {
 			errs = append(errs, fmt.Errorf("add peer %s: %w", p.Addr, err))
 			continue
 		}
+		delete(r.known, p.Addr)
 		r.peers[p.Addr] = p
 		r.cfg.Log.Info("BGP peer added", "peer", p.Addr, "node", p.Node, "as", p.AS, "passive", p.Passive)
 	}
 	r.mu.Lock()
-	maps.DeleteFunc(r.sessions, func(addr netip.Addr, _ *bgp.Session) bool { // of peers that could not be added either
-		_, ok := wanted[addr]
-		return !ok
-	})
+	// What is known of peers that are wanted no more, added or not.
+	for addr := range r.sessions {
+		if _, ok := wanted[addr]; !ok {
+			delete(r.sessions, addr)
+			delete(r.shut, addr)
+			delete(r.known, addr)
+			r.table.Pardon(addr)
+		}
+	}
 	r.mu.Unlock()
 	return errs
 }
 
-func (r *Reconciler) forget(peer netip.Addr) {
+// forget drops what is kept for a peer that is about to be removed, and its
+// session unless that has something left to tell.
+func (r *Reconciler) forget(peer netip.Addr, keepSession bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.table.Forget(peer)
-	r.table.Pardon(peer)
-	delete(r.sessions, peer)
+	if !keepSession {
+		delete(r.sessions, peer)
+	}
 }
 
-// shutOutLongEnough reports whether a peer that exceeded its limit gets another
-// chance. The speaker itself would never give it one.
-func (r *Reconciler) shutOutLongEnough(peer netip.Addr) bool {
+func (r *Reconciler) isOverLimit(peer netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sessions[peer]
-	return s != nil && s.OverLimit && r.cfg.Now().Sub(s.Since) > overLimitPause
+	return s != nil && s.OverLimit
 }
 
 // publish judges what is learned, decides convergence, and tells of changes.
@@ -289,7 +324,7 @@ func (r *Reconciler) publish(d *Desired) {
 		}
 		if since := now.Sub(r.started); all || since > r.cfg.SettleTime {
 			r.converged, changed = true, true
-			r.cfg.Log.Info("BGP has converged", "peers", len(d.Peers), "all", all, "after", since.Round(time.Millisecond))
+			r.cfg.Log.Info("BGP has converged", "peers", len(d.Peers), "all", all, "after", since.Round(time.Millisecond).String())
 		}
 	}
 	if changed {

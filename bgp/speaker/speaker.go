@@ -13,6 +13,10 @@
 // have sent them again. Nothing is sent at exit: a Cease would end graceful
 // restart, so a stopped agent looks exactly like a killed one.
 //
+// Too many paths. A peer that exceeds its limit is refused as a whole, removed
+// from the speaker and tried again after a pause. GoBGP alone would send a Cease
+// and wait for the peer to hang up, storing whatever it sends until then.
+//
 // Restart, a peer's. bgp/rib keeps what the peer announced until it has sent
 // End-of-RIB again or its restart time is over, whatever the speaker says of the
 // paths in between.
@@ -46,7 +50,7 @@ type Speaker interface {
 	// Announce announces paths, each replacing what was announced of its prefix.
 	Announce(paths []bgp.Path) error
 	Withdraw(paths []bgp.Path) error
-	// Sessions returns Received and Accepted of the peers that were added; the
+	// Sessions returns Received and OverLimit of the peers that were added; the
 	// rest of a Session is the reconciler's.
 	Sessions(ctx context.Context) ([]bgp.Session, error)
 }

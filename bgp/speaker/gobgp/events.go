@@ -103,8 +103,9 @@ func stateOf(s gobgp.FSMState) bgp.SessionState {
 	return bgp.Idle
 }
 
-// Sessions reads the path counts of every peer. What it would cost to let GoBGP
-// count the announced ones is a walk of the table and the policy for every peer.
+// Sessions reads the path counts of every peer. GoBGP's "accepted" means free of
+// AS loops and says nothing of the rules; counting the announced ones would cost a
+// walk of the table and the policy for every peer.
 func (s *Speaker) Sessions(ctx context.Context) ([]bgp.Session, error) {
 	var out []bgp.Session
 	err := s.server.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
@@ -113,11 +114,11 @@ func (s *Speaker) Sessions(ctx context.Context) ([]bgp.Session, error) {
 			return // not one of ours: they are added with an address
 		}
 		session := bgp.Session{
-			Peer: s.peers[addr],
+			Peer:      s.peers[addr],
+			OverLimit: p.GetState().GetAdminState() == api.PeerState_ADMIN_STATE_PFX_CT,
 		}
 		for _, f := range p.GetAfiSafis() {
 			session.Received += int(f.GetState().GetReceived())
-			session.Accepted += int(f.GetState().GetAccepted())
 		}
 		out = append(out, session)
 	})

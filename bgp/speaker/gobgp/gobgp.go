@@ -111,6 +111,9 @@ func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events
 	if err := s.SetImport(ctx, nil); err != nil {
 		return err
 	}
+	if err := s.assignPolicies(ctx); err != nil {
+		return err
+	}
 	return s.watch(ctx, events)
 }
 

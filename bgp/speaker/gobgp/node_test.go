@@ -114,8 +114,12 @@ func helper() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // never outlives its test by much
 	defer cancel()
 	go func() {
-		for in.Decode(&s) == nil {
-			r.SetDesired(s.desired())
+		for {
+			var next spec // a fresh one: decoding into a map adds to it
+			if in.Decode(&next) != nil {
+				break
+			}
+			r.SetDesired(next.desired())
 		}
 		cancel() // the end of the input is the order to stop
 	}()

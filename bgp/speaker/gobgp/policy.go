@@ -9,10 +9,34 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
+// Names of the two policies. GoBGP has per-neighbour policies for route-server
+// clients only, so both are global.
+const (
+	globalRIB    = "global"
+	importPolicy = "import"
+	exportPolicy = "export"
+)
+
+// assignPolicies puts the two policies in force and makes rejection the default.
+// SetPolicies has a field for that, which GoBGP v4.8.0 does not read; but it keeps
+// what is assigned when it replaces the policies.
+func (s *Speaker) assignPolicies(ctx context.Context) error {
+	for name, direction := range map[string]api.PolicyDirection{
+		importPolicy: api.PolicyDirection_POLICY_DIRECTION_IMPORT,
+		exportPolicy: api.PolicyDirection_POLICY_DIRECTION_EXPORT,
+	} {
+		if err := s.server.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+			Name: globalRIB, Direction: direction, Policies: []*api.Policy{{Name: name}}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+		}}); err != nil {
+			return fmt.Errorf("put the %s policy in force: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // SetImport replaces the import rules in one step, then judges what the peers have
-// sent so far again. GoBGP has per-neighbour policy for route-server clients only,
-// so the rules are global; global import policy meets our own paths too, which is
-// why the first statement lets local ones through.
+// sent so far again. Global import policy meets our own paths too, which is why the
+// first statement lets local ones through.
 func (s *Speaker) SetImport(ctx context.Context, accept []bgp.Statement) error {
 	req := &api.SetPoliciesRequest{}
 	statements := []*api.Statement{{
@@ -45,19 +69,12 @@ func (s *Speaker) SetImport(ctx context.Context, accept []bgp.Statement) error {
 			Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 		})
 	}
-	imports := &api.Policy{Name: "import", Statements: statements}
-	exports := &api.Policy{Name: "export", Statements: []*api.Statement{{
+	req.Policies = []*api.Policy{{Name: importPolicy, Statements: statements}, {Name: exportPolicy, Statements: []*api.Statement{{
 		// Only what we announce ourselves: a node is no transit.
 		Name:       "export-local",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
-	}}}
-	req.Policies = []*api.Policy{imports, exports}
-	const global = "global"
-	req.Assignments = []*api.PolicyAssignment{
-		{Name: global, Direction: api.PolicyDirection_POLICY_DIRECTION_IMPORT, Policies: []*api.Policy{imports}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT},
-		{Name: global, Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT, Policies: []*api.Policy{exports}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT},
-	}
+	}}}}
 	if err := s.server.SetPolicies(ctx, req); err != nil {
 		return err
 	}
