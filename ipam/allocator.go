@@ -96,6 +96,14 @@ func (o *owned) state() v1.AffinityState {
 // usable reports whether addresses may be assigned from the block.
 func (o *owned) usable() bool { return o.block != nil && o.state().Confirmed() }
 
+// byHandle returns who holds addresses in the block, if that is known.
+func (o *owned) byHandle() map[string][]netip.Addr {
+	if o == nil || o.block == nil {
+		return nil
+	}
+	return o.block.ByHandle()
+}
+
 // maxWaiting is how many requests wait for the next batch before callers block.
 const maxWaiting = 256
 
@@ -172,10 +180,7 @@ func (a *Allocator) Changed() <-chan struct{} { return a.changed }
 func (a *Allocator) ByHandle() map[string][]netip.Addr {
 	out := map[string][]netip.Addr{}
 	for _, o := range a.snapshot() {
-		if o.block == nil {
-			continue
-		}
-		for handle, addrs := range o.block.ByHandle() {
+		for handle, addrs := range o.byHandle() {
 			out[handle] = append(out[handle], addrs...)
 		}
 	}

@@ -77,7 +77,7 @@ func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got b
 		if err != nil {
 			return false, fmt.Errorf("finish the claim of block %s: %w", o.cidr, err)
 		}
-		a.set(o.cidr, again)
+		a.replace(o, again)
 		got = got || again != nil && again.usable()
 	}
 	return got, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/store"
@@ -102,10 +103,27 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 		if err != nil {
 			return fmt.Errorf("read block %s again: %w", o.cidr, err)
 		}
-		a.set(o.cidr, again)
+		a.replace(o, again)
 		fresh[o.cidr] = true
 	}
 	return nil
+}
+
+// replace puts in place what was read, and has the handles written whose
+// addresses are not what they were: a write of ours whose answer was lost may be
+// among what others did.
+func (a *Allocator) replace(before, now *owned) {
+	a.set(before.cidr, now)
+	had, has := before.byHandle(), now.byHandle()
+	for handle, addrs := range has {
+		if !slices.Equal(addrs, had[handle]) {
+			a.handles.touch(handle)
+		}
+		delete(had, handle)
+	}
+	for handle := range had {
+		a.handles.touch(handle)
+	}
 }
 
 // reread returns the current entry of a block, or nil when it is not ours.
