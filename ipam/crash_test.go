@@ -77,7 +77,7 @@ func TestEveryCallFails(t *testing.T) {
 				}
 				n.kill()
 				b.SetHook(nil)
-				recover(t, k, s, holding, pools)
+				takeOver(t, k, s, holding, pools)
 				if calls.Load() <= k {
 					if k < 20 {
 						t.Errorf("the story made only %d calls", k)
@@ -89,8 +89,8 @@ func TestEveryCallFails(t *testing.T) {
 	}
 }
 
-// recover starts a new allocator and checks that it has what was answered.
-func recover(t *testing.T, k int64, s store.Store, holding map[string]netip.Addr, pools []*v1.IPPool) {
+// takeOver starts a new allocator and checks that it has what was answered.
+func takeOver(t *testing.T, k int64, s store.Store, holding map[string]netip.Addr, pools []*v1.IPPool) {
 	t.Helper()
 	n := newNode(t, s, "n1", pools...)
 	n.flush()
