@@ -1,0 +1,185 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/manx-cni/manx/internal/status"
+)
+
+func manxctl(t *testing.T, node string, args ...string) string {
+	t.Helper()
+	pod := agent(t, node)
+	return kubectl(t, append([]string{"-n", pod.Namespace, "exec", pod.Name, "-c", "manx-node", "--", "manxctl"}, args...)...)
+}
+
+func TestStatus(t *testing.T) {
+	nodes := nodeNames(t)
+	for _, node := range nodes {
+		text := manxctl(t, node, "status")
+		for _, want := range []string{
+			`(?m)^Node +` + node + ` +ready`,
+			`(?m)^Address +` + regexp.QuoteMeta(nodeAddr(t, node)) + `/24 on eth0, AS 64512`,
+			`10\.244\.\d+\.\d+/26 +confirmed +\d+/64`,
+			`default-ipv4-ippool +10\.244\.0\.0/16 +BGP +true`,
+			`Kernel has +.*nftables`,
+			`Last errors`,
+		} {
+			if !regexp.MustCompile(want).MatchString(text) {
+				t.Errorf("manxctl status on %s has no line %s:\n%s", node, want, text)
+			}
+		}
+		var answer []status.Node
+		out := manxctl(t, node, "status", "-o", "json")
+		if err := json.Unmarshal([]byte(out), &answer); err != nil || len(answer) != 1 {
+			t.Fatalf("manxctl status -o json on %s: %v: %s", node, err, out)
+		}
+		checkStatus(t, &answer[0], node, nodes)
+	}
+}
+
+func checkStatus(t *testing.T, s *status.Node, node string, nodes []string) {
+	t.Helper()
+	if s.Name != node || !s.Ready || s.Mode != "BGP" || s.Endpoints < 1 {
+		t.Errorf("status of %s: %+v", node, s)
+	}
+	for _, peer := range nodes {
+		i := slices.IndexFunc(s.Sessions, func(x status.Session) bool { return x.Node == peer })
+		switch {
+		case peer == node:
+			if i >= 0 {
+				t.Errorf("%s has a session with itself", node)
+			}
+		case i < 0:
+			t.Errorf("%s has no session with %s", node, peer)
+		case s.Sessions[i].State != "Established" || s.Sessions[i].Accepted < 1 || s.Sessions[i].Advertised < 1 || s.Sessions[i].Since.IsZero():
+			t.Errorf("session of %s: %+v; want it established with routes both ways", node, s.Sessions[i])
+		}
+	}
+	state, err := readIPAM(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range s.Blocks {
+		if state.blocks[b.CIDR] != node || b.State != "confirmed" || b.Size != 64 || b.Used < 1 {
+			t.Errorf("block of %s: %+v; the API says %v", node, b, state.blocks)
+		}
+	}
+	for _, d := range s.Dataplane {
+		if d.Pending != 0 || d.LastError != "" {
+			t.Errorf("dataplane of %s: %+v", node, d)
+		}
+	}
+}
+
+func TestReadiness(t *testing.T) {
+	for _, node := range nodeNames(t) {
+		for _, path := range []string{"readiness", "liveness"} {
+			out := on(t, node, "curl", "-sS", "-w", " %{http_code}", "http://localhost:9099/"+path)
+			if !strings.HasSuffix(out, " 200") || path == "readiness" && !strings.Contains(out, "ready") {
+				t.Errorf("/%s on %s: %q", path, node, out)
+			}
+		}
+		if out, err := cluster.Exec(t.Context(), node, "curl", "-sS", "--max-time", "2", "http://"+nodeAddr(t, node)+":9099/readiness"); err == nil {
+			t.Errorf("the health port of %s is open to the network: %q", node, out)
+		}
+	}
+}
+
+// TestPrivileges looks at what was applied, and at what the running agent may do.
+func TestPrivileges(t *testing.T) {
+	ds, err := client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "manx-node", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := ds.Spec.Template.Spec
+	if p := spec.SecurityContext.SeccompProfile; p == nil || p.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("seccomp profile %+v, want RuntimeDefault", p)
+	}
+	if len(spec.Containers) != 1 {
+		t.Fatalf("%d containers, want 1", len(spec.Containers))
+	}
+	sc := spec.Containers[0].SecurityContext
+	if sc.Privileged != nil && *sc.Privileged || sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation ||
+		sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
+		t.Errorf("agent's security context: %+v", sc)
+	}
+	if !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"NET_ADMIN", "NET_BIND_SERVICE"}) {
+		t.Errorf("agent's capabilities: %+v", sc.Capabilities)
+	}
+	for _, node := range nodeNames(t) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pidOf(t, agent(t, node))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// CAP_NET_BIND_SERVICE is bit 10, CAP_NET_ADMIN bit 12.
+		for _, want := range []string{"CapEff:\t0000000000001400\n", "CapBnd:\t0000000000001400\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+			if !strings.Contains(string(b), want) {
+				t.Errorf("the agent's process on %s has no %q:\n%s", node, want, b)
+			}
+		}
+	}
+}
+
+func TestRBAC(t *testing.T) {
+	var rules []rbacv1.PolicyRule
+	clusterRoles, err := client.RbacV1().ClusterRoles().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range clusterRoles.Items {
+		if strings.HasPrefix(r.Name, "manx") {
+			rules = append(rules, r.Rules...)
+		}
+	}
+	roles, err := client.RbacV1().Roles("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range roles.Items {
+		if strings.HasPrefix(r.Name, "manx") {
+			rules = append(rules, r.Rules...)
+		}
+	}
+	if len(rules) == 0 {
+		t.Fatal("no rule of a role named manx…: nothing was looked at")
+	}
+	for _, r := range rules {
+		if slices.Contains(slices.Concat(r.APIGroups, r.Resources, r.Verbs, r.NonResourceURLs), "*") {
+			t.Errorf("a rule with *: %+v", r)
+		}
+		if slices.Contains(r.Resources, "secrets") && len(r.ResourceNames) == 0 {
+			t.Errorf("a rule for all secrets: %+v", r)
+		}
+	}
+}
+
+// TestNoCredential: nothing on the node's disk lets its reader talk to the API server.
+func TestNoCredential(t *testing.T) {
+	for _, node := range nodeNames(t) {
+		files := lines(on(t, node, "find", "/etc/cni/net.d", "-type", "f"))
+		if want := []string{"/etc/cni/net.d/10-manx.conflist"}; !slices.Equal(files, want) {
+			t.Errorf("files on %s: %q, want %q", node, files, want)
+		}
+		conf := on(t, node, "cat", "/etc/cni/net.d/10-manx.conflist")
+		for _, word := range []string{"kubeconfig", "token", "certificate", "BEGIN"} {
+			if strings.Contains(strings.ToLower(conf), strings.ToLower(word)) {
+				t.Errorf("%q in the CNI configuration of %s:\n%s", word, node, conf)
+			}
+		}
+		if mode := strings.TrimSpace(on(t, node, "stat", "-c", "%a %U", "/var/run/manx")); mode != "700 root" {
+			t.Errorf("/var/run/manx on %s is %s, want 700 root", node, mode)
+		}
+	}
+}
