@@ -131,6 +131,7 @@ func (m *monitor) seen() []string {
 // BIRD as a node: each gets the other's block, a killed Manx leaves no trace in
 // the other's kernel, and a real withdrawal does.
 func TestBird(t *testing.T) {
+	t.Parallel()
 	// a < bird: BIRD dials. z > bird: Manx dials.
 	for _, names := range [][]string{{"a", "bird"}, {"bird", "z"}} {
 		self := names[0]
@@ -138,6 +139,7 @@ func TestBird(t *testing.T) {
 			self = names[1]
 		}
 		t.Run(self, func(t *testing.T) {
+			t.Parallel()
 			f := newFabric(t, names...)
 			b := f.bird("bird", self, fmt.Sprintf("route %s blackhole;", f.block("bird")))
 			a := f.start(f.spec(self))
@@ -152,9 +154,10 @@ func TestBird(t *testing.T) {
 				!strings.Contains(all, "BGP.next_hop: "+f.addr(self).String()) || !strings.Contains(all, "BGP.origin: IGP") {
 				t.Errorf("BIRD has our block as\n%s", all)
 			}
-			if st := a.report().Sessions["bird"]; st.Received != 1 || st.Accepted != 1 || st.Advertised != 1 {
-				t.Errorf("paths received, accepted, advertised: %+v, want 1 each", st)
-			}
+			wait(t, 5*time.Second, "one path received, accepted and advertised", func() bool {
+				st := a.report().Sessions["bird"]
+				return st.Received == 1 && st.Accepted == 1 && st.Advertised == 1
+			})
 
 			m := f.monitor("bird")
 			wait(t, 10*time.Second, "the monitor sees a change of ours", func() bool {
@@ -195,6 +198,7 @@ func TestBird(t *testing.T) {
 // What BIRD sends beyond its blocks is refused, each with its reason, and the rest
 // is used.
 func TestBirdSendsTooMuch(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "bird", "c")
 	var static strings.Builder
 	for _, r := range []string{ // for a route without next hop BIRD sends its own address

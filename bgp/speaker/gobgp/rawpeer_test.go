@@ -208,6 +208,7 @@ func restartBits(t *testing.T, open *gobgp.BGPOpen) (restart, forwarding bool, s
 // to those that join later; what is sent first is everything, then End-of-RIB;
 // the end of the process says nothing.
 func TestWhatAPeerHears(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "raw", "later")
 	s := f.spec("a")
 	s.Nodes = map[string]member{"a": f.nodes["a"], "raw": f.nodes["raw"]}
@@ -253,6 +254,7 @@ func isEndOfRIB(u *gobgp.BGPUpdate) bool { ok, _ := u.IsEndOfRib(); return ok }
 // connection was accepted and broke before the session was up. GoBGP alone drops
 // its paths then.
 func TestPeerThatFailsToComeBack(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "raw")
 	a := f.start(f.spec("a"))
 	learned := func() bool { return a.has(f.block("raw"), f.addr("raw")) }
@@ -288,6 +290,7 @@ func TestPeerThatFailsToComeBack(t *testing.T) {
 
 // A withdrawal by a peer that is there, and a hard reset, take effect at once.
 func TestWithdrawalsAreBelieved(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "raw")
 	a := f.start(f.spec("a"))
 	learned := func() bool { return a.has(f.block("raw"), f.addr("raw")) }
@@ -305,6 +308,7 @@ func TestWithdrawalsAreBelieved(t *testing.T) {
 // A peer that sends more than its limit is shut out, is shown as such, and
 // bothers nobody else.
 func TestPrefixLimit(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "b", "raw")
 	s := f.spec("a")
 	s.MaxPrefixes = 10
@@ -336,6 +340,7 @@ func TestPrefixLimit(t *testing.T) {
 
 // What a peer sends can not end the process, nor a session with anybody else.
 func TestHostileUpdates(t *testing.T) {
+	t.Parallel()
 	// A peer each, since GoBGP pauses for 5 s after a broken session.
 	const twoByteAS = 65010
 	origin, asPath := []byte{0x40, 1, 1, 0}, []byte{0x40, 2, 4, 2, 1, twoByteAS >> 8, twoByteAS & 0xff}

@@ -16,6 +16,7 @@ const outage = 2 * time.Second
 // and listens for the other, so both ways back are tried. The control at the end
 // shows that a withdrawal is seen.
 func TestKilledSpeakerKeepsItsPaths(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "b", "c")
 	survivors := []*node{f.start(f.spec("a")), f.start(f.spec("c"))}
 	b := f.start(f.spec("b"))
@@ -70,6 +71,7 @@ func TestKilledSpeakerKeepsItsPaths(t *testing.T) {
 // believe that what it has not learned is gone. GoBGP counts End-of-RIB as received
 // as soon as both have said that they restart.
 func TestBothRestart(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "b")
 	a, b := f.start(f.spec("a")), f.start(f.spec("b"))
 	for round := range 3 {
@@ -98,6 +100,7 @@ func TestBothRestart(t *testing.T) {
 // right after a restart, when GoBGP would wait for everybody's End-of-RIB. Nor is
 // convergence put off for ever.
 func TestAbsentPeerDelaysNobody(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "b", "absent")
 	s := f.spec("a")
 	s.Settle = 12 * time.Second
@@ -120,6 +123,7 @@ func TestAbsentPeerDelaysNobody(t *testing.T) {
 // A password is set on both ends of the session, and one that differs on one end
 // keeps it down.
 func TestPassword(t *testing.T) {
+	t.Parallel()
 	f := newFabric(t, "a", "b", "c")
 	with := func(name, password string) spec {
 		s := f.spec(name)
