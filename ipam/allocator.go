@@ -84,6 +84,10 @@ type owned struct {
 	block    *block.Block  // nil then, or when the object is malformed
 	problem  string        // why block is nil
 	stale    bool          // somebody else wrote it, or a write's outcome is not known
+	// doubt stays after reading the block again: a write that got no answer may still
+	// happen. Only a later write of the block makes it impossible, so nothing is
+	// answered from the block before one succeeds.
+	doubt bool
 }
 
 func (o *owned) state() v1.AffinityState {

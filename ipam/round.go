@@ -174,7 +174,7 @@ func (r *round) claim(short []*request) (again []*request) {
 // release frees a handle's addresses in the drafts.
 func (r *round) release(handle string) (o outcome) {
 	for _, d := range r.drafts {
-		if len(d.work.Held(handle)) > 0 {
+		if len(d.work.Held(handle)) > 0 || d.doubt {
 			o.parts = append(o.parts, part{d, d.edit(handle).ReleaseHandle(handle)})
 		}
 	}
@@ -232,6 +232,9 @@ func (r *round) hold(handle string, family pool.Family, o *outcome) (n int) {
 			continue
 		}
 		n += len(held)
+		if d.doubt {
+			d.edit(handle)
+		}
 		o.parts = append(o.parts, part{d, held})
 		if !d.dirty && !r.fresh[d.cidr] {
 			r.a.markStale(d.cidr)
@@ -276,6 +279,9 @@ func (r *round) write(d *draft) {
 		r.conflict = r.conflict || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
 		d.err = fmt.Errorf("write block %s: %w", d.cidr, err)
 		r.a.markStale(d.cidr)
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+			r.a.markDoubt(d.cidr)
+		}
 		delete(r.fresh, d.cidr)
 		return
 	}
@@ -322,5 +328,14 @@ func (a *Allocator) isSynced() bool {
 func fail(batch []*request, err error) {
 	for _, q := range batch {
 		q.finish(nil, err)
+	}
+}
+
+// markDoubt notes that a write of the block may still happen.
+func (a *Allocator) markDoubt(cidr netip.Prefix) {
+	if o := a.get(cidr); o != nil {
+		again := *o
+		again.doubt = true
+		a.set(cidr, &again)
 	}
 }

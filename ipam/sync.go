@@ -103,6 +103,9 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 		if err != nil {
 			return fmt.Errorf("read block %s again: %w", o.cidr, err)
 		}
+		if again != nil {
+			again.doubt = o.doubt
+		}
 		a.replace(o, again)
 		fresh[o.cidr] = true
 	}
