@@ -44,6 +44,7 @@ func TestConditionPage(t *testing.T) {
 		t.Fatal("no condition was found in condition.go")
 	}
 	rows = append(rows,
+		"| `BlockUnusable` | one of this node's IPAMBlocks is malformed: nothing is assigned from it until it is repaired. |",
 		"| `InvalidObject` | an object of the API is ignored because it is not valid; there is an Event about it, too. |",
 		"| `PathsRefused` | BGP paths that peers sent and that are not used, by reason. |",
 		"| `StartupNote` | something the start found that a user should know, such as a pool that differs from the environment. |")

@@ -44,6 +44,11 @@ func (a *Agent) status() status.Node {
 	for _, b := range a.ipam.Blocks() {
 		n.Blocks = append(n.Blocks, status.Block{CIDR: b.CIDR.String(), State: string(b.State), Used: b.Used, Size: b.Size})
 	}
+	for _, b := range a.ipam.Blocks() {
+		if b.Problem != "" {
+			n.Conditions = append(n.Conditions, status.Condition{Type: "BlockUnusable", Message: fmt.Sprintf("%s: %s", b.CIDR, b.Problem)})
+		}
+	}
 	n.Endpoints = dp.Endpoints
 	for _, d := range dp.Drivers {
 		n.Dataplane = append(n.Dataplane, status.Driver{
