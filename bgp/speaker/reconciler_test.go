@@ -361,9 +361,10 @@ func TestSessions(t *testing.T) {
 	if s.State != bgp.Established || s.Since != since || !s.EndOfRIB || s.LastError != "" || s.Accepted != 1 || s.Advertised != 1 {
 		t.Errorf("established: %+v, want since %s, 1 accepted, 1 advertised, no error", s, since)
 	}
-	if _, converged := r.Learned(); !converged {
-		t.Error("the only peer has sent End-of-RIB, and yet not converged")
-	}
+	r.wait("convergence, as the only peer has sent End-of-RIB", func() bool {
+		_, converged := r.Learned()
+		return converged
+	})
 	if strings.Contains(r.log.String(), "open-msg") || !strings.Contains(r.log.String(), `"after":"1s"`) {
 		t.Errorf("log:\n%s", r.log)
 	}
