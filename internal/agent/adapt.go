@@ -113,11 +113,8 @@ func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 		exports = append(exports, advertise.Pool{CIDR: cidr, DisableBGPExport: p.Spec.DisableBGPExport})
 	}
 	d.Import = policy.Import(imports, others)
-	blocks := a.ipam.Blocks()
-	d.Paths = advertise.Paths(self, confirmedBlocks(blocks), exports)
-	for _, b := range blocks {
-		d.Own = append(d.Own, b.CIDR)
-	}
+	d.Own = confirmedBlocks(a.ipam.Blocks()) // a claim under way may still be lost to the node that announces the block
+	d.Paths = advertise.Paths(self, d.Own, exports)
 	return d
 }
 

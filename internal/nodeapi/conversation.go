@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ func (s *server) converse(serve, work context.Context, conn *net.UnixConn) {
 	if err != nil || uid != 0 {
 		s.log.Warn("refused a connection to the node socket: not root", "uid", uid, "error", err)
 		c.fail(Errorf(CodeIO, "the Manx agent talks to root only, you are uid %d", uid))
+		c.swallow()
 		return
 	}
 	// Closing the connection is what ends every read below when time is up.
@@ -203,6 +205,16 @@ func (c *conversation) read(into *request, within time.Duration) error {
 	}
 	return readFrame(c.r, maxRequest, into)
 }
+
+// swallow reads what the client was about to send, for a moment: closed before that,
+// the connection would fail its write, and it would never look for the answer.
+func (c *conversation) swallow() {
+	if c.conn.SetReadDeadline(time.Now().Add(refusalLinger)) == nil {
+		_, _ = io.CopyN(io.Discard, c.conn, maxRequest)
+	}
+}
+
+const refusalLinger = 500 * time.Millisecond
 
 func (c *conversation) fail(err error) { c.answer(nil, err) }
 
