@@ -18,8 +18,8 @@ build: ## Build every binary into bin/
 	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/demo ./test/bench ./test/bench/cnibench
 
 .PHONY: deps
-deps: ## Install the Debian packages that tests and labs use, or name them
-	hack/deps.sh
+deps: build ## Install the Debian packages that tests and labs use, or name them
+	bin/lab deps
 
 .PHONY: generate
 generate: ## Generate deepcopy, CRDs, manifests and the reference pages
@@ -38,7 +38,7 @@ verify: ## Fail when formatting, vet or generated files are off
 .PHONY: image
 image: build/manx.tar ## Make the image that labs load: build/manx.tar
 .PHONY: build/manx.tar
-build/manx.tar: build
+build/manx.tar: deps
 	@mkdir -p build
 	bin/lab build-image --bin bin --out build/manx.tar
 

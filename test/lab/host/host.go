@@ -36,6 +36,9 @@ var needs = []need{
 	{"/usr/bin/busybox", "busybox-static"},
 	{"/usr/bin/setpriv", "util-linux"},
 	{"/usr/bin/mount", "mount"},
+	{"/usr/sbin/bird", "bird2"},            // the router that tests peer with
+	{"/usr/bin/gcc", "gcc"},                // for the race detector
+	{"/usr/include/stdlib.h", "libc6-dev"}, // likewise
 }
 
 // Ready makes sure that a lab can run here: Linux, root, namespaces, and the
