@@ -103,9 +103,15 @@ func TestMalformedObjects(t *testing.T) {
 	if err := createObject(t, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":"e2e-banana"},"spec":{"cidr":"banana"}}`); err == nil || !strings.Contains(err.Error(), "banana") {
 		t.Errorf("a pool whose cidr is no CIDR: the API server says %v, want it rejected by the schema", err)
 	}
-	// The schema of one object can not see another.
-	if err := createObject(t, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":"e2e-overlap"},"spec":{"cidr":"10.244.128.0/17","blockSize":26,"natOutgoing":true}}`); err != nil {
-		t.Fatal(err)
+	// The schema of one object can not see another, nor what is IPv4's about a block size.
+	for _, pool := range []string{
+		`"metadata":{"name":"e2e-overlap"},"spec":{"cidr":"10.244.128.0/17","blockSize":26,"natOutgoing":true}`,
+		`"metadata":{"name":"e2e-blocksize"},"spec":{"cidr":"10.99.0.0/24","blockSize":64}`,
+		`"metadata":{"name":"e2e-multicast"},"spec":{"cidr":"239.1.0.0/16"}`,
+	} {
+		if err := createObject(t, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool",`+pool+`}`); err != nil {
+			t.Fatal(err)
+		}
 	}
 	phantom := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "e2e-phantom", Annotations: map[string]string{
 		"projectcalico.org/IPv4Address": "not-an-address", "projectcalico.org/ASNumber": "-1",
@@ -114,13 +120,17 @@ func TestMalformedObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org", "e2e-overlap", "e2e-banana", "--ignore-not-found")
+		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org", "e2e-overlap", "e2e-blocksize", "e2e-multicast", "e2e-banana", "--ignore-not-found")
 		_ = client.CoreV1().Nodes().Delete(context.Background(), phantom.Name, *now())
 	})
 	for name, want := range map[string]string{
-		"e2e-overlap": "overlaps", "e2e-phantom": "not-an-address",
+		"e2e-overlap": "overlaps 10.244.0.0/16 of pool default-ipv4-ippool", "e2e-blocksize": "blockSize 64: want 20 to 32",
+		"e2e-multicast": "multicast", "e2e-phantom": "not-an-address",
 	} {
 		eventually(t, "event about "+name, func(ctx context.Context) error { return eventSince(ctx, since, name, want) })
+		if text := manxctl(t, "node1", "status"); !strings.Contains(text, name+" ignored: ") || !strings.Contains(text, want) {
+			t.Errorf("manxctl status does not say that %s is ignored:\n%s", name, text)
+		}
 	}
 	for _, node := range nodeNames(t) {
 		pod := agent(t, node)

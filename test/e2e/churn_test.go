@@ -27,37 +27,18 @@ func noFailures(t *testing.T, namespace string) {
 	}
 }
 
-// unique fails the test when two pods of the cluster have one address. Pods whose containers have ended hold none.
-func unique(t *testing.T) {
-	t.Helper()
-	pods, err := podsWithNetwork(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner := map[string]string{}
-	for _, p := range pods {
-		if p.Status.PodIP == "" {
-			continue
-		}
-		name := p.Namespace + "/" + p.Name
-		if other, ok := owner[p.Status.PodIP]; ok {
-			t.Errorf("%s and %s both have %s", name, other, p.Status.PodIP)
-		}
-		owner[p.Status.PodIP] = name
-	}
-}
-
 func TestChurn(t *testing.T) {
 	t.Run("pods", func(t *testing.T) {
 		for _, namespace := range []string{"churn-a", "churn-b"} {
 			namespaceFor(t, namespace)
 		}
+		stop := watchAddresses(t)
 		t.Run("one name in two namespaces, recreated 50 times", func(t *testing.T) {
 			for _, namespace := range []string{"churn-a", "churn-b"} {
 				t.Run(namespace, func(t *testing.T) { t.Parallel(); recreate(t, namespace, 50) })
 			}
 		})
-		unique(t)
+		stop()
 		noFailures(t, "churn-a")
 		noFailures(t, "churn-b")
 	})
@@ -81,9 +62,6 @@ func recreate(t *testing.T, namespace string, times int) {
 			}
 			return podReady(p)
 		})
-		if i%10 == 0 {
-			unique(t)
-		}
 		if err := pods.Delete(t.Context(), pod.Name, *now()); err != nil && !apierrors.IsNotFound(err) {
 			t.Fatalf("round %d: %v", i, err)
 		}
@@ -126,6 +104,7 @@ func TestManyAtOnce(t *testing.T) {
 	const namespace, node, count = "many", "node3", 60
 	namespaceFor(t, namespace)
 	pods := client.CoreV1().Pods(namespace)
+	stop := watchAddresses(t)
 	for i := range count {
 		createPod(t, newPod(namespace, fmt.Sprintf("pod-%02d", i), node, podImage))
 	}
@@ -145,7 +124,7 @@ func TestManyAtOnce(t *testing.T) {
 		}
 		return nil
 	})
-	unique(t)
+	stop()
 	noLeak(t)
 	noFailures(t, namespace)
 	if err := pods.DeleteCollection(t.Context(), *now(), metav1.ListOptions{}); err != nil {

@@ -38,22 +38,7 @@ func TestRoutes(t *testing.T) {
 	}
 	for _, node := range nodes {
 		t.Run(node, func(t *testing.T) {
-			eventually(t, "routes", func(ctx context.Context) error {
-				want, err := wantRoutes(ctx, node)
-				if err != nil {
-					return err
-				}
-				out, err := cluster.Exec(ctx, node, "ip", "route", "show", "proto", "manx")
-				if err != nil {
-					return err
-				}
-				got := lines(out)
-				slices.Sort(got)
-				if !slices.Equal(got, want) {
-					return fmt.Errorf("ip route show proto manx prints\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-				}
-				return nil
-			})
+			routesSettle(t, node)
 			for _, l := range lines(on(t, node, "ip", "route")) {
 				if strings.Contains(l, "10.244.") && !strings.Contains(l, "proto manx") || strings.Contains(l, "onlink") {
 					t.Errorf("unexpected route %q", l)
@@ -61,6 +46,27 @@ func TestRoutes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// routesSettle waits until the node's routes are those that IPAM objects and pods call for.
+func routesSettle(t *testing.T, node string) {
+	t.Helper()
+	eventually(t, "routes on "+node, func(ctx context.Context) error {
+		want, err := wantRoutes(ctx, node)
+		if err != nil {
+			return err
+		}
+		out, err := cluster.Exec(ctx, node, "ip", "route", "show", "proto", "manx")
+		if err != nil {
+			return err
+		}
+		got := lines(out)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("ip route show proto manx prints\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		return nil
+	})
 }
 
 // wantRoutes are the node's routes as "ip route show proto manx" prints them, sorted.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -251,18 +250,7 @@ func TestZAddNode(t *testing.T) {
 	}
 	unhurt(t, flows)
 	for _, node := range nodeNames(t) {
-		eventually(t, "routes on "+node, func(ctx context.Context) error {
-			want, err := wantRoutes(ctx, node)
-			if err != nil {
-				return err
-			}
-			out, err := cluster.Exec(ctx, node, "ip", "route", "show", "proto", "manx")
-			got := lines(out)
-			if slices.Sort(got); err != nil || !slices.Equal(got, want) {
-				return fmt.Errorf("%q, want %q (%v)", got, want, err)
-			}
-			return nil
-		})
+		routesSettle(t, node)
 	}
 	noLeak(t)
 }

@@ -1,0 +1,90 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// osLabel is what the DaemonSet selects nodes by: another value sends the node's agent away.
+const osLabel = "kubernetes.io/os"
+
+// TestNodeWithoutAgent: a node whose agent's pod was deleted keeps its pods' network, and
+// pods can be deleted; those that are created meanwhile start when the agent is back.
+func TestNodeWithoutAgent(t *testing.T) {
+	const node = "node3"
+	doomed := newPod("default", "away-doomed", node, podImage)
+	createPod(t, doomed)
+	eventually(t, "pod runs", func(ctx context.Context) error { return running(ctx, doomed) })
+	gone := agent(t, node)
+
+	label := func(ctx context.Context, value string) error {
+		_, err := cluster.Kubectl(ctx, "label", "node", node, osLabel+"="+value, "--overwrite")
+		return err
+	}
+	t.Cleanup(func() { _ = label(context.Background(), "linux") })
+	if err := label(t.Context(), "away"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
+		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
+			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
+		}
+		return nil
+	})
+
+	if err := client.CoreV1().Pods("default").Delete(t.Context(), doomed.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const deferred = "/var/run/manx/deferred-del"
+	eventually(t, "DEL put off", func(ctx context.Context) error {
+		out, err := cluster.Exec(ctx, node, "ls", deferred)
+		if err == nil && strings.Count(out, ".json") != 1 {
+			err = fmt.Errorf("%s has %q, want the record of one container", deferred, out)
+		}
+		return err
+	})
+	if held, err := owned(t.Context(), doomed.Name); err != nil || len(held) != 1 {
+		t.Errorf("IPAM holds %v for the deleted pod (%v): who released it without an agent?", held, err)
+	}
+	late := newPod("default", "away-late", node, podImage)
+	createPod(t, late)
+	if out := inPod(t, web(t, "node1"), "ping", "-c", "3", "-i", "0.1", "-W", "2", web(t, node).Status.PodIP); strings.Count(out, "ttl=62") != 3 {
+		t.Errorf("the node's pods can not be reached without its agent:\n%s", out)
+	}
+	eventually(t, "event that names the cause", func(ctx context.Context) error {
+		out, err := cluster.Kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name="+late.Name+",reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}")
+		if err == nil && !strings.Contains(out, "check that the manx-node pod of this node is running") {
+			err = fmt.Errorf("events %q", out)
+		}
+		return err
+	})
+
+	if err := label(t.Context(), "linux"); err != nil {
+		t.Fatal(err)
+	}
+	agent(t, node)
+	eventually(t, "pod created meanwhile runs", func(ctx context.Context) error { return running(ctx, late) })
+	eventually(t, "records are done", func(ctx context.Context) error {
+		out, err := cluster.Exec(ctx, node, "ls", deferred)
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("%s still has %q", deferred, out)
+		}
+		return err
+	})
+	noLeak(t)
+}
+
+func running(ctx context.Context, pod *corev1.Pod) error {
+	p, err := client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	return podReady(p)
+}
