@@ -27,7 +27,7 @@ func (a *Agent) steer(ctx context.Context) error {
 		case <-ctx.Done():
 			return g.Wait()
 		case <-a.datastore.Changed():
-		case <-a.changedBlocks():
+		case <-a.ipam.Changed():
 		case <-a.speaker.Changed():
 		case <-tick.C:
 			heart.Beat()
@@ -59,8 +59,6 @@ func (a *Agent) steer(ctx context.Context) error {
 		}
 	}
 }
-
-func (a *Agent) changedBlocks() <-chan struct{} { return a.ipam.Changed() }
 
 // markReady removes the node's NetworkUnavailable once pods can be served.
 func (a *Agent) markReady(ctx context.Context) error {
