@@ -183,3 +183,20 @@ func TestErrorLogCountsRepeatsAndForgetsTheOldest(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 }
+
+// The plugin writes the owner mark, the dataplane reads it. Neither imports the
+// other; here they meet.
+func TestOwnerMarkIsOne(t *testing.T) {
+	written := testEndpoint.Alias()
+	network, id, ok := state.ParseAlias(written)
+	if !ok || network != testEndpoint.Network || id != testEndpoint.ContainerID {
+		t.Fatalf("the dataplane reads %q as network %q, container %q, %t", written, network, id, ok)
+	}
+	read := state.Endpoint{Network: network, ContainerID: id}
+	if read.Alias() != written || read.Handle() != handleOf(testEndpoint) {
+		t.Fatalf("alias %q, handle %q; the plugin has %q, %q", read.Alias(), read.Handle(), written, handleOf(testEndpoint))
+	}
+	if name := nodeapi.HostIfaceName("default", "nginx"); name != "calic440f455693" || !strings.HasPrefix(name, state.InterfacePrefix) {
+		t.Fatalf("interface %q", name)
+	}
+}
