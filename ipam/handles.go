@@ -26,6 +26,7 @@ type handleWriter struct {
 	counts func(handle string) (counts map[netip.Prefix]int, own map[netip.Prefix]bool)
 	log    *slog.Logger
 	wake   chan struct{} // has a value when there is something to do
+	hurry  chan struct{} // has a value when somebody waits for it to be done
 
 	mu      sync.Mutex
 	queue   []string
@@ -43,7 +44,7 @@ type visit struct {
 
 func newHandleWriter(t *store.Table[v1.IPAMHandle], node string, counts func(string) (map[netip.Prefix]int, map[netip.Prefix]bool), log *slog.Logger) *handleWriter {
 	return &handleWriter{
-		table: t, node: node, counts: counts, log: log, wake: make(chan struct{}, 1),
+		table: t, node: node, counts: counts, log: log, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		waiting: map[string]*visit{}, known: map[string]*v1.IPAMHandle{},
 	}
 }
@@ -109,6 +110,10 @@ func (w *handleWriter) flush(ctx context.Context) error {
 	w.idle = append(w.idle, done)
 	w.mu.Unlock()
 	select {
+	case w.hurry <- struct{}{}:
+	default:
+	}
+	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
@@ -119,6 +124,21 @@ func (w *handleWriter) flush(ctx context.Context) error {
 // Pauses after a failed write, doubling from one to the other.
 const minHandlePause, maxHandlePause = 50 * time.Millisecond, 10 * time.Second
 
+// handleLinger is how long the writer lets the pods go first: what made it wake is
+// most likely a pod that starts, and others with it.
+const handleLinger = 200 * time.Millisecond
+
+// linger waits that long, unless a flush waits.
+func (w *handleWriter) linger(ctx context.Context) {
+	t := time.NewTimer(handleLinger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-w.hurry:
+	case <-ctx.Done():
+	}
+}
+
 // run writes handles until ctx ends.
 func (w *handleWriter) run(ctx context.Context) error {
 	wait := minHandlePause
@@ -127,6 +147,7 @@ func (w *handleWriter) run(ctx context.Context) error {
 		if !ok {
 			select {
 			case <-w.wake:
+				w.linger(ctx)
 				continue
 			case <-ctx.Done():
 				return nil

@@ -34,6 +34,7 @@ type podAnnotator struct {
 const (
 	annotateBacklog = 1024
 	annotateTimeout = 10 * time.Second
+	annotateLinger  = 200 * time.Millisecond // after being idle: pods that start go first
 )
 
 func newPodAnnotator(client kubernetes.Interface, log *slog.Logger) *podAnnotator {
@@ -58,7 +59,25 @@ func (a *podAnnotator) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case r := <-a.queue:
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(annotateLinger):
+			}
 			a.write(ctx, r)
+			a.drain(ctx)
+		}
+	}
+}
+
+// drain writes what else waits.
+func (a *podAnnotator) drain(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case r := <-a.queue:
+			a.write(ctx, r)
+		default:
+			return
 		}
 	}
 }
