@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -198,5 +200,38 @@ func TestOwnerMarkIsOne(t *testing.T) {
 	}
 	if name := nodeapi.HostIfaceName("default", "nginx"); name != "calic440f455693" || !strings.HasPrefix(name, state.InterfacePrefix) {
 		t.Fatalf("interface %q", name)
+	}
+}
+
+// Removing everything beside a running agent would only make it write again.
+func TestUninstallRefusesBesideAnAgent(t *testing.T) {
+	p, _ := newPodAPI()
+	socket := filepath.Join(t.TempDir(), "run", "manx.sock")
+	removed := 0
+	try := func() error {
+		return uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, func(context.Context) error { removed++; return nil })
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- nodeapi.Serve(ctx, socket, p, slog.New(slog.DiscardHandler)) }()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		c, err := nodeapi.Dial(t.Context(), socket)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := try(); err == nil || !strings.Contains(err.Error(), "delete the DaemonSet first") || removed != 0 {
+		t.Fatalf("beside an agent: %v, removed %d times", err, removed)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := try(); err != nil || removed != 1 {
+		t.Fatalf("without an agent: %v, removed %d times", err, removed)
 	}
 }

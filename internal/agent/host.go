@@ -9,6 +9,7 @@ import (
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/hostinit"
+	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
 // hostFiles are the host's files as the init container of manifests/manx.yaml has
@@ -25,11 +26,23 @@ func InitHost(_ context.Context, log *slog.Logger) error {
 }
 
 // Uninstall is `manx-node uninstall`: it removes every kernel object that carries
-// our marks. Pods keep their interfaces and lose their routes.
+// our marks, and the route protocol's name where the host's files are mounted. Pods
+// keep their interfaces and lose their routes. It refuses while an agent answers,
+// which would put everything back.
 func Uninstall(ctx context.Context, log *slog.Logger) error {
-	if err := errors.Join(felix.Uninstall(ctx, felix.UninstallOptions{}), hostinit.Undo(hostFiles)); err != nil {
+	return uninstall(ctx, log, nodeapi.DefaultSocket, func(ctx context.Context) error {
+		return errors.Join(felix.Uninstall(ctx, felix.UninstallOptions{}), hostinit.Undo(hostFiles))
+	})
+}
+
+func uninstall(ctx context.Context, log *slog.Logger, socket string, remove func(context.Context) error) error {
+	if c, err := nodeapi.Dial(ctx, socket); err == nil {
+		c.Close()
+		return fmt.Errorf("uninstall: an agent runs on this node and would write everything again (it answers on %s); delete the DaemonSet first", socket)
+	}
+	if err := remove(ctx); err != nil {
 		return fmt.Errorf("uninstall: %w", err)
 	}
-	log.Info("uninstalled: no route, rule or name of Manx is left on this node")
+	log.Info("uninstalled: no route and no rule of Manx is left on this node")
 	return nil
 }

@@ -41,7 +41,7 @@ func (a *Agent) steer(ctx context.Context) error {
 		}
 		a.snapshot.Store(snap)
 		if !synced {
-			if err := a.ipam.Sync(ctx); err != nil {
+			if err := a.syncIPAM(ctx); err != nil {
 				a.errors.add("ipam", err)
 				continue // nothing is written before this node's own blocks are known
 			}
@@ -58,6 +58,16 @@ func (a *Agent) steer(ctx context.Context) error {
 			g.Go(func() error { return a.markReady(ctx) })
 		}
 	}
+}
+
+// syncTimeout bounds one reading of this node's blocks below the heart's deadline: an
+// API server that hangs is a reason to try again, not to be restarted for.
+const syncTimeout = 30 * time.Second
+
+func (a *Agent) syncIPAM(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return a.ipam.Sync(ctx)
 }
 
 // markReady removes the node's NetworkUnavailable once pods can be served.
