@@ -14,6 +14,15 @@ const (
 	// EncapsulationUnsupported: a pool asks for an encapsulation which this
 	// build does not write.
 	EncapsulationUnsupported ConditionKind = "EncapsulationUnsupported"
+	// IPIPUnavailable: a pool asks for IPIP and this node can not have the tunnel.
+	IPIPUnavailable ConditionKind = "IPIPUnavailable"
+	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows
+	// which node it belongs to, so that no route can be written for it.
+	IPIPOwnerUnknown ConditionKind = "IPIPOwnerUnknown"
+	// TunnelFailed: the kernel refuses a change of the tunnel device.
+	TunnelFailed ConditionKind = "TunnelFailed"
+	// ModeHeld: a change of a pool's mode waits for the nodes that are named.
+	ModeHeld ConditionKind = "ModeHeld"
 	// LearnedInsideOwnBlock: a peer announces a part of this node's own block.
 	LearnedInsideOwnBlock ConditionKind = "LearnedInsideOwnBlock"
 	// AddressConflict: two local endpoints claim one address.
