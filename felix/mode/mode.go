@@ -1,0 +1,265 @@
+package mode
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/manx-cni/manx/felix/calc"
+)
+
+// Pool is a pool and what its object says.
+type Pool struct {
+	Name string
+	// Target is its ipipMode; empty is Never.
+	Target calc.EncapMode
+	// Gen is the object's metadata.generation.
+	Gen int64
+	// Force lets the change go on although probes fail.
+	Force bool
+}
+
+// Peer is another node of the cluster.
+type Peer struct {
+	Name  string
+	Words Words
+}
+
+// Input is what one node knows.
+type Input struct {
+	Pools []Pool
+	// Own is what this node has said last, nil when it never has.
+	Own Words
+	// Others are all other nodes on which an agent has ever run.
+	Others []Peer
+
+	// TunnelReady: the tunnel's device, its address and the packet filter are as
+	// they should be, so that IPIP is accepted.
+	TunnelReady bool
+	// TunnelProblem says why there can be no tunnel on this node.
+	TunnelProblem string
+	// TunnelUp: the device is there, whether wanted or not.
+	TunnelUp bool
+	// PodsReady: no running pod sends packets too large for the tunnel.
+	PodsReady bool
+	// Probes has the result of the probes by target mode. A mode that is missing
+	// has not been probed.
+	Probes map[calc.EncapMode]Probe
+	// Applied: the kernel's routes are what Own says this node sends.
+	Applied bool
+}
+
+// Probe is the result of asking all other nodes by a new way.
+type Probe struct {
+	// Failed names what failed, empty when all is well.
+	Failed []string
+}
+
+// Held is a change that waits, and what for.
+type Held struct {
+	Pool, Message string
+}
+
+// Decision is what a node does now.
+type Decision struct {
+	// Own is what it says now. It acts on it only after having said it.
+	Own Words
+	// Tunnel: the device is wanted, because this node sends or may be sent IPIP.
+	Tunnel bool
+	// TunnelFor says who needs the device although no pool asks for IPIP.
+	TunnelFor []string
+	// Probe are the modes to be probed.
+	Probe []calc.EncapMode
+	// Held are the changes that wait, by pool.
+	Held []Held
+	// Moving: some pool has not arrived on some node.
+	Moving bool
+}
+
+// Step decides. The order of what is listed in in never matters.
+func Step(in Input) Decision {
+	d := Decision{Own: Words{}}
+	for _, p := range in.Pools {
+		if p.Target == "" {
+			p.Target = calc.Never
+		}
+		w := next(in, p)
+		d.Own[p.Name] = w
+		d.judge(in, p, w)
+	}
+	d.tunnel(in)
+	slices.SortFunc(d.Held, func(a, b Held) int { return strings.Compare(a.Pool, b.Pool) })
+	slices.Sort(d.Probe)
+	d.Probe = slices.Compact(d.Probe)
+	return d
+}
+
+// next is what this node says of p now: one stage further when nothing hinders it.
+func next(in Input, p Pool) Word {
+	w, said := in.Own[p.Name]
+	if !said {
+		w = first(in, p)
+	}
+	w.Why = ""
+	if w.Sends == p.Target {
+		// It does, or is about to; or it is called back before it had left.
+		if w.Target != p.Target || w.Stage != Sending {
+			w.Stage = Verified
+			if in.Applied {
+				w.Stage = Sending
+			}
+		}
+		w.Target, w.Gen = p.Target, p.Gen
+		return w
+	}
+	if !w.heard(p) || w.Stage == Sending {
+		w = Word{Sends: w.Sends, Target: p.Target, Stage: Preparing, Gen: p.Gen}
+	}
+	switch w.Stage {
+	case Preparing:
+		why, lasting := in.hinders(p.Target)
+		if why == "" {
+			w.Stage = Accepting
+		} else if lasting {
+			w.Why = why
+		}
+	case Accepting:
+		if len(missing(in, p, Accepting)) > 0 {
+			break
+		}
+		if probe, done := in.Probes[p.Target]; done && len(probe.Failed) > 0 && !p.Force {
+			w.Why = list(probe.Failed)
+		} else if done || p.Force {
+			w.Stage = Verified
+		}
+	case Verified:
+		if len(missing(in, p, Verified)) == 0 {
+			w.Sends = p.Target
+		}
+	}
+	return w
+}
+
+// first is the word on a pool of which this node has never said anything. A node
+// that joins sends as the others do; a pool that is new to all is as it should be.
+func first(in Input, p Pool) Word {
+	votes := map[calc.EncapMode]int{}
+	for _, o := range in.Others {
+		if w, ok := o.Words[p.Name]; ok {
+			votes[w.Sends]++
+		}
+	}
+	if votes[p.Target] > 0 || len(votes) == 0 {
+		// Whoever sends it has seen that all accept it.
+		return Word{Sends: p.Target, Target: p.Target, Stage: Sending, Gen: p.Gen}
+	}
+	most := slices.MaxFunc(slices.Sorted(maps.Keys(votes)), func(a, b calc.EncapMode) int { return votes[a] - votes[b] })
+	return Word{Sends: most, Target: p.Target, Stage: Preparing, Gen: p.Gen}
+}
+
+// hinders says why this node does not accept target yet, empty when it does, and
+// whether that will last.
+func (in Input) hinders(target calc.EncapMode) (why string, lasting bool) {
+	switch {
+	case in.TunnelProblem != "" && target == calc.Never:
+		return "", false // there is no tunnel that its packets could be mistaken for
+	case in.TunnelProblem != "":
+		return in.TunnelProblem, true
+	case !in.TunnelReady:
+		return "the tunnel device is not ready yet", false
+	case !in.PodsReady && target != calc.Never:
+		return "the MTU of running pods is not lowered yet", false
+	}
+	return "", false
+}
+
+// missing lists the other nodes that have not reached stage on the way to p's
+// target, with what is known of the reason.
+func missing(in Input, p Pool, stage Stage) (out []string) {
+	for _, o := range in.Others {
+		w, ok := o.Words[p.Name]
+		switch {
+		case ok && w.reached(p, stage):
+		case ok && w.heard(p) && w.Why != "":
+			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Why))
+		case ok && w.heard(p):
+			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Stage))
+		default:
+			out = append(out, o.Name+" (has not answered: is its agent running?)")
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// judge adds what follows from this node's word on p.
+func (d *Decision) judge(in Input, p Pool, w Word) {
+	if w.settled(p.Target) {
+		if len(missing(in, p, Sending)) > 0 {
+			d.Moving = true
+		}
+		return
+	}
+	d.Moving = true
+	if w.Sends == p.Target {
+		return // its routes are being written
+	}
+	if w.Stage == Accepting {
+		d.Probe = append(d.Probe, p.Target)
+	}
+	var what []string
+	if why, _ := in.hinders(p.Target); w.Stage == Preparing && why != "" {
+		what = append(what, "this node ("+why+")")
+	} else if w.Why != "" {
+		what = append(what, "this node ("+w.Why+")")
+	}
+	stage := Accepting
+	if w.Stage == Verified {
+		stage = Verified
+	}
+	what = append(what, missing(in, p, stage)...)
+	if len(what) == 0 {
+		return // on its way
+	}
+	d.Held = append(d.Held, Held{p.Name, fmt.Sprintf(
+		"ipipMode is %s, packets still travel as with %s: waiting for %s", p.Target, w.Sends, list(what))})
+}
+
+// maxListed bounds how many nodes a message names.
+const maxListed = 10
+
+func list(what []string) string {
+	if more := len(what) - maxListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(what[:maxListed], ", "), more)
+	}
+	return strings.Join(what, ", ")
+}
+
+// tunnel decides whether the device is wanted: as long as this node sends IPIP, or
+// will, or any other does.
+func (d *Decision) tunnel(in Input) {
+	for _, w := range d.Own {
+		d.Tunnel = d.Tunnel || w.Target != calc.Never || w.Sends != calc.Never || w.Stage != Sending
+	}
+	for _, w := range in.Own {
+		d.Tunnel = d.Tunnel || w.Sends != calc.Never // what was said last is what is done now
+	}
+	if d.Tunnel {
+		return
+	}
+	for _, o := range in.Others {
+		for pool, w := range o.Words {
+			// A device that is there stays until every node has said of the pool as
+			// it is now that it does not send IPIP. One that is not is not made for
+			// somebody who is only thinking about it.
+			quiet := w.Target == calc.Never && w.Stage == Sending && (d.Own[pool] == Word{} || w.Gen == d.Own[pool].Gen)
+			if w.Sends != calc.Never || in.TunnelUp && !quiet {
+				d.TunnelFor = append(d.TunnelFor, o.Name)
+				break
+			}
+		}
+	}
+	slices.Sort(d.TunnelFor)
+	d.Tunnel = len(d.TunnelFor) > 0
+}

@@ -1,0 +1,324 @@
+package mode
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/manx-cni/manx/felix/calc"
+)
+
+const pool = "default-ipv4-ippool"
+
+var modes = []calc.EncapMode{calc.Never, calc.Always, calc.CrossSubnet}
+
+func word(sends, target calc.EncapMode, stage Stage) Words {
+	return Words{pool: {Sends: sends, Target: target, Stage: stage}}
+}
+
+func TestStep(t *testing.T) {
+	settledNever, settledAlways := word(calc.Never, calc.Never, Sending), word(calc.Always, calc.Always, Sending)
+	ready := Input{TunnelReady: true, PodsReady: true, Applied: true}
+	for _, c := range []struct {
+		name   string
+		in     Input
+		target calc.EncapMode
+		own    Words
+		others []Words
+		want   Word
+		tunnel bool
+		held   string // part of the message; empty: nothing is held
+	}{
+		{
+			name: "a new cluster without IPIP touches no device", target: calc.Never,
+			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending},
+		},
+		{
+			name: "a new cluster starts with what its pool says", target: calc.Always,
+			want: Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+		},
+		{
+			name: "a node that joins sends what the others send", target: calc.Always, others: []Words{settledAlways, settledAlways},
+			want: Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+		},
+		{
+			name: "a node that joins during a change starts where the change starts", target: calc.Always,
+			others: []Words{settledNever, word(calc.Never, calc.Always, Accepting)},
+			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing}, tunnel: true, held: "this node (the tunnel device is not ready yet)",
+		},
+		{
+			name: "a change begins with preparing", target: calc.Always, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing}, tunnel: true, held: "node1 (has not answered",
+		},
+		{
+			name: "a ready node accepts", in: ready, target: calc.Always, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
+		},
+		{
+			name: "a node without ipip says so", in: Input{TunnelProblem: "no module ipip"}, target: calc.Always, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no module ipip"}, tunnel: true, held: "this node (no module ipip)",
+		},
+		{
+			name: "it is named by the others", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
+			others: []Words{{pool: {Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no module ipip"}}},
+			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (no module ipip)",
+		},
+		{
+			name: "all accept and nothing has been probed", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
+			others: []Words{word(calc.Never, calc.Always, Accepting)},
+			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true,
+		},
+		{
+			name: "probes failed", target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
+			in:     Input{TunnelReady: true, PodsReady: true, Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {Failed: []string{"node1 does not answer"}}}},
+			others: []Words{word(calc.Never, calc.Always, Accepting)},
+			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting, Why: "node1 does not answer"}, tunnel: true, held: "this node (node1 does not answer)",
+		},
+		{
+			name: "all verified: send", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Verified),
+			others: []Words{word(calc.Never, calc.Always, Verified), settledAlways},
+			want:   Word{Sends: calc.Always, Target: calc.Always, Stage: Verified}, tunnel: true,
+		},
+		{
+			name: "sent when the kernel has it", in: ready, target: calc.Always, own: word(calc.Always, calc.Always, Verified),
+			others: []Words{settledAlways},
+			want:   Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+		},
+		{
+			name: "called back before it had left", in: ready, target: calc.Never, own: word(calc.Never, calc.Always, Accepting), others: []Words{settledNever},
+			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending},
+		},
+		{
+			name: "the device stays while another node still sends", in: ready, target: calc.Never, own: settledNever, others: []Words{word(calc.Always, calc.Never, Verified)},
+			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending}, tunnel: true,
+		},
+		{
+			name: "the device stays while another node's routes are being written", in: Input{TunnelUp: true, TunnelReady: true, Applied: true}, target: calc.Never, own: settledNever, others: []Words{word(calc.Never, calc.Never, Verified)},
+			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending}, tunnel: true,
+		},
+		{
+			name: "an annotation edited by hand is put right", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Sending), others: []Words{settledNever},
+			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := c.in
+			in.Pools, in.Own = []Pool{{Name: pool, Target: c.target}}, c.own
+			for i, w := range c.others {
+				in.Others = append(in.Others, Peer{Name: fmt.Sprintf("node%d", i+1), Words: w})
+			}
+			d := Step(in)
+			got := d.Own[pool]
+			if c.name == "an annotation edited by hand is put right" && got.Stage == Preparing {
+				in.Own = d.Own
+				d = Step(in)
+				got = d.Own[pool]
+			}
+			if c.name == "a ready node accepts" && got.Stage == Preparing {
+				t.Fatalf("still preparing: %+v", got)
+			}
+			if got != c.want {
+				t.Errorf("word %+v, want %+v", got, c.want)
+			}
+			if d.Tunnel != c.tunnel {
+				t.Errorf("tunnel wanted: %t, want %t", d.Tunnel, c.tunnel)
+			}
+			held := ""
+			if len(d.Held) > 0 {
+				held = d.Held[0].Message
+			}
+			if (held == "") != (c.held == "") || !strings.Contains(held, c.held) {
+				t.Errorf("held %q, want %q in it", held, c.held)
+			}
+		})
+	}
+}
+
+func TestForce(t *testing.T) {
+	in := Input{
+		Pools: []Pool{{Name: pool, Target: calc.Always, Force: true}}, Own: word(calc.Never, calc.Always, Accepting), TunnelReady: true, PodsReady: true,
+		Others: []Peer{{"node1", word(calc.Never, calc.Always, Accepting)}},
+		Probes: map[calc.EncapMode]Probe{calc.Always: {Failed: []string{"node1"}}},
+	}
+	if w := Step(in).Own[pool]; w.Stage != Verified {
+		t.Errorf("forced in spite of failed probes: %+v, want verified", w)
+	}
+	in.Others[0].Words = word(calc.Never, calc.Never, Sending)
+	if w := Step(in).Own[pool]; w.Stage != Accepting {
+		t.Errorf("forced while another node does not accept: %+v, want accepting: force is about probes only", w)
+	}
+}
+
+func TestParse(t *testing.T) {
+	good := word(calc.Never, calc.Always, Verified)
+	if back, err := Parse(good.Encode()); err != nil || !back.Equal(good) {
+		t.Errorf("round trip: %v, %v", back, err)
+	}
+	if w, err := Parse(""); w != nil || err != nil {
+		t.Errorf("no text: %v, %v", w, err)
+	}
+	for _, bad := range []string{`{`, `[]`, `{"p":{"sends":"Maybe","target":"Never","stage":"sending"}}`, `{"p":{"sends":"Never","target":"Never","stage":"?"}}`, `{"p":{}}`} {
+		if w, err := Parse(bad); err == nil {
+			t.Errorf("%s: taken as %v", bad, w)
+		}
+	}
+	long := Words{pool: {Sends: calc.Never, Target: calc.Never, Stage: Preparing, Why: strings.Repeat("x", 5000)}}
+	if w, err := Parse(long.Encode()); err != nil || len(w[pool].Why) != maxWhy {
+		t.Errorf("a long reason: %d bytes, %v; want %d", len(w[pool].Why), err, maxWhy)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(word(calc.Never, calc.Always, Verified).Encode())
+	f.Fuzz(func(t *testing.T, text string) {
+		w, err := Parse(text)
+		if err != nil {
+			return
+		}
+		again, err := Parse(w.Encode())
+		if err != nil || !again.Equal(w) {
+			t.Fatalf("%q became %v, then %v, %v", text, w, again, err)
+		}
+	})
+}
+
+// node is an agent in the simulation below and what is in its kernel.
+type node struct {
+	name    string
+	dead    bool             // the agent; the kernel goes on
+	said    Words            // its annotation
+	seen    map[string]Words // what it knows of the others, behind by any time
+	pool    Pool             // what it knows of the pool
+	device  bool             // tunl0 is there: IPIP is accepted
+	route   calc.EncapMode   // what its kernel sends
+	planned calc.EncapMode   // what its dataplane was last told
+	quiet   int              // steps since the device is not wanted
+	probed  map[calc.EncapMode]Probe
+}
+
+// TestNobodyIsSentWhatItDoesNotAccept runs clusters in which agents see each other's
+// words and the pool late and in any order, die and come back, nodes join, and the
+// pool changes at any time. At no moment may a kernel send IPIP to one without the
+// device, and when all has calmed down every kernel sends what the pool says.
+func TestNobodyIsSentWhatItDoesNotAccept(t *testing.T) {
+	for seed := range uint64(400) {
+		simulate(t, rand.New(rand.NewPCG(seed, 3)))
+	}
+}
+
+func simulate(t *testing.T, r *rand.Rand) {
+	target, gen := modes[r.IntN(3)], int64(1)
+	var nodes []*node
+	// A node is in everybody's list long before its agent runs, and its agent starts
+	// with all that there is: it waits for its informers.
+	join := func() {
+		n := &node{name: fmt.Sprintf("node%d", len(nodes)+1), seen: map[string]Words{}}
+		for _, o := range nodes {
+			o.seen[n.name], n.seen[o.name] = nil, nil
+		}
+		nodes = append(nodes, n)
+	}
+	for range 2 + r.IntN(3) {
+		join()
+	}
+	var log []string
+	check := func() {
+		t.Helper()
+		for _, from := range nodes {
+			for _, to := range nodes {
+				if from != to && from.route != "" && from.route != calc.Never && to.route != "" && !to.device {
+					t.Fatalf("%s sends %s to %s, which does not accept it\n%s", from.name, from.route, to.name, strings.Join(log[max(0, len(log)-40):], "\n"))
+				}
+			}
+		}
+	}
+	const steps, calm = 600, 3000
+	for i := range steps + calm {
+		n := nodes[r.IntN(len(nodes))]
+		if i < steps {
+			switch r.IntN(60) {
+			case 0:
+				target, gen = modes[r.IntN(3)], gen+1
+				log = append(log, "pool: "+string(target))
+			case 1:
+				if n.dead = !n.dead; !n.dead {
+					n.pool = Pool{} // starts again
+				}
+			case 2:
+				if len(nodes) < 6 && !slices.ContainsFunc(nodes, func(o *node) bool { return o.said == nil }) {
+					join()
+				}
+			}
+		} else {
+			if n.dead {
+				n.dead, n.pool = false, Pool{}
+			}
+		}
+		if n.dead {
+			continue
+		}
+		if n.pool.Name == "" || n.said == nil {
+			n.pool = Pool{Name: pool, Target: target, Gen: gen}
+			for _, o := range nodes {
+				if o != n {
+					n.seen[o.name] = o.said
+				}
+			}
+			n.step(r)
+		}
+		switch r.IntN(5) {
+		case 0:
+			n.pool = Pool{Name: pool, Target: target, Gen: gen}
+		case 1: // sees some of what the others said
+			for _, o := range nodes {
+				if o != n && o.said != nil && r.IntN(2) == 0 {
+					n.seen[o.name] = o.said
+				}
+			}
+		case 2:
+			n.step(r)
+			log = append(log, fmt.Sprintf("%s says %v, device %t", n.name, n.said, n.device))
+		case 3: // the dataplane does what it was told
+			if n.planned != "" {
+				n.route = n.planned
+				log = append(log, n.name+" sends "+string(n.route))
+			}
+		case 4:
+			n.probed = map[calc.EncapMode]Probe{calc.Always: {}, calc.CrossSubnet: {}, calc.Never: {}}
+		}
+		check()
+	}
+	for _, n := range nodes {
+		if n.route != target {
+			t.Fatalf("%s sends %s in the end, the pool says %s\n%v", n.name, n.route, target, strings.Join(log[max(0, len(log)-40):], "\n"))
+		}
+		if target == calc.Never && n.device && n.quiet > 3 {
+			t.Fatalf("%s has the device still: %v", n.name, n.said)
+		}
+	}
+}
+
+// step is what an agent does: decide, say it, then act on what was said.
+func (n *node) step(r *rand.Rand) {
+	in := Input{
+		Pools: []Pool{n.pool}, Own: n.said, TunnelReady: n.device, TunnelUp: n.device, PodsReady: true,
+		Probes: n.probed, Applied: n.planned != "" && n.route == n.planned,
+	}
+	for name, words := range n.seen {
+		in.Others = append(in.Others, Peer{name, words})
+	}
+	d := Step(in)
+	if d.Tunnel {
+		n.device, n.quiet = true, 0
+	} else if n.quiet++; n.quiet > 2 && n.route != "" {
+		n.device = false
+	}
+	if r.IntN(8) == 0 {
+		return // the API did not take it
+	}
+	n.said = d.Own
+	n.planned = d.Own[pool].Sends
+	n.probed = nil
+}
