@@ -42,6 +42,9 @@ type Request struct {
 	Attrs      map[string]string
 	Num4, Num6 int
 	Use        v1.IPPoolAllowedUse // empty: Workload
+	// IPIP restricts the choice to pools whose ipipMode is not Never: those that
+	// a tunnel's own address comes from.
+	IPIP bool
 }
 
 // BlockInfo describes a block of this node.

@@ -48,6 +48,7 @@ func (d *draft) edit(handle string) *block.Block {
 type selection struct {
 	family pool.Family
 	use    v1.IPPoolAllowedUse
+	ipip   bool
 }
 
 type choice struct {
@@ -201,7 +202,7 @@ func (r *round) assign(req *Request) (o outcome) {
 		if want.n == 0 || need <= 0 {
 			continue
 		}
-		s := selection{want.family, req.Use}
+		s := selection{want.family, req.Use, req.IPIP}
 		missing := need
 		for _, d := range r.from(s) {
 			if n := min(missing, d.work.Available(reserved)); n > 0 {
@@ -264,7 +265,7 @@ func (r *round) choose(s selection) *choice {
 		r.selected = map[selection]*choice{}
 	}
 	c := &choice{}
-	c.pools, c.skipped = pool.Select(r.a.Pools(), pool.Query{Family: s.family, Use: s.use})
+	c.pools, c.skipped = pool.Select(r.a.Pools(), pool.Query{Family: s.family, Use: s.use, IPIP: s.ipip})
 	r.selected[s] = c
 	return c
 }

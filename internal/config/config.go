@@ -126,9 +126,14 @@ const (
 
 // Dataplane holds the settings of routes, links and rules.
 type Dataplane struct {
-	MTU          int           // of pod interfaces, in bytes; 0: the uplink's
+	MTU          int           // of pod interfaces, in bytes; 0: the uplink's, less what encapsulation adds
 	RouteRefresh time.Duration // between reads of the kernel's routes; 0: never
 	NFTables     NFTablesMode
+	// IPIPEnabled forces tunl0 on or off; nil: as FelixConfiguration or the pools say.
+	IPIPEnabled *bool
+	IPIPMTU     int // of tunl0 in bytes; 0: as FelixConfiguration says, or the uplink's less the header
+	// AllowIPIPFromPods and AllowVXLANFromPods let pods send tunnel packets.
+	AllowIPIPFromPods, AllowVXLANFromPods bool
 }
 
 // Server is an HTTP listener of the agent.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -162,9 +163,31 @@ func TestNoDefaultPoolsContradicts(t *testing.T) {
 	}
 }
 
+func TestIPIPEnabledMayBeLeftOpen(t *testing.T) {
+	for text, want := range map[string]string{"": "open", "true": "true", "No": "false"} {
+		c, _, err := Parse([]string{"FELIX_IPINIPENABLED=" + text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := "open"
+		if v := c.Dataplane.IPIPEnabled; v != nil {
+			got = strconv.FormatBool(*v)
+		}
+		if got != want {
+			t.Errorf("FELIX_IPINIPENABLED=%q is %s, want %s", text, got, want)
+		}
+	}
+	if _, _, err := Parse([]string{"FELIX_IPINIPENABLED=perhaps"}); err == nil || !strings.Contains(err.Error(), `FELIX_IPINIPENABLED="perhaps": not a boolean; want empty, or true`) {
+		t.Errorf("a bad value: %v", err)
+	}
+	if _, _, err := Parse([]string{"CALICO_IPV4POOL_IPIP=Allways"}); err == nil || !strings.Contains(err.Error(), `CALICO_IPV4POOL_IPIP="Allways": not one of the accepted words; want Always, CrossSubnet`) {
+		t.Errorf("a mode that is misspelt: %v", err)
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	_, warnings, err := Parse([]string{
-		"CALICO_IPV4_POOL_CIDR=10.0.0.0/16", "FELIX_NOSUCHTHING=1", "FELIX_IPV6SUPPORT=true", "FELIX_IPINIPMTU=1440",
+		"CALICO_IPV4_POOL_CIDR=10.0.0.0/16", "FELIX_NOSUCHTHING=1", "FELIX_IPV6SUPPORT=true", "FELIX_VXLANMTU=1440",
 		"CALICO_TYPHA_SERVICE_HOST=10.96.0.5", "CALICO_TYPHA_SERVICE_PORT=5473", "CALICO_TYPHA_SERVICE_PORT_CALICO_TYPHA=5473",
 		"CALICO_TYPHA_PORT=tcp://10.96.0.5:5473", "CALICO_TYPHA_PORT_5473_TCP_ADDR=10.96.0.5", "CALICO_TYPHA_PORT_5473_TCP=x",
 		"PATH=/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1", "", "novalue",
@@ -174,9 +197,9 @@ func TestWarnings(t *testing.T) {
 	}
 	want := []string{
 		`CALICO_IPV4_POOL_CIDR="10.0.0.0/16": not a setting of Manx, ignored; did you mean CALICO_IPV4POOL_CIDR?`,
-		`FELIX_IPINIPMTU="1440": no effect: this version of Manx has no such tunnel`,
 		`FELIX_IPV6SUPPORT="true": no effect: this version of Manx carries IPv4 only`,
 		`FELIX_NOSUCHTHING="1": not a setting of Manx, ignored`,
+		`FELIX_VXLANMTU="1440": no effect: this version of Manx has no such tunnel`,
 	}
 	var got []string
 	for _, w := range warnings {

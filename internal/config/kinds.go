@@ -68,6 +68,15 @@ var (
 	})
 )
 
+// maybeBool is a felixBool that may be left open.
+var maybeBool = plain("bool", "empty, or "+felixBool.accepts, func(s string) (*bool, error) {
+	if s == "" {
+		return nil, nil
+	}
+	v, _, err := felixBool.parse(s)
+	return &v, err
+})
+
 func noteUnlessFalse(s string, value bool) string {
 	if value || slices.Contains([]string{"", "false", "0", "no", "n", "f"}, strings.ToLower(s)) {
 		return ""

@@ -133,7 +133,8 @@ var settings = []setting{
 			"address of this host when that one does. `none`: create no pool.",
 	}),
 	as(encapMode, func(c *Config) *v1.EncapMode { return &c.Pool.IPIP }, setting{
-		name: "CALICO_IPV4POOL_IPIP", group: groupPool, preset: "Never", doc: "When packets to the pool travel in IPIP. Excludes `CALICO_IPV4POOL_VXLAN`.",
+		name: "CALICO_IPV4POOL_IPIP", group: groupPool, preset: "Never", doc: "When packets to the pool travel in IPIP: always, to nodes in other subnets, or never. Excludes `CALICO_IPV4POOL_VXLAN`. " +
+			"It counts when the pool is made; later the pool's `ipipMode` is what holds, and `manxctl status` shows when the two differ.",
 	}),
 	as(encapMode, func(c *Config) *v1.EncapMode { return &c.Pool.VXLAN }, setting{
 		name: "CALICO_IPV4POOL_VXLAN", group: groupPool, preset: "Never", doc: "When packets to the pool travel in VXLAN. Excludes `CALICO_IPV4POOL_IPIP`.",
@@ -152,7 +153,24 @@ var settings = []setting{
 	}),
 
 	as(mtu, func(c *Config) *int { return &c.Dataplane.MTU }, setting{
-		name: "CNI_MTU", group: groupDataplane, preset: "0", doc: "MTU of pods' interfaces in bytes. 0: that of the interface with the node's address.",
+		name: "CNI_MTU", group: groupDataplane, preset: "0", doc: "MTU of pods' interfaces in bytes. 0: that of the interface with the node's address, less the headers of the encapsulation in use.",
+	}),
+	as(maybeBool, func(c *Config) **bool { return &c.Dataplane.IPIPEnabled }, setting{
+		name: "FELIX_IPINIPENABLED", group: groupDataplane,
+		doc: "Whether this node has `tunl0`. Empty: the `ipipEnabled` of the FelixConfiguration `node.<name>`, else of `default`, else when a pool asks for IPIP. " +
+			"`false`: never; pools in IPIP mode do not work on this node then. `true`: also when no pool asks for it; `tunl0` has no address as long as none does.",
+	}),
+	as(mtu, func(c *Config) *int { return &c.Dataplane.IPIPMTU }, setting{
+		name: "FELIX_IPINIPMTU", group: groupDataplane, preset: "0",
+		doc: "MTU of `tunl0` in bytes, and of pods while packets may travel in IPIP. 0: the `ipipMTU` of the FelixConfiguration, else that of the interface with the node's address less 20.",
+	}),
+	as(felixBool, func(c *Config) *bool { return &c.Dataplane.AllowIPIPFromPods }, setting{
+		name: "FELIX_ALLOWIPIPPACKETSFROMWORKLOADS", group: groupDataplane, preset: "false",
+		doc: "Let pods send packets of IP protocol 4 (IPIP) themselves. Otherwise they are dropped and counted.",
+	}),
+	as(felixBool, func(c *Config) *bool { return &c.Dataplane.AllowVXLANFromPods }, setting{
+		name: "FELIX_ALLOWVXLANPACKETSFROMWORKLOADS", group: groupDataplane, preset: "false",
+		doc: "Let pods send packets to UDP port 4789 (VXLAN). Otherwise they are dropped and counted.",
 	}),
 	as(seconds, func(c *Config) *time.Duration { return &c.Dataplane.RouteRefresh }, setting{
 		name: "FELIX_ROUTEREFRESHINTERVAL", group: groupDataplane, preset: "90",

@@ -51,6 +51,7 @@ func (s Skipped) String() string { return s.Name + ": " + s.Reason }
 type Query struct {
 	Family Family
 	Use    v1.IPPoolAllowedUse // empty means Workload
+	IPIP   bool                // only pools whose ipipMode is not Never
 }
 
 // Select returns the pools that q may draw from, by name, which is the order in
@@ -75,7 +76,7 @@ func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped) {
 		if FamilyOf(this.CIDR) != q.Family {
 			continue
 		}
-		reason := whyNot(p, q.Use)
+		reason := whyNot(p, q)
 		if other, clash := Overlapping(seen, this.CIDR); clash {
 			reason = fmt.Sprintf("%s overlaps %s of pool %s; pools must be disjoint", this.CIDR, other.CIDR, other.Name)
 		}
@@ -89,15 +90,17 @@ func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped) {
 	return selected, skipped
 }
 
-// whyNot returns why a valid pool does not serve use, or nothing when it does.
-func whyNot(p *v1.IPPool, use v1.IPPoolAllowedUse) string {
+// whyNot returns why a valid pool does not serve q, or nothing when it does.
+func whyNot(p *v1.IPPool, q Query) string {
 	switch {
 	case p.DeletionTimestamp != nil:
 		return "is being deleted"
 	case p.Spec.Disabled:
 		return "is disabled"
-	case !p.Allows(use):
-		return fmt.Sprintf("allowedUses %v has no %s", p.Spec.AllowedUses, use)
+	case !p.Allows(q.Use):
+		return fmt.Sprintf("allowedUses %v has no %s", p.Spec.AllowedUses, q.Use)
+	case q.IPIP && (p.Spec.IPIPMode == "" || p.Spec.IPIPMode == v1.EncapNever):
+		return "ipipMode is Never"
 	case p.Spec.AssignmentMode == v1.AssignManual:
 		return "assignmentMode is Manual"
 	case !selectsAll(p.Spec.NodeSelector):

@@ -22,7 +22,7 @@ func TestSelect(t *testing.T) {
 	dying := ipPool("dying", v1.IPPoolSpec{CIDR: "10.10.0.0/16"})
 	dying.DeletionTimestamp = &now
 	pools := []*v1.IPPool{
-		ipPool("zulu", v1.IPPoolSpec{CIDR: "10.1.0.0/16", NodeSelector: "all()"}),
+		ipPool("zulu", v1.IPPoolSpec{CIDR: "10.1.0.0/16", NodeSelector: "all()", IPIPMode: v1.EncapCrossSubnet}),
 		ipPool("alpha", v1.IPPoolSpec{CIDR: "10.2.0.0/16", BlockSize: 28, NodeSelector: " all( ) "}),
 		ipPool("disabled", v1.IPPoolSpec{CIDR: "10.3.0.0/16", Disabled: true}),
 		ipPool("tunnels", v1.IPPoolSpec{CIDR: "10.4.0.0/16", AllowedUses: []v1.IPPoolAllowedUse{v1.UseTunnel}}),
@@ -45,6 +45,10 @@ func TestSelect(t *testing.T) {
 		}},
 		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
 			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted",
+		}},
+		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel, IPIP: true}, "zulu/26", map[string]string{
+			"alpha": "ipipMode is Never", "tunnels": "ipipMode is Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
+			"manual": "Manual", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted",
 		}},
 		{pool.Query{Family: pool.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
 		{pool.Query{Family: pool.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
