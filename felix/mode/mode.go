@@ -34,15 +34,15 @@ type Input struct {
 	// Others are all other nodes on which an agent has ever run.
 	Others []Peer
 
-	// TunnelReady: the tunnel's device, its address and the packet filter are as
-	// they should be, so that IPIP is accepted.
-	TunnelReady bool
+	// NotReady says why IPIP is not accepted yet: the tunnel's device, its address
+	// or the packet filter is not as it should be. Empty: it is accepted.
+	NotReady string
 	// TunnelProblem says why there can be no tunnel on this node.
 	TunnelProblem string
 	// TunnelUp: the device is there, whether wanted or not.
 	TunnelUp bool
-	// PodsReady: no running pod sends packets too large for the tunnel.
-	PodsReady bool
+	// PodsNotReady says why running pods may send packets too large for the tunnel.
+	PodsNotReady string
 	// Probes has the result of the probes by target mode. A mode that is missing
 	// has not been probed.
 	Probes map[calc.EncapMode]Probe
@@ -118,11 +118,8 @@ func next(in Input, p Pool) Word {
 	}
 	switch w.Stage {
 	case Preparing:
-		why, lasting := in.hinders(p.Target)
-		if why == "" {
+		if w.Why = in.hinders(p.Target); w.Why == "" {
 			w.Stage = Accepting
-		} else if lasting {
-			w.Why = why
 		}
 	case Accepting:
 		if len(missing(in, p, Accepting)) > 0 {
@@ -158,20 +155,19 @@ func first(in Input, p Pool) Word {
 	return Word{Sends: most, Target: p.Target, Stage: Preparing, Gen: p.Gen}
 }
 
-// hinders says why this node does not accept target yet, empty when it does, and
-// whether that will last.
-func (in Input) hinders(target calc.EncapMode) (why string, lasting bool) {
+// hinders says why this node does not accept target yet, empty when it does.
+func (in Input) hinders(target calc.EncapMode) string {
 	switch {
 	case in.TunnelProblem != "" && target == calc.Never:
-		return "", false // there is no tunnel that its packets could be mistaken for
+		return "" // there is no tunnel that its packets could be mistaken for
 	case in.TunnelProblem != "":
-		return in.TunnelProblem, true
-	case !in.TunnelReady:
-		return "the tunnel device is not ready yet", false
-	case !in.PodsReady && target != calc.Never:
-		return "the MTU of running pods is not lowered yet", false
+		return in.TunnelProblem
+	case in.NotReady != "":
+		return in.NotReady
+	case target != calc.Never:
+		return in.PodsNotReady
 	}
-	return "", false
+	return ""
 }
 
 // missing lists the other nodes that have not reached stage on the way to p's
@@ -205,20 +201,17 @@ func (d *Decision) judge(in Input, p Pool, w Word) {
 	if w.Sends == p.Target {
 		return // its routes are being written
 	}
-	if w.Stage == Accepting {
-		d.Probe = append(d.Probe, p.Target)
-	}
-	var what []string
-	if why, _ := in.hinders(p.Target); w.Stage == Preparing && why != "" {
-		what = append(what, "this node ("+why+")")
-	} else if w.Why != "" {
-		what = append(what, "this node ("+w.Why+")")
-	}
 	stage := Accepting
 	if w.Stage == Verified {
 		stage = Verified
 	}
-	what = append(what, missing(in, p, stage)...)
+	what := missing(in, p, stage)
+	if w.Stage == Accepting && len(what) == 0 {
+		d.Probe = append(d.Probe, p.Target)
+	}
+	if w.Why != "" {
+		what = slices.Insert(what, 0, "this node ("+w.Why+")")
+	}
 	if len(what) == 0 {
 		return // on its way
 	}

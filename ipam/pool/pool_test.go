@@ -48,7 +48,7 @@ func TestSelect(t *testing.T) {
 		}},
 		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel, IPIP: true}, "zulu/26", map[string]string{
 			"alpha": "ipipMode is Never", "tunnels": "ipipMode is Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
-			"manual": "Manual", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted",
+			"manual": "ipipMode", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted",
 		}},
 		{pool.Query{Family: pool.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
 		{pool.Query{Family: pool.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
