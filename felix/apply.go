@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/manx-cni/manx/felix/calc"
@@ -61,6 +62,13 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	if c.Routes {
 		d.routes.QueueResync()
 	}
+	if c.TouchesLink(state.TunnelDevice) {
+		d.tunnel.QueueResync()
+		d.routes.QueueResync() // the kernel drops a device's routes with it
+	}
+	if len(c.Addrs) > 0 && d.input.Tunnel != nil {
+		d.tunnel.QueueResync()
+	}
 	if c.Touches(d.uplinkIndex, d.input.Node.IPv4.Addr()) || d.input.Uplink.Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
 		d.look.uplink = true
 		d.routes.QueueResync()
@@ -82,6 +90,7 @@ func (d *Dataplane) refresh() {
 	d.look.uplink, d.look.endpoints = true, true
 	d.routes.QueueResync()
 	d.nft.QueueResync()
+	d.tunnel.QueueResync()
 }
 
 // lookAndWrite does what is due, in the order that keeps traffic safe. Reading
@@ -93,15 +102,40 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	if d.look.calculate {
 		d.calculate()
 	}
-	// Sets and chains before the routes that let traffic through them.
-	nftErr := d.nft.Apply(ctx)
-	routeErr := d.routes.Apply(ctx)
+	generation := d.input.Generation
+	before := d.tunnel.Unavailable()
+	err := d.write(ctx)
+	if d.tunnel.Unavailable() != before {
+		// What goes through the tunnel depends on whether there can be one.
+		d.calculate()
+		err = d.write(ctx)
+	}
+	if err == nil {
+		d.applied = generation
+	}
 	if !d.inSync && d.routes.Status().Resyncs > 0 {
 		d.inSync = true
 		close(d.synced)
 		d.log.Info("dataplane is in sync", "endpoints", len(d.endpoints.All()), "uplink", d.input.Uplink.Name)
 	}
-	return errors.Join(nftErr, routeErr)
+	return err
+}
+
+// write brings the kernel to what was calculated. Sets and chains come before the
+// tunnel while it is wanted, so that it never takes packets from strangers, and routes
+// after it. When it goes it is the other way round.
+func (d *Dataplane) write(ctx context.Context) error {
+	if d.input.Tunnel == nil {
+		return errors.Join(d.routes.Apply(ctx), d.tunnel.Apply(ctx), d.nft.Apply(ctx))
+	}
+	err := d.nft.Apply(ctx)
+	if err == nil {
+		// That there can be no tunnel is a condition, not something to try at once again.
+		if err = d.tunnel.Apply(ctx); d.tunnel.Unavailable() != "" {
+			err = nil
+		}
+	}
+	return errors.Join(err, d.routes.Apply(ctx))
 }
 
 // lookUp finds uplink and endpoints again when there is reason to.
@@ -144,15 +178,54 @@ func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
 func (d *Dataplane) calculate() {
 	in := d.input
 	in.Endpoints = d.endpoints.All()
+	in.Tunnel = d.wantedTunnel()
+	d.tunnel.SetUplink(in.Uplink.Name)
+	d.tunnel.SetTunnel(in.Tunnel)
+	d.tunnel.SetPools(ranges(in.Pools))
+	if d.tunnel.Unavailable() != "" {
+		in.Tunnel = nil
+	}
 	want := calc.Calculate(in)
 	// An uplink without its address for a moment (a DHCP client at work) must
 	// not cost the routes over it: the kernel keeps them, so do we.
 	d.routes.SetConverged(in.Converged && in.Uplink.Name != "")
 	d.routes.SetRoutes(want.Routes)
-	d.nft.SetTable(rules.IPv4(want.Masquerade))
+	d.nft.SetTable(rules.IPv4(want.Filter))
 	d.calculated = want.Conditions
 	d.look.calculate = false
 }
+
+// wantedTunnel completes the tunnel that was asked for with what the uplink says.
+func (d *Dataplane) wantedTunnel() *state.Tunnel {
+	if d.input.Tunnel == nil {
+		return nil
+	}
+	t := *d.input.Tunnel
+	if t.MTU == 0 {
+		t.MTU = TunnelMTU(d.input.Uplink.MTU)
+	}
+	return &t
+}
+
+func ranges(pools []calc.Pool) (out []netip.Prefix) {
+	for _, p := range pools {
+		if p.CIDR.IsValid() && p.CIDR.Addr().Is4() {
+			out = append(out, p.CIDR)
+		}
+	}
+	return out
+}
+
+// TunnelMTU is the MTU of an IPIP device in bytes over an uplink with the given one.
+func TunnelMTU(uplink int) int {
+	if uplink == 0 {
+		uplink = unknownMTU
+	}
+	return uplink - state.IPIPOverhead
+}
+
+// unknownMTU is taken while no uplink is known: Calico's value for that.
+const unknownMTU = 1460
 
 // probe looks at what changes rarely.
 func (d *Dataplane) probe() {

@@ -20,6 +20,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/loop"
 )
 
@@ -71,11 +72,13 @@ type Dataplane struct {
 	// All below belongs to the loop's goroutine.
 	routes    *route.Driver
 	nft       *nft.Driver
+	tunnel    *tunnel.Driver
 	endpoints *endpoint.Driver
 
 	input        calc.Input // the last one, with the uplink filled in
 	haveInput    bool
 	uplinkIndex  int
+	applied      uint64 // generation of the last input that is completely in the kernel
 	inSync       bool
 	look         lookAgain
 	calculated   []state.Condition
@@ -137,6 +140,7 @@ func New(cfg Config) (*Dataplane, error) {
 	}
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
+	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: reaperKernel, InUse: d.endpoints.InUse, Closed: d.endpoints.Closed, Log: cfg.Log,

@@ -1,6 +1,7 @@
 package felix
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,11 @@ type Status struct {
 	// Converged: BGP has settled, so that obsolete routes are removed.
 	Converged bool        `json:"converged"`
 	Uplink    calc.Uplink `json:"uplink"`
+	Tunnel    Tunnel      `json:"tunnel"`
+	// Applied is the Generation of the last input that is completely in the kernel.
+	Applied uint64 `json:"applied"`
+	// Dropped counts packets that the packet filter refused, by reason.
+	Dropped []state.DropCount `json:"dropped,omitempty"`
 	// Endpoints counts local pods, ForeignInterfaces interfaces named like a
 	// pod's that are not ours, RemovalsPending links of removed pods.
 	Endpoints         int `json:"endpoints"`
@@ -32,6 +38,16 @@ type Status struct {
 	// Conditions are what needs somebody's attention, sorted.
 	Conditions   []state.Condition `json:"conditions,omitempty"`
 	Capabilities []caps.Capability `json:"capabilities,omitempty"`
+}
+
+// Tunnel is the state of the IPIP device.
+type Tunnel struct {
+	// Wanted is the device as it should be; nil when there should be none.
+	Wanted *state.Tunnel `json:"wanted,omitempty"`
+	// Ready: it is as it should be.
+	Ready bool `json:"ready"`
+	// Unavailable says why this kernel can not have it.
+	Unavailable string `json:"unavailable,omitempty"`
 }
 
 // Driver returns the status of one driver by its name.
@@ -68,6 +84,9 @@ func (d *Dataplane) Ready() error {
 	if s.Uplink.Name == "" {
 		reasons = append(reasons, errors.New("dataplane: no interface has the node's address"))
 	}
+	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Ready {
+		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.Driver("tunnel").LastError)))
+	}
 	if nft := s.Driver("nft"); nft.LastError != "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: packet filter: %s", nft.LastError))
 	}
@@ -80,11 +99,45 @@ func (d *Dataplane) publish() {
 		Time: time.Now(), InSync: d.inSync, Converged: d.input.Converged, Uplink: d.input.Uplink,
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
-		Drivers:      []state.DriverStatus{d.nft.Status(), d.routes.Status()},
+		Drivers:      []state.DriverStatus{d.nft.Status(), d.tunnel.Status(), d.routes.Status()},
 		Capabilities: d.capabilities,
+		Tunnel:       Tunnel{Wanted: d.wantedTunnel(), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()},
+		Applied:      d.applied, Dropped: d.nft.Dropped(),
 	}
-	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), d.nft.Conditions(),
+	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), d.nft.Conditions(), d.tunnel.Conditions(),
 		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
 	slices.SortFunc(s.Conditions, state.CompareConditions)
 	d.published.Store(&s)
+}
+
+// orPending is for an error that may not have happened yet.
+func orPending(lastError string) string {
+	if lastError == "" {
+		return "being set up"
+	}
+	return lastError
+}
+
+// Traffic returns how many packets the tunnel device has received and sent, as the
+// kernel counts now; known is false when there is no device.
+func (d *Dataplane) Traffic(ctx context.Context) (rx, tx uint64, known bool, err error) {
+	doErr := d.do(ctx, func(ctx context.Context) {
+		if err = d.tunnel.LookTraffic(ctx); err == nil {
+			rx, tx, known = d.tunnel.Traffic()
+		}
+	})
+	if doErr != nil {
+		return 0, 0, false, fmt.Errorf("count the tunnel's packets: the dataplane is busy: %w", doErr)
+	}
+	return rx, tx, known, err
+}
+
+// LookCounters reads the packet filter's counters; Status has them then.
+func (d *Dataplane) LookCounters(ctx context.Context) error {
+	var err error
+	doErr := d.do(ctx, func(ctx context.Context) {
+		err = d.nft.LookCounters(ctx)
+		d.publish()
+	})
+	return errors.Join(doErr, err)
 }

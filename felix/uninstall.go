@@ -10,6 +10,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/felix/tunnel"
 )
 
 // UninstallOptions says how much Uninstall removes.
@@ -30,6 +31,7 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),
 		nft.New(nft.Config{}).Uninstall(ctx),
+		tunnel.New(tunnel.Config{Kernel: k}).Uninstall(ctx),
 	}
 	if opts.Pods {
 		errs = append(errs, removePodLinks(k))

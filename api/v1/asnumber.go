@@ -6,19 +6,6 @@ import (
 	"strings"
 )
 
-// Annotations of Calico's node data on the Kubernetes Node, written through
-// nodes/status.
-const (
-	// AnnotationNodeIPv4 is the node's address with the prefix length of its
-	// subnet, such as 10.0.0.5/24.
-	AnnotationNodeIPv4 = "projectcalico.org/IPv4Address"
-	// AnnotationNodeAS is the node's own AS number; without it the cluster's holds.
-	AnnotationNodeAS = "projectcalico.org/ASNumber"
-	// AnnotationNodeRouteReflector makes the node a route reflector; its value is
-	// the cluster ID, a dotted quad (RFC 4456 §7).
-	AnnotationNodeRouteReflector = "projectcalico.org/RouteReflectorClusterID"
-)
-
 // ASNumberForms says what ParseASNumber accepts.
 const ASNumberForms = "1 to 4294967295, or asdot such as 1.10"
 

@@ -25,6 +25,7 @@ func main() {
 	root := &cobra.Command{Use: "manx-node", Short: "The agent of a node, and what prepares the node for it", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(
 		command("run", "Run the agent, configured by the environment (docs/reference/settings.md)", run),
+		command("pod-network", "Change the MTU of running pods when the agent asks; needs CAP_SYS_ADMIN", agent.PodNetwork),
 		command("init-host", "Turn on IPv4 forwarding and name the route protocol; needs privilege", agent.InitHost),
 		command("install-cni", "Write the CNI binaries and configuration under /host", installCNI),
 		command("uninstall", "Remove every route and rule of Manx from this node; pods lose their network", agent.Uninstall),

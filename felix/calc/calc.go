@@ -17,15 +17,16 @@ func Calculate(in Input) Desired {
 		out: Desired{
 			Routes: make(map[state.RouteKey]state.Route, len(in.Learned)+len(in.OwnBlocks)+len(in.Endpoints)),
 		},
-		offLink: map[netip.Addr][]netip.Prefix{},
+		transports: newTransports(in),
 	}
 	// Later writers give way to earlier ones: what is local is never routed to
 	// somebody else.
 	c.endpoints()
 	c.ownBlocks()
 	c.learned()
-	c.pools()
-	c.reportOffLink()
+	c.reportUnrouted()
+	c.reportPools()
+	c.out.Tunnel, c.out.Filter = in.Tunnel, filter(in)
 	slices.SortFunc(c.out.Conditions, state.CompareConditions)
 	return c.out
 }
@@ -35,9 +36,7 @@ type calculation struct {
 	in  Input
 	own []netip.Prefix
 	out Desired
-	// offLink collects the prefixes that have no next hop on link, by their
-	// first next hop.
-	offLink map[netip.Addr][]netip.Prefix
+	transports
 }
 
 func (c *calculation) condition(kind state.ConditionKind, subject, format string, args ...any) {
@@ -116,56 +115,38 @@ func (c *calculation) insideOwn(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// transport chooses how packets to dst travel: it is the one place that knows
-// about devices and encapsulation.
-func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
-	var first netip.Addr
-	for _, hop := range nextHops {
-		if !hop.IsValid() || hop == c.in.Node.IPv4.Addr() {
-			continue // our own announcement come back
-		}
-		if c.onLink(hop) {
-			return state.Route{Dst: dst, Gw: hop, Dev: c.in.Uplink.Name, Table: state.MainTable}, true
-		}
-		if !first.IsValid() {
-			first = hop
-		}
-	}
-	if first.IsValid() {
-		c.offLink[first] = append(c.offLink[first], dst)
-	}
-	return state.Route{}, false
-}
-
-func (c *calculation) onLink(hop netip.Addr) bool {
-	for _, p := range c.in.Uplink.Prefixes {
-		if p.Contains(hop) {
-			return true
-		}
-	}
-	return false
-}
-
-// reportOffLink makes one condition per next hop, however many prefixes are
-// behind it.
-func (c *calculation) reportOffLink() {
-	for hop, prefixes := range c.offLink {
-		slices.SortFunc(prefixes, netip.Prefix.Compare)
-		prefixes = slices.Compact(prefixes)
-		more := ""
-		if n := len(prefixes) - 1; n > 0 {
-			more = fmt.Sprintf(" (and %d more prefixes)", n)
-		}
-		c.condition(state.NextHopNotOnLink, prefixes[0].String(),
-			"next hop %s is in no subnet of the uplink %s (%s); no route written%s: "+
-				"put the nodes into one subnet, peer with the router between them, or use an encapsulating pool",
-			hop, c.in.Uplink.Name, join(c.in.Uplink.Prefixes), more)
-	}
-}
-
-func (c *calculation) pools() {
-	var inside, sources []netip.Prefix
+// reportPools names what pools ask for and do not get.
+func (c *calculation) reportPools() {
 	for _, p := range c.in.Pools {
+		switch {
+		case !p.CIDR.IsValid() || p.VXLANMode.off():
+		case p.contradicts():
+			c.condition(state.EncapsulationUnsupported, p.Name,
+				"ipipMode %s and vxlanMode %s are both on in pool %s (%s), which can have one encapsulation; "+
+					"plain routes are written until one of them is Never", p.IPIPMode, p.VXLANMode, p.Name, p.CIDR)
+		default:
+			c.condition(state.EncapsulationUnsupported, p.Name,
+				"vxlanMode: %s is not supported yet by this build on pool %s (%s); plain routes are written instead",
+				p.VXLANMode, p.Name, p.CIDR)
+		}
+	}
+}
+
+// filter is what the packet filter has to know.
+func filter(in Input) state.PacketFilter {
+	f := state.PacketFilter{
+		AllowIPIPFromPods: in.AllowIPIPFromPods, AllowVXLANFromPods: in.AllowVXLANFromPods, VXLANPort: in.VXLANPort,
+	}
+	if in.Tunnel != nil {
+		f.Tunnel = in.Tunnel.Name
+	}
+	for n := range in.everyNode {
+		f.Nodes = append(f.Nodes, n.IPv4.Addr())
+	}
+	slices.SortFunc(f.Nodes, netip.Addr.Compare)
+	f.Nodes = slices.Compact(f.Nodes)
+	var inside, sources []netip.Prefix
+	for _, p := range in.Pools {
 		if !p.CIDR.IsValid() {
 			continue
 		}
@@ -173,18 +154,9 @@ func (c *calculation) pools() {
 		if p.NATOutgoing && !p.Disabled {
 			sources = append(sources, p.CIDR)
 		}
-		for _, encap := range []struct {
-			field string
-			mode  EncapMode
-		}{{"ipipMode", p.IPIPMode}, {"vxlanMode", p.VXLANMode}} {
-			if !encap.mode.off() {
-				c.condition(state.EncapsulationUnsupported, p.Name,
-					"%s: %s is not supported yet by this build on pool %s (%s); plain routes are written instead",
-					encap.field, encap.mode, p.Name, p.CIDR)
-			}
-		}
 	}
-	c.out.Masquerade = state.Masquerade{Sources: disjoint(sources), Inside: disjoint(inside)}
+	f.Masquerade = state.Masquerade{Sources: disjoint(sources), Inside: disjoint(inside)}
+	return f
 }
 
 func masked(in []netip.Prefix) []netip.Prefix {

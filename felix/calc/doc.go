@@ -5,9 +5,10 @@
 // order in which the inputs are listed never matters.
 //
 //	learned 10.244.1.0/26, next hop NODE ──▶ 10.244.1.0/26 via NODE dev UPLINK
+//	the same in a pool sent through IPIP ──▶ 10.244.1.0/26 via OWNER dev tunl0 onlink
 //	own block 10.244.0.0/26              ──▶ blackhole 10.244.0.0/26
 //	endpoint 10.244.0.5 on calic44…      ──▶ 10.244.0.5/32 dev calic44… scope link
-//	pools                                ──▶ who is masqueraded
+//	pools, nodes                         ──▶ who is masqueraded, who may send us IPIP
 //
 // The kernel's longest-prefix match does the rest: a packet to a live pod takes
 // its /32, one to an unused address of an own block ends in the blackhole
@@ -16,7 +17,25 @@
 //
 // Only IPv4 is routed; prefixes and addresses of the other family are left out.
 //
-// A next hop that is not on the uplink's link gets no route: the kernel would
-// refuse it, and resolving it through another route would send pod packets to
-// a router that may not know the block. It becomes a Condition instead.
+// How packets travel is decided per destination, by the pool it is in:
+//
+//	Sends        OWNER in the uplink's subnets     OWNER elsewhere
+//	Never        via NEXT HOP dev UPLINK           via NEXT HOP dev UPLINK
+//	CrossSubnet  via NEXT HOP dev UPLINK           via OWNER dev tunl0 onlink
+//	Always       via OWNER dev tunl0 onlink        via OWNER dev tunl0 onlink
+//
+// NEXT HOP is BGP's, the first one on link. OWNER is the node that owns the block
+// (BlockAffinity), because whoever gets an encapsulated packet must unpack it:
+// BGP's next hop may be a route reflector that names itself, which would be a
+// detour, or a router, which would drop it. The kernel does not look OWNER up
+// (onlink): the outer packet goes by the route to OWNER's own address.
+//
+// What has no way gets no route, never a dead one, and becomes a Condition:
+//
+//   - A next hop that is not on the uplink's link: the kernel would refuse it,
+//     and resolving it through another route would send pod packets to a router
+//     that may not know the block.
+//   - A destination to be encapsulated whose owner nobody knows, with a next hop
+//     that is no node.
+//   - A destination to be encapsulated on a node that has no tunnel device.
 package calc

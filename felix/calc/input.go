@@ -25,15 +25,35 @@ const (
 
 func (m EncapMode) off() bool { return m == "" || m == Never }
 
+// encapsulates is false for a word that is no mode.
+func (m EncapMode) encapsulates() bool { return m == Always || m == CrossSubnet }
+
 // Pool is what the dataplane needs of an IPPool.
 type Pool struct {
-	Name                string
-	CIDR                netip.Prefix
-	NATOutgoing         bool
+	Name        string
+	CIDR        netip.Prefix
+	NATOutgoing bool
+	// IPIPMode and VXLANMode are what the pool asks for. No route depends on
+	// IPIPMode: it is where Sends is to arrive.
 	IPIPMode, VXLANMode EncapMode
+	// Sends says when this node sends to the pool through IPIP now, as the
+	// nodes have agreed (felix/mode). Empty means Never.
+	Sends EncapMode
 	// Disabled pools assign no addresses and masquerade nothing, but still
 	// count as inside.
 	Disabled bool
+}
+
+// contradicts reports two encapsulations at once: such a pool is not valid, and
+// neither of them is used.
+func (p Pool) contradicts() bool { return !p.IPIPMode.off() && !p.VXLANMode.off() }
+
+// sends is how this node sends to the pool.
+func (p Pool) sends() EncapMode {
+	if p.contradicts() {
+		return Never
+	}
+	return p.Sends
 }
 
 // Learned is a best path: a prefix and where BGP says it is.
@@ -57,9 +77,12 @@ type Uplink struct {
 type Input struct {
 	// Node is this node.
 	Node Node
-	// Nodes are all nodes of the cluster.
+	// Nodes are all nodes of the cluster; what they say of this one does not count.
 	Nodes []Node
 	Pools []Pool
+	// Owners are the nodes that own the cluster's confirmed blocks, by name.
+	// The keys are masked. They decide where an encapsulated packet goes.
+	Owners map[netip.Prefix]string
 	// OwnBlocks are this node's confirmed blocks.
 	OwnBlocks []netip.Prefix
 	Learned   []Learned
@@ -67,6 +90,16 @@ type Input struct {
 	Uplink Uplink
 	// Endpoints are the pods on this node; the dataplane fills them in.
 	Endpoints []state.Endpoint
+	// Tunnel is the IPIP device this node should have, complete; nil for none.
+	// It may be there without a pool that sends through it: receivers come first.
+	Tunnel *state.Tunnel
+	// AllowIPIPFromPods, AllowVXLANFromPods and VXLANPort are passed on to the
+	// packet filter: see state.PacketFilter.
+	AllowIPIPFromPods, AllowVXLANFromPods bool
+	VXLANPort                             uint16
+	// Generation is the sender's number of this input. The calculation does not
+	// use it; it lets the sender see which of its inputs has been applied.
+	Generation uint64
 	// Converged says that BGP has settled since the agent started, so that a
 	// prefix missing from Learned is really gone. Until then no route through
 	// a next hop is removed.
@@ -75,8 +108,10 @@ type Input struct {
 
 // Desired is what this node's dataplane should be.
 type Desired struct {
-	Routes     map[state.RouteKey]state.Route
-	Masquerade state.Masquerade
+	Routes map[state.RouteKey]state.Route
+	// Tunnel is Input.Tunnel; nobody may change it.
+	Tunnel *state.Tunnel
+	Filter state.PacketFilter
 	// Conditions are sorted.
 	Conditions []state.Condition
 }

@@ -3,7 +3,8 @@
 // It owns nothing and changes nothing it can avoid changing: it reads /proc and
 // /sys, and asks the kernel for links that can not exist. Only asking for a
 // tunnel kind may make the kernel load its module, except for ipip, which is
-// not asked for: that module puts a tunl0 into every network namespace.
+// not asked for: that module puts a tunl0 into every network namespace, and is
+// loaded by felix/tunnel once a pool wants it.
 package caps
 
 import (
@@ -107,5 +108,5 @@ func ipip(cfg Config) Capability {
 			return Capability{Name: IPIP, OK: true}
 		}
 	}
-	return Capability{Name: IPIP, Detail: "module ipip is not loaded"}
+	return Capability{Name: IPIP, Detail: "module ipip is not loaded; it is loaded when a pool asks for IPIP"}
 }

@@ -41,14 +41,14 @@ func TestProbe(t *testing.T) {
 			},
 			[]Capability{
 				{Forwarding, false, "net.ipv4.ip_forward = 0"}, {Nftables, false, "no nft"}, {VXLAN, false, "not permitted"},
-				{WireGuard, false, "the kernel has no such link kind and no module for it"}, {IPIP, false, "module ipip is not loaded"},
+				{WireGuard, false, "the kernel has no such link kind and no module for it"}, {IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
 			},
 		},
 		{
 			"nothing", Config{Root: fstest.MapFS{}},
 			[]Capability{
 				{Forwarding, false, "open proc/sys/net/ipv4/ip_forward: file does not exist"}, {Nftables, false, ""},
-				{VXLAN, false, "not probed"}, {WireGuard, false, "not probed"}, {IPIP, false, "module ipip is not loaded"},
+				{VXLAN, false, "not probed"}, {WireGuard, false, "not probed"}, {IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
 			},
 		},
 	} {

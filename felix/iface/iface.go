@@ -150,6 +150,19 @@ func (c Changes) Touches(uplinkIndex int, node netip.Addr) bool {
 	return c.Everything || link || c.AddrLinks[uplinkIndex] || c.Addrs[node]
 }
 
+// TouchesLink reports whether the link of that name may have changed.
+func (c Changes) TouchesLink(name string) bool {
+	if c.Everything {
+		return true
+	}
+	for _, l := range c.Links {
+		if l.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
 // FindUplink finds the interface that has the node's address. It returns no
 // error but an empty Uplink when there is none. Of several interfaces with the
 // address the loopback counts last (fabrics that route to the host put the

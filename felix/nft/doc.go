@@ -12,5 +12,12 @@
 // what differs is written, all of it in one transaction, which the kernel
 // applies as a whole: there is no moment without rules. When nothing differs
 // nothing is written, so a restart leaves counters and the ruleset's generation
-// alone.
+// alone. A node or pool that comes or goes changes a set and no rule.
+//
+// Some rules count what they drop. The count is not part of the rule's text, so
+// it makes no difference to the comparison. In the kernel it ends with the
+// rule; the driver adds up what it sees, reads once more before it replaces
+// rules, and tells rules apart by the kernel's handle, so that Dropped never
+// falls. What comes between that reading and the replacement, or between the
+// last look and another's interference, is not counted.
 package nft

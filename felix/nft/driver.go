@@ -31,6 +31,7 @@ type Driver struct {
 	has     image
 	resync  bool
 
+	drops       tally
 	unavailable string
 	forward     []state.Condition
 	status      state.DriverStatus
@@ -44,13 +45,14 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{cfg: cfg, resync: true, status: state.DriverStatus{Name: "nft"}}
+	return &Driver{cfg: cfg, resync: true, drops: newTally(), status: state.DriverStatus{Name: "nft"}}
 }
 
 // SetTable says what the table should be.
 func (d *Driver) SetTable(t state.Table) {
 	d.want, d.wantErr = imageOf(t)
 	d.status.Desired = size(d.want)
+	d.drops.expect(t)
 }
 
 // QueueResync makes the next Apply read the table back.
@@ -78,6 +80,7 @@ func (d *Driver) apply(ctx context.Context) error {
 	if err := d.start(); err != nil {
 		return err
 	}
+	justRead := d.resync
 	if d.resync {
 		if err := d.read(ctx); err != nil {
 			return err
@@ -88,6 +91,12 @@ func (d *Driver) apply(ctx context.Context) error {
 	if d.status.Pending == 0 {
 		d.status.InKernel = size(d.has)
 		return nil
+	}
+	if !justRead && rewritesRules(d.want, d.has) {
+		// A rule written anew counts from zero: take what the old one has.
+		if err := d.LookCounters(ctx); err != nil {
+			d.cfg.Log.Debug("drops counted since the last look are lost", "err", err)
+		}
 	}
 	if err := d.runner.Run(ctx, tx); err != nil {
 		// Perhaps it was not as we thought it was.
@@ -109,7 +118,7 @@ func (d *Driver) start() error {
 	r, err := d.cfg.NewRunner()
 	if err != nil {
 		if d.unavailable == "" {
-			d.cfg.Log.Error("nftables is not available: no masquerading, no protection against spoofed sources", "err", err)
+			d.cfg.Log.Error("nftables is not available: no masquerading, no protection against spoofed sources and tunnel packets", "err", err)
 		}
 		d.unavailable = err.Error()
 		return fmt.Errorf("find nft: %w", err)
@@ -131,12 +140,15 @@ func (d *Driver) read(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read table %s back: %w", TableName, err)
 	}
-	has := image{}
-	if out != nil {
-		if has, err = parseTable(out); err != nil {
-			return fmt.Errorf("read table %s back: %w", TableName, err)
-		}
+	l, err := parseListing(out)
+	if err != nil {
+		return fmt.Errorf("read table %s back: %w", TableName, err)
 	}
+	has, err := imageIn(l)
+	if err != nil {
+		return fmt.Errorf("read table %s back: %w", TableName, err)
+	}
+	d.drops.look(l)
 	d.has, d.resync = has, false
 	d.status.Resyncs++
 	// Reading the others' chains is for a condition only: no failure of ours.
@@ -147,6 +159,39 @@ func (d *Driver) read(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// LookCounters reads what the counted rules have dropped, for Dropped. It
+// writes nothing, and is cheap enough for every time somebody asks.
+func (d *Driver) LookCounters(ctx context.Context) error {
+	if d.runner == nil {
+		return nil // no nft yet, so no rules; Apply says what is wrong
+	}
+	out, err := d.runner.ListRules(ctx)
+	if err != nil {
+		return fmt.Errorf("read the counters of table %s: %w", TableName, err)
+	}
+	l, err := parseListing(out)
+	if err != nil {
+		return fmt.Errorf("read the counters of table %s: %w", TableName, err)
+	}
+	d.drops.look(l)
+	return nil
+}
+
+// Dropped says how many packets every counted rule has dropped, as of the last
+// look, sorted by reason. What the kernel had counted before the agent started
+// is in it, so a restart does not begin anew.
+func (d *Driver) Dropped() []state.DropCount { return d.drops.counts() }
+
+// rewritesRules reports whether going from has to want replaces any rule.
+func rewritesRules(want, has image) bool {
+	for name, c := range has.chains {
+		if w, ok := want.chains[name]; !ok || w.hook != c.hook || !slices.Equal(w.comments, c.comments) {
+			return true
+		}
+	}
+	return false
 }
 
 // plan puts what differs into tx and returns how many objects do. Sets come
@@ -202,8 +247,8 @@ func planSet(tx *knftables.Transaction, name string, want map[string]bool, has m
 	}
 	set := &knftables.Set{Name: name, Type: "ipv4_addr", Flags: []knftables.SetFlag{knftables.IntervalFlag}}
 	if exists {
-		// Pools are few. Old and new networks may overlap, which adding before
-		// deleting would trip over; within a transaction nobody sees it empty.
+		// Old and new networks may overlap, which adding before deleting would
+		// trip over; within a transaction no packet sees the set empty.
 		tx.Flush(set)
 	} else {
 		tx.Add(set)
@@ -246,7 +291,7 @@ func (d *Driver) Conditions() []state.Condition {
 		out = append(out, state.Condition{
 			Kind: state.NftablesUnavailable, Subject: "nft",
 			Message: d.unavailable + ": install nft 1.0.1 or newer and give the agent CAP_NET_ADMIN; " +
-				"until then pods are not masqueraded and their source addresses not checked",
+				"until then pods are not masqueraded, their source addresses not checked, and tunnel packets taken from anybody",
 		})
 	}
 	return out

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,15 +19,26 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden file")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-func pools(cidrs ...string) state.Table {
-	var m state.Masquerade
+func filter(cidrs ...string) state.PacketFilter {
+	var f state.PacketFilter
 	for _, c := range cidrs {
-		m.Inside = append(m.Inside, netip.MustParsePrefix(c))
+		f.Masquerade.Inside = append(f.Masquerade.Inside, netip.MustParsePrefix(c))
 	}
-	m.Sources = m.Inside[:1]
-	return rules.IPv4(m)
+	f.Masquerade.Sources = f.Masquerade.Inside[:1]
+	return f
+}
+
+func pools(cidrs ...string) state.Table { return rules.IPv4(filter(cidrs...)) }
+
+// tunnel is a table that takes IPIP from the given nodes.
+func tunnel(f state.PacketFilter, nodes ...string) state.Table {
+	f.Tunnel = state.TunnelDevice
+	for _, n := range nodes {
+		f.Nodes = append(f.Nodes, netip.MustParseAddr(n))
+	}
+	return rules.IPv4(f)
 }
 
 // runner is the real nft with failures on demand.
@@ -58,6 +70,13 @@ func (r *runner) ListTable(ctx context.Context) ([]byte, error) {
 	return r.Runner.ListTable(ctx)
 }
 
+func (r *runner) ListRules(ctx context.Context) ([]byte, error) {
+	if err := r.check("rules"); err != nil {
+		return nil, err
+	}
+	return r.Runner.ListRules(ctx)
+}
+
 func newDriver(t *testing.T) (*nft.Driver, *runner) {
 	t.Helper()
 	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
@@ -80,37 +99,54 @@ func apply(t *testing.T, d *nft.Driver) {
 	}
 }
 
+// list leaves out counts, and protocols' names, which depend on /etc/protocols.
 func list(t *testing.T) string {
 	t.Helper()
-	return nltest.Run(t, "nft", "list", "table", "ip", "manx") + "\n"
+	return nltest.Run(t, "nft", "-s", "-p", "list", "table", "ip", "manx") + "\n"
 }
 
 // TestGolden compares what nft lists with what was meant.
 func TestGolden(t *testing.T) {
-	d, _ := newDriver(t)
-	d.SetTable(pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"))
-	apply(t, d)
-	got := list(t)
-	const golden = "testdata/table.golden"
-	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+	allowed := filter("10.244.0.0/16")
+	allowed.AllowIPIPFromPods, allowed.AllowVXLANFromPods = true, true
+	port := filter("10.244.0.0/16")
+	port.VXLANPort = 8472
+	for name, table := range map[string]state.Table{
+		"plain":   pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"),
+		"tunnel":  tunnel(port, "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"),
+		"allowed": tunnel(allowed),
+	} {
+		d, r := newDriver(t)
+		d.SetTable(table)
+		apply(t, d)
+		got := list(t)
+		golden := filepath.Join("testdata", name+".golden")
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		// What nft makes of it is recognised as what was written.
+		d.QueueResync()
+		if apply(t, d); r.runs != 1 {
+			t.Errorf("%s: %d transactions, want 1", name, r.runs)
+		}
+		nltest.Run(t, "nft", "flush", "ruleset")
 	}
 }
 
 // TestWritesOnlyDifferences: an apply with nothing to do, and the first apply
-// of a restarted agent, run no transaction; a changed pool touches its sets only.
+// of a restarted agent, run no transaction; changed pools and nodes touch their sets only.
 func TestWritesOnlyDifferences(t *testing.T) {
 	d, r := newDriver(t)
-	d.SetTable(pools("10.244.0.0/16"))
+	d.SetTable(tunnel(filter("10.244.0.0/16"), "192.0.2.1", "192.0.2.2"))
 	apply(t, d)
 	apply(t, d)
 	d.QueueResync()
@@ -119,14 +155,14 @@ func TestWritesOnlyDifferences(t *testing.T) {
 		t.Errorf("%d transactions, want 1", r.runs)
 	}
 	again, r := newDriver(t)
-	again.SetTable(pools("10.244.0.0/16"))
+	again.SetTable(tunnel(filter("10.244.0.0/16"), "192.0.2.1", "192.0.2.2"))
 	apply(t, again)
 	if r.runs != 0 {
 		t.Errorf("a restart ran %d transactions", r.runs)
 	}
 
 	mon := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manx")
-	again.SetTable(pools("10.244.0.0/15", "10.247.0.0/16")) // overlaps what was there
+	again.SetTable(tunnel(filter("10.244.0.0/15", "10.247.0.0/16"), "192.0.2.2", "192.0.2.3")) // overlaps what was there
 	apply(t, again)
 	handles := func(s string) string {
 		var out []string
@@ -139,12 +175,12 @@ func TestWritesOnlyDifferences(t *testing.T) {
 	}
 	now := nltest.Run(t, "nft", "-a", "list", "table", "ip", "manx")
 	if diff := cmp.Diff(handles(mon), handles(now)); diff != "" {
-		t.Errorf("rules were rewritten for a changed pool:\n%s", diff)
+		t.Errorf("rules were rewritten for changed sets:\n%s", diff)
 	}
-	if !strings.Contains(now, "10.244.0.0/15, 10.247.0.0/16") {
-		t.Errorf("pools not changed:\n%s", now)
+	if !strings.Contains(now, "10.244.0.0/15, 10.247.0.0/16") || !strings.Contains(now, "192.0.2.2, 192.0.2.3") {
+		t.Errorf("pools or nodes not changed:\n%s", now)
 	}
-	if s := again.Status(); s.Pending != 0 || s.InKernel != 5 || s.Writes != 2 {
+	if s := again.Status(); s.Pending != 0 || s.InKernel != 7 || s.Writes != 3 {
 		t.Errorf("status: %+v", s)
 	}
 }
@@ -152,7 +188,7 @@ func TestWritesOnlyDifferences(t *testing.T) {
 // TestRepair breaks the table in every way and expects it back after a resync.
 func TestRepair(t *testing.T) {
 	d, _ := newDriver(t)
-	d.SetTable(pools("10.244.0.0/16", "172.20.0.0/16"))
+	d.SetTable(tunnel(filter("10.244.0.0/16", "172.20.0.0/16"), "192.0.2.1", "192.0.2.2"))
 	apply(t, d)
 	want := list(t)
 	for _, damage := range []string{
@@ -163,6 +199,9 @@ func TestRepair(t *testing.T) {
 		"flush chain ip manx nat-postrouting; delete set ip manx masq-ipam-pools",
 		"delete element ip manx network-ip-pools { 172.20.0.0/16 }",
 		"add element ip manx masq-ipam-pools { 198.51.100.1-198.51.100.9 }",
+		"delete element ip manx all-hosts-net { 192.0.2.2 }",
+		"flush chain ip manx input; delete set ip manx all-hosts-net",
+		"add counter ip manx leftover; add rule ip manx input ip protocol 4 counter name leftover",
 		"insert rule ip manx forward drop",
 		"add rule ip manx raw-prerouting counter accept comment \"hello\"",
 		"add chain ip manx leftover; add rule ip manx leftover drop",

@@ -21,7 +21,11 @@ type listing struct {
 		} `json:"chain"`
 		Rule *struct {
 			Chain   string `json:"chain"`
+			Handle  uint64 `json:"handle"`
 			Comment string `json:"comment"`
+			// Expr is the rule's statements. Anybody's rule may be here, so it
+			// is taken apart only where the comment is ours.
+			Expr json.RawMessage `json:"expr"`
 		} `json:"rule"`
 		Set *struct {
 			Name string            `json:"name"`
@@ -34,20 +38,21 @@ type listing struct {
 	} `json:"nftables"`
 }
 
+// parseListing reads what nft printed; nothing at all is an empty listing.
 func parseListing(out []byte) (listing, error) {
 	var l listing
+	if out == nil {
+		return l, nil
+	}
 	if err := json.Unmarshal(out, &l); err != nil {
 		return listing{}, fmt.Errorf("parse what nft -j printed: %w", err)
 	}
 	return l, nil
 }
 
-// parseTable reads "nft -j list table ip manx".
-func parseTable(out []byte) (image, error) {
-	l, err := parseListing(out)
-	if err != nil {
-		return image{}, err
-	}
+// imageIn is what a listing of our table says.
+func imageIn(l listing) (image, error) {
+	var err error
 	img := image{chains: map[string]chainImage{}, sets: map[string]map[string]bool{}}
 	for _, o := range l.Objects {
 		switch {

@@ -23,8 +23,19 @@ func render(r state.Rule) (string, error) {
 	if r.OutIface != "" {
 		add("oifname %q", r.OutIface)
 	}
+	switch {
+	case r.DstPort != 0 && r.Protocol == state.UDP:
+		add("udp dport %d", r.DstPort)
+	case r.DstPort != 0:
+		return "", fmt.Errorf("rule %+v: a port without UDP", r)
+	case r.Protocol != 0:
+		add("ip protocol %d", r.Protocol)
+	}
 	if r.SrcSet != "" {
 		add("ip saddr @%s", r.SrcSet)
+	}
+	if r.NotSrcSet != "" {
+		add("ip saddr != @%s", r.NotSrcSet)
 	}
 	if r.NotDstSet != "" {
 		add("ip daddr != @%s", r.NotDstSet)
@@ -33,6 +44,16 @@ func render(r state.Rule) (string, error) {
 		// Look the source address up as a destination, through the incoming
 		// interface only: no result means that the way back is another one.
 		add("fib saddr . iif oif missing")
+	}
+	if r.SrcLocalElsewhere {
+		// With oif, an address is local only when the outgoing interface has it.
+		add("fib saddr . oif type != local fib saddr type local")
+	}
+	if r.Counted {
+		if r.Verdict != state.VerdictDrop {
+			return "", fmt.Errorf("rule %+v: counted, but does not drop", r)
+		}
+		add("counter")
 	}
 	switch r.Verdict {
 	case state.VerdictAccept, state.VerdictDrop:
@@ -48,12 +69,21 @@ func render(r state.Rule) (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
+// commentPrefix begins the comment of every rule of ours.
+const commentPrefix = "manx:"
+
 // comment is the mark a rule is recognised by.
 func comment(text, why string) string {
 	h := fnv.New64a()
 	h.Write([]byte(text))
-	c := fmt.Sprintf("manx:%016x %s", h.Sum64(), why)
+	c := fmt.Sprintf("%s%016x %s", commentPrefix, h.Sum64(), why)
 	return c[:min(len(c), knftables.CommentLengthMax)]
+}
+
+// reasonOf is the why of a comment. ok is false when it is not one of ours.
+func reasonOf(comment string) (why string, ok bool) {
+	mark, why, ok := strings.Cut(comment, " ")
+	return why, ok && strings.HasPrefix(mark, commentPrefix)
 }
 
 // image is a table as far as it is compared: what is wanted, or what was read.

@@ -17,6 +17,8 @@ type Runner interface {
 	Run(ctx context.Context, tx *knftables.Transaction) error
 	// ListTable prints our table as JSON; nil without an error when there is none.
 	ListTable(ctx context.Context) ([]byte, error)
+	// ListRules is ListTable without the sets' elements, which are the most of it.
+	ListRules(ctx context.Context) ([]byte, error)
 	// ListChains prints all chains of all tables as JSON.
 	ListChains(ctx context.Context) ([]byte, error)
 	// Version is what nft --version says.
@@ -50,7 +52,15 @@ type command struct {
 func (c *command) Version() string { return c.version }
 
 func (c *command) ListTable(ctx context.Context) ([]byte, error) {
-	out, err := c.list(ctx, "list", "table", string(knftables.IPv4Family), TableName)
+	return c.listTable(ctx)
+}
+
+func (c *command) ListRules(ctx context.Context) ([]byte, error) {
+	return c.listTable(ctx, "-t")
+}
+
+func (c *command) listTable(ctx context.Context, options ...string) ([]byte, error) {
+	out, err := c.list(ctx, append(options, "list", "table", string(knftables.IPv4Family), TableName)...)
 	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
 		return nil, nil
 	}

@@ -11,6 +11,8 @@
 //   - Routes are read and written as raw messages: 256 changes per sendmsg, and
 //     still an error per change, because the kernel answers each failing message
 //     by its sequence number whether or not an acknowledgement was asked for.
+//   - What /proc/sys would be needed for elsewhere (rp_filter) is read and set by
+//     messages: an agent without privileges has /proc/sys read-only.
 //   - Sockets are reopened after errors that leave them unusable.
 //   - Events carry no more than what makes somebody look again, and leave out
 //     the echo of our own route changes.

@@ -6,5 +6,5 @@ func (h *Handle) BreakSockets() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lib.Close()
-	h.routes.close()
+	h.rt.close()
 }

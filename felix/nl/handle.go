@@ -30,9 +30,9 @@ type Config struct {
 type Handle struct {
 	ns netns.NsHandle
 
-	mu     sync.Mutex
-	lib    *netlink.Handle
-	routes *routeSocket
+	mu  sync.Mutex
+	lib *netlink.Handle
+	rt  *rtSocket
 }
 
 var _ Kernel = (*Handle)(nil)
@@ -58,7 +58,7 @@ func (h *Handle) Close() {
 	defer h.mu.Unlock()
 	if h.lib != nil {
 		h.lib.Close()
-		h.routes.close()
+		h.rt.close()
 		h.lib = nil
 	}
 }
@@ -68,7 +68,7 @@ func (h *Handle) reopen() error {
 	if err != nil {
 		return fmt.Errorf("open netlink sockets: %w", err)
 	}
-	rs, err := openRouteSocket(h.ns)
+	rs, err := openRTSocket(h.ns)
 	if err != nil {
 		lib.Close()
 		return err
@@ -77,19 +77,19 @@ func (h *Handle) reopen() error {
 	defer h.mu.Unlock()
 	if h.lib != nil {
 		h.lib.Close()
-		h.routes.close()
+		h.rt.close()
 	}
-	h.lib, h.routes = lib, rs
+	h.lib, h.rt = lib, rs
 	return nil
 }
 
-func (h *Handle) sockets() (*netlink.Handle, *routeSocket, error) {
+func (h *Handle) sockets() (*netlink.Handle, *rtSocket, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lib == nil {
 		return nil, nil, os.ErrClosed
 	}
-	return h.lib, h.routes, nil
+	return h.lib, h.rt, nil
 }
 
 // broken reports whether a socket can not be trusted after err: answers may be
@@ -105,7 +105,7 @@ func broken(err error) bool {
 
 // read runs a dump until it is complete, on fresh sockets when the old ones
 // broke. op must start its result afresh each time.
-func (h *Handle) read(what string, op func(*netlink.Handle, *routeSocket) error) error {
+func (h *Handle) read(what string, op func(*netlink.Handle, *rtSocket) error) error {
 	var err error
 	for range dumpTries {
 		lib, rs, openErr := h.sockets()
@@ -128,97 +128,32 @@ func (h *Handle) read(what string, op func(*netlink.Handle, *routeSocket) error)
 	return fmt.Errorf("%s: still not complete after %d tries: %w", what, dumpTries, err)
 }
 
-// Links lists all links.
-func (h *Handle) Links() ([]Link, error) {
-	var out []Link
-	err := h.read("list links", func(lib *netlink.Handle, _ *routeSocket) error {
-		out = nil
-		links, err := lib.LinkList()
-		for _, l := range links {
-			out = append(out, fromLink(l))
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
+// write makes one change. The change is not repeated when the sockets broke:
+// it may have been made. They are replaced for the next one.
+func (h *Handle) write(what string, op func(*netlink.Handle, *rtSocket) error) error {
+	lib, rs, err := h.sockets()
+	if err == nil {
+		err = op(lib, rs)
 	}
-	return out, nil
-}
-
-func fromLink(l netlink.Link) Link {
-	a := l.Attrs()
-	kind := l.Type()
-	if kind == "device" {
-		kind = ""
-	}
-	return Link{
-		Index: a.Index, Name: a.Name, Alias: a.Alias, Kind: kind, MTU: a.MTU,
-		Up: a.RawFlags&unix.IFF_UP != 0,
-	}
-}
-
-// LinkByName finds one link.
-func (h *Handle) LinkByName(name string) (Link, error) {
-	var out Link
-	err := h.read("find link "+name, func(lib *netlink.Handle, _ *routeSocket) error {
-		l, err := lib.LinkByName(name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return ErrNotFound
-		}
-		if err != nil {
-			return err
-		}
-		out = fromLink(l)
-		return nil
-	})
-	return out, err
-}
-
-// LinkDelete removes a link. For a veth the kernel waits for grace periods:
-// about 20 ms.
-func (h *Handle) LinkDelete(index int) error {
-	lib, _, err := h.sockets()
-	if err != nil {
-		return fmt.Errorf("delete link %d: %w", index, err)
-	}
-	err = lib.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.ENODEV):
-		return ErrNotFound
-	case broken(err):
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %w", what, ErrNotFound)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%s: %w", what, ErrExists)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%s: %w", what, ErrUnsupported)
+	case broken(err) && !errors.Is(err, os.ErrClosed):
 		err = errors.Join(err, h.reopen())
 	}
-	return fmt.Errorf("delete link %d: %w", index, err)
+	return fmt.Errorf("%s: %w", what, err)
 }
 
-// Addrs lists the IPv4 addresses of all links.
-func (h *Handle) Addrs() ([]Addr, error) {
-	var out []Addr
-	err := h.read("list addresses", func(lib *netlink.Handle, _ *routeSocket) error {
-		out = nil
-		addrs, err := lib.AddrList(nil, netlink.FAMILY_V4)
-		for _, a := range addrs {
-			ip, ok := netip.AddrFromSlice(a.IP)
-			if !ok {
-				continue
-			}
-			ones, _ := a.Mask.Size()
-			out = append(out, Addr{LinkIndex: a.LinkIndex, Prefix: netip.PrefixFrom(ip.Unmap(), ones)})
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// Routes calls visit with every IPv4 route of table.
+// Routes calls visit with every IPv4 route of table, of all tables when it is 0.
 func (h *Handle) Routes(table uint32, visit func(Route)) error {
 	var routes []Route
-	err := h.read(fmt.Sprintf("list routes of table %d", table), func(_ *netlink.Handle, rs *routeSocket) error {
+	err := h.read(fmt.Sprintf("list routes of table %d", table), func(_ *netlink.Handle, rs *rtSocket) error {
 		routes = routes[:0]
 		return rs.dump(table, func(r Route) { routes = append(routes, r) })
 	})
@@ -260,7 +195,7 @@ func (h *Handle) ChangeRoutes(changes []RouteChange) []error {
 // at either end. It reads the whole connection table once.
 func (h *Handle) ForgetConnections(addrs map[netip.Addr]bool) (int, error) {
 	var n uint
-	err := h.read("delete conntrack entries", func(lib *netlink.Handle, _ *routeSocket) error {
+	err := h.read("delete conntrack entries", func(lib *netlink.Handle, _ *rtSocket) error {
 		deleted, err := lib.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, connectionsOf(addrs))
 		n += deleted
 		return err

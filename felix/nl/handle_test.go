@@ -3,8 +3,8 @@ package nl_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +67,7 @@ func TestLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (nl.Addr{LinkIndex: l.Index, Prefix: netip.MustParsePrefix("192.0.2.1/24")}); !strings.Contains(fmt.Sprint(addrs), fmt.Sprint(want)) {
+	if want := (nl.Addr{LinkIndex: l.Index, Prefix: netip.MustParsePrefix("192.0.2.1/24")}); !slices.Contains(addrs, want) {
 		t.Errorf("addresses: %v, want %v in it", addrs, want)
 	}
 	if _, err := h.LinkByName("nosuch0"); !errors.Is(err, nl.ErrNotFound) {

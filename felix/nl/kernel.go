@@ -10,10 +10,14 @@ import (
 
 // Errors that callers branch on. Compare with errors.Is.
 var (
-	// ErrNotFound: no such link or route.
+	// ErrNotFound: no such link, address or route.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: a route with that destination and metric is there already.
+	// ErrExists: a link with that name or settings, an address, or a route with
+	// that destination and metric is there already.
 	ErrExists = errors.New("exists already")
+	// ErrUnsupported: the kernel has no links of that kind and no module for them
+	// that it may load.
+	ErrUnsupported = errors.New("the kernel does not support it")
 	// ErrUnanswered: the kernel did not say what became of a change; it may
 	// have been made.
 	ErrUnanswered = errors.New("no answer from the kernel")
@@ -27,10 +31,17 @@ type Link struct {
 	Alias string
 	// Kind is IFLA_INFO_KIND: "veth", "vxlan", …; empty for hardware.
 	Kind string
-	MTU  int
+	// MTU in bytes.
+	MTU int
 	// Up is IFF_UP, the administrative state. The kernel drops the routes of a
 	// link when it goes away, and never brings them back.
 	Up bool
+	// RPFilter is the link's own net.ipv4.conf.*.rp_filter: 0 off,
+	// RPFilterStrict or RPFilterLoose. In force is the greater of it and
+	// RPFilterAll.
+	RPFilter int
+	// RxPackets and TxPackets count since the link was made (IFLA_STATS64).
+	RxPackets, TxPackets uint64
 }
 
 // Addr is an address on a link.
@@ -38,6 +49,15 @@ type Addr struct {
 	LinkIndex int
 	// Prefix has the address and its subnet's length.
 	Prefix netip.Prefix
+	// Broadcast is IFA_BROADCAST; invalid when there is none.
+	Broadcast netip.Addr
+	// Peer is the other end of a point-to-point address; invalid on all others.
+	Peer netip.Addr
+	// Scope is ifa_scope; 0 is RT_SCOPE_UNIVERSE, "global".
+	Scope int
+	// NoPrefixRoute is IFA_F_NOPREFIXROUTE: the kernel makes no route to the
+	// subnet.
+	NoPrefixRoute bool
 }
 
 // Route is a route as the kernel has it.
@@ -107,11 +127,32 @@ type Kernel interface {
 	Links() ([]Link, error)
 	// LinkByName finds one link; ErrNotFound when there is none.
 	LinkByName(name string) (Link, error)
+	// LinkAdd makes a link, down, of a kind that needs no settings; ipip gets
+	// those of the module's fallback device: no fixed ends, TTL of the inner
+	// packet. The kernel loads the kind's module when it may. ErrExists when
+	// there is such a link, perhaps made by that module just now; ErrUnsupported
+	// when the kernel can not have the kind.
+	LinkAdd(name, kind string) error
 	// LinkDelete removes a link; ErrNotFound when there is none.
 	LinkDelete(index int) error
+	// LinkSetMTU sets the MTU in bytes.
+	LinkSetMTU(index, mtu int) error
+	// LinkSetUp sets a link up or down; down costs all routes over it.
+	LinkSetUp(index int, up bool) error
+	// LinkSetRPFilter sets the link's own rp_filter.
+	LinkSetRPFilter(index, mode int) error
+	// RPFilterAll reads net.ipv4.conf.all.rp_filter.
+	RPFilterAll() (int, error)
 	// Addrs lists the IPv4 addresses of all links.
 	Addrs() ([]Addr, error)
-	// Routes calls visit with every IPv4 route of table, whoever's.
+	// AddrAdd gives a link an address; ErrExists when it has that address with
+	// that subnet, whatever else differs: the kernel can not change the rest.
+	AddrAdd(a Addr) error
+	// AddrDel takes an address from a link; ErrNotFound when it has none such.
+	// With a link's last address go all routes over it (fib_disable_ip).
+	AddrDel(a Addr) error
+	// Routes calls visit with every IPv4 route of table, whoever's; 0 stands for
+	// all tables.
 	Routes(table uint32, visit func(Route)) error
 	// ChangeRoutes makes all changes in order and returns one error, or nil,
 	// for each.

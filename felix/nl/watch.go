@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -111,12 +110,12 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
 			return
 		}
-		l, err := netlink.LinkDeserialize((*unix.NlMsghdr)(&m.Header), m.Data)
+		l, err := parseLink(m.Data)
 		if err != nil {
 			event(Event{Kind: EventLost})
 			return
 		}
-		event(Event{Kind: EventLink, Link: fromLink(l), Gone: m.Header.Type == unix.RTM_DELLINK})
+		event(Event{Kind: EventLink, Link: l, Gone: m.Header.Type == unix.RTM_DELLINK})
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if len(m.Data) < unix.SizeofIfAddrmsg {
 			return

@@ -3,10 +3,20 @@
 //
 // A packet from a pod meets three of our chains:
 //
-//	pod ─▶ caliX ─▶ raw-prerouting ─▶ routing ─▶ forward ─▶ nat-postrouting ─▶ uplink
+//	pod ─▶ caliX ─▶ raw-prerouting ─▶ routing ─▶ forward ─▶ nat-postrouting ─▶ uplink or tunl0
 //	                 no way back to      │        accept      masquerade, when it
 //	                 the source: drop    ▼                    leaves the pools
-//	                                 local process
+//	                 IPIP, VXLAN: drop  local process
+//
+// One that another node has put into IPIP meets two more, and a packet of the
+// host itself one:
+//
+//	node ─▶ uplink ─▶ input ─▶ tunl0 unpacks it ─▶ routing ─▶ forward ─▶ caliX ─▶ pod
+//	                   IPIP from no node: drop
+//
+//	local process ─▶ routing ─▶ nat-postrouting ─▶ tunl0
+//	                             masquerade, when its source is
+//	                             another address than the tunnel's
 //
 // raw-prerouting makes a pod speak under its own addresses only: the route back
 // to the source must lead out of the interface the packet came in by. It runs
@@ -14,6 +24,17 @@
 // addresses the pod wrote; kube-proxy's translations (service to endpoint,
 // hairpin back to the same pod, NodePort) come later and are not affected. A
 // pod whose route is not there yet, or no longer, can send nothing.
+//
+// It also drops IPIP and VXLAN from pods, in every mode and to every address: a
+// node that takes tunnel packets would unpack what a pod has wrapped, and send
+// it on under a source and past policies of the pod's choosing. Every fragment
+// of an IPIP packet has protocol 4. Only the first of a UDP datagram has a
+// port, which is enough: the others come to nothing without it.
+//
+// input takes IPIP from nodes only, and exists while there is a tunnel. Outer
+// headers are all there is to go by: the inner packet comes out of tunl0, where
+// every source is plausible. Pods are not nodes, so a pod that may send IPIP
+// can do so to the outside, but still not into this node's tunnel.
 //
 // forward accepts what comes from or goes to a pod. In nftables an accept ends
 // only its own base chain: another table's chain on the same hook still sees
@@ -25,4 +46,12 @@
 // way back to them: source in a pool with natOutgoing, destination in no pool
 // at all. Nodes' own addresses are outside in this sense, as with Calico's
 // default NATOutgoingExclusions=IPPoolsOnly.
+//
+// It also gives the host's own packets into the tunnel the tunnel's address
+// when they have another one, as they have when the sender was bound to the
+// node's address or kube-proxy translated the destination after the source was
+// chosen. The answer to the node's address would come back outside of the
+// tunnel, where the network between may know nothing of pods. The two rules do
+// not meet: what goes into the tunnel goes to a pool, so it does not leave the
+// pools; and pods' packets are not the host's.
 package rules

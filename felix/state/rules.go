@@ -26,6 +26,7 @@ type Hook string
 // The hooks of netfilter that Manx uses.
 const (
 	Prerouting  Hook = "prerouting"
+	Input       Hook = "input"
 	Forward     Hook = "forward"
 	Postrouting Hook = "postrouting"
 )
@@ -70,20 +71,47 @@ const (
 	VerdictMasquerade Verdict = "masquerade"
 )
 
+// Protocol is the protocol number of the IPv4 header (RFC 791 §3.1).
+type Protocol uint8
+
+// The protocols that Manx uses, by their numbers at IANA.
+const (
+	IPIP Protocol = 4
+	UDP  Protocol = 17
+)
+
 // Rule matches when every one of its non-zero matches does.
 type Rule struct {
 	// InIface and OutIface are interface names; a trailing * matches any suffix.
 	InIface, OutIface string
+	// Protocol is what the packet carries; 0 matches all.
+	Protocol Protocol
+	// DstPort is the destination port; only together with Protocol UDP.
+	DstPort uint16
 	// SrcSet names a set that must contain the source address.
 	SrcSet string
-	// NotDstSet names a set that must not contain the destination address.
-	NotDstSet string
+	// NotSrcSet and NotDstSet name sets that must not contain the source or
+	// destination address.
+	NotSrcSet, NotDstSet string
 	// NoReturnPath matches when a packet to the source address would not leave
 	// through the interface this one came in by.
 	NoReturnPath bool
-	Verdict      Verdict
+	// SrcLocalElsewhere matches when the source is an address of this host, but
+	// none of the interface the packet leaves by. Only for Postrouting.
+	SrcLocalElsewhere bool
+	// Counted has the kernel count what the rule drops; see DropCount.
+	Counted bool
+	Verdict Verdict
 	// Comment says why the rule is there; it is shown beside the rule.
 	Comment string
+}
+
+// DropCount says how many packets the rules with one comment have dropped.
+type DropCount struct {
+	// Reason is the rules' comment.
+	Reason string `json:"reason"`
+	// Packets never gets smaller while the agent lives.
+	Packets uint64 `json:"packets"`
 }
 
 // Equal compares by value.

@@ -52,10 +52,17 @@ func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
 // dataplaneInput is what felix computes from.
 func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	learned, converged := a.speaker.Learned()
+	a.generation++
+	dp := a.dataplane.Status()
+	plan := a.modes.step(s, a.modeSettings(s), dp, a.generation, a.reach(s, dp.Uplink))
 	in := calc.Input{
-		Node:      calc.Node{Name: a.node, IPv4: a.identity.Address},
-		OwnBlocks: confirmedBlocks(a.ipam.Blocks()),
-		Converged: converged,
+		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address},
+		Owners:            s.Owners,
+		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
+		Tunnel:            plan.tunnel,
+		AllowIPIPFromPods: a.settings.Dataplane.AllowIPIPFromPods, AllowVXLANFromPods: a.settings.Dataplane.AllowVXLANFromPods,
+		Generation: a.generation,
+		Converged:  converged,
 	}
 	for _, n := range s.Nodes {
 		in.Nodes = append(in.Nodes, calc.Node{Name: n.Name, IPv4: n.IPv4})
@@ -63,7 +70,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	for _, p := range s.Pools {
 		in.Pools = append(in.Pools, calc.Pool{
 			Name: p.Name, CIDR: cidrOf(p), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
-			IPIPMode: calc.EncapMode(p.Spec.IPIPMode), VXLANMode: calc.EncapMode(p.Spec.VXLANMode),
+			IPIPMode: calc.EncapMode(p.Spec.IPIPMode), VXLANMode: calc.EncapMode(p.Spec.VXLANMode), Sends: plan.sends[p.Name],
 		})
 	}
 	for _, l := range learned {
@@ -121,14 +128,35 @@ func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 // cidrOf is the range of a pool that the datastore has validated.
 func cidrOf(p *apiv1.IPPool) netip.Prefix { return p.Prefix().Masked() }
 
-// podMTU is the MTU of pod interfaces in bytes: the one that was set, else the
-// uplink's, since packets leave as they are.
-func (a *Agent) podMTU() int {
-	if a.settings.Dataplane.MTU > 0 {
-		return a.settings.Dataplane.MTU
+// modeSettings are the settings of IPIP on this node: the environment's, else those of
+// the FelixConfiguration.
+func (a *Agent) modeSettings(s *datastore.Snapshot) modeSettings {
+	d := a.settings.Dataplane
+	set := modeSettings{enabled: d.IPIPEnabled, mtu: d.IPIPMTU, podMTU: d.MTU}
+	felixConf := s.Felix(a.node)
+	if set.enabled == nil {
+		set.enabled = felixConf.IPIPEnabled
 	}
-	return a.dataplane.Status().Uplink.MTU
+	if set.mtu == 0 && felixConf.IPIPMTU != nil {
+		set.mtu = *felixConf.IPIPMTU
+	}
+	return set
 }
+
+// reach is what probes have to know.
+func (a *Agent) reach(s *datastore.Snapshot, uplink calc.Uplink) netReach {
+	r := netReach{self: a.identity.Address.Addr(), nodes: map[string]netip.Addr{}, uplink: uplink}
+	for _, n := range s.Nodes {
+		if n.Name != a.node && n.IPv4.IsValid() {
+			r.nodes[n.Name] = n.IPv4.Addr()
+		}
+	}
+	return r
+}
+
+// podMTU is the MTU of pod interfaces in bytes: the one that was set, else what goes
+// through the uplink whole, the tunnel's header included while there is a tunnel.
+func (a *Agent) podMTU() int { return a.modes.newPodMTU() }
 
 // dataplaneAdaptor lets the CNI requests ask the dataplane in their own words.
 type dataplaneAdaptor struct{ *felix.Dataplane }

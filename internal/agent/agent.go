@@ -45,7 +45,11 @@ type Agent struct {
 	dataplane *felix.Dataplane
 	speaker   *speaker.Reconciler
 	annotator *podAnnotator
+	modes     *modes
 	metrics   *metrics
+
+	modesChanged chan struct{} // wakes the steering loop
+	generation   uint64        // of the last input of the dataplane; the steering loop's
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open
@@ -63,7 +67,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 		return err
 	}
 	log.Info("manx-node starts", "node", node, "nodeNameFrom", source)
-	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil)}
+	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil), modesChanged: make(chan struct{}, 1)}
 	a.metrics = newMetrics(a.status)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -149,6 +153,7 @@ func (a *Agent) run(ctx context.Context) error {
 	bgpLog := a.log.With("component", "bgp")
 	a.speaker = speaker.New(speaker.Config{Speaker: gobgp.New(bgpLog), Log: bgpLog})
 	a.annotator = newPodAnnotator(a.kube, a.log)
+	a.modes = newModes(a.node, a.log.With("component", "modes"), a.modeActions(), func() { notify(a.modesChanged) })
 	return a.runTasks(ctx)
 }
 
@@ -160,6 +165,8 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	g.Go(func() error { return a.dataplane.Run(ctx) })
 	g.Go(func() error { return a.speaker.Run(ctx) })
 	g.Go(func() error { return a.annotator.Run(ctx) })
+	g.Go(func() error { return a.modes.run(ctx) })
+	g.Go(func() error { return a.look(ctx) })
 	g.Go(func() error { return a.steer(ctx) })
 	if every := a.settings.Address.PollInterval; every > 0 {
 		g.Go(func() error { return a.watchAddress(ctx, every) })

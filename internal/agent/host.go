@@ -10,11 +10,24 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/hostinit"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/podnet"
 )
 
 // hostFiles are the host's files as the init container of manifests/manx.yaml has
 // them mounted.
 var hostFiles = hostinit.Config{ProcSys: "/proc/sys", IPRoute2: "/host/etc/iproute2", Protocol: state.RouteProtocol}
+
+// podNetworkSocket is where PodNetwork is asked.
+const podNetworkSocket = "/var/run/manx/pod-network.sock"
+
+// netNSDir is where the container runtime keeps the pods' network namespaces.
+const netNSDir = "/var/run/netns"
+
+// PodNetwork is `manx-node pod-network`: the one part of Manx that may enter pods. It
+// reads nothing from the network and knows one request, made by the agent beside it.
+func PodNetwork(ctx context.Context, log *slog.Logger) error {
+	return podnet.Serve(ctx, podnet.Config{Socket: podNetworkSocket, NetNSDir: netNSDir, Log: log.With("component", "pod-network")})
+}
 
 // InitHost is `manx-node init-host`.
 func InitHost(_ context.Context, log *slog.Logger) error {

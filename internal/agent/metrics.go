@@ -27,6 +27,9 @@ var (
 	descPending    = prometheus.NewDesc("manx_dataplane_pending", "Kernel objects of the driver that are not as wanted yet.", []string{"driver"}, nil)
 	descFailures   = prometheus.NewDesc("manx_dataplane_failures_total", "Writes of the driver that the kernel refused.", []string{"driver"}, nil)
 	descConditions = prometheus.NewDesc("manx_conditions", "Conditions that need somebody's attention, by type; manxctl status has their texts.", []string{"type"}, nil)
+	descPoolMode   = prometheus.NewDesc("manx_pool_mode", "1 for the way this node sends packets to the pool (mode), the ipipMode the pool asks for (target) and how far the change to it is (stage).", []string{"pool", "mode", "target", "stage"}, nil)
+	descTunnel     = prometheus.NewDesc("manx_tunnel_ready", "1 when the tunnel device is as it should be, 0 when it is not; absent when none is wanted.", []string{"device"}, nil)
+	descDropped    = prometheus.NewDesc("manx_dropped_packets_total", "Packets that the packet filter refused, by reason.", []string{"reason"}, nil)
 	descReady      = prometheus.NewDesc("manx_ready", "1 when the agent is ready, 0 otherwise.", nil, nil)
 )
 
@@ -49,7 +52,7 @@ func (m *metrics) observe(verb string, started time.Time, err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending, descFailures, descConditions, descReady} {
+	for _, d := range []*prometheus.Desc{descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending, descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady} {
 		ch <- d
 	}
 	m.requests.Describe(ch)
@@ -80,6 +83,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(descObjects, float64(d.Objects), d.Name)
 		gauge(descPending, float64(d.Pending), d.Name)
 		ch <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(d.Failures), d.Name)
+	}
+	for _, p := range n.Pools {
+		gauge(descPoolMode, 1, p.Name, p.Mode, p.Target, p.Stage)
+	}
+	if n.Tunnel != nil {
+		gauge(descTunnel, oneIf(n.Tunnel.Ready), n.Tunnel.Name)
+	}
+	for _, d := range n.Dropped {
+		ch <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(d.Packets), d.Reason)
 	}
 	kinds := map[string]int{}
 	for _, c := range n.Conditions {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/internal/version"
@@ -16,7 +15,7 @@ import (
 // status gathers the node's screen from the Status of every part. It is called
 // by manxctl, by metrics scrapes and by tests, at any time.
 func (a *Agent) status() status.Node {
-	n := status.Node{Name: a.node, Version: version.String(), Started: a.started, Mode: "BGP", Errors: a.errors.list()}
+	n := status.Node{Name: a.node, Version: version.String(), Started: a.started, Mode: modeBGP, Errors: a.errors.list()}
 	if err := a.ready(); err != nil {
 		n.NotReady = strings.Split(err.Error(), "\n")
 	} else {
@@ -30,11 +29,7 @@ func (a *Agent) status() status.Node {
 		IPv4: a.identity.Address.String(), Reason: a.identity.Reason, Interface: dp.Uplink.Name, MTU: a.podMTU(),
 		AS: sp.Global.AS, RouterID: sp.Global.RouterID.String(),
 	}
-	for _, p := range snap.Pools {
-		n.Pools = append(n.Pools, status.Pool{
-			Name: p.Name, CIDR: p.Spec.CIDR, Mode: poolMode(p), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
-		})
-	}
+	a.modeStatus(&n, snap, dp)
 	for _, s := range sp.Sessions {
 		n.Sessions = append(n.Sessions, status.Session{
 			Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, AS: s.Peer.AS, State: string(s.State), Since: s.Since,
@@ -64,24 +59,16 @@ func (a *Agent) status() status.Node {
 	for _, i := range snap.Invalid {
 		n.Conditions = append(n.Conditions, status.Condition{Type: "InvalidObject", Message: fmt.Sprintf("%s %s ignored: %s", i.Kind, i.Name, i.Reason)})
 	}
-	for _, note := range a.identity.Notes {
+	for _, d := range dp.Dropped {
+		n.Dropped = append(n.Dropped, status.Drop{Reason: d.Reason, Packets: d.Packets})
+	}
+	for _, note := range slices.Concat(a.identity.Notes, a.poolNotes(snap)) {
 		n.Conditions = append(n.Conditions, status.Condition{Type: "StartupNote", Message: note.Subject + ": " + note.Text})
 	}
 	for reason, count := range sp.Refused {
 		n.Conditions = append(n.Conditions, status.Condition{Type: "PathsRefused", Message: fmt.Sprintf("%d BGP paths not used: %s", count, reason)})
 	}
 	return n
-}
-
-// poolMode names how packets to a pool travel, in Calico's words.
-func poolMode(p *apiv1.IPPool) string {
-	switch {
-	case p.Spec.IPIPMode != "" && p.Spec.IPIPMode != apiv1.EncapNever:
-		return "IPIP " + string(p.Spec.IPIPMode)
-	case p.Spec.VXLANMode != "" && p.Spec.VXLANMode != apiv1.EncapNever:
-		return "VXLAN " + string(p.Spec.VXLANMode)
-	}
-	return "BGP"
 }
 
 func notEstablished(sessions []bgp.Session) (out []string) {

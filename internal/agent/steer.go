@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // steerEvery is how often the steering looks without being told: for what has no
@@ -29,9 +31,10 @@ func (a *Agent) steer(ctx context.Context) error {
 		case <-a.datastore.Changed():
 		case <-a.ipam.Changed():
 		case <-a.speaker.Changed():
+		case <-a.modesChanged:
 		case <-tick.C:
 			heart.Beat()
-			if serving {
+			if serving && !a.modes.busy() {
 				continue
 			}
 		}
@@ -48,14 +51,15 @@ func (a *Agent) steer(ctx context.Context) error {
 			synced = true
 		}
 		a.dataplane.SetState(a.dataplaneInput(snap))
-		if !a.dataplane.Status().InSync {
+		dp := a.dataplane.Status()
+		if !dp.InSync {
 			continue
 		}
 		a.speaker.SetDesired(a.speakerDesired(snap))
-		if !serving {
+		if !serving && a.modes.ready(dp) == nil {
 			serving = true
 			g.Go(func() error { return a.serveNodeAPI(ctx) })
-			g.Go(func() error { return a.markReady(ctx) })
+			g.Go(func() error { return a.markNode(ctx) })
 		}
 	}
 }
@@ -70,17 +74,25 @@ func (a *Agent) syncIPAM(ctx context.Context) error {
 	return a.ipam.Sync(ctx)
 }
 
-// markReady removes the node's NetworkUnavailable once pods can be served.
-func (a *Agent) markReady(ctx context.Context) error {
+// markNode keeps the Node's condition NetworkUnavailable true to what this node can.
+func (a *Agent) markNode(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	said := "nothing"
 	for {
-		if a.dataplane.Ready() == nil {
-			err := a.startup.SetNetworkReady(ctx)
-			if err == nil {
-				return nil
+		unavailable := a.modes.unavailable()
+		if now := unavailable; now != said && (now != "" || a.dataplane.Ready() == nil) {
+			set := a.startup.SetNetworkReady
+			if now != "" {
+				set = func(ctx context.Context) error {
+					return a.startup.SetNetworkUnavailable(ctx, string(state.IPIPUnavailable), now)
+				}
 			}
-			a.errors.add("node condition", err)
+			if err := set(ctx); err != nil {
+				a.errors.add("node condition", err)
+			} else {
+				said = now
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -96,6 +108,9 @@ func (a *Agent) ready() error {
 		return a.startingReason()
 	}
 	errs := []error{a.dataplane.Ready()}
+	if why := a.modes.unavailable(); why != "" {
+		errs = append(errs, fmt.Errorf("%s: %s", state.IPIPUnavailable, why))
+	}
 	st := a.speaker.Status()
 	if !st.Converged {
 		errs = append(errs, fmt.Errorf("bgp: waiting for the paths of %s", unestablished(st.Sessions)))
@@ -114,6 +129,11 @@ func (a *Agent) startingReason() error {
 	last := a.errors.last()
 	if a.snapshot.Load() == nil {
 		return fmt.Errorf("starting: waiting for the Kubernetes API%s", last)
+	}
+	if dp := a.dataplane.Status(); dp.InSync {
+		if err := a.modes.ready(dp); err != nil {
+			return fmt.Errorf("%w%s", err, last)
+		}
 	}
 	return fmt.Errorf("starting: reading this node's blocks and the kernel%s", last)
 }

@@ -35,6 +35,7 @@ type Datastore struct {
 	events    *eventWriter
 	informers map[string]cache.SharedIndexInformer // by Kind
 	factories []factory
+	owners    owners
 	changed   chan struct{}
 	synced    atomic.Bool
 }
@@ -46,9 +47,11 @@ type factory interface {
 
 // The kinds that are watched.
 const (
-	kindNode    = "Node"
-	kindPool    = "IPPool"
-	kindBGPConf = "BGPConfiguration"
+	kindNode     = "Node"
+	kindPool     = "IPPool"
+	kindAffinity = "BlockAffinity"
+	kindBGPConf  = "BGPConfiguration"
+	kindFelix    = "FelixConfiguration"
 )
 
 // New prepares the informers; Run starts them.
@@ -61,28 +64,36 @@ func New(cfg Config) (*Datastore, error) {
 		factories: []factory{core, custom},
 		changed:   make(chan struct{}, 1),
 		informers: map[string]cache.SharedIndexInformer{
-			kindNode:    core.Core().V1().Nodes().Informer(),
-			kindPool:    custom.ForResource(apiv1.SchemeGroupVersion.WithResource("ippools")).Informer(),
-			kindBGPConf: custom.ForResource(apiv1.SchemeGroupVersion.WithResource("bgpconfigurations")).Informer(),
+			kindNode:     core.Core().V1().Nodes().Informer(),
+			kindPool:     custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools)).Informer(),
+			kindAffinity: custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBlockAffinities)).Informer(),
+			kindBGPConf:  custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations)).Informer(),
+			kindFelix:    custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations)).Informer(),
 		},
 	}
-	if err := d.informers[kindPool].SetTransform(decodeInto[apiv1.IPPool]); err != nil {
-		return nil, fmt.Errorf("set transform of %s informer: %w", kindPool, err)
-	}
-	if err := d.informers[kindBGPConf].SetTransform(decodeInto[apiv1.BGPConfiguration]); err != nil {
-		return nil, fmt.Errorf("set transform of %s informer: %w", kindBGPConf, err)
+	for kind, transform := range map[string]cache.TransformFunc{
+		kindPool: decodeInto[apiv1.IPPool], kindAffinity: trimAffinity, kindBGPConf: decodeInto[apiv1.BGPConfiguration],
+		kindFelix: decodeInto[apiv1.FelixConfiguration],
+	} {
+		if err := d.informers[kind].SetTransform(transform); err != nil {
+			return nil, fmt.Errorf("set transform of %s informer: %w", kind, err)
+		}
 	}
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { d.wake() },
 		DeleteFunc: func(any) { d.wake() },
 		UpdateFunc: func(old, cur any) {
-			if !reflect.DeepEqual(essence(old), essence(cur)) { // kubelets touch their Node every few minutes
+			if !same(old, cur) { // kubelets touch their Node every few minutes
 				d.wake()
 			}
 		},
 	}
 	for kind, inf := range d.informers {
-		if _, err := inf.AddEventHandler(handler); err != nil {
+		h := cache.ResourceEventHandler(handler)
+		if kind == kindAffinity {
+			h = d.owners.handler(d.wake)
+		}
+		if _, err := inf.AddEventHandler(h); err != nil {
 			return nil, fmt.Errorf("watch %s: %w", kind, err)
 		}
 	}
@@ -143,6 +154,9 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.err)})
 			continue
 		}
+		if t.without != nil {
+			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.without) + "; the node is used without it"})
+		}
 		s.Nodes = append(s.Nodes, t.node)
 	}
 	slices.SortFunc(s.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
@@ -151,6 +165,11 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Invalid = append(s.Invalid, bad...)
 	kept, bad := settlePools(pools)
 	s.Pools, s.Invalid = kept, append(s.Invalid, bad...)
+	s.Forced, bad = settleForced(kept)
+	s.Invalid = append(s.Invalid, bad...)
+
+	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
+	s.Invalid = append(s.Invalid, bad...)
 
 	confs, bad := decoded[apiv1.BGPConfiguration](d.informers[kindBGPConf], kindBGPConf)
 	s.Invalid = append(s.Invalid, bad...)
@@ -158,6 +177,12 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 		if c.Name == "default" {
 			s.BGP = settleBGP(c.Spec)
 		}
+	}
+	felix, bad := decoded[apiv1.FelixConfiguration](d.informers[kindFelix], kindFelix)
+	s.Invalid = append(s.Invalid, bad...)
+	s.felix = make(map[string]apiv1.FelixConfigurationSpec, len(felix))
+	for _, c := range felix {
+		s.felix[c.Name] = c.Spec
 	}
 	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	d.report(s.Invalid)
@@ -167,11 +192,21 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 // report raises one Event per invalid object and reason.
 func (d *Datastore) report(invalid []Invalid) {
 	for _, i := range invalid {
-		for _, o := range d.informers[i.Kind].GetStore().List() {
-			if m, ok := o.(metav1.Object); ok && m.GetName() == i.Name {
+		// A kind of the cluster's is stored under its name. One that is gone by
+		// now needs no Event.
+		if o, found, err := d.informers[i.Kind].GetStore().GetByKey(i.Name); err == nil && found {
+			if m, ok := o.(metav1.Object); ok {
 				d.events.invalid(i, m.GetUID())
 			}
 		}
+	}
+}
+
+// NodeEvent raises an Event about a Node: something that happened on it, with a
+// reason in CamelCase. It does not wait, and gives up when the API is away.
+func (d *Datastore) NodeEvent(node, reason, note string) {
+	if o, found, err := d.informers[kindNode].GetStore().GetByKey(node); err == nil && found {
+		d.events.happened(o.(*nodeObject).ObjectMeta, reason, note)
 	}
 }
 
@@ -198,8 +233,7 @@ func trimNode(o any) (any, error) {
 	if !ok {
 		return o, nil
 	}
-	node, err := parseNode(n)
-	return &nodeObject{ObjectMeta: identity(n), trimmed: trimmedNode{node: node, err: err}}, nil
+	return &nodeObject{ObjectMeta: identity(n), trimmed: parseNode(n)}, nil
 }
 
 // decodeInto turns an unstructured object into T on arrival. One that does not
@@ -214,14 +248,22 @@ func decodeInto[T any](o any) (any, error) {
 	return &object[T]{ObjectMeta: identity(u), value: v, err: err}, nil
 }
 
+// same reports whether nothing that is used has changed.
+func same(old, cur any) bool { return reflect.DeepEqual(essence(old), essence(cur)) }
+
 // essence strips what changes without meaning from a kept object.
 func essence(o any) any {
 	switch o := o.(type) {
 	case *nodeObject:
 		return o.trimmed
 	case *object[apiv1.IPPool]:
-		return [2]any{o.value.Spec, o.err}
+		mode, err := forcedMode(o.value)
+		return [5]any{o.value.Spec, o.value.Generation, o.err, mode, err}
+	case *affinityObject:
+		return o.claim
 	case *object[apiv1.BGPConfiguration]:
+		return [2]any{o.value.Spec, o.err}
+	case *object[apiv1.FelixConfiguration]:
 		return [2]any{o.value.Spec, o.err}
 	}
 	return o

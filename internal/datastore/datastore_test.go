@@ -46,7 +46,8 @@ func TestParseNode(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: tt.annotations}})
+			trimmed := parseNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: tt.annotations}})
+			got, err := trimmed.node, trimmed.err
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
 					t.Fatalf("parseNode(%v) = %v; want an error with %q", tt.annotations, err, tt.wantErr)
@@ -77,8 +78,10 @@ func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Dat
 	t.Helper()
 	kube := kubefake.NewClientset(nodes...)
 	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools):           "IPPoolList",
-		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations): "BGPConfigurationList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools):             "IPPoolList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations):   "BGPConfigurationList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations): "FelixConfigurationList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBlockAffinities):     "BlockAffinityList",
 	}, custom...)
 	d, err := New(Config{Kubernetes: kube, Dynamic: dyn, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {

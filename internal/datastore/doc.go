@@ -2,8 +2,8 @@
 // snapshots that the rest of the agent computes from.
 //
 // It owns one informer per kind that decides routing (Nodes, IPPools,
-// BGPConfigurations), trims every object on arrival to what is used, checks it,
-// and offers one level-triggered signal and one value:
+// BlockAffinities, BGPConfigurations), trims every object on arrival to what is
+// used, checks it, and offers one level-triggered signal and one value:
 //
 //	informers ─▶ trim ─▶ validate ─▶ Snapshot (immutable) ─▶ Changed()
 //
@@ -14,7 +14,8 @@
 //     cluster: DESIGN.md §3, "no kernel write before in-sync".
 //   - An object that does not decode or does not validate counts as absent. It
 //     is listed in Snapshot.Invalid and reported once as an Event on the object;
-//     its neighbours are used as if it did not exist.
+//     its neighbours are used as if it did not exist. Where only an annotation
+//     that nothing else hangs on is wrong, the annotation alone counts as absent.
 //   - A snapshot is a function of the current objects only. What the agent does
 //     while the API server is away is what it did before: the informers keep
 //     their stores and retry with back-off.

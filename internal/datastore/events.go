@@ -47,25 +47,41 @@ func (w *eventWriter) invalid(i Invalid, uid types.UID) {
 		return
 	}
 	w.seen[name] = true
-	w.log.Warn("object ignored", "kind", i.Kind, "name", i.Name, "reason", i.Reason)
+	w.log.Warn("invalid object", "kind", i.Kind, "name", i.Name, "reason", i.Reason)
 	apiVersion := apiv1.SchemeGroupVersion.String()
 	if i.Kind == kindNode {
 		apiVersion = "v1"
 	}
+	w.put(&eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
+		Action:     "Validate",
+		Reason:     "Invalid",
+		Type:       corev1.EventTypeWarning,
+		Note:       "ignored by Manx: " + i.Reason,
+		Regarding:  corev1.ObjectReference{APIVersion: apiVersion, Kind: i.Kind, Name: i.Name, UID: uid},
+	})
+}
+
+// happened reports something that this agent has done on its Node. Unlike a fault it
+// is reported each time, as client-go's recorder names it: by the time.
+func (w *eventWriter) happened(node metav1.ObjectMeta, reason, note string) {
+	w.put(&eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", node.Name, time.Now().UnixNano()), Namespace: metav1.NamespaceDefault},
+		Action:     "Route",
+		Reason:     reason,
+		Type:       corev1.EventTypeNormal,
+		Note:       note,
+		Regarding:  corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: node.Name, UID: node.UID},
+	})
+}
+
+// put completes an Event and queues it.
+func (w *eventWriter) put(e *eventsv1.Event) {
 	host, _ := os.Hostname()
-	event := &eventsv1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
-		EventTime:           metav1.NewMicroTime(time.Now()),
-		ReportingController: "manx.io/manx-node",
-		ReportingInstance:   "manx-node-" + host,
-		Action:              "Validate",
-		Reason:              "Invalid",
-		Type:                corev1.EventTypeWarning,
-		Note:                "ignored by Manx: " + i.Reason,
-		Regarding:           corev1.ObjectReference{APIVersion: apiVersion, Kind: i.Kind, Name: i.Name, UID: uid},
-	}
+	e.EventTime = metav1.NewMicroTime(time.Now())
+	e.ReportingController, e.ReportingInstance = "manx.io/manx-node", "manx-node-"+host
 	select {
-	case w.queue <- event:
+	case w.queue <- e:
 	default:
 	}
 }

@@ -11,16 +11,23 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 )
 
+// maxPoolModes bounds the annotation manx.io/pool-modes, in bytes: room for
+// hundreds of pools. A node's agent is not trusted with every other's memory.
+const maxPoolModes = 16 << 10
+
 // trimmedNode is what the informer keeps of a Node: the value, or why it can
 // not be used.
 type trimmedNode struct {
 	node Node
 	err  error
+	// without says which annotations the node is used without, and why.
+	without error
 }
 
-// parseNode reads the routing facts of a Node. It reports every annotation that
-// does not parse; the Node then counts as absent.
-func parseNode(n *corev1.Node) (Node, error) {
+// parseNode reads the facts of a Node. It reports every annotation that does
+// not parse. Without one that BGP needs the Node counts as absent; without one
+// of the tunnel's it can still be routed to.
+func parseNode(n *corev1.Node) trimmedNode {
 	out := Node{Name: n.Name, Labels: n.Labels}
 	var errs []error
 	if v := n.Annotations[apiv1.AnnotationNodeIPv4]; v != "" {
@@ -44,7 +51,21 @@ func parseNode(n *corev1.Node) (Node, error) {
 		}
 		out.RouteReflectorClusterID = id
 	}
-	return out, errors.Join(errs...)
+	var without []error
+	if v := n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; v != "" {
+		a, err := netip.ParseAddr(v)
+		if err != nil || !a.Is4() || !a.IsGlobalUnicast() {
+			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, v))
+		} else {
+			out.IPIPTunnelAddr = a
+		}
+	}
+	if v := n.Annotations[apiv1.AnnotationNodePoolModes]; len(v) > maxPoolModes {
+		without = append(without, fmt.Errorf("annotation %s: %d bytes; want %d at most", apiv1.AnnotationNodePoolModes, len(v), maxPoolModes))
+	} else {
+		out.PoolModes = v
+	}
+	return trimmedNode{node: out, err: errors.Join(errs...), without: errors.Join(without...)}
 }
 
 // parseNodeAddress accepts what Calico writes (10.0.0.5/24) and the bare

@@ -1,7 +1,6 @@
 package datastore
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,10 +21,17 @@ type Node struct {
 	// RouteReflectorClusterID is projectcalico.org/RouteReflectorClusterID, a
 	// dotted quad, or the zero Addr.
 	RouteReflectorClusterID netip.Addr
-	Labels                  map[string]string
+	// IPIPTunnelAddr is projectcalico.org/IPv4IPIPTunnelAddr, the address of the
+	// node's tunl0, or the zero Addr.
+	IPIPTunnelAddr netip.Addr
+	// PoolModes is manx.io/pool-modes as it stands there, at most maxPoolModes
+	// bytes; felix/mode reads it.
+	PoolModes string
+	Labels    map[string]string
 }
 
-// Invalid is an object that counts as absent, and why.
+// Invalid is an object that counts as absent, and why. When only an annotation
+// of it does, the reason says so.
 type Invalid struct {
 	Kind, Name string
 	Reason     string
@@ -34,10 +40,18 @@ type Invalid struct {
 // Snapshot is everything the API says that decides routing, at one instant.
 // Nobody may change it or what it points to.
 type Snapshot struct {
-	Nodes   []Node           // sorted by name
-	Pools   []*apiv1.IPPool  // valid ones, sorted by name, none overlapping another
+	Nodes []Node          // sorted by name
+	Pools []*apiv1.IPPool // valid ones, sorted by name, none overlapping another
+	// Forced are the modes of manx.io/force-ipip-mode, by pool; mostly nil.
+	Forced map[string]apiv1.EncapMode
+	// Owners are the nodes that own a block for certain, by confirmed host
+	// affinity. The keys are masked. Snapshots share the map as long as no
+	// affinity changes.
+	Owners  map[netip.Prefix]string
 	BGP     BGPConfiguration // the object "default" with Calico's defaults filled in
 	Invalid []Invalid        // sorted
+
+	felix map[string]apiv1.FelixConfigurationSpec // by name
 }
 
 // Node returns the node of that name.
@@ -47,6 +61,19 @@ func (s *Snapshot) Node(name string) (Node, bool) {
 		return Node{}, false
 	}
 	return s.Nodes[i], true
+}
+
+// Felix returns the FelixConfiguration of a node: the object node.<name>, and for
+// what that leaves open the one called default. Only the settings of IPIP are merged.
+func (s *Snapshot) Felix(node string) apiv1.FelixConfigurationSpec {
+	spec, all := s.felix["node."+node], s.felix[apiv1.DefaultName]
+	if spec.IPIPEnabled == nil {
+		spec.IPIPEnabled = all.IPIPEnabled
+	}
+	if spec.IPIPMTU == nil {
+		spec.IPIPMTU = all.IPIPMTU
+	}
+	return spec
 }
 
 // BGPConfiguration holds the cluster-wide settings of the BGPConfiguration
@@ -62,30 +89,6 @@ const (
 	defaultAS         = 64512
 	defaultListenPort = 179
 )
-
-// settle drops pools that do not validate and, of two that overlap, the one
-// whose name sorts later, and records why.
-func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid) {
-	slices.SortFunc(pools, func(a, b *apiv1.IPPool) int { return strings.Compare(a.Name, b.Name) })
-	var taken []netip.Prefix
-next:
-	for _, p := range pools {
-		if err := p.Validate(); err != nil {
-			invalid = append(invalid, Invalid{Kind: "IPPool", Name: p.Name, Reason: oneLine(err)})
-			continue
-		}
-		cidr := netip.MustParsePrefix(p.Spec.CIDR).Masked()
-		for i, t := range taken {
-			if t.Overlaps(cidr) {
-				invalid = append(invalid, Invalid{Kind: "IPPool", Name: p.Name,
-					Reason: fmt.Sprintf("cidr %s overlaps %s of pool %s; pools must be disjoint", cidr, t, kept[i].Name)})
-				continue next
-			}
-		}
-		kept, taken = append(kept, p), append(taken, cidr)
-	}
-	return kept, invalid
-}
 
 // oneLine flattens errors.Join's several lines, for logs and events.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -142,35 +142,50 @@ const (
 	messageUp = "Manx is running on this node"
 )
 
+// Annotate sets annotations of the Node; nil removes one.
+func (s *Startup) Annotate(ctx context.Context, annotations map[string]*string) error {
+	return s.patchStatus(ctx, map[string]any{"metadata": map[string]any{"annotations": annotations}})
+}
+
 // SetNetworkReady sets the Node's condition NetworkUnavailable to False, upon
 // which the node controller removes the taint of that name. It writes only when
 // the condition says something else, and does nothing with
 // CALICO_NETWORKING_BACKEND=none.
 func (s *Startup) SetNetworkReady(ctx context.Context) error {
+	return s.setNetworkUnavailable(ctx, corev1.ConditionFalse, reasonUp, messageUp)
+}
+
+// SetNetworkUnavailable sets it to True, with the reason in CamelCase, upon which
+// the node is tainted and new pods go elsewhere.
+func (s *Startup) SetNetworkUnavailable(ctx context.Context, reason, message string) error {
+	return s.setNetworkUnavailable(ctx, corev1.ConditionTrue, reason, message)
+}
+
+func (s *Startup) setNetworkUnavailable(ctx context.Context, status corev1.ConditionStatus, reason, message string) error {
 	if s.Settings.BGP.Backend == config.BackendNone {
 		return nil
 	}
 	node, err := s.getNode(ctx)
 	if err != nil {
-		return fmt.Errorf("set NetworkUnavailable to False: read Node %s: %w", s.NodeName, err)
+		return fmt.Errorf("set NetworkUnavailable to %s: read Node %s: %w", status, s.NodeName, err)
 	}
 	now := metav1.NewTime(s.Now())
 	cond := corev1.NodeCondition{
-		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: reasonUp, Message: messageUp,
+		Type: corev1.NodeNetworkUnavailable, Status: status, Reason: reason, Message: message,
 		LastHeartbeatTime: now, LastTransitionTime: now,
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type != cond.Type || c.Status != cond.Status {
 			continue
 		}
-		if c.Reason == reasonUp && c.Message == messageUp {
+		if c.Reason == reason && c.Message == message {
 			return nil
 		}
 		cond.LastTransitionTime = c.LastTransitionTime // the reason is new, the status is not
 	}
 	if err := s.patchStatus(ctx, map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{cond}}}); err != nil {
-		return fmt.Errorf("set NetworkUnavailable to False: %w", err)
+		return fmt.Errorf("set NetworkUnavailable to %s: %w", status, err)
 	}
-	s.Log.Info("node condition set", "node", s.NodeName, "condition", "NetworkUnavailable=False")
+	s.Log.Info("node condition set", "node", s.NodeName, "condition", fmt.Sprintf("NetworkUnavailable=%s", status), "reason", reason)
 	return nil
 }

@@ -108,7 +108,7 @@ func (s *Startup) ensurePool(ctx context.Context, kubeadm *corev1.ConfigMap, ifa
 		return nil, err
 	}
 	if len(pools) > 0 {
-		return comparePools(s.Settings, pools), nil
+		return nil, nil // where they differ from the environment is shown as long as they do
 	}
 	cidr, source, notes, err := chooseRange(want, kubeadm, ifaces)
 	if err != nil {
@@ -172,9 +172,13 @@ func (s *Startup) listPools(ctx context.Context) ([]v1.IPPool, error) {
 	}), nil
 }
 
-// comparePools notes where variables that are set differ from the pool they
-// would have made. Only variables that are set count: defaults express no wish.
-func comparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
+// ComparePools notes where variables that are set differ from the pool they
+// would have made, among the cluster's IPv4 pools. Only variables that are set
+// count: defaults express no wish.
+func ComparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
+	if set.Pool.Skip || len(pools) == 0 {
+		return nil
+	}
 	i := slices.IndexFunc(pools, func(p v1.IPPool) bool { return set.Pool.CIDR.IsValid() && p.Spec.CIDR == set.Pool.CIDR.String() })
 	if i < 0 {
 		i = slices.IndexFunc(pools, func(p v1.IPPool) bool { return p.Name == defaultPool })

@@ -15,6 +15,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/autodetect"
 )
 
@@ -125,8 +126,12 @@ func TestExistingPool(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newCluster(t, append(tc.pools, node("node-1"))...)
-			res := c.mustRun(tc.env...)
-			checkNotes(t, res.Notes, tc.notes...)
+			c.mustRun(tc.env...)
+			set, _, err := config.Parse(tc.env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkNotes(t, ComparePools(set, c.pools()), tc.notes...)
 			if got := len(c.pools()); got != len(tc.pools) {
 				t.Errorf("%d pools, want %d", got, len(tc.pools))
 			}

@@ -15,13 +15,15 @@ type Node struct {
 	Ready        bool         `json:"ready"`
 	NotReady     []string     `json:"notReady,omitempty"` // one reason a line
 	Address      Address      `json:"address"`
-	Mode         string       `json:"mode"` // how pods' packets leave the node: "BGP"
+	Mode         string       `json:"mode"` // how pods' packets leave the node: "BGP", "IPIP Always", …
+	Tunnel       *Tunnel      `json:"tunnel,omitempty"`
 	Pools        []Pool       `json:"pools"`
 	Sessions     []Session    `json:"sessions"`
 	Blocks       []Block      `json:"blocks"`
 	Endpoints    int          `json:"endpoints"`
 	Dataplane    []Driver     `json:"dataplane"`
 	Capabilities []Capability `json:"capabilities"`
+	Dropped      []Drop       `json:"dropped,omitempty"`
 	Conditions   []Condition  `json:"conditions,omitempty"`
 	Errors       []Error      `json:"errors,omitempty"`
 }
@@ -40,9 +42,31 @@ type Address struct {
 type Pool struct {
 	Name        string `json:"name"`
 	CIDR        string `json:"cidr"`
-	Mode        string `json:"mode"`
+	Mode        string `json:"mode"` // how this node sends to it: "BGP", "IPIP Always", …
 	NATOutgoing bool   `json:"natOutgoing"`
 	Disabled    bool   `json:"disabled,omitempty"`
+	// Target is the pool's ipipMode and Stage how far this node is on the way to
+	// it: preparing, accepting, verified or sending.
+	Target string `json:"target,omitempty"`
+	Stage  string `json:"stage,omitempty"`
+	// Why says why the mode is what it is.
+	Why string `json:"why,omitempty"`
+}
+
+// Tunnel is the tunnel device.
+type Tunnel struct {
+	Name  string `json:"name"`
+	Addr  string `json:"addr,omitempty"`
+	MTU   int    `json:"mtu"` // bytes
+	Ready bool   `json:"ready"`
+	// Why says what it is there for when no pool asks for it.
+	Why string `json:"why,omitempty"`
+}
+
+// Drop is a kind of packets that the packet filter refused, and how many.
+type Drop struct {
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
 }
 
 // Session is one BGP session.

@@ -24,16 +24,21 @@ func (n Node) WriteText(w io.Writer, now time.Time) error {
 	p.table("Blocks", "BLOCK\tSTATE\tIN USE", "none claimed yet: the first pod claims one", rows(n.Blocks, func(b Block) string {
 		return fmt.Sprintf("%s\t%s\t%d/%d", b.CIDR, b.State, b.Used, b.Size)
 	}))
-	p.table("Pools", "POOL\tCIDR\tMODE\tNAT OUTGOING", "none: create an IPPool", rows(n.Pools, func(o Pool) string {
+	p.table("Pools", "POOL\tCIDR\tMODE\tNAT OUTGOING\tWHY", "none: create an IPPool", rows(n.Pools, func(o Pool) string {
 		mode := o.Mode
 		if o.Disabled {
 			mode += " (disabled)"
 		}
-		return fmt.Sprintf("%s\t%s\t%s\t%t", o.Name, o.CIDR, mode, o.NATOutgoing)
+		return fmt.Sprintf("%s\t%s\t%s\t%t\t%s", o.Name, o.CIDR, mode, o.NATOutgoing, dash(o.Why))
 	}))
 	p.table("Dataplane", "DRIVER\tOBJECTS\tPENDING\tFAILURES\tLAST APPLY", "not started", rows(n.Dataplane, func(d Driver) string {
 		return fmt.Sprintf("%s\t%d\t%d\t%d\t%s", d.Name, d.Objects, d.Pending, d.Failures, p.age(d.LastApply))
 	}))
+	for _, d := range n.Dropped {
+		if d.Packets > 0 {
+			p.printf("Dropped       %d packets: %s\n", d.Packets, d.Reason)
+		}
+	}
 	p.capabilities(n.Capabilities)
 	for _, c := range n.Conditions {
 		p.printf("Condition     %s: %s\n", c.Type, c.Message)
@@ -75,6 +80,16 @@ func (p *printer) head(n Node) {
 		p.printf("              %s\n", a.Reason)
 	}
 	p.printf("Mode          %s, pod MTU %d\n", n.Mode, a.MTU)
+	if t := n.Tunnel; t != nil {
+		state := "ready"
+		if !t.Ready {
+			state = "NOT READY"
+		}
+		p.printf("Tunnel        %s %s, address %s, MTU %d\n", t.Name, state, dash(t.Addr), t.MTU)
+		if t.Why != "" {
+			p.printf("              %s\n", t.Why)
+		}
+	}
 	p.printf("Endpoints     %d\n", n.Endpoints)
 }
 

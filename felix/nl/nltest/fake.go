@@ -16,21 +16,30 @@ type Op string
 
 // The calls that can fail.
 const (
-	OpLinks       Op = "links"
-	OpLinkByName  Op = "link-by-name"
-	OpLinkDelete  Op = "link-delete"
-	OpAddrs       Op = "addrs"
-	OpRoutes      Op = "routes"
-	OpRouteChange Op = "route-change"
-	OpConnections Op = "connections"
+	OpLinks           Op = "links"
+	OpLinkByName      Op = "link-by-name"
+	OpLinkAdd         Op = "link-add"
+	OpLinkDelete      Op = "link-delete"
+	OpLinkSetMTU      Op = "link-set-mtu"
+	OpLinkSetUp       Op = "link-set-up"
+	OpLinkSetRPFilter Op = "link-set-rp-filter"
+	OpRPFilterAll     Op = "rp-filter-all"
+	OpAddrs           Op = "addrs"
+	OpAddrAdd         Op = "addr-add"
+	OpAddrDel         Op = "addr-del"
+	OpRoutes          Op = "routes"
+	OpRouteChange     Op = "route-change"
+	OpConnections     Op = "connections"
 )
 
 // Kernel is a kernel in memory. It keeps the rules of the real one that drivers
-// rely on: one key per route for NLM_F_EXCL, routes that go with their link,
-// deletion by protocol. It may be used from several goroutines.
+// rely on: one key per route for NLM_F_EXCL, routes that go with their link, or
+// when it is set down or loses its last address, deletion by protocol. It may be
+// used from several goroutines.
 type Kernel struct {
 	mu        sync.Mutex
 	links     []nl.Link
+	rpFilter  int // conf/all
 	addrs     []nl.Addr
 	routes    []nl.Route
 	nextIndex int
@@ -106,6 +115,39 @@ func (k *Kernel) AddAddr(linkIndex int, p netip.Prefix) {
 	defer k.mu.Unlock()
 	k.addrs = append(k.addrs, nl.Addr{LinkIndex: linkIndex, Prefix: p})
 	k.emit(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: linkIndex}, Addr: p.Addr()})
+}
+
+// ChangeLink changes a link as somebody else would: its MTU, state, rp_filter or
+// counters.
+func (k *Kernel) ChangeLink(name string, change func(*nl.Link)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.links {
+		if l := &k.links[i]; l.Name == name {
+			change(l)
+			k.settled(*l)
+		}
+	}
+}
+
+// SetRPFilterAll sets net.ipv4.conf.all.rp_filter.
+func (k *Kernel) SetRPFilterAll(mode int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.rpFilter = mode
+}
+
+// settled does what follows a change of a link.
+func (k *Kernel) settled(l nl.Link) {
+	if !l.Up {
+		k.flush(l.Index)
+	}
+	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
+}
+
+// flush drops the routes over a link, without a word about it.
+func (k *Kernel) flush(index int) {
+	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool { return r.LinkIndex == index })
 }
 
 // AddRoute puts a route there as somebody else would.
@@ -194,11 +236,123 @@ func (k *Kernel) LinkDelete(index int) error {
 	return nil
 }
 
+// LinkAdd implements nl.Kernel. It knows every kind.
+func (k *Kernel) LinkAdd(name, kind string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.check(OpLinkAdd, name); err != nil {
+		return err
+	}
+	if k.indexOf(name) != 0 {
+		return nl.ErrExists
+	}
+	l := nl.Link{Index: k.nextIndex, Name: name, Kind: kind, MTU: 1500}
+	if kind == "ipip" {
+		l.MTU -= state.IPIPOverhead
+	}
+	k.nextIndex++
+	k.links = append(k.links, l)
+	k.log = append(k.log, fmt.Sprintf("link added %s type %s", name, kind))
+	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
+	return nil
+}
+
+// setLink changes a link as op asks for, and logs what.
+func (k *Kernel) setLink(op Op, index int, set func(*nl.Link), what string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	i := slices.IndexFunc(k.links, func(l nl.Link) bool { return l.Index == index })
+	if i < 0 {
+		return nl.ErrNotFound
+	}
+	l := &k.links[i]
+	if err := k.check(op, l.Name); err != nil {
+		return err
+	}
+	set(l)
+	k.log = append(k.log, fmt.Sprintf("link %s %s", l.Name, what))
+	k.settled(*l)
+	return nil
+}
+
+// LinkSetMTU implements nl.Kernel.
+func (k *Kernel) LinkSetMTU(index, mtu int) error {
+	return k.setLink(OpLinkSetMTU, index, func(l *nl.Link) { l.MTU = mtu }, fmt.Sprintf("mtu %d", mtu))
+}
+
+// LinkSetUp implements nl.Kernel.
+func (k *Kernel) LinkSetUp(index int, up bool) error {
+	what := "down"
+	if up {
+		what = "up"
+	}
+	return k.setLink(OpLinkSetUp, index, func(l *nl.Link) { l.Up = up }, what)
+}
+
+// LinkSetRPFilter implements nl.Kernel.
+func (k *Kernel) LinkSetRPFilter(index, mode int) error {
+	return k.setLink(OpLinkSetRPFilter, index, func(l *nl.Link) { l.RPFilter = mode }, fmt.Sprintf("rp_filter %d", mode))
+}
+
+// RPFilterAll implements nl.Kernel.
+func (k *Kernel) RPFilterAll() (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.rpFilter, k.check(OpRPFilterAll, "")
+}
+
 // Addrs implements nl.Kernel.
 func (k *Kernel) Addrs() ([]nl.Addr, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.addrs), k.check(OpAddrs, "")
+}
+
+func sameAddr(a nl.Addr) func(nl.Addr) bool {
+	return func(b nl.Addr) bool { return a.LinkIndex == b.LinkIndex && a.Prefix == b.Prefix && a.Peer == b.Peer }
+}
+
+// AddrAdd implements nl.Kernel.
+func (k *Kernel) AddrAdd(a nl.Addr) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.check(OpAddrAdd, a.Prefix.String()); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(k.links, func(l nl.Link) bool { return l.Index == a.LinkIndex }) {
+		return nl.ErrNotFound
+	}
+	if slices.ContainsFunc(k.addrs, sameAddr(a)) {
+		return nl.ErrExists
+	}
+	k.addrs = append(k.addrs, a)
+	line := "address added " + a.Prefix.String()
+	if a.Broadcast.IsValid() {
+		line += " brd " + a.Broadcast.String()
+	}
+	k.log = append(k.log, line)
+	k.emit(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: a.LinkIndex}, Addr: a.Prefix.Addr()})
+	return nil
+}
+
+// AddrDel implements nl.Kernel.
+func (k *Kernel) AddrDel(a nl.Addr) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.check(OpAddrDel, a.Prefix.String()); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(k.addrs, sameAddr(a))
+	if i < 0 {
+		return nl.ErrNotFound
+	}
+	k.addrs = slices.Delete(k.addrs, i, i+1)
+	if !slices.ContainsFunc(k.addrs, func(b nl.Addr) bool { return b.LinkIndex == a.LinkIndex }) {
+		k.flush(a.LinkIndex)
+	}
+	k.log = append(k.log, "address deleted "+a.Prefix.String())
+	k.emit(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: a.LinkIndex}, Addr: a.Prefix.Addr()})
+	return nil
 }
 
 // Routes implements nl.Kernel.
@@ -209,7 +363,7 @@ func (k *Kernel) Routes(table uint32, visit func(nl.Route)) error {
 		return err
 	}
 	for _, r := range k.routes {
-		if r.Table == table {
+		if table == 0 || r.Table == table {
 			r.Dev = ""
 			visit(r)
 		}

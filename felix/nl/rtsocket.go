@@ -20,8 +20,8 @@ const (
 	receiveBuffer = 4 << 20
 )
 
-// routeSocket speaks raw rtnetlink.
-type routeSocket struct {
+// rtSocket speaks raw rtnetlink.
+type rtSocket struct {
 	mu   sync.Mutex
 	sock *nl.NetlinkSocket
 	port uint32
@@ -31,12 +31,12 @@ type routeSocket struct {
 	closed bool
 }
 
-func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
+func openRTSocket(ns netns.NsHandle) (*rtSocket, error) {
 	sock, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("open route socket: %w", err)
+		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
-	rs := &routeSocket{sock: sock}
+	rs := &rtSocket{sock: sock}
 	timeout := unix.NsecToTimeval(nl.SocketTimeoutTv.Nano())
 	err = errors.Join(
 		sock.SetReceiveTimeout(&timeout),
@@ -51,7 +51,7 @@ func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
 	}
 	if err != nil {
 		sock.Close()
-		return nil, fmt.Errorf("set up route socket: %w", err)
+		return nil, fmt.Errorf("set up rtnetlink socket: %w", err)
 	}
 	// Without the capability the default buffer must do; a lost reply is
 	// noticed either way.
@@ -59,7 +59,7 @@ func openRouteSocket(ns netns.NsHandle) (*routeSocket, error) {
 	return rs, nil
 }
 
-func (rs *routeSocket) close() {
+func (rs *rtSocket) close() {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if !rs.closed {
@@ -72,7 +72,7 @@ func (rs *routeSocket) close() {
 // asks for an acknowledgement: the kernel works them off in order and answers
 // failures unasked, so that one reply means that all others are known.
 // An error means that the fate of those marked ErrUnanswered is unknown.
-func (rs *routeSocket) change(changes []RouteChange, errs []error) error {
+func (rs *rtSocket) change(changes []RouteChange, errs []error) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if rs.closed {
@@ -139,58 +139,71 @@ func replyError(flags uint16, data []byte) error {
 	return err
 }
 
-// dump visits every IPv4 route of a table. It may return nl.ErrDumpInterrupted
-// after some visits.
-func (rs *routeSocket) dump(table uint32, visit func(Route)) error {
+// dump visits every IPv4 route of a table, of all tables when it is 0. It may
+// return nl.ErrDumpInterrupted after some visits.
+func (rs *rtSocket) dump(table uint32, visit func(Route)) error {
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}})
+	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(table)))
+	err := rs.ask(req, unix.RTM_NEWROUTE, func(m []byte) error {
+		r, err := parseRoute(m)
+		if err != nil {
+			return err
+		}
+		// Kernels before 4.20 do not filter, and cached routes (RTM_F_CLONED)
+		// are not routes.
+		if (table == 0 || r.Table == table) && binary.NativeEndian.Uint32(m[8:])&unix.RTM_F_CLONED == 0 {
+			visit(r)
+		}
+		return nil
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil // the table does not exist: it has no routes
+	}
+	return err
+}
+
+// ask sends a request, which must be a dump or ask for an acknowledgement, and
+// visits the answers of type answer (0: none is expected). It may return
+// nl.ErrDumpInterrupted after some visits.
+func (rs *rtSocket) ask(req *nl.NetlinkRequest, answer uint16, visit func([]byte) error) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if rs.closed {
-		return fmt.Errorf("ask for routes: %w", os.ErrClosed)
+		return os.ErrClosed
 	}
 	rs.seq++
-	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 	req.Seq = rs.seq
-	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}})
-	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(table)))
 	if err := rs.sock.Send(req); err != nil {
-		return fmt.Errorf("ask for routes: %w", err)
+		return fmt.Errorf("send: %w", err)
 	}
 	interrupted := false
 	for {
 		msgs, _, err := rs.sock.Receive()
 		if err != nil {
-			return fmt.Errorf("read routes: %w", err)
+			return fmt.Errorf("receive: %w", err)
 		}
 		for _, m := range msgs {
 			if m.Header.Seq != rs.seq {
-				continue
+				continue // an answer to something given up earlier
 			}
 			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 			switch m.Header.Type {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				return dumpEnd(m.Header.Flags, m.Data, interrupted)
-			case unix.RTM_NEWROUTE:
-				r, err := parseRoute(m.Data)
-				if err != nil {
+				return answerEnd(m.Header.Flags, m.Data, interrupted)
+			case answer:
+				if err := visit(m.Data); err != nil {
 					return err
-				}
-				// Kernels before 4.20 do not filter, and cached routes
-				// (RTM_F_CLONED) are not routes.
-				if r.Table == table && binary.NativeEndian.Uint32(m.Data[8:])&unix.RTM_F_CLONED == 0 {
-					visit(r)
 				}
 			}
 		}
 	}
 }
 
-func dumpEnd(flags uint16, data []byte, interrupted bool) error {
+func answerEnd(flags uint16, data []byte, interrupted bool) error {
 	if len(data) >= 4 {
-		switch err := replyError(flags, data); {
-		case errors.Is(err, unix.ENOENT):
-			return nil // the table does not exist: it has no routes
-		case err != nil:
-			return fmt.Errorf("route dump: %w", err)
+		if err := replyError(flags, data); err != nil {
+			return err
 		}
 	}
 	if interrupted {

@@ -1,0 +1,28 @@
+package v1
+
+// Annotations of Calico's node data on the Kubernetes Node, written through
+// nodes/status.
+const (
+	// AnnotationNodeIPv4 is the node's address with the prefix length of its
+	// subnet, such as 10.0.0.5/24.
+	AnnotationNodeIPv4 = "projectcalico.org/IPv4Address"
+	// AnnotationNodeAS is the node's own AS number; without it the cluster's holds.
+	AnnotationNodeAS = "projectcalico.org/ASNumber"
+	// AnnotationNodeRouteReflector makes the node a route reflector; its value is
+	// the cluster ID, a dotted quad (RFC 4456 §7).
+	AnnotationNodeRouteReflector = "projectcalico.org/RouteReflectorClusterID"
+	// AnnotationNodeIPIPTunnelAddr is the address of the node's tunl0, such as
+	// 10.244.0.1; absent while the node has none.
+	AnnotationNodeIPIPTunnelAddr = "projectcalico.org/IPv4IPIPTunnelAddr"
+)
+
+// Annotations of Manx's own.
+const (
+	// AnnotationNodePoolModes, on a Node, is the node's record of how it receives
+	// from and sends to each pool, by which the nodes agree on a change of mode.
+	AnnotationNodePoolModes = "manx.io/pool-modes"
+	// AnnotationPoolForceMode, on an IPPool, is the EncapMode that every node
+	// sends with at once, agreed or not: the way out of a change that waits for a
+	// node which will not answer.
+	AnnotationPoolForceMode = "manx.io/force-ipip-mode"
+)

@@ -1,0 +1,223 @@
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// transports is what the way of a packet is chosen by, and what had no way.
+type transports struct {
+	// pools are all pools; empty while this node encapsulates to none of them,
+	// so that a plain cluster pays nothing for the choice.
+	pools  index[sending]
+	owners index[string]
+	// nodes are the addresses by name, isNode the same addresses.
+	nodes  map[string]netip.Addr
+	isNode map[netip.Addr]bool
+
+	// offLink collects the prefixes that have no next hop on link, by their
+	// first next hop.
+	offLink map[netip.Addr][]netip.Prefix
+	// ownerless collects the prefixes that can not be encapsulated because
+	// nobody knows to whom.
+	ownerless map[ownerless][]netip.Prefix
+	// unavailable collects the prefixes that need a tunnel this node has not,
+	// by their pool.
+	unavailable map[sending][]netip.Prefix
+}
+
+// sending is a pool and how this node sends to it.
+type sending struct {
+	name string
+	cidr netip.Prefix
+	mode EncapMode
+}
+
+// ownerless says why a prefix has no owner: the first next hop is no node, and
+// the node that owns the block, if one does, has no address.
+type ownerless struct {
+	hop  netip.Addr
+	node string
+}
+
+func newTransports(in Input) transports {
+	t := transports{
+		offLink: map[netip.Addr][]netip.Prefix{}, ownerless: map[ownerless][]netip.Prefix{},
+		unavailable: map[sending][]netip.Prefix{},
+	}
+	if !slices.ContainsFunc(in.Pools, func(p Pool) bool { return p.sends().encapsulates() }) {
+		return t
+	}
+	pools := make(map[netip.Prefix]sending, len(in.Pools))
+	for _, p := range in.Pools {
+		if !p.CIDR.IsValid() {
+			continue
+		}
+		s := sending{name: p.Name, cidr: p.CIDR.Masked(), mode: p.sends()}
+		if other, twice := pools[s.cidr]; !twice || s.name < other.name {
+			pools[s.cidr] = s
+		}
+	}
+	t.pools, t.owners = newIndex(pools), newIndex(in.Owners)
+	t.nodes = make(map[string]netip.Addr, len(in.Nodes)+1)
+	t.isNode = make(map[netip.Addr]bool, len(in.Nodes)+1)
+	for n := range in.everyNode {
+		t.nodes[n.Name], t.isNode[n.IPv4.Addr()] = n.IPv4.Addr(), true
+	}
+	return t
+}
+
+// everyNode yields the nodes that have an address, this one as Input.Node says:
+// what others read of it may be behind.
+func (in *Input) everyNode(yield func(Node) bool) {
+	if in.Node.IPv4.Addr().Is4() && !yield(in.Node) {
+		return
+	}
+	for _, n := range in.Nodes {
+		if n.Name != in.Node.Name && n.IPv4.Addr().Is4() && !yield(n) {
+			return
+		}
+	}
+}
+
+// transport chooses how packets to dst travel: it is the one place that knows
+// about devices and encapsulation.
+func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
+	if _, pool, in := c.pools.longest(dst); in && pool.mode.encapsulates() {
+		return c.encapsulated(pool, dst, nextHops)
+	}
+	first, onLink := c.firstHops(nextHops)
+	switch {
+	case onLink.IsValid():
+		return c.plain(dst, onLink), true
+	case first.IsValid():
+		c.offLink[first] = append(c.offLink[first], dst)
+	}
+	return state.Route{}, false
+}
+
+// encapsulated is transport for a destination in a pool that this node sends to
+// through the tunnel, at least in part.
+func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
+	first, onLink := c.firstHops(nextHops)
+	if !first.IsValid() {
+		return state.Route{}, false // our own announcement come back
+	}
+	owner, name := c.owner(dst, nextHops)
+	switch {
+	case !owner.IsValid():
+		why := ownerless{hop: first, node: name}
+		c.ownerless[why] = append(c.ownerless[why], dst)
+		return state.Route{}, false
+	case owner == c.in.Node.IPv4.Addr():
+		return state.Route{}, false // ours, by way of somebody else
+	case pool.mode == CrossSubnet && c.onLink(owner):
+		if onLink.IsValid() {
+			return c.plain(dst, onLink), true
+		}
+		return c.plain(dst, owner), true
+	case c.in.Tunnel == nil:
+		c.unavailable[pool] = append(c.unavailable[pool], dst)
+		return state.Route{}, false
+	}
+	return state.Route{Dst: dst, Gw: owner, Dev: c.in.Tunnel.Name, Table: state.MainTable, OnLink: true}, true
+}
+
+func (c *calculation) plain(dst netip.Prefix, hop netip.Addr) state.Route {
+	return state.Route{Dst: dst, Gw: hop, Dev: c.in.Uplink.Name, Table: state.MainTable}
+}
+
+// firstHops are the first next hop that is not this node, and the first of those
+// that is on link; invalid where there is none.
+func (c *calculation) firstHops(nextHops []netip.Addr) (first, onLink netip.Addr) {
+	for _, hop := range nextHops {
+		if !hop.IsValid() || hop == c.in.Node.IPv4.Addr() {
+			continue // our own announcement come back
+		}
+		if !first.IsValid() {
+			first = hop
+		}
+		if c.onLink(hop) {
+			return first, hop
+		}
+	}
+	return first, netip.Addr{}
+}
+
+// owner is the address of the node that unpacks packets to dst. BGP's next hop
+// may be a route reflector that names itself, or a router: the owner of a whole
+// block is known better. A part of a block is announced by a node that holds it
+// away from the block's owner, who then has no way to it: there the next hop is
+// right. A next hop that is no node never unpacks anything.
+//
+// Without an address, name is the owner that has none; empty when there is no
+// owner at all.
+func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip.Addr, name string) {
+	block, name, owned := c.owners.longest(dst)
+	if owned && block == dst && c.nodes[name].IsValid() {
+		return c.nodes[name], name
+	}
+	for _, hop := range nextHops {
+		if hop != c.in.Node.IPv4.Addr() && c.isNode[hop] {
+			return hop, ""
+		}
+	}
+	if !owned {
+		return netip.Addr{}, ""
+	}
+	return c.nodes[name], name
+}
+
+func (c *calculation) onLink(hop netip.Addr) bool {
+	for _, p := range c.in.Uplink.Prefixes {
+		if p.Contains(hop) {
+			return true
+		}
+	}
+	return false
+}
+
+// reportUnrouted makes one condition per cause, however many prefixes it has.
+func (c *calculation) reportUnrouted() {
+	for hop, prefixes := range c.offLink {
+		first, more := firstOf(prefixes)
+		c.condition(state.NextHopNotOnLink, first,
+			"next hop %s is in no subnet of the uplink %s (%s); no route written%s: "+
+				"put the nodes into one subnet, peer with the router between them, or use an encapsulating pool",
+			hop, c.in.Uplink.Name, join(c.in.Uplink.Prefixes), more)
+	}
+	for why, prefixes := range c.ownerless {
+		first, more := firstOf(prefixes)
+		if why.node != "" {
+			c.condition(state.IPIPOwnerUnknown, first,
+				"belongs to node %s, which has published no address, and next hop %s is no node; no route written%s: "+
+					"see that manx-node runs on %s, or delete the BlockAffinity of a node that is gone",
+				why.node, why.hop, more, why.node)
+			continue
+		}
+		c.condition(state.IPIPOwnerUnknown, first,
+			"no BlockAffinity names its node and next hop %s is no node, so that nobody would unpack IPIP; no route written%s: "+
+				"announce it from a node of the cluster, or set the pool's ipipMode to Never",
+			why.hop, more)
+	}
+	for pool, prefixes := range c.unavailable {
+		slices.SortFunc(prefixes, netip.Prefix.Compare)
+		c.condition(state.IPIPUnavailable, pool.name,
+			"this node sends to pool %s (%s) through IPIP (%s) and has no tunnel device; %d destinations have no route: "+
+				"let the node have IPIP (kernel module ipip, FELIX_IPINIPENABLED), or set the pool's ipipMode to Never",
+			pool.name, pool.cidr, pool.mode, len(slices.Compact(prefixes)))
+	}
+}
+
+// firstOf names the first of prefixes, and how many more there are.
+func firstOf(prefixes []netip.Prefix) (first, more string) {
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	prefixes = slices.Compact(prefixes)
+	if n := len(prefixes) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more prefixes)", n)
+	}
+	return prefixes[0].String(), more
+}

@@ -1,0 +1,9 @@
+package tunnel_test
+
+import (
+	"testing"
+
+	"github.com/manx-cni/manx/felix/nl/nltest"
+)
+
+func TestMain(m *testing.M) { nltest.Main(m) }

@@ -1,0 +1,128 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// retire takes what is ours from the device and sets it down. It comes in this
+// order so that what a crash leaves behind is still recognised as ours: the
+// addresses go last. wait says that routes of ours through it come first.
+func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
+	d.status.Desired, d.status.InKernel, d.status.Held, d.status.Foreign = 0, 0, 0, 0
+	link, err := d.cfg.Kernel.LinkByName(d.name)
+	switch {
+	case errors.Is(err, nl.ErrNotFound):
+		d.used, d.counted = false, false
+		d.retired()
+		return
+	case err != nil:
+		d.fail(d.name, err)
+		return
+	}
+	if link.Kind != d.kind {
+		d.used, d.counted = false, false
+		d.retired()
+		return
+	}
+	d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, true
+	addrs, ok := d.addrs(link)
+	if !ok {
+		return
+	}
+	var mine []nl.Addr
+	for _, a := range addrs {
+		if ours(a) {
+			mine = append(mine, a)
+		}
+	}
+	d.used = d.used && link.Up
+	if len(mine) == 0 && !d.used {
+		d.retired()
+		return
+	}
+	routes, ok := d.routesOver(link)
+	if !ok {
+		return
+	}
+	if routes.own > 0 && wait {
+		d.status.Held = 1
+		d.again = d.cfg.Now().Add(retryRetire)
+		return
+	}
+	d.remove(link, mine, len(addrs)-len(mine), routes.foreign)
+}
+
+// remove takes mine from the device, which has so many other addresses and
+// foreign routes.
+func (d *Driver) remove(link nl.Link, mine []nl.Addr, otherAddrs, foreignRoutes int) {
+	if d.status.Foreign = otherAddrs + foreignRoutes; d.status.Foreign > 0 {
+		d.cfg.Log.Debug("somebody else uses the tunnel device; it stays up", "dev", d.name, "addresses", otherAddrs, "routes", foreignRoutes)
+	} else if link.Up {
+		if !d.done(d.name, "set down", d.cfg.Kernel.LinkSetUp(link.Index, false)) {
+			return
+		}
+		d.used = false
+	}
+	if otherAddrs == 0 && foreignRoutes > 0 && len(mine) > 0 {
+		// With the last address the foreign routes would go. A stand-in is worth
+		// less than the address itself.
+		i := max(0, slices.IndexFunc(mine, func(a nl.Addr) bool { return a.Prefix.IsSingleIP() }))
+		mine = slices.Delete(mine, i, i+1)
+		d.status.Held = 1
+	}
+	for _, a := range mine {
+		if d.delAddr(a) {
+			delete(d.placed, a.Prefix.Addr())
+		}
+	}
+	if d.retired() && d.status.Foreign == 0 {
+		d.cfg.Log.Info("tunnel device retired", "dev", d.name)
+	}
+}
+
+// retired ends a complete look while no tunnel is wanted.
+func (d *Driver) retired() bool {
+	d.status.Resyncs++
+	return d.tighten(func(string) bool { return false }) && len(d.failures) == 0
+}
+
+// routeCount counts routes over the device; those that the kernel makes for
+// addresses are neither.
+type routeCount struct{ own, foreign int }
+
+func (d *Driver) routesOver(link nl.Link) (routeCount, bool) {
+	var n routeCount
+	err := d.cfg.Kernel.Routes(0, func(r nl.Route) {
+		switch {
+		case r.LinkIndex != link.Index || r.Protocol == unix.RTPROT_KERNEL:
+		case r.Protocol == state.RouteProtocol:
+			n.own++
+		default:
+			n.foreign++
+		}
+	})
+	if err != nil {
+		d.fail(d.name, err)
+	}
+	return n, err == nil
+}
+
+// Uninstall takes our address from the device and sets it down, unless somebody
+// else uses it. Nobody may know the pools any longer, so that an address is
+// recognised by its form as well: a /32 that is its own broadcast address.
+func (d *Driver) Uninstall(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.SetTunnel(nil)
+	return d.round(func() {
+		d.retire(func(a nl.Addr) bool { return d.ours(a) || a == addrOf(nl.Link{Index: a.LinkIndex}, a.Prefix.Addr()) }, false)
+	})
+}

@@ -1,0 +1,335 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/felix"
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/datastore"
+)
+
+// modes is this node's part in the agreement on how packets to each pool travel
+// (felix/mode). The steering loop calls step with what is known now; the tasks of
+// modetasks.go do what takes time: publish, get the tunnel an address, lower the MTU
+// of running pods, probe the other nodes, wait until the tunnel is quiet.
+//
+// What a node has said is in its Node's annotations, so that a restarted agent goes
+// on where it was: nothing is acted on before it has been published.
+type modes struct {
+	node string
+	log  *slog.Logger
+	do   modeActions
+	wake func()        // has the steering loop look again
+	work chan struct{} // has the tasks look again
+
+	mu       sync.Mutex
+	loaded   bool
+	said     mode.Words    // what the annotation says
+	saidAddr netip.Addr    // and the one about the tunnel's address
+	addr     netip.Addr    // of the tunnel, held in IPAM; zero for none
+	needAddr bool          // a pool asks for IPIP
+	up       bool          // the device is kept: it is wanted, or was until a moment ago
+	forced   bool          // it is wanted whatever the pools say
+	decision mode.Decision // the last one
+	others   []mode.Peer   // what it was based on
+	pools    []mode.Pool
+	plan     modePlan
+	since    uint64    // generation of the input that first had plan
+	applied  bool      // the kernel is as plan says
+	gone     bool      // no address of ours is on the device
+	podMTU   int       // what the MTU of running pods should be, in bytes; 0 while not known
+	hadMTU   int       // what it has been made
+	mtuAgain time.Time // when to look at the pods once more
+	mtuError string
+	addrErr  string
+	probes   map[calc.EncapMode]mode.Probe
+	problem  string // why there is no tunnel on this node though one is wanted
+	reached  netReach
+}
+
+// modePlan is what the dataplane is told. It is replaced, never changed.
+type modePlan struct {
+	sends  map[string]calc.EncapMode // by pool
+	tunnel *state.Tunnel
+}
+
+func (p modePlan) equal(o modePlan) bool {
+	return maps.Equal(p.sends, o.sends) && p.tunnel.Equal(o.tunnel)
+}
+
+// netReach is what probes need to know of the network.
+type netReach struct {
+	self   netip.Addr
+	nodes  map[string]netip.Addr // all other nodes
+	uplink calc.Uplink
+}
+
+// modeSettings are what the user has set for this node.
+type modeSettings struct {
+	enabled *bool // FELIX_IPINIPENABLED or FelixConfiguration ipipEnabled
+	mtu     int   // FELIX_IPINIPMTU or ipipMTU; 0: the uplink's less the header
+	podMTU  int   // CNI_MTU; 0: follows
+}
+
+func newModes(node string, log *slog.Logger, do modeActions, wake func()) *modes {
+	return &modes{node: node, log: log, do: do, wake: wake, work: make(chan struct{}, 1)}
+}
+
+// step looks at the cluster and the dataplane and says what the dataplane should be
+// told with the input of the given generation.
+func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, generation uint64, reach netReach) modePlan {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.load(s)
+	m.pools, m.others = ipipPools(s), m.peers(s)
+	m.reached = reach
+	m.needAddr = slices.ContainsFunc(m.pools, func(p mode.Pool) bool { return p.Target != calc.Never })
+	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0
+	m.gone = m.applied && m.plan.tunnel == nil && dp.Driver("tunnel").Held == 0
+	m.problem = problemOf(set, dp)
+	m.decision = mode.Step(mode.Input{
+		Pools: m.pools, Own: m.said, Others: m.others,
+		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
+		PodsNotReady: m.podsNotReady(), Probes: m.probes, Applied: m.applied,
+	})
+	maps.DeleteFunc(m.probes, func(target calc.EncapMode, _ mode.Probe) bool { return !slices.Contains(m.decision.Probe, target) })
+	m.forced = set.enabled != nil && *set.enabled
+	m.up = m.up || m.decision.Tunnel || m.forced
+	plan := modePlan{sends: map[string]calc.EncapMode{}}
+	for pool, w := range m.said {
+		plan.sends[pool] = w.Sends
+	}
+	if m.up && (set.enabled == nil || *set.enabled) {
+		plan.tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s)}
+	}
+	if !plan.equal(m.plan) || m.since == 0 {
+		m.plan, m.since, m.applied, m.gone = plan, generation, false, false
+	}
+	m.podMTU = podMTU(set, reach.uplink.MTU, plan.tunnel != nil)
+	notify(m.work)
+	return m.plan
+}
+
+// load takes up what an agent before this one has said and done.
+func (m *modes) load(s *datastore.Snapshot) {
+	if m.loaded {
+		return
+	}
+	self, _ := s.Node(m.node)
+	said, err := mode.Parse(self.PoolModes)
+	if err != nil {
+		m.log.Warn("what this node has said of its pools is not understood; starting anew", "annotation", apiv1.AnnotationNodePoolModes, "err", err)
+	}
+	m.loaded, m.said, m.saidAddr = true, said, self.IPIPTunnelAddr
+	m.addr = m.do.heldAddress()
+	m.up = m.saidAddr.IsValid() || m.addr.IsValid()
+}
+
+// problemOf says why this node can have no tunnel.
+func problemOf(set modeSettings, dp felix.Status) string {
+	if set.enabled != nil && !*set.enabled {
+		return "IPIP is turned off on this node (FELIX_IPINIPENABLED or FelixConfiguration ipipEnabled is false)"
+	}
+	return dp.Tunnel.Unavailable
+}
+
+// notReady says why IPIP is not accepted yet.
+func (m *modes) notReady(dp felix.Status) string {
+	switch {
+	case m.plan.tunnel == nil:
+		return "the tunnel device is not there yet"
+	case m.needAddr && !m.addr.IsValid() && m.addrErr != "":
+		return "the tunnel has no address: " + m.addrErr
+	case m.needAddr && !m.addr.IsValid():
+		return "the tunnel has no address yet"
+	case m.applied && dp.Tunnel.Ready:
+		return ""
+	}
+	for _, d := range dp.Drivers {
+		if d.LastError != "" {
+			return d.Name + ": " + d.LastError
+		}
+	}
+	return "the tunnel device is being set up"
+}
+
+// podsNotReady says why running pods may send packets too large. That nobody can
+// change them does not hold the cluster up: the kernel tells a pod when a packet was
+// too large for the tunnel (RFC 1191).
+func (m *modes) podsNotReady() string {
+	if m.podMTU == 0 || m.hadMTU > m.podMTU && m.mtuError == "" || m.hadMTU == 0 && m.mtuError == "" {
+		return "the MTU of running pods is being lowered"
+	}
+	return ""
+}
+
+// peers are the other nodes on which an agent has run.
+func (m *modes) peers(s *datastore.Snapshot) (out []mode.Peer) {
+	for _, n := range s.Nodes {
+		if n.Name == m.node || !n.IPv4.IsValid() {
+			continue
+		}
+		words, err := mode.Parse(n.PoolModes)
+		if err != nil {
+			m.log.Debug("what a node says of its pools is not understood; it counts as silent", "node", n.Name, "err", err)
+		}
+		out = append(out, mode.Peer{Name: n.Name, Words: words})
+	}
+	return out
+}
+
+// ipipPools are the pools that can travel in IPIP.
+func ipipPools(s *datastore.Snapshot) (out []mode.Pool) {
+	for _, p := range s.Pools {
+		if !cidrOf(p).Addr().Is4() {
+			continue
+		}
+		target := calc.EncapMode(p.Spec.IPIPMode)
+		if target == "" {
+			target = calc.Never
+		}
+		out = append(out, mode.Pool{Name: p.Name, Target: target, Gen: p.Generation, Force: calc.EncapMode(s.Forced[p.Name]) == target})
+	}
+	return out
+}
+
+func poolRanges(s *datastore.Snapshot) (out []netip.Prefix) {
+	for _, p := range s.Pools {
+		if cidr := cidrOf(p); cidr.Addr().Is4() {
+			out = append(out, cidr)
+		}
+	}
+	return out
+}
+
+// podMTU is the MTU of pods in bytes, 0 while the uplink is not known.
+func podMTU(set modeSettings, uplink int, tunnelled bool) int {
+	switch {
+	case set.podMTU != 0:
+		return set.podMTU
+	case tunnelled && set.mtu != 0:
+		return set.mtu
+	case uplink == 0:
+		return 0
+	case tunnelled:
+		return felix.TunnelMTU(uplink)
+	}
+	return uplink
+}
+
+// newPodMTU is the MTU of pods in bytes, 0 while the uplink is not known.
+func (m *modes) newPodMTU() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.podMTU
+}
+
+// ready says why pods can not be served yet: their addresses and their MTU depend on
+// the tunnel. A node that can not have one serves pods of other pools.
+func (m *modes) ready(dp felix.Status) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.loaded || m.said == nil && len(m.pools) > 0:
+		return fmt.Errorf("starting: the mode of the pools is not published yet")
+	case m.decision.Tunnel && m.problem == "" && m.notReady(dp) != "":
+		return fmt.Errorf("starting: IPIP: %s", m.notReady(dp))
+	}
+	return nil
+}
+
+// busy reports whether something happens that has no signal of its own.
+func (m *modes) busy() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.decision.Moving || !m.applied || m.up && !m.decision.Tunnel || !m.up && m.addr.IsValid()
+}
+
+// unavailable says why the node can not do what a pool asks for, empty when it can.
+func (m *modes) unavailable() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.problem == "" {
+		return ""
+	}
+	var names []string
+	for pool, w := range m.said {
+		if w.Sends != calc.Never {
+			names = append(names, pool)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("packets to pool %s travel in IPIP, which this node can not: %s", strings.Join(names, ", "), m.problem)
+}
+
+// poolState is what status shows of one pool.
+type poolState struct {
+	sends, target calc.EncapMode
+	stage         mode.Stage
+	held          string // what a change waits for
+}
+
+// states are the pools' states by name, and who the device is kept for.
+func (m *modes) states() (pools map[string]poolState, keptFor []string, errs []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pools = map[string]poolState{}
+	for name, w := range m.said {
+		pools[name] = poolState{sends: w.Sends, target: w.Target, stage: w.Stage}
+	}
+	for _, h := range m.decision.Held {
+		s := pools[h.Pool]
+		s.held = h.Message
+		pools[h.Pool] = s
+	}
+	for _, e := range []string{m.addrErr, m.mtuError} {
+		if e != "" {
+			errs = append(errs, e)
+		}
+	}
+	return pools, m.decision.TunnelFor, errs
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// modeActions is what the tasks do to the world.
+type modeActions struct {
+	// publish writes annotations of this node's Node; nil removes one.
+	publish func(ctx context.Context, annotations map[string]*string) error
+	// heldAddress is the tunnel's address in IPAM as far as it is known here;
+	// holdAddress gets one, releaseAddress gives it back.
+	heldAddress    func() netip.Addr
+	holdAddress    func(ctx context.Context) (netip.Addr, error)
+	releaseAddress func(ctx context.Context) error
+	// setPodMTU changes running pods; it returns how many were changed and what
+	// could not be.
+	setPodMTU func(ctx context.Context, mtu int) (changed int, failed []string, err error)
+	// probe asks all other nodes by way of target and names what failed.
+	probe func(ctx context.Context, target calc.EncapMode, r netReach) []string
+	// answer answers the others' probes until ctx ends.
+	answer func(ctx context.Context, r netReach) error
+	// traffic counts the tunnel's packets, both ways.
+	traffic func(ctx context.Context) (packets uint64, known bool, err error)
+	// changed tells the cluster that this node sends to pool in another way.
+	changed func(pool string, was, is calc.EncapMode)
+	after   func(time.Duration) <-chan time.Time
+}

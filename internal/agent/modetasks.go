@@ -1,0 +1,302 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/mode"
+)
+
+const (
+	// modeRetry is how often what failed is tried again, and how often somebody
+	// who has nothing to do looks whether he has.
+	modeRetry = 2 * time.Second
+	// quietPeriod is how long the tunnel must have carried nothing before it goes,
+	// after every node has said that it sends no more: packets may be under way,
+	// and what the others say may have reached us before what they sent.
+	quietPeriod = 10 * time.Second
+	// answerLinger is how long probes are answered after the last change: others
+	// may be behind.
+	answerLinger = 30 * time.Second
+	// podMTUTimeout bounds one pass over all pods, up to 2 s for each that resists.
+	podMTUTimeout = 30 * time.Second
+	// plugTime is how long the plugin may be at work with what it was told.
+	plugTime = 10 * time.Second
+	// actionTimeout bounds one write to the API and one request to a neighbour.
+	actionTimeout = 10 * time.Second
+)
+
+// run does what takes time until ctx ends.
+func (m *modes) run(ctx context.Context) error {
+	var wakes []chan struct{}
+	g, ctx := errgroup.WithContext(ctx)
+	task := func(do func(ctx context.Context)) {
+		wake := make(chan struct{}, 1)
+		wakes = append(wakes, wake)
+		g.Go(func() error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-wake:
+				case <-m.do.after(modeRetry):
+				}
+				do(ctx)
+			}
+		})
+	}
+	task(m.keepAddress)
+	task(m.keepPublished)
+	task(m.keepPodMTU)
+	task(m.keepProbing)
+	task(m.keepAnswering)
+	task(m.keepWhileBusy)
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-m.work:
+				for _, w := range wakes {
+					notify(w)
+				}
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// keepAddress has the tunnel's address assigned while a pool asks for IPIP, and
+// released when the device has lost it.
+func (m *modes) keepAddress(ctx context.Context) {
+	m.mu.Lock()
+	need := m.loaded && m.up && m.needAddr && m.problem == ""
+	gone := m.loaded && !m.up && m.gone
+	addr := m.addr
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	switch {
+	case need && m.do.heldAddress() != addr || need && !addr.IsValid():
+		got, err := m.do.holdAddress(ctx)
+		m.setAddress(got, err)
+	case gone && addr.IsValid():
+		m.setAddress(netip.Addr{}, m.do.releaseAddress(ctx))
+	}
+}
+
+func (m *modes) setAddress(addr netip.Addr, err error) {
+	m.mu.Lock()
+	before := m.addrErr
+	m.addrErr = ""
+	if err != nil {
+		m.addrErr = err.Error()
+	} else {
+		m.addr = addr
+	}
+	now := m.addrErr
+	m.mu.Unlock()
+	if now != "" && now != before {
+		m.log.Warn("the tunnel's address is not as it should be; trying again", "err", now)
+	}
+	m.wake()
+}
+
+// keepPublished makes the Node's annotations say what was decided. Only then is it
+// acted on.
+func (m *modes) keepPublished(ctx context.Context) {
+	m.mu.Lock()
+	own, addr := m.decision.Own, m.addr
+	want := map[string]*string{}
+	if m.loaded && own != nil && (m.said == nil || !own.Equal(m.said)) {
+		text := own.Encode()
+		want[apiv1.AnnotationNodePoolModes] = &text
+	}
+	if m.loaded && addr != m.saidAddr {
+		want[apiv1.AnnotationNodeIPIPTunnelAddr] = nil
+		if addr.IsValid() {
+			text := addr.String()
+			want[apiv1.AnnotationNodeIPIPTunnelAddr] = &text
+		}
+	}
+	m.mu.Unlock()
+	if len(want) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	if err := m.do.publish(ctx, want); err != nil {
+		m.log.Warn("how this node sends to its pools could not be published; trying again", "err", err)
+		return
+	}
+	m.mu.Lock()
+	before := m.said
+	m.said, m.saidAddr = own, addr
+	m.mu.Unlock()
+	m.tell(before, own)
+	m.wake()
+}
+
+// tell logs and reports what has changed.
+func (m *modes) tell(before, now mode.Words) {
+	for _, pool := range slices.Sorted(maps.Keys(now)) {
+		was, is := before[pool], now[pool]
+		switch {
+		case was == (mode.Word{}):
+			m.log.Info("pool mode", "pool", pool, "sends", is.Sends, "target", is.Target, "stage", is.Stage)
+		case was.Sends != is.Sends:
+			m.log.Info("pool mode changed", "pool", pool, "sends", is.Sends, "was", was.Sends)
+			m.do.changed(pool, was.Sends, is.Sends)
+		case was.Stage != is.Stage || was.Target != is.Target:
+			m.log.Info("pool mode is changing", "pool", pool, "sends", is.Sends, "target", is.Target, "stage", is.Stage)
+		}
+	}
+}
+
+// keepPodMTU makes the MTU of running pods what new ones get.
+func (m *modes) keepPodMTU(ctx context.Context) {
+	m.mu.Lock()
+	want, had := m.podMTU, m.hadMTU
+	// Not raised before the kernel has let go of the tunnel.
+	due := m.loaded && want != 0 && want != had && (want < had || had == 0 || m.applied)
+	// A pod that was being plugged in meanwhile may have been told the old one.
+	again := !due && !m.mtuAgain.IsZero() && time.Now().After(m.mtuAgain)
+	m.mu.Unlock()
+	if !due && !again {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, podMTUTimeout)
+	defer cancel()
+	changed, failed, err := m.do.setPodMTU(ctx, want)
+	problem := ""
+	switch {
+	case err != nil:
+		problem = err.Error()
+	case len(failed) > 0:
+		problem = fmt.Sprintf("the MTU of %d running pods could not be made %d: %s", len(failed), want, strings.Join(failed[:min(3, len(failed))], "; "))
+	}
+	m.mu.Lock()
+	before := m.mtuError
+	m.mtuError = problem
+	if err == nil {
+		m.hadMTU = want
+		m.mtuAgain = time.Time{}
+		if due {
+			m.mtuAgain = time.Now().Add(plugTime)
+		}
+	}
+	m.mu.Unlock()
+	if changed > 0 {
+		m.log.Info("MTU of running pods changed", "mtu", want, "pods", changed)
+	}
+	if problem != "" && problem != before {
+		m.log.Warn("MTU of running pods; large packets of theirs are refused with ICMP instead", "err", problem)
+	}
+	m.wake()
+}
+
+// keepProbing probes what Step wants to know until it works.
+func (m *modes) keepProbing(ctx context.Context) {
+	m.mu.Lock()
+	targets, reach := slices.Clone(m.decision.Probe), m.reached
+	targets = slices.DeleteFunc(targets, func(t calc.EncapMode) bool {
+		p, done := m.probes[t]
+		return done && len(p.Failed) == 0
+	})
+	m.mu.Unlock()
+	for _, target := range targets {
+		failed := m.do.probe(ctx, target, reach)
+		if ctx.Err() != nil {
+			return
+		}
+		m.mu.Lock()
+		if slices.Contains(m.decision.Probe, target) {
+			if m.probes == nil {
+				m.probes = map[calc.EncapMode]mode.Probe{}
+			}
+			m.probes[target] = mode.Probe{Failed: failed}
+		}
+		m.mu.Unlock()
+		m.wake()
+	}
+}
+
+// keepAnswering answers the others' probes while some pool changes.
+func (m *modes) keepAnswering(ctx context.Context) {
+	moving := func() (bool, netReach) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.decision.Moving, m.reached
+	}
+	yes, reach := moving()
+	if !yes {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- m.do.answer(ctx, reach) }()
+	for quiet := time.Duration(0); quiet < answerLinger; quiet += modeRetry {
+		select {
+		case err := <-done:
+			if err != nil && ctx.Err() == nil {
+				m.log.Warn("probes of other nodes can not be answered; trying again", "err", err)
+			}
+			return
+		case <-m.do.after(modeRetry):
+		}
+		yes, now := moving()
+		if !maps.Equal(now.nodes, reach.nodes) {
+			break // with the nodes as they are now
+		}
+		if yes {
+			quiet = 0
+		}
+	}
+	cancel()
+	<-done
+}
+
+// keepWhileBusy lets the device go when nobody wants it and it has carried nothing
+// for the quiet period.
+func (m *modes) keepWhileBusy(ctx context.Context) {
+	idle := func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.loaded && m.up && !m.forced && m.decision.Own != nil && !m.decision.Tunnel && m.applied && m.decision.Own.Equal(m.said)
+	}
+	var last uint64
+	for quiet := time.Duration(0); idle() && quiet <= quietPeriod; quiet += time.Second {
+		packets, known, err := m.do.traffic(ctx)
+		switch {
+		case err != nil:
+			m.log.Debug("the tunnel's packets could not be counted", "err", err)
+			return
+		case !known:
+		case packets != last:
+			last, quiet = packets, 0
+		}
+		if quiet == quietPeriod {
+			m.mu.Lock()
+			m.up = m.decision.Tunnel
+			m.mu.Unlock()
+			m.log.Info("nobody sends IPIP any more and the tunnel has been quiet; it goes", "quiet", quietPeriod)
+			m.wake()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.do.after(time.Second):
+		}
+	}
+}

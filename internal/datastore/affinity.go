@@ -1,0 +1,142 @@
+package datastore
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// affinityObject is a BlockAffinity as the informer keeps it: a cluster has
+// thousands of them.
+type affinityObject struct {
+	metav1.ObjectMeta
+	claim claim
+}
+
+// claim is what a BlockAffinity says of a block's owner. It is the zero claim
+// while the block is not the node's for certain.
+type claim struct {
+	block netip.Prefix
+	node  string
+	err   error // why the object can not be used
+}
+
+func trimAffinity(o any) (any, error) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return o, nil
+	}
+	return &affinityObject{ObjectMeta: identity(u), claim: parseAffinity(u)}, nil
+}
+
+func parseAffinity(u *unstructured.Unstructured) claim {
+	var a apiv1.BlockAffinity
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &a); err != nil {
+		return claim{err: err}
+	}
+	block, err := netip.ParsePrefix(a.Spec.CIDR)
+	switch {
+	case err != nil || block != block.Masked() || block.Addr().Is4In6():
+		return claim{err: fmt.Errorf("spec.cidr %q: want a block such as 10.244.0.64/26", a.Spec.CIDR)}
+	case a.Spec.Node == "":
+		return claim{err: errors.New("spec.node is empty: want the name of the node that owns the block")}
+	case a.Spec.Type != "" && a.Spec.Type != apiv1.AffinityTypeHost, !a.Spec.State.Confirmed(), a.Spec.Deleted == "true":
+		return claim{}
+	}
+	return claim{block: block, node: a.Spec.Node}
+}
+
+// owners is the map of blocks to nodes. Snapshots are taken at every change of
+// anything, so it is built again only when an affinity has changed.
+type owners struct {
+	stale atomic.Bool // set after the informer's store has changed
+
+	mu      sync.Mutex
+	byBlock map[netip.Prefix]string // handed out: replaced, never changed
+	invalid []Invalid
+}
+
+// handler tells what changes the map: a claim under way does not.
+func (w *owners) handler(wake func()) cache.ResourceEventHandler {
+	touched := func(o any) {
+		if a, ok := o.(*affinityObject); ok && a.claim == (claim{}) {
+			return
+		}
+		w.stale.Store(true)
+		wake()
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    touched,
+		DeleteFunc: touched,
+		UpdateFunc: func(old, cur any) {
+			if !same(old, cur) {
+				w.stale.Store(true)
+				wake()
+			}
+		},
+	}
+}
+
+// current is the map as of the informer's store, and the objects that could not
+// be used for it.
+func (w *owners) current(inf cache.SharedIndexInformer) (map[netip.Prefix]string, []Invalid) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// What changes from here on makes it stale again.
+	if w.stale.Swap(false) || w.byBlock == nil {
+		w.byBlock, w.invalid = settleOwners(inf.GetStore().List())
+	}
+	return w.byBlock, w.invalid
+}
+
+// settleOwners makes the map. A block that is confirmed for two nodes has no
+// owner: sending its packets to the wrong one would lose them, and BGP knows
+// who announces it.
+func settleOwners(objects []any) (byBlock map[netip.Prefix]string, invalid []Invalid) {
+	byBlock = make(map[netip.Prefix]string, len(objects))
+	contested := map[netip.Prefix][]string{}
+	for _, o := range objects {
+		a, ok := o.(*affinityObject)
+		switch {
+		case !ok:
+		case a.claim.err != nil:
+			invalid = append(invalid, Invalid{Kind: kindAffinity, Name: a.Name, Reason: oneLine(a.claim.err)})
+		case a.claim.node != "":
+			if other, taken := byBlock[a.claim.block]; taken && other != a.claim.node {
+				contested[a.claim.block] = nil
+			}
+			byBlock[a.claim.block] = a.claim.node
+		}
+	}
+	if len(contested) == 0 {
+		return byBlock, invalid
+	}
+	var losers []*affinityObject
+	for _, o := range objects {
+		if a, ok := o.(*affinityObject); ok {
+			if nodes, found := contested[a.claim.block]; found {
+				contested[a.claim.block] = append(nodes, a.claim.node)
+				losers = append(losers, a)
+			}
+		}
+	}
+	for _, a := range losers {
+		nodes := slices.Sorted(slices.Values(contested[a.claim.block]))
+		invalid = append(invalid, Invalid{Kind: kindAffinity, Name: a.Name,
+			Reason: fmt.Sprintf("block %s is confirmed for nodes %s: it counts as nobody's; delete the affinity that is wrong",
+				a.claim.block, strings.Join(slices.Compact(nodes), " and "))})
+		delete(byBlock, a.claim.block)
+	}
+	return byBlock, invalid
+}
