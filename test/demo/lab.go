@@ -14,6 +14,7 @@ import (
 type lab struct {
 	ctx           context.Context
 	program, name string
+	patience      time.Duration
 }
 
 // String is how a user reaches the lab.
@@ -49,11 +50,11 @@ func (l *lab) kubectl(args ...string) (string, error) {
 }
 
 // show prints a command as one would type it, in front of where it is typed, and its output.
-// It is run again until ok, for ten seconds at most: routes follow pods within moments.
+// It is run again until ok, as long as patience lasts: routes follow pods within moments.
 func (l *lab) show(prompt string, ok func(string) bool, run func() (string, error), typed ...string) string {
 	fmt.Printf("\n%s$ %s\n", prompt, quoted(typed))
 	out, err := run()
-	for deadline := time.Now().Add(10 * time.Second); !ok(out) && time.Now().Before(deadline) && l.ctx.Err() == nil; {
+	for deadline := time.Now().Add(l.patience); !ok(out) && time.Now().Before(deadline) && l.ctx.Err() == nil; {
 		time.Sleep(200 * time.Millisecond)
 		out, err = run()
 	}

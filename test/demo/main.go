@@ -1,8 +1,11 @@
 // Command demo tells Manx's story on this machine: three real Kubernetes nodes, one
-// `kubectl create -f`, pods that talk over routes learned by BGP. Every command is
-// shown as one would type it, its output as it is, and after it what was checked.
-// It ends with 0 only when every check passed; the lab stays for looking around, and
-// while it does, the demo tells the story on it again.
+// `kubectl create -f`, pods that talk over routes learned by BGP, plainly or through
+// IPIP tunnels. Every command is shown as one would type it, its output as it is, and
+// after it what was checked. It ends with 0 only when every check passed; the lab
+// stays for looking around, and while it does, the demo tells the story on it again.
+//
+// A mode with tunnels on a kernel without ipip is shown in a guest with another
+// kernel (package vm), which ends with the story.
 package main
 
 import (
@@ -11,46 +14,70 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	testlab "github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/vm"
 )
 
 //go:embed workload.yaml
 var workload string
 
-const nodes = 3
-
 func main() {
 	name := flag.String("lab", "demo", "name of the lab to make")
+	modeName := flag.String("mode", "bgp", "how pods on different nodes reach each other: "+modeNames())
+	guest := flag.Bool("guest", false, "this is the guest: the lab ends with it (set by the demo itself)")
 	bin := flag.String("bin", "bin", "folder of the built binaries")
 	image := flag.String("image", "build/manx.tar", "the image of the manifest")
 	manifest := flag.String("manifest", "manifests/manx.yaml", "what is installed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	l := &lab{ctx: ctx, program: filepath.Join(*bin, "lab"), name: *name}
-	d := &demo{lab: l, start: time.Now()}
+	m, err := modeNamed(*modeName)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	}
+	if m.tunnels() && !*guest && !vm.HasIPIP() {
+		os.Exit(inGuest(ctx))
+	}
+	d := &demo{
+		lab:  &lab{ctx: ctx, program: filepath.Join(*bin, "lab"), name: *name, patience: patience(*guest)},
+		mode: m, guest: *guest, start: time.Now(),
+	}
 	if err := d.run(*image, *manifest); err != nil {
-		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
-		fmt.Fprintf(os.Stderr, "look around: %s kubectl get pods -A -o wide; remove the lab: make demo-down\n", l)
+		fmt.Fprintf(os.Stderr, "\ndemo: %v\n%s\n", err, d.afterFailure())
 		os.Exit(1)
 	}
+}
+
+// patience bounds each wait for what follows from an earlier step within moments. An
+// emulated guest takes a multiple of a machine's time.
+func patience(guest bool) time.Duration {
+	if guest {
+		return 3 * time.Minute
+	}
+	return 30 * time.Second
 }
 
 // demo makes the cluster, tells the story, and counts its checks.
 type demo struct {
 	*lab
+	mode           mode
+	guest          bool
 	start          time.Time
 	passed, failed int
 }
 
 func (d *demo) run(image, manifest string) error {
 	if _, err := d.output("status"); err == nil {
-		if _, err := d.kubectl("get", "pod", "client", "-o", "name"); err != nil {
-			return fmt.Errorf("lab %s is there, but not what an earlier demo left (%w); remove it first: make demo-down", d.name, err)
+		if err := d.suits(); err != nil {
+			return fmt.Errorf("lab %s is there, but not what an earlier demo left in mode %s (%w); remove it first: make demo-down", d.name, d.mode.name, err)
 		}
 		d.step("lab " + d.name + " is there already: the same story on it (make demo-down removes it)")
 	} else if err := d.install(image, manifest); err != nil {
@@ -63,15 +90,50 @@ func (d *demo) run(image, manifest string) error {
 	if d.failed > 0 {
 		return fmt.Errorf("%d of %d checks failed", d.failed, d.passed+d.failed)
 	}
+	if d.guest {
+		fmt.Println("\nThe cluster ends here, with the guest it ran in. On a kernel with ipip it would stay.")
+		return nil
+	}
 	fmt.Printf("\nThe cluster is yours:\n  %[1]s kubectl get pods -A -o wide\n  %[1]s exec node1 ip route\n"+
-		"  %[1]s exec node2 tcpdump -ni eth0 icmp\nmake demo-down removes it.\n", d.lab)
+		"  %[1]s exec node2 tcpdump -ni eth0 '%[2]s'\nmake demo-down removes it.\n", d.lab, wireFilter)
+	return nil
+}
+
+// suits says what keeps the story from being told on the lab that is there.
+func (d *demo) suits() error {
+	if _, err := d.kubectl("get", "pod", "client", "-o", "name"); err != nil {
+		return err
+	}
+	pools, err := d.kubectl("get", "ippools.crd.projectcalico.org", "-o", "jsonpath={.items[*].spec.ipipMode}")
+	if err != nil {
+		return err
+	}
+	if pools != d.mode.ipip {
+		return fmt.Errorf("the ipipMode of its pools is %q, want %q", pools, d.mode.ipip)
+	}
+	web, _, err := d.pods()
+	if err != nil {
+		return err
+	}
+	subnets := map[netip.Prefix]bool{}
+	for _, p := range web {
+		subnets[subnet(p.HostIP)] = true
+	}
+	if len(web) != d.mode.nodes || len(subnets) != d.mode.subnets {
+		return fmt.Errorf("it has %d nodes in %d subnets, want %d in %d", len(web), len(subnets), d.mode.nodes, d.mode.subnets)
+	}
 	return nil
 }
 
 // install makes the cluster, Manx and the workload.
 func (d *demo) install(image, manifest string) error {
-	d.step(fmt.Sprintf("a Kubernetes cluster of %d nodes, the image in each", nodes))
-	if err := d.through("up", "--nodes", fmt.Sprint(nodes), "--no-cni", "--image", image); err != nil {
+	d.step(fmt.Sprintf("a Kubernetes cluster of %d nodes%s, the image in each", d.mode.nodes, d.mode.place()))
+	content, err := testlab.ManifestForMode(manifest, d.mode.name)
+	if err != nil {
+		return err
+	}
+	err = d.through("up", "--nodes", fmt.Sprint(d.mode.nodes), "--subnets", fmt.Sprint(d.mode.subnets), "--no-cni", "--image", image)
+	if err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "manx-demo-")
@@ -79,23 +141,24 @@ func (d *demo) install(image, manifest string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	web := filepath.Join(dir, "workload.yaml")
-	if err := os.WriteFile(web, []byte(workload), 0o644); err != nil {
+	manx, web := filepath.Join(dir, "manx.yaml"), filepath.Join(dir, "workload.yaml")
+	if err := errors.Join(os.WriteFile(manx, content, 0o644), os.WriteFile(web, []byte(workload), 0o644)); err != nil {
 		return err
 	}
+	rollout, ready := "--timeout="+(6*d.patience).String(), "--timeout="+(4*d.patience).String()
 	for _, s := range []struct {
 		what string
 		args [][]string
 	}{
-		{"Manx: kubectl create -f " + manifest, [][]string{
-			{"create", "-f", manifest},
-			{"-n", "kube-system", "rollout", "status", "daemonset/manx-node", "--timeout=180s"},
-			{"wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"},
+		{"Manx: kubectl create -f " + manifest + ", with CALICO_IPV4POOL_IPIP=" + d.mode.ipip + " in it", [][]string{
+			{"create", "-f", manx},
+			{"-n", "kube-system", "rollout", "status", "daemonset/manx-node", rollout},
+			{"wait", "--for=condition=Ready", "nodes", "--all", ready},
 		}},
 		{"a web pod on every node behind NodePort " + nodePort + ", and a client: kubectl create -f test/demo/workload.yaml", [][]string{
 			{"create", "-f", web},
-			{"rollout", "status", "daemonset/web", "--timeout=120s"},
-			{"wait", "--for=condition=Ready", "pod/client", "--timeout=120s"},
+			{"rollout", "status", "daemonset/web", ready},
+			{"wait", "--for=condition=Ready", "pod/client", ready},
 		}},
 	} {
 		d.step(s.what)
@@ -114,6 +177,19 @@ func (d *demo) explain(err error) error {
 	pods, podsErr := d.kubectl("get", "pods", "-A", "-o", "wide")
 	logs, logsErr := d.kubectl("-n", "kube-system", "logs", "-l", "k8s-app=manx-node", "-c", "manx-node", "--tail=20", "--prefix")
 	return errors.Join(err, podsErr, logsErr, errors.New("pods:\n"+pods), errors.New("agents' logs:\n"+logs))
+}
+
+// afterFailure says how to look further. A guest is gone by then, so what one would
+// look at first is shown at once, unless it has been.
+func (d *demo) afterFailure() string {
+	ends := errors.New("the cluster ends here, with the guest it ran in")
+	switch {
+	case !d.guest:
+		return fmt.Sprintf("look around: %s kubectl get pods -A -o wide; remove the lab: make demo-down", d.lab)
+	case d.failed > 0:
+		return d.explain(ends).Error()
+	}
+	return ends.Error()
 }
 
 func (d *demo) step(what string) {

@@ -1,7 +1,8 @@
 // Package lab runs Kubernetes clusters on one machine: etcd, kube-apiserver,
 // controller-manager and scheduler on one machine of the lab, and kubelet,
 // containerd, runc and kube-proxy on each node. Machines are sets of namespaces
-// on a bridge (packages machine and fabric); everything in them is the real thing.
+// on a bridge, or on two with a router between (packages machine and fabric);
+// everything in them is the real thing.
 //
 // Several labs live side by side under different names, with the same addresses.
 // Nothing of a lab listens in the host's network namespace: RESTConfig, Kubectl
@@ -20,6 +21,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/client-go/kubernetes"
@@ -77,13 +79,14 @@ func (c *Cluster) Nodes() ([]string, error) {
 	return names, nil
 }
 
-// Addr is the fabric address of a machine or of the outside host.
+// Addr is the fabric address of a machine or of the outside host; that of "fabric" and
+// of "router" is the gateway of the first subnet.
 func (c *Cluster) Addr(name string) (netip.Addr, error) {
 	switch name {
 	case layout.Outside:
 		return OutsideAddr(), nil
-	case layout.Fabric:
-		return fabric.Gateway(), nil
+	case layout.Fabric, layout.Router:
+		return fabric.Gateway(1), nil
 	}
 	s, err := loadState(c.Lab)
 	if err != nil {
@@ -110,7 +113,7 @@ type ExecOptions struct {
 }
 
 // Start starts a command on a machine, in all its namespaces, or in the network
-// namespace of "outside" or "fabric". It is killed when ctx ends or this process dies.
+// namespace of "outside", "fabric" or "router". It is killed when ctx ends or this process dies.
 func (c *Cluster) Start(ctx context.Context, where string, o ExecOptions, args ...string) (*machine.Process, error) {
 	place, err := c.place(where)
 	if err != nil {
@@ -124,12 +127,12 @@ func (c *Cluster) Start(ctx context.Context, where string, o ExecOptions, args .
 }
 
 func (c *Cluster) place(where string) (machine.Place, error) {
-	if where == layout.Outside || where == layout.Fabric {
-		return machine.Place{NetNS: c.NetNSPath(where)}, nil
-	}
 	s, err := loadState(c.Lab)
 	if err != nil {
 		return machine.Place{}, err
+	}
+	if slices.Contains(s.namespaces(), where) {
+		return machine.Place{NetNS: c.NetNSPath(where)}, nil
 	}
 	m := s.machine(where)
 	switch {
@@ -146,8 +149,8 @@ func unknownMachine(lab, name string, s *state) error {
 	for _, m := range s.Machines {
 		names = append(names, m.Name)
 	}
-	return fmt.Errorf("lab %s has no machine %q; it has %s, and the namespaces %s and %s",
-		lab, name, strings.Join(names, ", "), layout.Outside, layout.Fabric)
+	return fmt.Errorf("lab %s has no machine %q; it has %s, and the namespaces %s",
+		lab, name, strings.Join(names, ", "), strings.Join(s.namespaces(), ", "))
 }
 
 // Exec runs a command on a machine and returns what it wrote to its standard output.
@@ -232,7 +235,7 @@ func (c *Cluster) Clientset() (*kubernetes.Clientset, error) {
 }
 
 // Dial returns a dialler whose connections start in the network namespace of a
-// machine, of "outside" or of "fabric". Addresses must be literal.
+// machine, of "outside", "fabric" or "router". Addresses must be literal.
 func (c *Cluster) Dial(where string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	path := c.NetNSPath(where)
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {

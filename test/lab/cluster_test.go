@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -23,11 +24,12 @@ import (
 )
 
 // bringUp brings up a lab under a random name, which is taken down, and checked to be gone, at the end.
-func bringUp(t *testing.T, nodes int) *lab.Cluster {
+func bringUp(t *testing.T, o lab.Options) *lab.Cluster {
 	t.Helper()
 	name := randomName(t)
 	t.Cleanup(func() { takeDown(t, name) })
-	c, err := lab.Up(t.Context(), lab.Options{Name: name, Nodes: nodes, Progress: func(s string) { t.Log(name, s) }})
+	o.Name, o.Progress = name, func(s string) { t.Log(name, s) }
+	c, err := lab.Up(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +131,7 @@ func wantOutput(want string) func(string, error) error {
 }
 
 func TestLifecycle(t *testing.T) {
-	c := bringUp(t, 1)
+	c := bringUp(t, lab.Options{Nodes: 1})
 	ctx := t.Context()
 	if err := wantOutput("net.ipv4.ip_forward = 0")(c.Exec(ctx, "node1", "sysctl", "net.ipv4.ip_forward")); err != nil {
 		t.Errorf("a node before its pod network: %v", err)
@@ -179,6 +181,53 @@ func TestLifecycle(t *testing.T) {
 	}
 	if err := wantOutput("web")(c.Kubectl(ctx, "exec", pod, "--", "hostname")); err != nil {
 		t.Errorf("kubectl exec after a power cut of the control plane: %v", err)
+	}
+}
+
+// TestTwoSubnets: a node in the second subnet joins through the router, which is one hop
+// and forwards no pod's packet.
+func TestTwoSubnets(t *testing.T) {
+	c := bringUp(t, lab.Options{Nodes: 2, Subnets: 2, MTU: 1400})
+	ctx := t.Context()
+	for name, want := range map[string]string{"node1": "172.30.0.11", "node2": "172.30.1.12"} {
+		if addr, err := c.Addr(name); err != nil || addr.String() != want {
+			t.Errorf("%s has %s, %v; want %s", name, addr, err, want)
+		}
+	}
+	// 1372 + 8 (ICMP) + 20 (IP) = 1400 bytes, in one piece.
+	ping := []string{"ping", "-c", "2", "-i", "0.2", "-W", "2", "-M", "do", "-s", "1372", "172.30.1.12"}
+	if out, err := c.Exec(ctx, "node1", ping...); err != nil || strings.Count(out, "ttl=63") != 2 {
+		t.Errorf("node1 to node2: %v: want 2 answers with ttl=63:\n%s", err, out)
+	}
+	if _, err := c.Exec(ctx, "node1", "ip", "addr", "add", "10.244.1.1/32", "dev", "lo"); err != nil {
+		t.Fatal(err)
+	}
+	// node2 has a way to the pod, so that nothing but the router is between them.
+	if _, err := c.Exec(ctx, "node2", "ip", "route", "add", "10.244.1.1/32", "via", "172.30.1.1"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Exec(ctx, "node1", "ping", "-c", "2", "-i", "0.2", "-W", "1", "-I", "10.244.1.1", "172.30.1.12"); err == nil {
+		t.Errorf("a pod's packet passes the router:\n%s", out)
+	}
+	if out, err := c.Exec(ctx, "router", "nstat", "-asz", "TcpExtIPReversePathFilter"); err != nil || !regexp.MustCompile(`Filter +2 `).MatchString(out) {
+		t.Errorf("the router has not counted the pod's packets as what it drops: %v\n%s", err, out)
+	}
+	if err := c.AddNodeIn(ctx, 3, "nowhere"); err == nil || !strings.Contains(err.Error(), "no subnet 3") {
+		t.Errorf("a node in a subnet that is not there: %v", err)
+	}
+	if err := c.AddNodeIn(ctx, 2, "extra"); err != nil {
+		t.Fatal(err)
+	}
+	if addr, err := c.Addr("extra"); err != nil || addr.String() != "172.30.1.13" {
+		t.Errorf("the new node has %s, %v", addr, err)
+	}
+	status, err := c.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := status.Print(&out); err != nil || !strings.Contains(out.String(), "2 subnets, 172.30.0.0/24 and 172.30.1.0/24") {
+		t.Errorf("status: %v\n%s", err, out.String())
 	}
 }
 
@@ -247,7 +296,7 @@ func checkExec(t *testing.T, c *lab.Cluster) {
 
 // Two labs have the same addresses and do not see each other.
 func TestSideBySide(t *testing.T) {
-	a, b := bringUp(t, 1), bringUp(t, 1)
+	a, b := bringUp(t, lab.Options{Nodes: 1}), bringUp(t, lab.Options{Nodes: 1})
 	ctx := t.Context()
 	if _, err := a.Kubectl(ctx, "create", "configmap", "mark"); err != nil {
 		t.Fatal(err)

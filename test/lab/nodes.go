@@ -38,12 +38,21 @@ func (c *Cluster) change(ctx context.Context, f func(*builder) error) error {
 	return f(&builder{Cluster: c, state: s})
 }
 
-// AddNode makes a new node, with the given images besides the lab's own, and returns when it is registered.
+// AddNode makes a new node in the first subnet, with the given images besides the lab's
+// own, and returns when it is registered.
 func (c *Cluster) AddNode(ctx context.Context, name string, images ...string) error {
+	return c.AddNodeIn(ctx, 1, name, images...)
+}
+
+// AddNodeIn is AddNode for any subnet; the first is 1.
+func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images ...string) error {
 	if err := layout.CheckNode(name); err != nil {
 		return err
 	}
 	return c.change(ctx, func(b *builder) error {
+		if subnet < 1 || subnet > b.state.Subnets {
+			return fmt.Errorf("lab %s has no subnet %d, it has %d", c.Name, subnet, b.state.Subnets)
+		}
 		if b.state.machine(name) != nil {
 			return fmt.Errorf("lab %s has a node %s already", c.Name, name)
 		}
@@ -58,7 +67,7 @@ func (c *Cluster) AddNode(ctx context.Context, name string, images ...string) er
 		if err != nil {
 			return err
 		}
-		if err := b.prepareNode(ca, name); err != nil {
+		if err := b.prepareNode(ca, name, subnet); err != nil {
 			return err
 		}
 		base, err := baseImages(b.bin)

@@ -25,8 +25,10 @@ type state struct {
 	// Complete is set when "up" got to its end.
 	Complete bool      `json:"complete"`
 	Machines []Machine `json:"machines"`
-	// NextAddr is the last octet of the next node's address. None is used twice.
+	// NextAddr is the last octet of the next node's address, whatever its subnet. None is used twice.
 	NextAddr int `json:"nextAddr"`
+	// Subnets is how many the fabric has.
+	Subnets int `json:"subnets"`
 }
 
 // Machine is a machine of a lab: the control plane or a node.
@@ -35,6 +37,14 @@ type Machine struct {
 	Addr netip.Addr `json:"addr"`
 	// Init is the machine's PID 1; zero when the machine is switched off.
 	Init proc.ID `json:"init"`
+}
+
+// namespaces are the network namespaces of the lab that are no machine.
+func (s *state) namespaces() []string {
+	if s.Subnets > 1 {
+		return []string{layout.Outside, layout.Fabric, layout.Router}
+	}
+	return []string{layout.Outside, layout.Fabric}
 }
 
 func (s *state) machine(name string) *Machine {

@@ -36,7 +36,7 @@ func TestStateRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &state{
-		Kubernetes: "v1", Created: time.Unix(1000, 0).UTC(), Complete: true, NextAddr: 12,
+		Kubernetes: "v1", Created: time.Unix(1000, 0).UTC(), Complete: true, NextAddr: 12, Subnets: 2,
 		Machines: []Machine{{Name: "node1", Addr: netip.MustParseAddr("172.30.0.11"), Init: proc.ID{PID: 7, Start: 8}}},
 	}
 	if err := want.save(l); err != nil {

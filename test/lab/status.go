@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
 )
@@ -20,6 +21,8 @@ import (
 type Status struct {
 	Name, Kubernetes string
 	Created          time.Time
+	// Subnets is how many the fabric has; a machine's address says which is its own.
+	Subnets int
 	// Complete is false for a lab whose start failed or still goes on.
 	Complete bool
 	// APIError says why the API server could not be asked; empty when it answered.
@@ -43,7 +46,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Complete: st.Complete}
+	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, Complete: st.Complete}
 	conditions, err := c.nodeConditions(ctx)
 	if err != nil {
 		s.APIError = err.Error()
@@ -120,6 +123,9 @@ func (s Status) Print(w io.Writer) error {
 	fmt.Fprintf(w, "lab %s, Kubernetes %s, up since %s\n", s.Name, s.Kubernetes, s.Created.Local().Format(time.DateTime))
 	if !s.Complete {
 		fmt.Fprintln(w, "its start has not come to an end; \"lab up\" makes it anew, \"lab down\" removes it")
+	}
+	if s.Subnets > 1 {
+		fmt.Fprintf(w, "%d subnets, %s and %s, with a router between\n", s.Subnets, fabric.Subnet(1), fabric.Subnet(2))
 	}
 	if s.APIError != "" {
 		fmt.Fprintf(w, "API server: %s\n", s.APIError)

@@ -1,13 +1,13 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,9 +37,16 @@ const maxNodes = 200
 type Options struct {
 	Name  string // layout.DefaultName when empty
 	Nodes int    // 3 when zero; they are called node1, node2, …
+	// Subnets is how many the fabric has: 1 when zero, at most fabric.MaxSubnets. The nodes are
+	// dealt to them in order: of four nodes in two subnets, the first two are in the first.
+	Subnets int
+	// MTU, in bytes, is that of the machines' uplinks; fabric.DefaultMTU when zero.
+	MTU int
 	// Manifest is created with kubectl once the API server is ready, and Up then waits
 	// for the nodes to be Ready. Empty: no pod network, and the nodes only have to be registered.
 	Manifest string
+	// Mode changes what Manifest says of IPIP, see ManifestForMode; empty leaves it as it is.
+	Mode string
 	// Images are docker archives to load into every node before Manifest is created.
 	Images []string
 	// Progress gets a line for each step; nil is silence.
@@ -58,13 +65,21 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if o.Nodes < 0 || o.Nodes > maxNodes {
 		return nil, fmt.Errorf("a lab of %d nodes: want 1 to %d", o.Nodes, maxNodes)
 	}
+	plan, err := fabric.Plan{Subnets: o.Subnets, MTU: o.MTU}.Complete()
+	if err != nil {
+		return nil, err
+	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	for _, f := range slices.Concat(o.Images, []string{o.Manifest}) {
-		if _, err := os.Stat(f); f != "" && err != nil {
+	for _, f := range o.Images {
+		if _, err := os.Stat(f); err != nil {
 			return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 		}
+	}
+	manifest, err := o.manifest()
+	if err != nil {
+		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 	}
 	l, err := layout.New(o.Name)
 	if err != nil {
@@ -86,9 +101,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
-		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr,
+		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr, Subnets: plan.Subnets,
 	}}
-	if err := b.up(ctx, o); err != nil {
+	if err := b.up(ctx, o, plan, manifest); err != nil {
 		return nil, fmt.Errorf("bring up lab %s (\"lab down --name %[1]s\" removes what there is of it): %w", l.Name, err)
 	}
 	return b.Cluster, nil
@@ -131,12 +146,12 @@ type builder struct {
 	state *state
 }
 
-func (b *builder) up(ctx context.Context, o Options) error {
+func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest []byte) error {
 	if err := b.state.save(b.Lab); err != nil {
 		return err
 	}
 	b.progress(fmt.Sprintf("fabric, control plane and %d nodes", o.Nodes))
-	if err := fabric.Create(b.Lab); err != nil {
+	if err := plan.Create(b.Lab); err != nil {
 		return err
 	}
 	if err := fabric.Attach(b.Lab, layout.Outside, OutsideAddr(), false); err != nil {
@@ -153,7 +168,7 @@ func (b *builder) up(ctx context.Context, o Options) error {
 	var names []string
 	for i := range o.Nodes {
 		name := fmt.Sprintf("node%d", i+1)
-		if err := b.prepareNode(ca, name); err != nil {
+		if err := b.prepareNode(ca, name, subnetOf(i, o.Nodes, plan.Subnets)); err != nil {
 			return err
 		}
 		names = append(names, name)
@@ -177,8 +192,9 @@ func (b *builder) up(ctx context.Context, o Options) error {
 	if err := b.waitNodes(ctx, names, registered); err != nil {
 		return err
 	}
-	if o.Manifest != "" {
-		if err := b.install(ctx, o.Manifest, names); err != nil {
+	if manifest != nil {
+		b.progress("kubectl create -f " + o.Manifest + inMode(o.Mode))
+		if err := b.install(ctx, manifest, names); err != nil {
 			return err
 		}
 	}
@@ -186,9 +202,12 @@ func (b *builder) up(ctx context.Context, o Options) error {
 	return b.state.save(b.Lab)
 }
 
+// subnetOf is the subnet, counted from 1, of the i-th of n nodes, counted from 0.
+func subnetOf(i, n, subnets int) int { return 1 + i*subnets/n }
+
 // prepareNode makes a node's disk and enters it in the state, switched off.
-func (b *builder) prepareNode(ca *pki.CA, name string) error {
-	addr := fabric.Addr(b.state.NextAddr)
+func (b *builder) prepareNode(ca *pki.CA, name string, subnet int) error {
+	addr := fabric.AddrIn(subnet, b.state.NextAddr)
 	if err := node.Prepare(b.Lab, ca, b.bin, name, addr, hosts(name)); err != nil {
 		return err
 	}
@@ -242,10 +261,11 @@ func (b *builder) startNode(ctx context.Context, name string, images []string) e
 	return nil
 }
 
-func (b *builder) install(ctx context.Context, manifest string, names []string) error {
-	b.progress("kubectl create -f " + manifest)
-	if _, err := b.Kubectl(ctx, "create", "-f", manifest); err != nil {
-		return err
+func (b *builder) install(ctx context.Context, manifest []byte, names []string) error {
+	var out bytes.Buffer
+	o := ExecOptions{Stdin: bytes.NewReader(manifest), Stdout: &out, Stderr: &out}
+	if err := b.KubectlWith(ctx, o, "create", "-f", "-"); err != nil {
+		return fmt.Errorf("create the manifest: %w\n%s", err, out.String())
 	}
 	b.progress("waiting for the nodes to be Ready")
 	if err := b.waitNodes(ctx, names, ready); err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/manx-cni/manx/test/lab/node"
 )
 
-// patience bounds every wait for a component; a slow machine needs a part of it.
-const patience = 3 * time.Minute
+// patience bounds every wait for a component; a machine needs seconds, an emulated one minutes.
+const patience = 10 * time.Minute
 
 // poll calls done until it is satisfied; done's last error says what is missing.
 func poll(ctx context.Context, done func(context.Context) error) error {

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 )
 
 const (
@@ -31,11 +32,17 @@ const (
 
 	// Control is the machine that runs etcd and the Kubernetes control plane.
 	Control = "control"
-	// Fabric is the network namespace that holds the bridge between the machines.
+	// Fabric is the network namespace that holds the bridges between the machines.
 	Fabric = "fabric"
+	// Router is the network namespace between the subnets of a lab that has two.
+	Router = "router"
 	// Outside is a host on the fabric that belongs to no cluster.
 	Outside = "outside"
 )
+
+// reserved are names that no node can have: the other machines and namespaces, and
+// the interfaces of the fabric, where a node's port has the node's name.
+var reserved = []string{Control, Fabric, Router, Outside, "br0", "br1", "router0", "router1", "lo"}
 
 var (
 	labName  = regexp.MustCompile(`^[a-z][a-z0-9]{0,19}$`)
@@ -68,7 +75,7 @@ func New(name string) (Lab, error) {
 // 15 characters (it also names the node's port on the fabric), and none of the reserved ones.
 func CheckNode(name string) error {
 	switch {
-	case name == Control, name == Fabric, name == Outside, name == "br0", name == "lo":
+	case slices.Contains(reserved, name):
 		return fmt.Errorf("node name %q is reserved in a lab", name)
 	case !nodeName.MatchString(name):
 		return fmt.Errorf("node name %q: want 1 to 15 of a-z, 0-9 and inner hyphens, beginning with a letter", name)

@@ -6,37 +6,34 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/image"
 	"github.com/manx-cni/manx/test/lab/kubebuild"
 )
 
-// modes are the pod networks that "up" can ask for.
-var modes = map[string]string{"bgp": "manifests/manx.yaml"}
+// manifest is what "up" creates unless told otherwise.
+const manifest = "manifests/manx.yaml"
 
 func upCmd() *cobra.Command {
 	var (
 		o     lab.Options
-		mode  string
 		noCNI bool
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring up a lab",
 		Long: "Bring up a lab. Without --no-cni it also loads the images given with --image, creates the manifest\n" +
-			"with kubectl, and waits for the nodes to be Ready.",
+			"with kubectl, with what --mode changes in it, and waits for the nodes to be Ready.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			manifest, ok := modes[mode]
-			if !ok {
-				return fmt.Errorf("--mode %s: want bgp", mode)
-			}
 			switch {
-			case noCNI && o.Manifest != "":
-				return errors.New("--no-cni and --manifest exclude each other")
+			case noCNI && (o.Manifest != "" || o.Mode != ""):
+				return errors.New("--no-cni excludes --manifest and --mode")
 			case !noCNI && o.Manifest == "":
 				repo, err := kubebuild.Repository()
 				if err != nil {
@@ -57,7 +54,9 @@ func upCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "number of nodes")
-	cmd.Flags().StringVar(&mode, "mode", "bgp", "how pods on different nodes reach each other")
+	cmd.Flags().IntVar(&o.Subnets, "subnets", 1, "subnets of the fabric, 1 or 2; with 2 there is a router between, and the second half of the nodes is in the second")
+	cmd.Flags().IntVar(&o.MTU, "mtu", fabric.DefaultMTU, "MTU of the machines' uplinks in bytes")
+	cmd.Flags().StringVar(&o.Mode, "mode", "", "how pods on different nodes reach each other: "+strings.Join(lab.Modes(), ", ")+" (default: what the manifest says)")
 	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
 	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")

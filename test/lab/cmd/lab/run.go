@@ -88,10 +88,10 @@ func splitName(args []string) (chosen string, rest []string) {
 func execCmd() *cobra.Command {
 	return passArgs(&cobra.Command{
 		Use:   "exec MACHINE CMD…",
-		Short: "Run a command on a machine (node1, control) or in a namespace of the fabric (outside, fabric)",
+		Short: "Run a command on a machine (node1, control) or in a namespace of the fabric (outside, fabric, router)",
 		Long: "Run a command in all namespaces of a machine: node1, node2, … or control. The host's files are below\n" +
-			"/host there. \"outside\" is a host on the fabric that is no node, \"fabric\" has the bridge and a port per\n" +
-			"machine; a command in these sees the host's files.",
+			"/host there. \"outside\" is a host on the fabric that is no node, \"fabric\" has the bridges and a port per\n" +
+			"machine, \"router\" is between the subnets of a lab that has two; a command in these sees the host's files.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := lab.Open(name)
@@ -125,7 +125,10 @@ func nodeCmd() *cobra.Command {
 			},
 		})
 	}
-	var images []string
+	var (
+		images []string
+		subnet int
+	)
 	add := &cobra.Command{
 		Use: "add NODE", Short: "Add a node to a running lab", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -133,10 +136,11 @@ func nodeCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.AddNode(cmd.Context(), args[0], images...)
+			return c.AddNodeIn(cmd.Context(), subnet, args[0], images...)
 		},
 	}
 	add.Flags().StringArrayVar(&images, "image", nil, "docker archive to load into it; can be repeated")
+	add.Flags().IntVar(&subnet, "subnet", 1, "subnet of the fabric that it is in")
 	cmd.AddCommand(add)
 	verb("stop", "Switch a machine off, as a power cut does; its disk stays", (*lab.Cluster).StopNode)
 	verb("start", "Switch a machine on", (*lab.Cluster).StartNode)
