@@ -53,8 +53,8 @@ func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
 func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	learned, converged := a.speaker.Learned()
 	a.generation++
-	dp := a.dataplane.Status()
-	plan := a.modes.step(s, a.modeSettings(s), dp, a.generation, a.reach(s, dp.Uplink))
+	plan := a.planFor(s, a.generation)
+	a.handed = plan
 	in := calc.Input{
 		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address},
 		Owners:            s.Owners,
@@ -141,6 +141,12 @@ func (a *Agent) modeSettings(s *datastore.Snapshot) modeSettings {
 		set.mtu = *felixConf.IPIPMTU
 	}
 	return set
+}
+
+// planFor is what the dataplane should do about modes, with its input of that generation.
+func (a *Agent) planFor(s *datastore.Snapshot, generation uint64) modePlan {
+	dp := a.dataplane.Status()
+	return a.modes.step(s, a.modeSettings(s), dp, generation, a.reach(s, dp.Uplink))
 }
 
 // reach is what probes have to know.

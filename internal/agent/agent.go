@@ -50,6 +50,7 @@ type Agent struct {
 
 	modesChanged chan struct{} // wakes the steering loop
 	generation   uint64        // of the last input of the dataplane; the steering loop's
+	handed       modePlan      // and what it said of modes
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open

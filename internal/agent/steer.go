@@ -32,9 +32,12 @@ func (a *Agent) steer(ctx context.Context) error {
 		case <-a.ipam.Changed():
 		case <-a.speaker.Changed():
 		case <-a.modesChanged:
+			if serving && !a.modesMoved() {
+				continue
+			}
 		case <-tick.C:
 			heart.Beat()
-			if serving && !a.modes.busy() {
+			if serving && !(a.modes.busy() && a.modesMoved()) {
 				continue
 			}
 		}
@@ -62,6 +65,14 @@ func (a *Agent) steer(ctx context.Context) error {
 			g.Go(func() error { return a.markNode(ctx) })
 		}
 	}
+}
+
+// modesMoved lets a change of modes go on, and reports whether the dataplane must be
+// told: a change that waits for another node should not cost a calculation each time
+// it is looked at.
+func (a *Agent) modesMoved() bool {
+	snap := a.snapshot.Load()
+	return !a.planFor(snap, a.generation+1).equal(a.handed)
 }
 
 // syncTimeout bounds one reading of this node's blocks below the heart's deadline: an
