@@ -21,8 +21,8 @@ const (
 	// AnnotationNodePoolModes, on a Node, is the node's record of how it receives
 	// from and sends to each pool, by which the nodes agree on a change of mode.
 	AnnotationNodePoolModes = "manx.io/pool-modes"
-	// AnnotationPoolForceMode, on an IPPool, is the EncapMode that every node
-	// sends with at once, agreed or not: the way out of a change that waits for a
-	// node which will not answer.
+	// AnnotationPoolForceMode, on an IPPool, is the EncapMode that nodes go over to
+	// although probes between them fail. That every node must accept it first is
+	// not changed by it. It counts only while it equals the pool's ipipMode.
 	AnnotationPoolForceMode = "manx.io/force-ipip-mode"
 )
