@@ -3,7 +3,9 @@
 // Every command reads the same values that the agents publish. On a node they
 // come from the agent's unix socket; from a laptop the command runs itself
 // inside each agent's pod through the Kubernetes API, with the rights of the
-// user's kubeconfig, and prints all answers. It owns no state.
+// user's kubeconfig, and prints all answers. preflight tries the fabric the same
+// way, from every agent's pod at once; ippool changes what the user asks for in the
+// Kubernetes API. It owns no state.
 package ctl
 
 import (
@@ -18,13 +20,13 @@ import (
 func NewCommand(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "manxctl",
-		Short:         "Show what Manx does on a node or on all of them",
+		Short:         "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
-	root.AddCommand(newStatusCommand(), newVersionCommand())
+	root.AddCommand(newStatusCommand(), newPreflightCommand(), newIPPoolCommand(), newVersionCommand())
 	return root
 }
 

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -41,7 +42,7 @@ func TestIPIP(t *testing.T) {
 				f.nodes[0].rule(t, "ip saddr 172.30.0.13 ip protocol 4 ip length > 1400 drop")
 			},
 			want: []string{"node3 node1 ipip-mtu"},
-			says: "IPIP packets of 1500 bytes, the MTU of node3's uplink, do not reach node1 (172.30.0.11), small ones do",
+			says: "IPIP packets of 1500 bytes, the MTU of the uplink, from node3 (172.30.0.13) do not reach node1 (172.30.0.11), small ones do",
 		},
 		"path narrower than the uplinks": {
 			prepare: func(t *testing.T, f *fabric) { nltest.Run(t, "ip", "link", "set", f.nodes[1].port, "mtu", "1400") },
@@ -153,8 +154,10 @@ func TestAnswerToHostilePackets(t *testing.T) {
 		ipipPayload(probe{op: reply, check: CheckIPIP, nonce: 1, size: smallSize}, self.Addr, other.Addr),
 		ipipPayload(probe{op: request, check: CheckIPIP, nonce: 1, size: smallSize}, other.Addr, self.Addr),
 	}
-	// The packets come out of node1's namespace: a thread of its own goes there.
 	conn := rawIn(t, self)
+	nltest.Eventually(t, "node2 listens", func() bool {
+		return strings.Contains(other.NS.Run(t, "cat", "/proc/net/raw"), "0C001EAC:0004")
+	})
 	for range 50 {
 		for _, b := range junk {
 			if _, err := conn.WriteToIP(b, &net.IPAddr{IP: other.Addr.AsSlice()}); err != nil {
@@ -214,7 +217,7 @@ func TestTunnel(t *testing.T) {
 }
 
 // decapsulate hands what is inside protocol 4 to the kernel.
-func decapsulate(self netip.Addr) error {
+func decapsulate(ctx context.Context, self netip.Addr) error {
 	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -232,35 +235,36 @@ func decapsulate(self netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	return receive(conn, func(b []byte, _ netip.Addr) { _, _ = tun.Write(b) }) // fails until it is up
 }
 
-// rawIn opens the socket of probes in a node's namespace.
+// rawIn opens the socket of probes in a node's namespace. Its thread comes back and
+// lives on: with it would die the processes that it has started (PDEATHSIG).
 func rawIn(t *testing.T, n *node) *net.IPConn {
 	t.Helper()
-	type opened struct {
-		conn *net.IPConn
-		err  error
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
 	}
-	done := make(chan opened)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
-		ns, err := os.Open("/run/netns/" + string(n.NS))
-		if err == nil {
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-			ns.Close()
-		}
-		var conn *net.IPConn
-		if err == nil {
-			conn, err = rawSocket(t.Context(), protoIPIP, n.Addr, ipipFilter)
-		}
-		done <- opened{conn, err}
-	}()
-	o := <-done
-	if o.err != nil {
-		t.Fatal(o.err)
+	defer home.Close()
+	there, err := os.Open("/run/netns/" + string(n.NS))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = o.conn.Close() })
-	return o.conn
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := rawSocket(t.Context(), protoIPIP, n.Addr, ipipFilter)
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		panic(err) // the thread must not be used by anybody
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/manx-cni/manx/felix/nl/nltest"
 )
@@ -59,7 +60,7 @@ func work(raw string) error {
 	case "answer":
 		return Answer(ctx, t.Config.Self, func(a netip.Addr) bool { return slices.Contains(t.Nodes, a) })
 	case "decapsulate":
-		return decapsulate(t.Config.Self.Addr)
+		return decapsulate(ctx, t.Config.Self.Addr)
 	case "listen":
 		l, err := net.Listen("tcp4", netip.AddrPortFrom(t.Config.Self.Addr, DefaultPort).String())
 		if err != nil {
@@ -158,8 +159,10 @@ func (n *node) start(t *testing.T, k task) *process {
 
 func (p *process) stop() {
 	if p.cmd.ProcessState == nil {
+		hard := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+		defer hard.Stop()
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		_ = p.cmd.Wait() // ended by a signal: always an error
+		_ = p.cmd.Wait() // ended by a signal: an error, which tells nothing
 	}
 }
 

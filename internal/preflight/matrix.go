@@ -176,11 +176,11 @@ func (b book) sentence(from, to Target, r Result) string {
 	case CheckIPIP:
 		return fmt.Sprintf("protocol 4 from %s does not reach %s%s: allow IP protocol 4 (IPIP, not TCP or UDP port 4) in the security group or firewall between nodes", from, to, sending)
 	case CheckIPIPMTU:
-		return fmt.Sprintf("IPIP packets of %d bytes, the MTU of %s's uplink, do not reach %s%s, small ones do: raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
+		return fmt.Sprintf("IPIP packets of %d bytes, the MTU of the uplink, from %s do not reach %s%s, small ones do: raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
 	case CheckTCP:
 		return b.tcpSentence(from, to, r)
 	case CheckMTU:
-		return fmt.Sprintf("ICMP echo requests of %d bytes, the MTU of %s's uplink, do not reach %s%s: raise the MTU of the path or of the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
+		return fmt.Sprintf("ICMP echo requests of %d bytes, the MTU of the uplink, from %s do not reach %s%s: raise the MTU of the path or of the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
 	}
 	return fmt.Sprintf("an echo request in IPIP from %s to %s is not answered%s: look there for tunl0 (ip -s link show tunl0), its rp_filter, and what the packet filter does with protocol 4", from, to, sending)
 }

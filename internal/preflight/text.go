@@ -26,7 +26,7 @@ const (
 func (m Matrix) WriteText(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	if m.OK() {
-		fmt.Fprintf(out, "preflight %s: %s between all %d nodes\n\n", m.Kind, passing[m.Kind], len(m.Nodes))
+		fmt.Fprintf(out, "preflight %s: %s between all nodes (%d)\n\n", m.Kind, passing[m.Kind], len(m.Nodes))
 	} else {
 		fmt.Fprintf(out, "%s\n\n", m.Err())
 		for _, f := range m.Failures {

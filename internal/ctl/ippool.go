@@ -1,0 +1,184 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+func newIPPoolCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ippool",
+		Short: "Change how packets to a pool travel",
+		Args:  cobra.NoArgs,
+	}
+	cmd.AddCommand(newIPPoolModeCommand())
+	return cmd
+}
+
+func newIPPoolModeCommand() *cobra.Command {
+	var kubeconfig string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "mode POOL Always|CrossSubnet|Never",
+		Short: "Change a pool's ipipMode, while pods run",
+		Long: `Change a pool's ipipMode, while pods run and without losing a packet: the agents
+first agree that all of them accept the new way, and then send it. An agent that
+does not answer holds all of them at the old way; "manxctl status" names it.
+
+--force goes on although probes between nodes fail: it sets the annotation
+manx.io/force-ipip-mode of the pool. That every agent must accept the new way
+before anyone sends it holds all the same; delete the Node of a machine that is
+gone. Without --force the annotation is removed. Try "manxctl preflight ipip" first.
+
+Needs a kubeconfig with "get" and "patch" on ippools.crd.projectcalico.org.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			mode, err := parseMode(args[1])
+			if err != nil {
+				return err
+			}
+			cfg, err := userKubeconfig(kubeconfig)
+			if err != nil {
+				return fmt.Errorf("ippool mode: %w", err)
+			}
+			client, err := dynamic.NewForConfig(cfg)
+			if err != nil {
+				return err
+			}
+			return setPoolMode(cmd.Context(), cmd.OutOrStdout(), client, args[0], mode, force)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
+	f.BoolVar(&force, "force", false, "go on although probes between nodes fail")
+	return cmd
+}
+
+// parseMode accepts any case.
+func parseMode(text string) (apiv1.EncapMode, error) {
+	for _, m := range []apiv1.EncapMode{apiv1.EncapAlways, apiv1.EncapCrossSubnet, apiv1.EncapNever} {
+		if strings.EqualFold(text, string(m)) {
+			return m, nil
+		}
+	}
+	return "", fmt.Errorf("mode %q: want Always, CrossSubnet or Never", text)
+}
+
+// setPoolMode patches the pool and says what has changed.
+func setPoolMode(ctx context.Context, out io.Writer, client dynamic.Interface, name string, mode apiv1.EncapMode, force bool) error {
+	pools := client.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools))
+	u, err := pools.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return noSuchPool(ctx, pools, name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("read IPPool %s: %w", name, err)
+	}
+	var pool apiv1.IPPool
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &pool); err != nil {
+		return fmt.Errorf("read IPPool %s: %w", name, err)
+	}
+	before := pool.Spec.IPIPMode
+	if before == "" {
+		before = apiv1.EncapNever
+	}
+	pool.Spec.IPIPMode = mode
+	if v := pool.Spec.VXLANMode; v != "" && v != apiv1.EncapNever && mode != apiv1.EncapNever {
+		return fmt.Errorf("IPPool %s has vxlanMode %s, and a pool has one encapsulation only: set spec.vxlanMode to Never first", name, v)
+	}
+	if err := pool.Validate(); err != nil {
+		return fmt.Errorf("IPPool %s with ipipMode %s: %w", name, mode, err)
+	}
+	forced, annotation, err := forceAnnotation(&pool, mode, force)
+	if err != nil {
+		return fmt.Errorf("IPPool %s: %w", name, err)
+	}
+	patch := map[string]any{"spec": map[string]any{"ipipMode": mode}}
+	if forced != "" || force {
+		patch["metadata"] = map[string]any{"annotations": map[string]any{apiv1.AnnotationPoolForceMode: annotation}}
+	}
+	raw, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	if _, err := pools.Patch(ctx, name, types.MergePatchType, raw, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("change IPPool %s to ipipMode %s: %w", name, mode, err)
+	}
+	_, err = io.WriteString(out, changes(name, before, mode, forced, force))
+	return err
+}
+
+// forceAnnotation returns what forces the pool now, and what the pool's annotation
+// has to become: nil, to be removed, or empty where calicoctl's annotation would
+// count without it.
+func forceAnnotation(pool *apiv1.IPPool, mode apiv1.EncapMode, force bool) (forced string, annotation any, err error) {
+	_, user, err := apiv1.UserMetadata(pool.ObjectMeta)
+	if err != nil {
+		return "", nil, err
+	}
+	forced, own := pool.Annotations[apiv1.AnnotationPoolForceMode]
+	inUser := ""
+	if _, ok := pool.Annotations[apiv1.AnnotationMetadata]; ok {
+		inUser = user[apiv1.AnnotationPoolForceMode]
+	}
+	if !own {
+		forced = inUser
+	}
+	switch {
+	case force:
+		annotation = string(mode)
+	case inUser != "":
+		annotation = ""
+	}
+	return forced, annotation, nil
+}
+
+// changes says what was done and how to watch what comes of it.
+func changes(name string, before, mode apiv1.EncapMode, forced string, force bool) string {
+	var b strings.Builder
+	if before == mode {
+		fmt.Fprintf(&b, "IPPool %s: ipipMode is %s already\n", name, mode)
+	} else {
+		fmt.Fprintf(&b, "IPPool %s: ipipMode %s -> %s\n", name, before, mode)
+	}
+	switch {
+	case force:
+		fmt.Fprintf(&b, "IPPool %s: %s=%s: agents go over to it although probes between them fail\n", name, apiv1.AnnotationPoolForceMode, mode)
+		fmt.Fprintf(&b, "Once all nodes send it, end that with: manxctl ippool mode %s %s\n", name, mode)
+	case forced != "":
+		fmt.Fprintf(&b, "IPPool %s: %s=%s has been taken back\n", name, apiv1.AnnotationPoolForceMode, forced)
+	}
+	b.WriteString("Watch the nodes change, and what holds them, with: manxctl status\n")
+	return b.String()
+}
+
+// noSuchPool is an error that names those that exist.
+func noSuchPool(ctx context.Context, pools dynamic.ResourceInterface, name string, notFound error) error {
+	list, err := pools.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("read IPPool %s: %w (are the CustomResourceDefinitions of the Manx manifest there?)", name, notFound)
+	}
+	var names []string
+	for _, p := range list.Items {
+		names = append(names, p.GetName())
+	}
+	slices.Sort(names)
+	if len(names) == 0 {
+		return fmt.Errorf("there is no IPPool %s, nor any other", name)
+	}
+	return fmt.Errorf("there is no IPPool %s; there are: %s", name, strings.Join(names, ", "))
+}
