@@ -50,7 +50,7 @@ func TestPoolMode(t *testing.T) {
 		"forced": {
 			pool: poolObject("pool", "10.244.0.0/16", "Never", "Never", nil), mode: "Always", force: true,
 			want: apiv1.EncapAlways, annotations: map[string]string{force: "Always"},
-			says: []string{"agents send this way at once", "manxctl ippool mode pool Always\n"},
+			says: []string{"agents go over to it", "manxctl ippool mode pool Always\n"},
 		},
 		"no longer forced": {
 			pool: poolObject("pool", "10.244.0.0/16", "Always", "Never", map[string]string{force: "Always", "mine": "1"}), mode: "Always",
