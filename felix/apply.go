@@ -68,6 +68,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	}
 	if len(c.Addrs) > 0 && d.input.Tunnel != nil {
 		d.tunnel.QueueResync()
+		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}
 	if c.Touches(d.uplinkIndex, d.input.Node.IPv4.Addr()) || d.input.Uplink.Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
 		d.look.uplink = true

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +24,7 @@ import (
 // faulty is a node with a fake kernel, and the real nft in the test's namespace.
 type faulty struct {
 	*nltest.Kernel
+	mu   sync.Mutex
 	ipam map[string][]netip.Addr
 }
 
@@ -36,15 +39,23 @@ func newFaulty(t *testing.T) *faulty {
 func (f *faulty) pod(iface, id, addr string) state.Endpoint {
 	ep := state.Endpoint{Iface: iface, Network: "n", ContainerID: id, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
 	f.AddLink(nl.Link{Name: iface, Alias: ep.Alias()})
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.ipam[ep.Handle()] = ep.Addrs
 	return ep
+}
+
+func (f *faulty) addresses() map[string][]netip.Addr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.ipam)
 }
 
 func (f *faulty) start(t *testing.T, newNft func() (nft.Runner, error)) *Dataplane {
 	t.Helper()
 	d, err := New(Config{
 		Kernel: f, Nft: newNft, Interval: time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Addresses: func() map[string][]netip.Addr { return f.ipam },
+		Addresses: f.addresses,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,7 @@ type modes struct {
 	up       bool          // the device is kept: it is wanted, or was until a moment ago
 	forced   bool          // it is wanted whatever the pools say
 	decision mode.Decision // the last one
+	fresh    bool          // it is based on said
 	others   []mode.Peer   // what it was based on
 	pools    []mode.Pool
 	plan     modePlan
@@ -95,7 +96,12 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.pools, m.others = ipipPools(s), m.peers(s)
 	m.reached = reach
 	m.needAddr = slices.ContainsFunc(m.pools, func(p mode.Pool) bool { return p.Target != calc.Never })
-	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0
+	plan := modePlan{sends: map[string]calc.EncapMode{}}
+	for pool, w := range m.said {
+		plan.sends[pool] = w.Sends
+	}
+	// A plan made before the last word was said does not tell what the kernel sends now.
+	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
 	m.gone = m.applied && m.plan.tunnel == nil && dp.Driver("tunnel").Held == 0
 	m.problem = problemOf(set, dp)
 	m.decision = mode.Step(mode.Input{
@@ -103,13 +109,12 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
 		PodsNotReady: m.podsNotReady(), Probes: m.probes, Applied: m.applied,
 	})
-	maps.DeleteFunc(m.probes, func(target calc.EncapMode, _ mode.Probe) bool { return !slices.Contains(m.decision.Probe, target) })
+	m.fresh = true
+	maps.DeleteFunc(m.probes, func(target calc.EncapMode, _ mode.Probe) bool {
+		return !slices.Contains(m.decision.Probe, target) && !m.toSayVerified(target)
+	})
 	m.forced = set.enabled != nil && *set.enabled
 	m.up = m.up || m.decision.Tunnel || m.forced
-	plan := modePlan{sends: map[string]calc.EncapMode{}}
-	for pool, w := range m.said {
-		plan.sends[pool] = w.Sends
-	}
 	if m.up && (set.enabled == nil || *set.enabled) {
 		plan.tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s)}
 	}
@@ -136,6 +141,17 @@ func (m *modes) load(s *datastore.Snapshot) {
 	m.up = m.saidAddr.IsValid() || m.addr.IsValid()
 }
 
+// toSayVerified reports whether the probes of target were answered and that is not
+// published yet: until then they are what the decision rests on.
+func (m *modes) toSayVerified(target calc.EncapMode) bool {
+	for pool, w := range m.decision.Own {
+		if w.Target == target && w.Stage == mode.Verified && m.said[pool].Stage == mode.Accepting {
+			return true
+		}
+	}
+	return false
+}
+
 // problemOf says why this node can have no tunnel.
 func problemOf(set modeSettings, dp felix.Status) string {
 	if set.enabled != nil && !*set.enabled {
@@ -153,7 +169,7 @@ func (m *modes) notReady(dp felix.Status) string {
 		return "the tunnel has no address: " + m.addrErr
 	case m.needAddr && !m.addr.IsValid():
 		return "the tunnel has no address yet"
-	case m.applied && dp.Tunnel.Ready:
+	case m.applied && dp.Tunnel.Ready && m.plan.tunnel.Addr == m.addr:
 		return ""
 	}
 	for _, d := range dp.Drivers {
@@ -253,7 +269,7 @@ func (m *modes) ready(dp felix.Status) error {
 func (m *modes) busy() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.decision.Moving || !m.applied || m.up && !m.decision.Tunnel || !m.up && m.addr.IsValid()
+	return m.decision.Moving || !m.applied || m.up && !m.forced && !m.decision.Tunnel || !m.up && m.addr.IsValid()
 }
 
 // unavailable says why the node can not do what a pool asks for, empty when it can.

@@ -35,11 +35,11 @@ const (
 	actionTimeout = 10 * time.Second
 )
 
-// run does what takes time until ctx ends.
+// run does what takes time until ctx ends. Every task says whether it succeeded.
 func (m *modes) run(ctx context.Context) error {
 	var wakes []chan struct{}
 	g, ctx := errgroup.WithContext(ctx)
-	task := func(do func(ctx context.Context)) {
+	task := func(do func(ctx context.Context) (ok bool)) {
 		wake := make(chan struct{}, 1)
 		wakes = append(wakes, wake)
 		g.Go(func() error {
@@ -50,7 +50,13 @@ func (m *modes) run(ctx context.Context) error {
 				case <-wake:
 				case <-m.do.after(modeRetry):
 				}
-				do(ctx)
+				for !do(ctx) { // not at every wake-up: a failure may wake the loop itself
+					select {
+					case <-ctx.Done():
+						return nil
+					case <-m.do.after(modeRetry):
+					}
+				}
 			}
 		})
 	}
@@ -77,7 +83,7 @@ func (m *modes) run(ctx context.Context) error {
 
 // keepAddress has the tunnel's address assigned while a pool asks for IPIP, and
 // released when the device has lost it.
-func (m *modes) keepAddress(ctx context.Context) {
+func (m *modes) keepAddress(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	need := m.loaded && m.up && m.needAddr && m.problem == ""
 	gone := m.loaded && !m.up && m.gone
@@ -88,13 +94,14 @@ func (m *modes) keepAddress(ctx context.Context) {
 	switch {
 	case need && m.do.heldAddress() != addr || need && !addr.IsValid():
 		got, err := m.do.holdAddress(ctx)
-		m.setAddress(got, err)
+		return m.setAddress(got, err)
 	case gone && addr.IsValid():
-		m.setAddress(netip.Addr{}, m.do.releaseAddress(ctx))
+		return m.setAddress(netip.Addr{}, m.do.releaseAddress(ctx))
 	}
+	return true
 }
 
-func (m *modes) setAddress(addr netip.Addr, err error) {
+func (m *modes) setAddress(addr netip.Addr, err error) (ok bool) {
 	m.mu.Lock()
 	before := m.addrErr
 	m.addrErr = ""
@@ -109,15 +116,19 @@ func (m *modes) setAddress(addr netip.Addr, err error) {
 		m.log.Warn("the tunnel's address is not as it should be; trying again", "err", now)
 	}
 	m.wake()
+	return err == nil
 }
 
 // keepPublished makes the Node's annotations say what was decided. Only then is it
 // acted on.
-func (m *modes) keepPublished(ctx context.Context) {
+func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 	m.mu.Lock()
-	own, addr := m.decision.Own, m.addr
+	own, addr := m.said, m.addr
+	if m.fresh {
+		own = m.decision.Own
+	}
 	want := map[string]*string{}
-	if m.loaded && own != nil && (m.said == nil || !own.Equal(m.said)) {
+	if own != nil && (m.said == nil || !own.Equal(m.said)) {
 		text := own.Encode()
 		want[apiv1.AnnotationNodePoolModes] = &text
 	}
@@ -130,20 +141,23 @@ func (m *modes) keepPublished(ctx context.Context) {
 	}
 	m.mu.Unlock()
 	if len(want) == 0 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
 	if err := m.do.publish(ctx, want); err != nil {
 		m.log.Warn("how this node sends to its pools could not be published; trying again", "err", err)
-		return
+		return false
 	}
 	m.mu.Lock()
 	before := m.said
-	m.said, m.saidAddr = own, addr
+	// What was decided meanwhile started from the word before, and must not call
+	// this one back.
+	m.said, m.saidAddr, m.fresh = own, addr, false
 	m.mu.Unlock()
 	m.tell(before, own)
 	m.wake()
+	return true
 }
 
 // tell logs and reports what has changed.
@@ -163,7 +177,7 @@ func (m *modes) tell(before, now mode.Words) {
 }
 
 // keepPodMTU makes the MTU of running pods what new ones get.
-func (m *modes) keepPodMTU(ctx context.Context) {
+func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	want, had := m.podMTU, m.hadMTU
 	// Not raised before the kernel has let go of the tunnel.
@@ -172,7 +186,7 @@ func (m *modes) keepPodMTU(ctx context.Context) {
 	again := !due && !m.mtuAgain.IsZero() && time.Now().After(m.mtuAgain)
 	m.mu.Unlock()
 	if !due && !again {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, podMTUTimeout)
 	defer cancel()
@@ -202,10 +216,11 @@ func (m *modes) keepPodMTU(ctx context.Context) {
 		m.log.Warn("MTU of running pods; large packets of theirs are refused with ICMP instead", "err", problem)
 	}
 	m.wake()
+	return err == nil
 }
 
 // keepProbing probes what Step wants to know until it works.
-func (m *modes) keepProbing(ctx context.Context) {
+func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	targets, reach := slices.Clone(m.decision.Probe), m.reached
 	targets = slices.DeleteFunc(targets, func(t calc.EncapMode) bool {
@@ -213,11 +228,13 @@ func (m *modes) keepProbing(ctx context.Context) {
 		return done && len(p.Failed) == 0
 	})
 	m.mu.Unlock()
+	ok = true
 	for _, target := range targets {
 		failed := m.do.probe(ctx, target, reach)
 		if ctx.Err() != nil {
-			return
+			return false
 		}
+		ok = ok && len(failed) == 0
 		m.mu.Lock()
 		if slices.Contains(m.decision.Probe, target) {
 			if m.probes == nil {
@@ -228,10 +245,11 @@ func (m *modes) keepProbing(ctx context.Context) {
 		m.mu.Unlock()
 		m.wake()
 	}
+	return ok
 }
 
 // keepAnswering answers the others' probes while some pool changes.
-func (m *modes) keepAnswering(ctx context.Context) {
+func (m *modes) keepAnswering(ctx context.Context) (ok bool) {
 	moving := func() (bool, netReach) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -239,7 +257,7 @@ func (m *modes) keepAnswering(ctx context.Context) {
 	}
 	yes, reach := moving()
 	if !yes {
-		return
+		return true
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -251,7 +269,7 @@ func (m *modes) keepAnswering(ctx context.Context) {
 			if err != nil && ctx.Err() == nil {
 				m.log.Warn("probes of other nodes can not be answered; trying again", "err", err)
 			}
-			return
+			return err == nil
 		case <-m.do.after(modeRetry):
 		}
 		yes, now := moving()
@@ -264,11 +282,12 @@ func (m *modes) keepAnswering(ctx context.Context) {
 	}
 	cancel()
 	<-done
+	return true
 }
 
 // keepWhileBusy lets the device go when nobody wants it and it has carried nothing
 // for the quiet period.
-func (m *modes) keepWhileBusy(ctx context.Context) {
+func (m *modes) keepWhileBusy(ctx context.Context) (ok bool) {
 	idle := func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -280,7 +299,7 @@ func (m *modes) keepWhileBusy(ctx context.Context) {
 		switch {
 		case err != nil:
 			m.log.Debug("the tunnel's packets could not be counted", "err", err)
-			return
+			return false
 		case !known:
 		case packets != last:
 			last, quiet = packets, 0
@@ -291,12 +310,13 @@ func (m *modes) keepWhileBusy(ctx context.Context) {
 			m.mu.Unlock()
 			m.log.Info("nobody sends IPIP any more and the tunnel has been quiet; it goes", "quiet", quietPeriod)
 			m.wake()
-			return
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return true
 		case <-m.do.after(time.Second):
 		}
 	}
+	return true
 }
