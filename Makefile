@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= docker.io/manx/node:dev
 LAB     ?= demo
+MODE    ?= bgp
 LDFLAGS := -s -w -X github.com/manx-cni/manx/internal/version.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
@@ -15,7 +16,7 @@ help: ## Print this help
 
 .PHONY: build
 build: ## Build every binary into bin/
-	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/demo ./test/bench ./test/bench/cnibench
+	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/vm/cmd/vm ./test/demo ./test/bench ./test/bench/cnibench
 
 .PHONY: deps
 deps: build ## Install the Debian packages that tests and labs use, or name them
@@ -43,8 +44,8 @@ build/manx.tar: deps
 	bin/lab build-image --bin bin --out build/manx.tar
 
 .PHONY: demo
-demo: image ## Three real nodes, one manifest, pods over BGP routes, on this machine
-	bin/demo --lab $(LAB) --image build/manx.tar --manifest manifests/manx.yaml
+demo: image ## Real nodes, one manifest, pods over BGP routes, on this machine (MODE=bgp, ipip, crosssubnet)
+	bin/demo --mode $(MODE) --lab $(LAB) --image build/manx.tar --manifest manifests/manx.yaml
 
 .PHONY: demo-down
 demo-down: build ## Remove the demo's cluster without a trace
@@ -57,6 +58,10 @@ unit: ## Unit tests and tests in network namespaces (root)
 .PHONY: e2e
 e2e: image ## Tests on real clusters: API server conformance, the lab, end to end
 	MANX_IMAGE=$(CURDIR)/build/manx.tar go test -tags cluster -count=1 -timeout 40m ./test/e2e/...
+
+.PHONY: test-vm
+test-vm: image ## IPIP on real clusters, in a guest with a stock kernel
+	hack/test-vm.sh
 
 .PHONY: test
 test: deps verify ## Everything that CI runs

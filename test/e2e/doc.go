@@ -1,10 +1,38 @@
-// Package e2e tests Manx as a user gets it: a real Kubernetes cluster of three nodes
-// (package lab), the image, and manifests/manx.yaml created with kubectl. The tests
-// look at it from outside: with kubectl, in the nodes' and pods' namespaces with ip,
-// tcpdump and curl, and with packets of their own.
+// Package e2e tests Manx as a user gets it: a real Kubernetes cluster (package lab),
+// the image, and manifests/manx.yaml created with kubectl. The tests look at it from
+// outside: with kubectl, in the nodes' and pods' namespaces with ip, tcpdump and curl,
+// and with packets of their own.
 //
 // All tests share one cluster and carry the build tag "cluster". Each leaves the
 // cluster as it found it, except that the last one adds a node. What a test
 // calls lost packets or silence is checked by a control in the same test,
 // which causes them on purpose and must see them.
+//
+// # Three clusters
+//
+//	tags          MANX_E2E_MODE, _NODES, _SUBNETS  tests            kernel
+//	cluster       bgp (default), 3, 1              all there are    any
+//	cluster ipip  ipip, 3, 1                       ^TestIPIP        with the module ipip
+//	cluster ipip  crosssubnet, 4, 2                ^TestCrossSubnet with the module ipip
+//
+// The last two run in a guest where the kernel at hand has no ipip (package vm). Without
+// KVM everything takes ten times longer there: waits are longer, flows are slower, and no
+// duration is judged. What of IPIP is on every kernel is in the first cluster: that a
+// kernel without it holds a change and loses nothing (TestIPIPMissing), and that there
+// is no trace of a tunnel where nobody asks for one (TestFirstAddress).
+//
+// # What is tested of IPIP
+//
+//	device, its address in IPAM, routes   TestIPIPDevice, TestIPIPRoutes, TestIPIPHostSource
+//	frames on the wire                    TestIPIPWire, TestCrossSubnet
+//	who reaches whom                      TestIPIPReach, TestCrossSubnet
+//	every change of mode, under traffic   TestIPIPSwitch, TestCrossSubnetAlways
+//	what holds a change                   TestIPIPSwitchHeld, TestIPIPPreflight, TestCrossSubnetHoldsNever
+//	repair                                TestIPIPRepair
+//	large packets, a smaller uplink       TestIPIPLargePackets
+//	who may send IPIP                     TestIPIPFilter
+//	the controls                          TestIPIPFlowControl, TestIPIPRetired
+//
+// A change loses nothing means: of numbered UDP packets both ways none is lost or
+// doubled, and a TCP transfer through all changes never pauses for more than a second.
 package e2e

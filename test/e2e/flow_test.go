@@ -157,7 +157,7 @@ func (f *flow) finish() result {
 	}
 	f.stopped.Wait()
 	sent := f.sent.Load()
-	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10; time.Sleep(100 * time.Millisecond) {
+	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10*slowness; time.Sleep(100 * time.Millisecond) {
 		if now := f.arrivals.Load(); now == last {
 			quiet++
 		} else {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,9 +45,6 @@ spec:
   selector: {app: web}
   ports: [{port: 80, targetPort: 80, nodePort: 32000}]
 `
-
-// patience bounds each wait for a condition; it is reached only when the condition fails.
-const patience = 60 * time.Second
 
 // eventually calls check until it returns nil, and fails the test with its last error after patience.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
@@ -143,7 +141,7 @@ func agent(t *testing.T, node string) *corev1.Pod {
 
 func readyPod(t *testing.T, namespace, label, node string) (pod *corev1.Pod) {
 	t.Helper()
-	eventuallyIn(t, 2*time.Minute, label+" ready on "+node, func(ctx context.Context) (err error) {
+	eventuallyIn(t, 2*patience, label+" ready on "+node, func(ctx context.Context) (err error) {
 		if pod, err = podOn(ctx, namespace, label, node); err != nil {
 			return err
 		}
@@ -271,10 +269,22 @@ func record(t *testing.T, where string, args ...string) *recorder {
 	return r
 }
 
+// matches waits until the output matches the regular expression.
+func (r *recorder) matches(t *testing.T, what, pattern string) {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	eventuallyIn(t, patience/6, what, func(context.Context) error {
+		if !re.MatchString(r.String()) {
+			return fmt.Errorf("nothing matches %s in:\n%s", pattern, r)
+		}
+		return nil
+	})
+}
+
 // contains waits until the output has all of the texts.
 func (r *recorder) contains(t *testing.T, texts ...string) {
 	t.Helper()
-	eventuallyIn(t, 10*time.Second, "output", func(context.Context) error {
+	eventuallyIn(t, patience/6, "output", func(context.Context) error {
 		for _, s := range texts {
 			if !strings.Contains(r.String(), s) {
 				return fmt.Errorf("no %q in:\n%s", s, r)

@@ -25,11 +25,11 @@ type ipamState struct {
 }
 
 func getList(ctx context.Context, plural string, into any) error {
-	out, err := cluster.Kubectl(ctx, "get", plural+".crd.projectcalico.org", "-o", "json")
+	b, err := client.RESTClient().Get().AbsPath("/apis", apiv1.SchemeGroupVersion.String(), plural).DoRaw(ctx)
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal([]byte(out), into)
+	return json.Unmarshal(b, into)
 }
 
 // readIPAM reads blocks and handles and reports an error where they contradict themselves or each other.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/fabric"
 )
 
 // Environment of the suite.
@@ -28,14 +30,22 @@ const (
 	imageEnv = "MANX_IMAGE"   // docker archive of the Manx image
 	reuseEnv = "MANX_E2E_LAB" // a lab that is up and has Manx: used as it is, and left
 	guardEnv = "MANX_E2E_GUARD"
+
+	// The shape of the lab, also of one that is used again.
+	modeEnv    = "MANX_E2E_MODE"    // bgp (default), ipip or crosssubnet
+	nodesEnv   = "MANX_E2E_NODES"   // 3
+	subnetsEnv = "MANX_E2E_SUBNETS" // 1
+	mtuEnv     = "MANX_E2E_MTU"     // 1500
 )
 
 const manifest = "../../manifests/manx.yaml"
 
-// cluster and client are the one lab that all tests share, with Manx and the web pods in it.
+// cluster and client are the one lab that all tests share, with Manx and the web pods
+// in it; shape is what was asked of it.
 var (
 	cluster *lab.Cluster
 	client  *kubernetes.Clientset
+	shape   lab.Options
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +64,9 @@ func TestMain(m *testing.M) {
 
 // run brings the cluster up, runs the tests, and takes it down whatever happened.
 func run(ctx context.Context, m *testing.M) (code int, err error) {
+	if shape, err = readShape(); err != nil {
+		return 1, err
+	}
 	if name := os.Getenv(reuseEnv); name != "" {
 		if cluster, err = lab.Open(name); err != nil {
 			return 1, err
@@ -80,6 +93,25 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 		diagnose(ctx, os.Stderr)
 	}
 	return code, err
+}
+
+// readShape reads the environment.
+func readShape() (o lab.Options, err error) {
+	o = lab.Options{Mode: "bgp", Nodes: 3, Subnets: 1, MTU: fabric.DefaultMTU}
+	if m := os.Getenv(modeEnv); m != "" {
+		o.Mode = m
+	}
+	for _, number := range []struct {
+		name string
+		into *int
+	}{{nodesEnv, &o.Nodes}, {subnetsEnv, &o.Subnets}, {mtuEnv, &o.MTU}} {
+		if text := os.Getenv(number.name); text != "" {
+			if *number.into, err = strconv.Atoi(text); err != nil {
+				return o, fmt.Errorf("%s: %w", number.name, err)
+			}
+		}
+	}
+	return o, nil
 }
 
 // bringUp starts a lab with the Manx image on its nodes. Its removal is the work of a
@@ -114,9 +146,10 @@ func bringUp(ctx context.Context) (down func() error, err error) {
 		return nil, fmt.Errorf("start the lab's guard: %w", err)
 	}
 	down = func() error { return errors.Join(pipe.Close(), watch.Wait()) }
-	cluster, err = lab.Up(ctx, lab.Options{Name: name, Nodes: 3, Images: []string{archive}, Progress: func(s string) {
-		fmt.Fprintln(os.Stderr, "lab", name+":", s)
-	}})
+	o := shape
+	o.Name, o.Images, o.Progress = name, []string{archive}, func(s string) { fmt.Fprintln(os.Stderr, "lab", name+":", s) }
+	o.Mode = "" // install has its own manifest
+	cluster, err = lab.Up(ctx, o)
 	return down, err
 }
 
@@ -124,7 +157,7 @@ func bringUp(ctx context.Context) (down func() error, err error) {
 func guard(name string) int {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	if err := lab.Down(ctx, name, nil); err != nil {
 		fmt.Fprintf(os.Stderr, "e2e: take lab %s down: %v\n", name, err)
@@ -149,16 +182,17 @@ func install(ctx context.Context) (err error) {
 		}
 		return nil
 	}
-	// The kernel at hand may have no ipip: what needs it is tested in a guest (test/e2e/ipip).
-	plain, err := lab.ManifestForMode(manifest, "bgp")
+	// The kernel at hand may have no ipip: what needs it runs in a guest (package vm).
+	edited, err := lab.ManifestForMode(manifest, shape.Mode)
 	if err != nil {
 		return err
 	}
-	if err := create("Manx", "kube-system", "manx-node", bytes.NewReader(plain), "-"); err != nil {
+	if err := create("Manx", "kube-system", "manx-node", bytes.NewReader(edited), "-"); err != nil {
 		return err
 	}
 	start := time.Now()
-	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/manx-node", "--timeout=120s"); err != nil {
+	timeout := fmt.Sprintf("--timeout=%v", 2*patience)
+	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/manx-node", timeout); err != nil {
 		return err
 	}
 	if err := cluster.WaitReady(ctx); err != nil {
@@ -168,13 +202,13 @@ func install(ctx context.Context) (err error) {
 	if err := create("the web pods", "default", "web", strings.NewReader(webManifest), "-"); err != nil {
 		return err
 	}
-	_, err = cluster.Kubectl(ctx, "rollout", "status", "daemonset/web", "--timeout=120s")
+	_, err = cluster.Kubectl(ctx, "rollout", "status", "daemonset/web", timeout)
 	return err
 }
 
 // diagnose prints what one needs to understand a failure.
 func diagnose(ctx context.Context, w io.Writer) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	show := func(out string, err error) string {
 		if err != nil {
@@ -195,6 +229,7 @@ func diagnose(ctx context.Context, w io.Writer) {
 	}
 	for _, node := range nodes {
 		fmt.Fprintf(w, "\n--- %s: ip route\n%s", node, show(cluster.Exec(ctx, node, "ip", "route")))
+		fmt.Fprintf(w, "--- %s: ip -d addr\n%s", node, show(cluster.Exec(ctx, node, "ip", "-d", "addr")))
 		fmt.Fprintf(w, "--- %s: nft list ruleset\n%s", node, show(cluster.Exec(ctx, node, "nft", "list", "ruleset")))
 	}
 }

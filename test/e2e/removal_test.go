@@ -22,22 +22,7 @@ func TestNodeWithoutAgent(t *testing.T) {
 	doomed := newPod("default", "away-doomed", node, podImage)
 	createPod(t, doomed)
 	eventually(t, "pod runs", func(ctx context.Context) error { return running(ctx, doomed) })
-	gone := agent(t, node)
-
-	label := func(ctx context.Context, value string) error {
-		_, err := cluster.Kubectl(ctx, "label", "node", node, osLabel+"="+value, "--overwrite")
-		return err
-	}
-	t.Cleanup(func() { _ = label(context.Background(), "linux") })
-	if err := label(t.Context(), "away"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
-		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
-			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
-		}
-		return nil
-	})
+	bringBack := agentAway(t, node)
 
 	if err := client.CoreV1().Pods("default").Delete(t.Context(), doomed.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -66,10 +51,7 @@ func TestNodeWithoutAgent(t *testing.T) {
 		return err
 	})
 
-	if err := label(t.Context(), "linux"); err != nil {
-		t.Fatal(err)
-	}
-	agent(t, node)
+	bringBack()
 	eventually(t, "pod created meanwhile runs", func(ctx context.Context) error { return running(ctx, late) })
 	eventually(t, "records are done", func(ctx context.Context) error {
 		out, err := cluster.Exec(ctx, node, "ls", deferred)
@@ -79,6 +61,33 @@ func TestNodeWithoutAgent(t *testing.T) {
 		return err
 	})
 	noLeak(t)
+}
+
+// agentAway takes the agent from the node, and waits until it has gone. bringBack waits until one is ready again.
+func agentAway(t *testing.T, node string) (bringBack func()) {
+	t.Helper()
+	gone := agent(t, node)
+	label := func(ctx context.Context, value string) error {
+		_, err := cluster.Kubectl(ctx, "label", "node", node, osLabel+"="+value, "--overwrite")
+		return err
+	}
+	t.Cleanup(func() { _ = label(context.Background(), "linux") })
+	if err := label(t.Context(), "away"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
+		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
+			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
+		}
+		return nil
+	})
+	return func() {
+		t.Helper()
+		if err := label(t.Context(), "linux"); err != nil {
+			t.Fatal(err)
+		}
+		agent(t, node)
+	}
 }
 
 func running(ctx context.Context, pod *corev1.Pod) error {

@@ -14,6 +14,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/test/lab/fabric"
 )
 
 // hostIface is the host's end of a pod's veth: Calico's name for it.
@@ -51,8 +54,14 @@ func TestRoutes(t *testing.T) {
 // routesSettle waits until the node's routes are those that IPAM objects and pods call for.
 func routesSettle(t *testing.T, node string) {
 	t.Helper()
-	eventually(t, "routes on "+node, func(ctx context.Context) error {
-		want, err := wantRoutes(ctx, node)
+	routesSettleIn(t, node, calc.Never)
+}
+
+// routesSettleIn is routesSettle while packets travel with an ipipMode.
+func routesSettleIn(t *testing.T, node string, ipipMode calc.EncapMode) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("routes on %s with ipipMode %s", node, ipipMode), func(ctx context.Context) error {
+		want, err := wantRoutes(ctx, node, ipipMode)
 		if err != nil {
 			return err
 		}
@@ -70,7 +79,11 @@ func routesSettle(t *testing.T, node string) {
 }
 
 // wantRoutes are the node's routes as "ip route show proto manx" prints them, sorted.
-func wantRoutes(ctx context.Context, node string) (want []string, err error) {
+func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want []string, err error) {
+	self, err := cluster.Addr(node)
+	if err != nil {
+		return nil, err
+	}
 	state, err := readIPAM(ctx)
 	if err != nil {
 		return nil, err
@@ -90,7 +103,7 @@ func wantRoutes(ctx context.Context, node string) (want []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		want = append(want, fmt.Sprintf("%s via %s dev eth0", cidr, via))
+		want = append(want, fmt.Sprintf("%s via %s dev %s", cidr, via, device(ipipMode, self, via)))
 	}
 	for _, n := range nodes {
 		if perNode[n] == 0 {
@@ -108,6 +121,14 @@ func wantRoutes(ctx context.Context, node string) (want []string, err error) {
 	}
 	slices.Sort(want)
 	return want, nil
+}
+
+// device is where a node's packets to another leave it, as "ip route" prints it.
+func device(ipipMode calc.EncapMode, self, other netip.Addr) string {
+	if ipipMode == calc.Always || ipipMode == calc.CrossSubnet && fabric.SubnetOf(self) != fabric.SubnetOf(other) {
+		return "tunl0 onlink"
+	}
+	return "eth0"
 }
 
 func TestPodInterface(t *testing.T) {

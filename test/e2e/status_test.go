@@ -107,24 +107,31 @@ func TestPrivileges(t *testing.T) {
 	if p := spec.SecurityContext.SeccompProfile; p == nil || p.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("seccomp profile %+v, want RuntimeDefault", p)
 	}
-	if len(spec.Containers) != 1 {
-		t.Fatalf("%d containers, want 1", len(spec.Containers))
+	rights := map[string][]corev1.Capability{
+		"manx-node":   {"NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"},
+		"pod-network": {"NET_ADMIN", "SYS_ADMIN"},
 	}
-	sc := spec.Containers[0].SecurityContext
-	if sc.Privileged != nil && *sc.Privileged || sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation ||
-		sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
-		t.Errorf("agent's security context: %+v", sc)
+	if len(spec.Containers) != len(rights) {
+		t.Fatalf("%d containers, want %d", len(spec.Containers), len(rights))
 	}
-	if !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"NET_ADMIN", "NET_BIND_SERVICE"}) {
-		t.Errorf("agent's capabilities: %+v", sc.Capabilities)
+	for _, c := range spec.Containers {
+		sc := c.SecurityContext
+		// Who has SYS_ADMIN can not be kept from more privileges: the API server refuses it.
+		escalates := sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation
+		if sc.Privileged != nil && *sc.Privileged || escalates && c.Name == "manx-node" || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
+			t.Errorf("security context of %s: %+v", c.Name, sc)
+		}
+		if !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, rights[c.Name]) {
+			t.Errorf("capabilities of %s: %+v, want %v", c.Name, sc.Capabilities, rights[c.Name])
+		}
 	}
 	for _, node := range nodeNames(t) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pidOf(t, agent(t, node))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		// CAP_NET_BIND_SERVICE is bit 10, CAP_NET_ADMIN bit 12.
-		for _, want := range []string{"CapEff:\t0000000000001400\n", "CapBnd:\t0000000000001400\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+		// CAP_NET_BIND_SERVICE is bit 10, CAP_NET_ADMIN bit 12, CAP_NET_RAW bit 13.
+		for _, want := range []string{"CapEff:\t0000000000003400\n", "CapBnd:\t0000000000003400\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
 			if !strings.Contains(string(b), want) {
 				t.Errorf("the agent's process on %s has no %q:\n%s", node, want, b)
 			}

@@ -18,9 +18,6 @@ import (
 	"github.com/manx-cni/manx/internal/status"
 )
 
-// rate of each flow, in packets per second.
-const rate = 1000
-
 func endOf(t *testing.T, pod *corev1.Pod) end {
 	t.Helper()
 	return end{netns: netnsOf(t, pod), addr: netip.MustParseAddr(pod.Status.PodIP)}
@@ -68,26 +65,32 @@ func unhurt(t *testing.T, flows []*flow) {
 	}
 }
 
-// TestFlowControl is the control of the tests below: forwarding broken for 100 packets is seen as their loss.
-func TestFlowControl(t *testing.T) {
+// sendMore returns when the flow has sent n more packets.
+func sendMore(t *testing.T, f *flow, n int) {
+	t.Helper()
+	start := f.sent.Load()
+	eventually(t, "packets", func(context.Context) error {
+		if now := f.sent.Load(); now < start+int64(n) {
+			return fmt.Errorf("%d sent", now-start)
+		}
+		return nil
+	})
+}
+
+// TestFlowControl is the control of the tests below.
+func TestFlowControl(t *testing.T) { flowControl(t) }
+
+// flowControl breaks forwarding for 100 packets, which has to be seen as their loss.
+func flowControl(t *testing.T) {
+	t.Helper()
 	flows := flowsBetween(t, "node1", "node2")
 	target := web(t, "node2").Status.PodIP
-	sentMore := func(n int64) {
-		t.Helper()
-		start := flows[0].sent.Load()
-		eventually(t, "packets", func(context.Context) error {
-			if now := flows[0].sent.Load(); now < start+n {
-				return fmt.Errorf("%d sent", now-start)
-			}
-			return nil
-		})
-	}
-	sentMore(100)
+	sendMore(t, flows[0], 100)
 	t.Cleanup(func() { _, _ = cluster.Exec(context.Background(), "node2", "nft", "destroy table ip e2e") })
 	on(t, "node2", "nft", "add table ip e2e; add chain ip e2e f { type filter hook forward priority -300; }; add rule ip e2e f ip daddr "+target+" udp dport 1-65535 drop")
-	sentMore(100)
+	sendMore(t, flows[0], 100)
 	on(t, "node2", "nft", "delete table ip e2e")
-	sentMore(100)
+	sendMore(t, flows[0], 100)
 	r := finish(t, flows)
 	if r[0].Lost < 100 || len(r[0].Gaps) != 1 {
 		t.Errorf("%v; want at least the 100 packets of the break lost, in one gap", r[0])

@@ -70,11 +70,11 @@ func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images
 		if err := b.prepareNode(ca, name, subnet); err != nil {
 			return err
 		}
-		base, err := baseImages(b.bin)
+		stocks, err := store(ctx, b.bin, images, b.progress)
 		if err != nil {
 			return err
 		}
-		if err := b.startNode(ctx, name, append(base, images...)); err != nil {
+		if err := b.startNode(ctx, name, stocks, images); err != nil {
 			return err
 		}
 		return b.waitNodes(ctx, []string{name}, registered)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -176,14 +177,14 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 	if err := b.state.save(b.Lab); err != nil {
 		return err
 	}
-	images, err := baseImages(b.bin)
+	images, err := store(ctx, b.bin, o.Images, b.progress)
 	if err != nil {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.startControl(gctx) })
 	for _, name := range names {
-		g.Go(func() error { return b.startNode(gctx, name, append(images, o.Images...)) })
+		g.Go(func() error { return b.startNode(gctx, name, images, o.Images) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -245,16 +246,31 @@ func (b *builder) startControl(ctx context.Context) error {
 	return b.publishConfig(ctx)
 }
 
-func (b *builder) startNode(ctx context.Context, name string, images []string) error {
+// startNode switches a node on that has the base images and the given ones, from the
+// store of both when there is one.
+func (b *builder) startNode(ctx context.Context, name, store string, images []string) error {
+	stocked, err := b.stock(ctx, name, store)
+	if err != nil {
+		return err
+	}
+	if !stocked {
+		base, err := baseImages(b.bin)
+		if err != nil {
+			return err
+		}
+		images = slices.Concat(base, images)
+	}
 	if err := b.boot(name); err != nil {
 		return err
 	}
 	if err := b.waitContainerd(ctx, name); err != nil {
 		return err
 	}
-	for _, archive := range images {
-		if err := b.loadImage(ctx, name, archive); err != nil {
-			return err
+	if !stocked {
+		for _, archive := range images {
+			if err := b.loadImage(ctx, name, archive); err != nil {
+				return err
+			}
 		}
 	}
 	b.progress(name + ": containerd and images ready")
@@ -275,8 +291,7 @@ func (b *builder) install(ctx context.Context, manifest []byte, names []string) 
 	return nil
 }
 
-// baseImages makes the images that every node gets. They lie in the cache, and are
-// made anew each time: that takes a moment, and knowing whether they are up to date would not be simpler.
+// baseImages makes the images that every node gets, in the cache.
 func baseImages(bin string) ([]string, error) {
 	dir := filepath.Join(filepath.Dir(bin), "images")
 	pause, agnhost := filepath.Join(dir, "pause.tar"), filepath.Join(dir, "agnhost.tar")

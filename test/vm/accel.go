@@ -13,13 +13,22 @@ import (
 
 // accel is a way to run the guest's instructions.
 type accel struct {
-	name string
-	args []string // QEMU's
+	name   string
+	args   []string // QEMU's
+	kernel string   // the kernel's
 }
 
 var (
-	kvm = accel{"kvm", []string{"-accel", "kvm", "-cpu", "host"}}
-	tcg = accel{"tcg", []string{"-accel", "tcg,thread=multi", "-cpu", "max"}}
+	kvm = accel{name: "kvm", args: []string{"-accel", "kvm", "-cpu", "host"}}
+	tcg = accel{
+		name: "tcg",
+		// What costs the translator more than it gives: AVX, a fifth level of page tables, and SMAP's two
+		// instructions around every copy from and to a program.
+		args: []string{"-accel", "tcg,thread=multi", "-cpu", "max,avx=off,la57=off,smap=off"},
+		// The counter is the host's and the same on all CPUs, but the kernel can not know and would take
+		// the HPET: eight times slower, because every reading of the clock leaves the guest.
+		kernel: "tsc=reliable",
+	}
 )
 
 // probeTimeout is ample for a kernel that boots with KVM, which takes about a second.

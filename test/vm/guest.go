@@ -164,6 +164,10 @@ func sinceBoot() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
+// labDir is where labs are in the guest. Layers of containers can not lie on the root,
+// which is an overlay itself. Labs have a directory in it: the last one to go removes that.
+const labDir = "/var/lib/manx-vm"
+
 // guestMounts are made in this order. They cover what the host has there.
 var guestMounts = []struct {
 	source, target, fstype string
@@ -178,8 +182,7 @@ var guestMounts = []struct {
 	{"mqueue", "/dev/mqueue", "mqueue", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	{"bpf", "/sys/fs/bpf", "bpf", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=700"},
-	// Layers of containers can not lie on the root, which is an overlay itself.
-	{"tmpfs", "/var/lib/manx-lab", "tmpfs", 0, "mode=755,size=80%,nr_inodes=0"},
+	{"tmpfs", labDir, "tmpfs", 0, "mode=755,size=80%,nr_inodes=0"},
 }
 
 // guestSysctls are where Debian's kernel starts lower than what several kubelets need together.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -125,7 +126,7 @@ func qemuArgs(k Kernel, a accel, memory, cpus int) []string {
 		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),
 		"-kernel", k.Image(), "-initrd", fd(initrdFD),
 		// A panic reboots at once, which -no-reboot makes QEMU's end.
-		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off",
+		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off "+a.kernel),
 		"-chardev", "socket,id=console,fd="+strconv.Itoa(consoleFD), "-serial", "chardev:console",
 		"-device", "virtio-serial-pci,max_ports=2",
 		"-chardev", "socket,id=frames,fd="+strconv.Itoa(framesFD), "-device", "virtserialport,nr=1,chardev=frames",

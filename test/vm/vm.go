@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/manx-cni/manx/test/lab/layout"
 )
 
 // What a guest has when Options do not say.
@@ -29,7 +31,7 @@ var ErrTimeout = errors.New("timeout")
 // Options say what to run, and in how large a guest.
 type Options struct {
 	Args   []string // the command; a name without a slash is looked for in the guest's PATH
-	Env    []string // NAME=VALUE, added to PATH, HOME=/root and LANG; nothing else comes from the caller
+	Env    []string // NAME=VALUE, added to PATH, HOME=/root, LANG and layout.RootEnv; nothing comes from the caller
 	Dir    string   // working directory; "" is the caller's
 	Memory int      // MiB, of which what the guest writes takes its part; 0 is DefaultMemory
 	CPUs   int      // 0 is DefaultCPUs
@@ -106,7 +108,7 @@ func Run(ctx context.Context, o Options) (int, error) {
 	}
 	image, err := rootInitramfs(kernel, spec{
 		Args:    o.Args,
-		Env:     append([]string{"PATH=" + Path, "HOME=/root", "LANG=C.UTF-8"}, o.Env...),
+		Env:     append([]string{"PATH=" + Path, "HOME=/root", "LANG=C.UTF-8", layout.RootEnv + "=" + labDir + "/labs"}, o.Env...),
 		Dir:     o.Dir,
 		Seconds: (o.Timeout - grace(o.Timeout)).Seconds(),
 	})

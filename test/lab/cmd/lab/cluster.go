@@ -145,6 +145,18 @@ func buildCmd() *cobra.Command {
 	}
 }
 
+func storeCmd() *cobra.Command {
+	var images []string
+	cmd := &cobra.Command{
+		Use:   "store",
+		Short: "Unpack images for nodes into the cache; \"up\" with the same images does it when needed",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.PrepareStore(cmd.Context(), images, progress()) },
+	}
+	cmd.Flags().StringArrayVar(&images, "image", nil, "docker archive; can be repeated")
+	return cmd
+}
+
 func loadImageCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "load-image TAR [NODE…]",

@@ -53,7 +53,7 @@ func root() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", defaultName(), "the lab's name; also $MANX_LAB")
 	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(),
-		loadImageCmd(), buildImageCmd(), buildCmd(), waitCmd(), depsCmd())
+		loadImageCmd(), storeCmd(), buildImageCmd(), buildCmd(), waitCmd(), depsCmd())
 	return cmd
 }
 

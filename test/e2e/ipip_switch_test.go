@@ -1,0 +1,90 @@
+//go:build cluster && ipip
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/manx-cni/manx/felix/calc"
+)
+
+// tour goes through all six changes from one mode to another, and ends where it starts.
+var tour = []calc.EncapMode{calc.Always, calc.CrossSubnet, calc.Never, calc.Always, calc.Never, calc.CrossSubnet, calc.Always}
+
+// TestIPIPSwitch changes the pool's mode in every way there is while packets flow both
+// ways between two pods, and bytes over a TCP connection that lives through all of it.
+func TestIPIPSwitch(t *testing.T) {
+	inMode(t, tour[0])
+	start := time.Now()
+	a, b := endOf(t, web(t, "node1")), endOf(t, web(t, "node2"))
+	flows := flowsBetween(t, "node1", "node2")
+	tcp := startStream(t, a, b)
+
+	// The control: what the machine does to the stream when nothing is changed. A pause
+	// of a second would be noticed by a user; where the machine itself makes pauses, only
+	// one that is clearly longer has to do with the change.
+	sendMore(t, flows[0], 20*rate)
+	calm, limit := tcp.lap(), time.Second
+	if emulated() {
+		limit = max(limit, 3*calm)
+	}
+	t.Logf("longest pause of the stream without changes: %v", calm)
+
+	for i, to := range tour[1:] {
+		changeMode(t, to)
+		onWire(t, "node1", "node2", to == calc.Always)
+		if to == calc.Never {
+			onNodes(t, "tunnel retired", tunnelRetired)
+			podsHaveMTU(t, shape.MTU)
+		} else {
+			onNodes(t, "tunnel up", func(ctx context.Context, node string) error { return tunnelUp(ctx, node, tunnelMTU()) })
+			podsHaveMTU(t, tunnelMTU())
+		}
+		sendMore(t, flows[0], 2*rate)
+		pause := tcp.lap()
+		t.Logf("from %s to %s: longest pause of the stream %v", tour[i], to, pause)
+		if pause > limit {
+			t.Errorf("from %s to %s the stream paused for %v, want at most %v (%v without changes)", tour[i], to, pause, limit, calm)
+		}
+	}
+	tcp.finish(t)
+	unhurt(t, flows)
+	for i, to := range tour[1:] {
+		onNodes(t, "event", func(ctx context.Context, node string) error { return changeReported(ctx, node, start, tour[i], to) })
+	}
+}
+
+// changeReported demands exactly one event since start about the node's change.
+func changeReported(ctx context.Context, node string, start time.Time, from, to calc.EncapMode) error {
+	events, err := client.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	note := fmt.Sprintf("packets to pool %s now travel with ipipMode %s, before with %s", poolName, to, from)
+	found := 0
+	for _, e := range events.Items {
+		if e.Reason == "PoolModeChanged" && e.Regarding.Name == node && e.Note == note && e.EventTime.After(start) {
+			found++
+		}
+	}
+	if found != 1 {
+		return fmt.Errorf("%d events PoolModeChanged %q, want 1", found, note)
+	}
+	return nil
+}
+
+// TestIPIPRetired is the control of what the switch waits for: a tunnel that is in use
+// is not taken for one that is gone.
+func TestIPIPRetired(t *testing.T) {
+	inMode(t, calc.Always)
+	for _, node := range nodeNames(t) {
+		if err := tunnelRetired(t.Context(), node); err == nil {
+			t.Errorf("the tunnel of %s is said to be retired", node)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"time"
+)
+
+// slowness is how much longer than on a real CPU everything may take: QEMU without KVM
+// translates every instruction, and then times mean nothing. What tests judge there
+// are counts, states and packets.
+var slowness = func() int {
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil && bytes.Contains(b, []byte("QEMU TCG")) {
+		return 5
+	}
+	return 1
+}()
+
+// emulated reports whether times mean nothing.
+func emulated() bool { return slowness > 1 }
+
+var (
+	// patience bounds each wait for a condition; it is reached only when the condition fails.
+	patience = time.Duration(slowness) * time.Minute
+	// rate of each flow, in packets per second. Two flows of 250 are about what an
+	// emulated machine carries beside a cluster: with more, packets queue up behind each
+	// other until a queue of the kernel is full, and the test measures the machine.
+	rate = 1000
+)
+
+func init() {
+	if emulated() {
+		rate = 250
+	}
+}
