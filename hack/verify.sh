@@ -9,7 +9,8 @@ if [ -n "$unformatted" ]; then
 	exit 1
 fi
 go vet ./...
-go vet -tags cluster ./test/... ./ipam/...
+go vet -tags cluster ./test/... ./ipam/... ./api/...
+go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel
 bash -n hack/*.sh .ci/run
 
 fresh=$(mktemp)

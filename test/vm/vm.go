@@ -168,6 +168,11 @@ func (m *machine) died(ctx, parent context.Context, o Options, up bool, err erro
 	if up {
 		stage = "while the command ran"
 	}
+	select { // If QEMU ended the frames, it tells why in a moment.
+	case <-m.done:
+	case <-ctx.Done():
+	case <-time.After(2 * time.Second):
+	}
 	m.powerOff() // The console is complete when QEMU has ended.
 	command := strings.Join(o.Args, " ")
 	switch {

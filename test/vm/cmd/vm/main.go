@@ -46,8 +46,21 @@ func root(code *int) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(runCmd(code), kernelCmd())
+	cmd.AddCommand(runCmd(code), kernelCmd(), hasIPIPCmd(code))
 	return cmd
+}
+
+func hasIPIPCmd(code *int) *cobra.Command {
+	return &cobra.Command{
+		Use:   "has-ipip",
+		Short: "Exit with 0 when the kernel at hand has ipip, so that no guest is needed for it, else with 1",
+		Args:  cobra.NoArgs,
+		Run: func(*cobra.Command, []string) {
+			if !vm.HasIPIP() {
+				*code = 1
+			}
+		},
+	}
 }
 
 func runCmd(code *int) *cobra.Command {
