@@ -37,6 +37,8 @@ type modes struct {
 	loaded   bool
 	said     mode.Words    // what the annotation says
 	saidAddr netip.Addr    // and the one about the tunnel's address
+	heard    bool          // the API has shown what was said
+	unheard  bool          // and then no more: somebody changed it, or made the Node anew
 	addr     netip.Addr    // of the tunnel, held in IPAM; zero for none
 	needAddr bool          // a pool asks for IPIP
 	up       bool          // the device is kept: it is wanted, or was until a moment ago
@@ -93,6 +95,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.load(s)
+	m.listen(s)
 	m.pools, m.others = ipipPools(s), m.peers(s)
 	m.reached = reach
 	m.needAddr = slices.ContainsFunc(m.pools, func(p mode.Pool) bool { return p.Target != calc.Never })
@@ -139,6 +142,17 @@ func (m *modes) load(s *datastore.Snapshot) {
 	m.loaded, m.said, m.saidAddr = true, said, self.IPIPTunnelAddr
 	m.addr = m.do.heldAddress()
 	m.up = m.saidAddr.IsValid() || m.addr.IsValid()
+}
+
+// listen notices when the Node no longer says what this node has said.
+func (m *modes) listen(s *datastore.Snapshot) {
+	self, ok := s.Node(m.node)
+	if !ok || m.said == nil {
+		return
+	}
+	same := self.PoolModes == m.said.Encode() && self.IPIPTunnelAddr == m.saidAddr
+	m.unheard = m.heard && !same
+	m.heard = m.heard || same
 }
 
 // toSayVerified reports whether the probes of target were answered and that is not

@@ -320,3 +320,17 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 		t.Errorf("peers: %+v", peers)
 	}
 }
+
+// Who deletes a Node and makes it anew, or edits its annotations, leaves the others
+// without this node's word: it says it again.
+func TestWhatWasSaidIsSaidAgain(t *testing.T) {
+	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
+		l.settled(calc.Always)
+		m := l.members[1]
+		l.change(func() { delete(m.annotations, apiv1.AnnotationNodeIPIPTunnelAddr) })
+		l.wait(time.Minute, "the word is back", func() bool {
+			w := m.word()
+			return w.Sends == calc.Always && w.Stage == mode.Sending && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] == m.held.String()
+		})
+	})
+}

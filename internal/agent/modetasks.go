@@ -128,11 +128,11 @@ func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 		own = m.decision.Own
 	}
 	want := map[string]*string{}
-	if own != nil && (m.said == nil || !own.Equal(m.said)) {
+	if own != nil && (m.said == nil || m.unheard || !own.Equal(m.said)) {
 		text := own.Encode()
 		want[apiv1.AnnotationNodePoolModes] = &text
 	}
-	if m.loaded && addr != m.saidAddr {
+	if m.loaded && (addr != m.saidAddr || m.unheard) {
 		want[apiv1.AnnotationNodeIPIPTunnelAddr] = nil
 		if addr.IsValid() {
 			text := addr.String()
@@ -154,6 +154,7 @@ func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 	// What was decided meanwhile started from the word before, and must not call
 	// this one back.
 	m.said, m.saidAddr, m.fresh = own, addr, false
+	m.heard, m.unheard = false, false
 	m.mu.Unlock()
 	m.tell(before, own)
 	m.wake()
