@@ -62,7 +62,7 @@ func inLab(t *testing.T, ipip apiv1.EncapMode, test func(t *testing.T, l *lab)) 
 		}
 		for i, name := range []string{"a", "b", "c"} {
 			l.members = append(l.members, &member{
-				lab: l, name: name, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), podMTU: uplinkMTU,
+				lab: l, name: name, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), podMTU: uplinkMTU, uplink: uplinkMTU,
 				lag: time.Duration(i) * apiTime, annotations: map[string]string{}, changed: make(chan struct{}, 1),
 			})
 		}
@@ -221,6 +221,7 @@ type member struct {
 	held         netip.Addr // in IPAM
 	holds        int        // how often it was asked for
 	podMTU       int
+	uplink       int // MTU
 	mtuTries     int
 	probes       int
 	packets      uint64
@@ -285,7 +286,7 @@ func (m *member) steer(ctx context.Context, wake <-chan struct{}) {
 			m.lab.mu.Lock()
 			serving := m.serving
 			m.lab.mu.Unlock()
-			if serving && !m.modes.busy() {
+			if serving && !m.modes.stale(m.status()) {
 				continue
 			}
 		}
@@ -317,7 +318,7 @@ func (m *member) status() felix.Status {
 	defer m.lab.mu.Unlock()
 	s := felix.Status{InSync: m.inSync, Applied: m.applied, Tunnel: felix.Tunnel{Wanted: m.wants.tunnel}}
 	if m.inSync {
-		s.Uplink = calc.Uplink{Name: "eth0", MTU: uplinkMTU}
+		s.Uplink = calc.Uplink{Name: "eth0", MTU: m.uplink}
 	}
 	if m.wants.tunnel != nil {
 		s.Tunnel.Unavailable = m.noKernel

@@ -58,6 +58,7 @@ type modes struct {
 	addrErr  string
 	probes   map[calc.EncapMode]mode.Probe
 	problem  string // why there is no tunnel on this node though one is wanted
+	cannot   string // what the dataplane said of that
 	reached  netReach
 }
 
@@ -106,7 +107,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	// A plan made before the last word was said does not tell what the kernel sends now.
 	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
 	m.gone = m.applied && m.plan.tunnel == nil && dp.Driver("tunnel").Held == 0
-	m.problem = problemOf(set, dp)
+	m.problem, m.cannot = problemOf(set, dp), dp.Tunnel.Unavailable
 	m.decision = mode.Step(mode.Input{
 		Pools: m.pools, Own: m.said, Others: m.others,
 		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
@@ -279,10 +280,23 @@ func (m *modes) ready(dp felix.Status) error {
 	return nil
 }
 
-// busy reports whether something happens that has no signal of its own.
+// stale reports whether there is something to look at that has no signal of its own:
+// a change under way, or a dataplane that is not as it was.
+func (m *modes) stale(dp felix.Status) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.busyLocked() || dp.Uplink.Name != m.reached.uplink.Name || dp.Uplink.MTU != m.reached.uplink.MTU ||
+		dp.Tunnel.Unavailable != m.cannot
+}
+
+// busy reports whether a change is under way.
 func (m *modes) busy() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.busyLocked()
+}
+
+func (m *modes) busyLocked() bool {
 	return m.decision.Moving || !m.applied || m.up && !m.forced && !m.decision.Tunnel || !m.up && m.addr.IsValid()
 }
 

@@ -334,3 +334,19 @@ func TestWhatWasSaidIsSaidAgain(t *testing.T) {
 		})
 	})
 }
+
+// An uplink whose MTU changes says so to the dataplane only: pods must hear of it too.
+func TestPodMTUFollowsTheUplink(t *testing.T) {
+	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
+		l.settled(calc.Always)
+		l.pass(time.Minute)
+		m := l.members[0]
+		l.mu.Lock()
+		m.uplink = uplinkMTU - 100
+		l.mu.Unlock()
+		l.wait(time.Minute, "running pods follow", func() bool { return m.podMTU == tunnelMTU-100 })
+		if mtu := m.modes.newPodMTU(); mtu != tunnelMTU-100 {
+			t.Errorf("new pods get MTU %d, want %d", mtu, tunnelMTU-100)
+		}
+	})
+}

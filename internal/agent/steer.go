@@ -37,7 +37,7 @@ func (a *Agent) steer(ctx context.Context) error {
 			}
 		case <-tick.C:
 			heart.Beat()
-			if serving && !(a.modes.busy() && a.modesMoved()) {
+			if serving && !(a.modes.stale(a.dataplane.Status()) && a.modesMoved()) {
 				continue
 			}
 		}

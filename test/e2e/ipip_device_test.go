@@ -33,7 +33,7 @@ func TestIPIPDevice(t *testing.T) {
 			out := on(t, node, "ip", "-d", "addr", "show", "dev", "tunl0")
 			for _, want := range []string{
 				fmt.Sprintf(`^\d+: tunl0@NONE: <NOARP,UP,LOWER_UP> mtu %d `, tunnelMTU()),
-				`\n *link/ipip 0\.0\.0\.0 brd 0\.0\.0\.0 .*ipip (any )?remote any local any ttl inherit`,
+				`\n *link/ipip 0\.0\.0\.0 brd 0\.0\.0\.0 .*\n *ipip (any )?remote any local any ttl inherit`,
 				`\n *inet ` + regexp.QuoteMeta(fmt.Sprintf("%s/32 brd %[1]s scope global tunl0", addr)) + `\n`,
 			} {
 				if !regexp.MustCompile(want).MatchString(out) {
