@@ -101,7 +101,11 @@ func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReac
 		for _, res := range results {
 			// Who is a BGP peer of whom has nothing to do with the pools' modes.
 			if !res.Answered && res.Check != preflight.CheckTCP {
-				failed = append(failed, fmt.Sprintf("%s does not answer the probe %s: %s", res.Peer, res.Check, res.Detail))
+				what := fmt.Sprintf("%s does not answer the probe %s", res.Peer, res.Check)
+				if res.Detail != "" {
+					what += ": " + res.Detail
+				}
+				failed = append(failed, what)
 			}
 		}
 	}

@@ -92,7 +92,8 @@ func TestIPIPPreflight(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, node := range []string{"node1", "node3"} {
-		heldBecause(t, node, "ipipMode is Always, packets still travel as with Never", blocked+" does not answer the probe "+string(preflight.CheckIPIP))
+		heldBecause(t, node, "ipipMode is Always, packets still travel as with Never",
+			fmt.Sprintf("%s (%s) does not answer the probe %s", blocked, nodeAddr(t, blocked), preflight.CheckIPIP))
 		if w, err := word(t.Context(), node); err != nil || w.Sends != calc.Never || w.Stage != mode.Accepting {
 			t.Errorf("%s says %+v (%v), want it accepting", node, w, err)
 		}
