@@ -77,7 +77,7 @@ func TestIPIPPreflight(t *testing.T) {
 
 	const blocked = "node2"
 	unblock := func(ctx context.Context) error {
-		_, err := cluster.Exec(ctx, blocked, "nft", "destroy table ip e2eipip")
+		_, err := cluster.Exec(ctx, blocked, "nft", "add table ip e2eipip; delete table ip e2eipip")
 		return err
 	}
 	t.Cleanup(func() { _ = unblock(context.Background()) })
