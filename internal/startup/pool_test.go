@@ -15,8 +15,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	v1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/autodetect"
+	"github.com/manx-cni/manx/internal/config"
 )
 
 // kubeadm is the ConfigMap of a cluster made by kubeadm, with a line in networking.

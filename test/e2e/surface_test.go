@@ -111,7 +111,9 @@ func TestNotReadySaysWhy(t *testing.T) {
 	const node = "node3"
 	pod := agent(t, node)
 	restarts := pod.Status.ContainerStatuses[0].RestartCount
-	t.Cleanup(func() { _, _ = cluster.Exec(context.Background(), node, "nft", "add table ip e2ebgp; delete table ip e2ebgp") })
+	t.Cleanup(func() {
+		_, _ = cluster.Exec(context.Background(), node, "nft", "add table ip e2ebgp; delete table ip e2ebgp")
+	})
 	on(t, node, "nft", "add table ip e2ebgp; add chain ip e2ebgp in { type filter hook input priority -300; }; add rule ip e2ebgp in tcp dport 179 drop; add rule ip e2ebgp in tcp sport 179 drop")
 	kill(t, pidOf(t, pod), unix.SIGKILL)
 

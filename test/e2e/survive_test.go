@@ -86,7 +86,9 @@ func flowControl(t *testing.T) {
 	flows := flowsBetween(t, "node1", "node2")
 	target := web(t, "node2").Status.PodIP
 	sendMore(t, flows[0], 100)
-	t.Cleanup(func() { _, _ = cluster.Exec(context.Background(), "node2", "nft", "add table ip e2e; delete table ip e2e") })
+	t.Cleanup(func() {
+		_, _ = cluster.Exec(context.Background(), "node2", "nft", "add table ip e2e; delete table ip e2e")
+	})
 	on(t, "node2", "nft", "add table ip e2e; add chain ip e2e f { type filter hook forward priority -300; }; add rule ip e2e f ip daddr "+target+" udp dport 1-65535 drop")
 	sendMore(t, flows[0], 100)
 	on(t, "node2", "nft", "delete table ip e2e")
