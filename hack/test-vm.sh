@@ -9,7 +9,7 @@ go test -tags ipip -c -o build/tunnel.test ./felix/tunnel
 go test -tags 'cluster ipip' -c -o build/e2e-ipip.test ./test/e2e
 
 bin/lab store --image build/manx.tar # here, where it is quick
-run=(bin/vm run --timeout 80m --env "MANX_IMAGE=$PWD/build/manx.tar" --)
+run=(bin/vm run --timeout 60m --env "MANX_IMAGE=$PWD/build/manx.tar" --)
 if bin/vm has-ipip; then
 	run=(env "MANX_IMAGE=$PWD/build/manx.tar")
 fi

@@ -35,6 +35,10 @@ type preflightOptions struct {
 	port       uint16
 }
 
+// startTime is what starting a program in a pod may take beside its own work: on a busy
+// node the runtime alone needs seconds.
+const startTime = 30 * time.Second
+
 func newPreflightCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "preflight",
@@ -206,7 +210,7 @@ func (o *preflightOptions) ask(ctx context.Context, self member, members []membe
 	if self.problem != "" {
 		return failed(self.problem)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.wait+perNodeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.wait+startTime)
 	defer cancel()
 	args := []string{"preflight", "node", string(o.kind), "--wait", o.wait.String(), "--self", nameAddr(self.Target)}
 	if o.kind == preflight.KindBGP {
