@@ -36,10 +36,17 @@ func readPool(ctx context.Context) (p apiv1.IPPool, err error) {
 	return p, err
 }
 
-// setMode is what a user does to change how packets travel.
+// setMode is what a user does to change how packets travel. Like him it tries again when
+// an API server in an emulated machine is too slow to answer.
 func setMode(ctx context.Context, to calc.EncapMode) error {
-	_, err := cluster.Kubectl(ctx, "patch", "ippools.crd.projectcalico.org", poolName, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"ipipMode":%q}}`, to))
-	return err
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		_, err := cluster.Kubectl(ctx, "patch", "ippools.crd.projectcalico.org", poolName, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"ipipMode":%q}}`, to))
+		if err == nil || ctx.Err() != nil || !emulated() || !strings.Contains(err.Error(), "Unable to connect") {
+			return err
+		}
+	}
 }
 
 // word is what a node says of the pool.
