@@ -66,7 +66,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // the kernel drops a device's routes with it
 	}
-	if len(c.Addrs) > 0 && d.input.Tunnel != nil {
+	if t := d.input.Tunnel; t != nil && c.Addrs[t.Addr] {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}

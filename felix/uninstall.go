@@ -19,8 +19,8 @@ type UninstallOptions struct {
 	Pods bool
 }
 
-// Uninstall removes everything that carries our marks: routes with protocol 70
-// and the table "ip manx". It goes on after an error and is safe to repeat. No
+// Uninstall removes everything that carries our marks: routes with protocol 70,
+// the table "ip manx" and the address of tunl0. It goes on after an error and is safe to repeat. No
 // agent may be running.
 func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	k, err := nl.Open(nl.Config{})

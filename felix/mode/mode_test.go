@@ -171,6 +171,7 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
+	f.Add(Words{pool: {Sends: calc.Never, Target: calc.Never, Stage: Preparing, Why: strings.Repeat("x", maxWhy-1) + "é"}}.Encode())
 	f.Add(word(calc.Never, calc.Always, Verified).Encode())
 	f.Fuzz(func(t *testing.T, text string) {
 		w, err := Parse(text)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/manx-cni/manx/felix/calc"
 )
@@ -85,7 +86,7 @@ func Parse(text string) (Words, error) {
 		if _, known := rank[word.Stage]; !known {
 			return nil, fmt.Errorf("pool modes: pool %q: stage %q: want preparing, accepting, verified or sending", pool, word.Stage)
 		}
-		word.Why = word.Why[:min(len(word.Why), maxWhy)]
+		word.Why = strings.ToValidUTF8(word.Why[:min(len(word.Why), maxWhy)], "")
 		w[pool] = word
 	}
 	return w, nil

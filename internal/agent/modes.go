@@ -35,17 +35,18 @@ type modes struct {
 
 	mu       sync.Mutex
 	loaded   bool
-	said     mode.Words    // what the annotation says
-	saidAddr netip.Addr    // and the one about the tunnel's address
-	heard    bool          // the API has shown what was said
-	unheard  bool          // and then no more: somebody changed it, or made the Node anew
-	addr     netip.Addr    // of the tunnel, held in IPAM; zero for none
-	needAddr bool          // a pool asks for IPIP
-	up       bool          // the device is kept: it is wanted, or was until a moment ago
-	forced   bool          // it is wanted whatever the pools say
-	decision mode.Decision // the last one
-	fresh    bool          // it is based on said
-	others   []mode.Peer   // what it was based on
+	said     mode.Words            // what the annotation says
+	saidAddr netip.Addr            // and the one about the tunnel's address
+	heard    bool                  // the API has shown what was said
+	unheard  bool                  // and then no more: somebody changed it, or made the Node anew
+	addr     netip.Addr            // of the tunnel, held in IPAM; zero for none
+	needAddr bool                  // a pool asks for IPIP
+	up       bool                  // the device is kept: it is wanted, or was until a moment ago
+	forced   bool                  // it is wanted whatever the pools say
+	decision mode.Decision         // the last one
+	fresh    bool                  // it is based on said
+	others   []mode.Peer           // what it was based on
+	parsed   map[string]mode.Words // their annotations: most nodes say the same
 	pools    []mode.Pool
 	plan     modePlan
 	since    uint64    // generation of the input that first had plan
@@ -207,16 +208,25 @@ func (m *modes) podsNotReady() string {
 
 // peers are the other nodes on which an agent has run.
 func (m *modes) peers(s *datastore.Snapshot) (out []mode.Peer) {
+	parsed := make(map[string]mode.Words, len(m.parsed))
 	for _, n := range s.Nodes {
 		if n.Name == m.node || !n.IPv4.IsValid() {
 			continue
 		}
-		words, err := mode.Parse(n.PoolModes)
-		if err != nil {
-			m.log.Debug("what a node says of its pools is not understood; it counts as silent", "node", n.Name, "err", err)
+		words, known := parsed[n.PoolModes]
+		if !known {
+			words, known = m.parsed[n.PoolModes]
 		}
+		if !known {
+			var err error
+			if words, err = mode.Parse(n.PoolModes); err != nil {
+				m.log.Debug("what a node says of its pools is not understood; it counts as silent", "node", n.Name, "err", err)
+			}
+		}
+		parsed[n.PoolModes] = words
 		out = append(out, mode.Peer{Name: n.Name, Words: words})
 	}
+	m.parsed = parsed
 	return out
 }
 
