@@ -90,10 +90,10 @@ func TestCRDs(t *testing.T) {
 		if spec.Type != "object" || !slices.Equal(spec.Required, required[k.Plural]) {
 			t.Errorf("%s: requires %v, want %v", k.Kind, spec.Required, required[k.Plural])
 		}
-		if spec.Preserve != (k.Plural == v1.PluralFelixConfigurations) {
+		if spec.Preserve != slices.Contains([]string{v1.PluralFelixConfigurations, v1.PluralKubeControllersConfigurations}, k.Plural) {
 			t.Errorf("%s: preserves unknown fields: %v", k.Kind, spec.Preserve)
 		}
-		if _, status := v.Subresources["status"]; status != (k.Plural == v1.PluralCalicoNodeStatuses || k.Plural == v1.PluralIPPools) {
+		if _, status := v.Subresources["status"]; status != slices.Contains([]string{v1.PluralCalicoNodeStatuses, v1.PluralIPPools, v1.PluralKubeControllersConfigurations}, k.Plural) {
 			t.Errorf("%s: status subresource: %v", k.Kind, status)
 		}
 	}
@@ -145,6 +145,24 @@ func TestRequiredFieldsAreWritten(t *testing.T) {
 	} {
 		if text, err := json.Marshal(c.object); err != nil || string(text) != c.want {
 			t.Errorf("got %s (%v)\nwant %s", text, err, c.want)
+		}
+	}
+}
+
+// TestWideColumns checks that kubectl shows who owns a block and who has its
+// addresses, and how full a pool is.
+func TestWideColumns(t *testing.T) {
+	for plural, want := range map[string][]string{
+		v1.PluralIPAMBlocks:      {"CIDR", "Owner", "Claimed", "Sequence", "Holders", "Age"},
+		v1.PluralBlockAffinities: {"Node", "CIDR", "State", "Type", "Age"},
+		v1.PluralIPPools:         {"CIDR", "IPIP", "VXLAN", "NAT", "Disabled", "Ready", "Selector", "Blocks", "Addresses", "Capacity", "Use", "Age"},
+	} {
+		var got []string
+		for _, c := range readCRD(t, plural).Spec.Versions[0].AdditionalPrinterColumns {
+			got = append(got, c.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: columns %v, want %v", plural, got, want)
 		}
 	}
 }

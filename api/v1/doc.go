@@ -4,8 +4,9 @@
 // The JSON names, the types and the required fields are Calico's, so a cluster's
 // existing objects, its YAML and calicoctl keep working. Every field is here,
 // also those Manx does not act on: a Go struct that lacks a field would drop it
-// on the next write. The one exception is FelixConfiguration, whose schema lets
-// unknown settings through and which Manx only ever patches.
+// on the next write. The exceptions are FelixConfiguration and
+// KubeControllersConfiguration, whose schemas let unknown settings through: Manx
+// patches the one and only reads the other.
 //
 // The IPAM kinds (IPAMBlock, BlockAffinity, IPAMHandle, IPAMConfig) are plain
 // objects. The others may carry the annotation projectcalico.org/metadata, in

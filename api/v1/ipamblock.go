@@ -9,8 +9,10 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=manx
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
-// +kubebuilder:printcolumn:name="Affinity",type=string,JSONPath=`.spec.affinity`
+// +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.affinity`
+// +kubebuilder:printcolumn:name="Claimed",type=date,JSONPath=`.spec.affinityClaimTime`
 // +kubebuilder:printcolumn:name="Sequence",type=integer,JSONPath=`.spec.sequenceNumber`,priority=1
+// +kubebuilder:printcolumn:name="Holders",type=string,JSONPath=`.spec.attributes`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAMBlock struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -28,6 +28,8 @@ type IPAMConfigList struct {
 }
 
 // IPAMConfigSpec holds the settings.
+//
+// +kubebuilder:validation:XValidation:rule="self.strictAffinity || self.autoAllocateBlocks",message="strictAffinity false needs autoAllocateBlocks true: a node without a block of its own would borrow every address"
 type IPAMConfigSpec struct {
 	// StrictAffinity keeps nodes from borrowing addresses of other nodes' blocks.
 	StrictAffinity bool `json:"strictAffinity"`

@@ -8,6 +8,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=manx
 // +kubebuilder:printcolumn:name="Handle",type=string,JSONPath=`.spec.handleID`
+// +kubebuilder:printcolumn:name="Blocks",type=string,JSONPath=`.spec.block`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAMHandle struct {
 	metav1.TypeMeta   `json:",inline"`

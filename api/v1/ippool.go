@@ -13,7 +13,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="VXLAN",type=string,JSONPath=`.spec.vxlanMode`
 // +kubebuilder:printcolumn:name="NAT",type=boolean,JSONPath=`.spec.natOutgoing`
 // +kubebuilder:printcolumn:name="Disabled",type=boolean,JSONPath=`.spec.disabled`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.nodeSelector`,priority=1
+// +kubebuilder:printcolumn:name="Blocks",type=integer,JSONPath=`.status.use.blocks`,priority=1
+// +kubebuilder:printcolumn:name="Addresses",type=integer,JSONPath=`.status.use.addresses`,priority=1
+// +kubebuilder:printcolumn:name="Capacity",type=integer,JSONPath=`.status.use.capacity`,priority=1
+// +kubebuilder:printcolumn:name="Use",type=string,JSONPath=`.status.use.percent`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -47,6 +52,8 @@ const (
 )
 
 // IPPoolAllowedUse is what a pool's addresses may be used for.
+//
+// +kubebuilder:validation:Enum=Workload;Tunnel;LoadBalancer
 type IPPoolAllowedUse string
 
 // The uses of a pool. A pool that names none allows Workload and Tunnel.
@@ -70,10 +77,13 @@ const (
 // IPPoolSpec says which addresses the pool holds and how they are used.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ipipMode) || !has(self.vxlanMode) || self.ipipMode == 'Never' || self.vxlanMode == 'Never'",message="ipipMode and vxlanMode cannot both be on: a pool has one encapsulation"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.blockSize) || (has(self.blockSize) && self.blockSize == oldSelf.blockSize)",message="blockSize cannot be changed once set: blocks of the old size would overlap new ones; create another pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="(has(self.blockSize) && self.blockSize != 0 ? self.blockSize : (self.cidr.contains(':') ? 122 : 26)) == (has(oldSelf.blockSize) && oldSelf.blockSize != 0 ? oldSelf.blockSize : (oldSelf.cidr.contains(':') ? 122 : 26))",message="blockSize cannot be changed (26 for IPv4 and 122 for IPv6 when it is 0 or absent): blocks of the old size would overlap new ones; create another pool and disable this one"
+// +kubebuilder:validation:XValidation:rule="!has(self.blockSize) || self.blockSize == 0 || (self.cidr.contains(':') ? self.blockSize >= 116 && self.blockSize <= 128 : self.blockSize >= 20 && self.blockSize <= 32)",message="blockSize must be 20 to 32 for IPv4, 116 to 128 for IPv6, or 0"
+// +kubebuilder:validation:XValidation:rule="!self.cidr.contains(':') || !has(self.ipipMode) || self.ipipMode == 'Never'",message="IPIP carries IPv4 only: ipipMode must be Never for an IPv6 range"
 type IPPoolSpec struct {
 	// CIDR is the pool's range. It cannot be changed.
 	// +kubebuilder:validation:Format=cidr
+	// +kubebuilder:validation:MaxLength=50
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr cannot be changed; create another pool and disable this one"
 	CIDR string `json:"cidr"`
 
@@ -101,7 +111,7 @@ type IPPoolSpec struct {
 
 	// BlockSize is the prefix length of the blocks that nodes claim:
 	// 20 to 32 for IPv4 (26 when 0), 116 to 128 for IPv6 (122 when 0).
-	// It cannot be changed once set.
+	// It cannot be changed, except between 0 and what 0 stands for.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
 	// +optional
@@ -142,10 +152,49 @@ type LegacyIPIP struct {
 	Mode string `json:"mode,omitempty"`
 }
 
-// IPPoolStatus says whether the pool is in use and, if not, why.
+// FinalizerPoolInUse holds a pool that is being deleted while addresses of it are
+// in use: without the pool their routes would go. manx-controllers puts it on
+// every pool that is used and takes it off when the last address is free.
+const FinalizerPoolInUse = "manx.io/ippool-in-use"
+
+// ConditionPoolReady is the condition of an IPPool that says whether addresses are
+// assigned from it.
+const ConditionPoolReady = "Ready"
+
+// The reasons of ConditionPoolReady; it is True with PoolReady alone.
+const (
+	PoolReady      = "Ready"
+	PoolDisabled   = "Disabled"   // spec.disabled
+	PoolInvalid    = "Invalid"    // Validate says why
+	PoolOverlaps   = "Overlaps"   // shares addresses with an older pool
+	PoolFinalizing = "Finalizing" // is being deleted and has addresses in use
+)
+
+// IPPoolStatus says whether the pool is in use and, if not, why. It is written
+// by manx-controllers, at most every ten seconds.
 type IPPoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// Use is how much of the pool is taken.
+	// +optional
+	Use *IPPoolUse `json:"use,omitempty"`
+}
+
+// IPPoolUse is how much of a pool is taken.
+type IPPoolUse struct {
+	// Blocks is the number of blocks that exist in the pool.
+	Blocks int64 `json:"blocks"`
+
+	// Addresses is the number of addresses that are assigned.
+	Addresses int64 `json:"addresses"`
+
+	// Capacity is the number of addresses that can be assigned: the size of the
+	// range less what an IPReservation holds back, at most 2^63-1.
+	Capacity int64 `json:"capacity"`
+
+	// Percent is the share of Capacity that is assigned, such as 12.5%.
+	Percent string `json:"percent"`
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	v1 "github.com/manx-cni/manx/api/v1"
 )
 
@@ -62,5 +64,18 @@ func TestIPPoolDefaults(t *testing.T) {
 	}
 	if s := (v1.IPAMConfigSpec{}); s.BlockLimit() != 20 {
 		t.Errorf("block limit %d, want 20", s.BlockLimit())
+	}
+}
+
+func TestOverlaps(t *testing.T) {
+	pool := func(name, cidr string, created int64) *v1.IPPool {
+		return &v1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Unix(created, 0)}, Spec: v1.IPPoolSpec{CIDR: cidr}}
+	}
+	old, twin, young := pool("m", "10.0.0.0/16", 1), pool("n", "10.0.0.0/15", 1), pool("a", "10.0.1.0/24", 2)
+	// What an ignored pool has is free for another.
+	other, bad := pool("b", "10.1.0.0/16", 3), pool("c", "banana", 0)
+	got := v1.Overlaps([]*v1.IPPool{young, other, bad, twin, old})
+	if len(got) != 2 || got[young] != old || got[twin] != old {
+		t.Errorf("%v", got)
 	}
 }

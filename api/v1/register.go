@@ -26,10 +26,13 @@ const (
 	PluralFelixConfigurations = "felixconfigurations"
 	PluralClusterInformations = "clusterinformations"
 	PluralCalicoNodeStatuses  = "caliconodestatuses"
+
+	PluralKubeControllersConfigurations = "kubecontrollersconfigurations"
 )
 
 // DefaultName is the name of the cluster-wide object of the singleton kinds:
-// IPAMConfig, BGPConfiguration, FelixConfiguration and ClusterInformation.
+// IPAMConfig, BGPConfiguration, FelixConfiguration, KubeControllersConfiguration
+// and ClusterInformation.
 const DefaultName = "default"
 
 // Kind describes one kind of the group. All kinds are cluster scoped.
@@ -61,6 +64,7 @@ var Kinds = []Kind{
 	kind[IPAMHandle, IPAMHandleList]("IPAMHandle", PluralIPAMHandles),
 	kind[IPPool, IPPoolList]("IPPool", PluralIPPools),
 	kind[IPReservation, IPReservationList]("IPReservation", PluralIPReservations),
+	kind[KubeControllersConfiguration, KubeControllersConfigurationList]("KubeControllersConfiguration", PluralKubeControllersConfigurations),
 }
 
 // object is satisfied by a pointer to T that is an API object.
