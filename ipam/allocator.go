@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,22 +13,35 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	v1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// Config is what an Allocator works with. Node, Store and Pools are required.
+// Config is what an Allocator works with. Node, Store and Pools are required;
+// functions must not block.
 type Config struct {
 	Node  string
 	Store store.Store
 	// Pools returns the current pools, invalid ones included.
 	Pools func() []*v1.IPPool
-	// NodeLabels returns the node's current labels, for pools with a selector.
+	// NodeLabels returns the node's current labels, for pools with a selector;
+	// nil for none.
 	NodeLabels func() map[string]string
-	// Reserved returns the ranges that are not assigned (IPReservation); nil for none.
+	// Reserved returns the ranges that are not assigned unless an address in
+	// them is asked for (IPReservation); nil for none.
 	Reserved func() []netip.Prefix
-	Clock    func() time.Time // nil: time.Now
-	Log      *slog.Logger     // nil: none
+	// InUse returns the addresses that interfaces of this node's pods have, each
+	// with the handle that it was assigned under; nil when that is not known.
+	// No other handle is given such an address, and one that the blocks do not
+	// know of any more is assigned to its handle again.
+	InUse func() map[netip.Addr]string
+	// SurplusGrace is how long a block that the node can do without stays its
+	// own while it is empty; 0: 5 minutes.
+	SurplusGrace time.Duration
+	// Ticks says when to look after the blocks: to give back what is surplus and
+	// repair what got lost; nil: every 30 s.
+	Ticks <-chan time.Time
+	Clock func() time.Time // nil: time.Now
+	Log   *slog.Logger     // nil: none
 }
 
 // Request asks for addresses.
@@ -37,14 +49,45 @@ type Request struct {
 	// Handle names what the addresses are for; Release takes it. The same
 	// handle gets the same addresses again.
 	Handle string
-	// Attrs describes the owner in the block: pod, namespace, type. The node
-	// and the time are added when they are not there.
+	// Attrs describes the owner in the block: pod, namespace, type. The node is
+	// always this one; the time is added when it is not there.
 	Attrs      map[string]string
 	Num4, Num6 int
 	Use        v1.IPPoolAllowedUse // empty: Workload
 	// IPIP restricts the choice to pools whose ipipMode is not Never: those that
 	// a tunnel's own address comes from.
 	IPIP bool
+	// Pools4 and Pools6 are names or CIDRs of the only pools that the addresses
+	// of a family may come from, in this order, whatever their selectors and
+	// assignmentMode say. One that does not exist or can not be used fails the
+	// request. Empty: all pools that select the node and the namespace.
+	Pools4, Pools6 []string
+	// Addrs are addresses that the handle must get, at most one of a family;
+	// they count in Num4 and Num6. They need a pool that is enabled, and nothing
+	// else of it; one that is reserved may be asked for, as in Calico.
+	Addrs []netip.Addr
+	// NamespaceLabels are for pools with a namespaceSelector.
+	NamespaceLabels map[string]string
+
+	repair bool // the address is in use: a pool's state and limits do not matter
+}
+
+// validate says what makes no sense, whatever pools there are.
+func (r *Request) validate() error {
+	if r.Handle == "" || r.Num4 < 0 || r.Num6 < 0 || r.Num4+r.Num6 == 0 {
+		return fmt.Errorf("assign %d IPv4 and %d IPv6 addresses to handle %q: want a handle and at least one address", r.Num4, r.Num6, r.Handle)
+	}
+	for i, addr := range r.Addrs {
+		switch {
+		case !addr.IsValid() || addr.Is4In6() || addr.Zone() != "":
+			return fmt.Errorf("assign %q to handle %q: want an IPv4 or IPv6 address", addr, r.Handle)
+		case addr.Is4() && r.Num4 == 0, addr.Is6() && r.Num6 == 0:
+			return fmt.Errorf("assign %s to handle %q: no address of this family is wanted", addr, r.Handle)
+		case slices.ContainsFunc(r.Addrs[:i], func(a netip.Addr) bool { return a.Is4() == addr.Is4() }):
+			return fmt.Errorf("assign %v to handle %q: want at most one address of a family by name", r.Addrs, r.Handle)
+		}
+	}
+	return nil
 }
 
 // BlockInfo describes a block of this node.
@@ -74,41 +117,17 @@ type Allocator struct {
 	// blocks: a batch of requests, or Sync.
 	working chan struct{}
 
-	mu     sync.Mutex
-	synced bool
-	blocks map[netip.Prefix]*owned // entries are replaced, never changed
-}
+	counters counters
+	suspects chan struct{} // has a value when Recheck was called
 
-// owned is a block of this node, or one that it is claiming.
-type owned struct {
-	cidr     netip.Prefix
-	affinity *v1.BlockAffinity
-	object   *v1.IPAMBlock // nil while there is none, or it does not decode
-	block    *block.Block  // nil then, or when the object is malformed
-	problem  string        // why block is nil
-	stale    bool          // somebody else wrote it, or a write's outcome is not known
-	// doubt stays after reading the block again: a write that got no answer may still
-	// happen. Only a later write of the block makes it impossible, so nothing is
-	// answered from the block before one succeeds.
-	doubt bool
-}
-
-func (o *owned) state() v1.AffinityState {
-	if o.affinity.Spec.State == "" {
-		return v1.AffinityConfirmed
-	}
-	return o.affinity.Spec.State
-}
-
-// usable reports whether addresses may be assigned from the block.
-func (o *owned) usable() bool { return o.block != nil && o.state().Confirmed() }
-
-// byHandle returns who holds addresses in the block, if that is known.
-func (o *owned) byHandle() map[string][]netip.Addr {
-	if o == nil || o.block == nil {
-		return nil
-	}
-	return o.block.ByHandle()
+	mu        sync.Mutex
+	synced    bool
+	blocks    map[netip.Prefix]*entry
+	promises  map[netip.Prefix]map[string]int // see promise
+	exhausted map[string]exhaustion           // by the key of a choice
+	released  map[string]bool                 // handles that InUse may still name
+	rechecks  map[netip.Prefix]recheck
+	lamented  map[netip.Addr]string // what repair failed for and has logged
 }
 
 // maxWaiting is how many requests wait for the next batch before callers block.
@@ -122,36 +141,53 @@ func New(c Config) *Allocator {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.NodeLabels == nil {
+		c.NodeLabels = func() map[string]string { return nil }
+	}
+	if c.InUse == nil {
+		c.InUse = func() map[netip.Addr]string { return nil }
+	}
+	if c.SurplusGrace == 0 {
+		c.SurplusGrace = defaultSurplusGrace
+	}
 	a := &Allocator{
-		Config:   c,
-		requests: make(chan *request, maxWaiting),
-		stopped:  make(chan struct{}),
-		changed:  make(chan struct{}, 1),
-		working:  make(chan struct{}, 1),
-		blocks:   map[netip.Prefix]*owned{},
+		Config:    c,
+		requests:  make(chan *request, maxWaiting),
+		stopped:   make(chan struct{}),
+		changed:   make(chan struct{}, 1),
+		working:   make(chan struct{}, 1),
+		suspects:  make(chan struct{}, 1),
+		blocks:    map[netip.Prefix]*entry{},
+		promises:  map[netip.Prefix]map[string]int{},
+		exhausted: map[string]exhaustion{},
+		released:  map[string]bool{},
+		rechecks:  map[netip.Prefix]recheck{},
+		lamented:  map[netip.Addr]string{},
 	}
 	a.handles = newHandleWriter(c.Store.Handles, c.Node, a.countsOf, c.Log)
 	return a
 }
 
-// Run answers requests and writes handles until ctx ends, and returns nil then.
+// Run answers requests, writes handles and looks after the blocks until ctx ends,
+// and returns nil then.
 // It must be called once. What is left unwritten is repaired by the next Sync.
 func (a *Allocator) Run(ctx context.Context) error {
 	defer close(a.stopped)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serveRequests(ctx) })
 	g.Go(func() error { return a.handles.run(ctx) })
+	g.Go(func() error { return a.upkeep(ctx) })
 	return g.Wait()
 }
 
 // Assign returns the addresses of req.Handle, IPv4 before IPv6, assigning what it
 // does not hold yet. It returns a *PoolFullError when there is none to give, an
-// error that is ErrRetry when others were faster too often, and else the failure
-// of the API server. After an error, also one of ctx, the handle may hold
+// *AddrError when one of req.Addrs can not be had, an error that is ErrRetry when
+// others were faster too often, and else the failure of the API server. After an error, also one of ctx, the handle may hold
 // addresses: call again, or Release it.
 func (a *Allocator) Assign(ctx context.Context, req Request) ([]netip.Addr, error) {
-	if req.Handle == "" || req.Num4 < 0 || req.Num6 < 0 || req.Num4+req.Num6 == 0 {
-		return nil, fmt.Errorf("assign %d IPv4 and %d IPv6 addresses to handle %q: want a handle and at least one address", req.Num4, req.Num6, req.Handle)
+	if err := req.validate(); err != nil {
+		return nil, err
 	}
 	addrs, err := a.do(ctx, &request{assign: &req, handle: req.Handle})
 	if err != nil {
@@ -161,7 +197,9 @@ func (a *Allocator) Assign(ctx context.Context, req Request) ([]netip.Addr, erro
 }
 
 // Release frees every address of the handle and returns them. A handle that
-// holds none is no error.
+// holds none is no error. An address that the blocks say is held on another node
+// under the same handle is left alone. Remove an interface from what InUse
+// returns before its handle is released.
 func (a *Allocator) Release(ctx context.Context, handle string) ([]netip.Addr, error) {
 	freed, err := a.do(ctx, &request{handle: handle})
 	if err == nil && (len(freed) == 0 || a.elsewhere(handle)) {
@@ -176,28 +214,25 @@ func (a *Allocator) Release(ctx context.Context, handle string) ([]netip.Addr, e
 }
 
 // Flush waits until every handle object says what the blocks say.
-func (a *Allocator) Flush(ctx context.Context) error { return a.handles.flush(ctx) }
-
-// Changed returns a channel that has a value when the set of this node's blocks
-// or the state of one has changed since it was last received from.
-func (a *Allocator) Changed() <-chan struct{} { return a.changed }
-
-// ByHandle returns the handles that hold addresses in this node's own blocks.
-// The result is the caller's.
-func (a *Allocator) ByHandle() map[string][]netip.Addr {
-	out := map[string][]netip.Addr{}
-	for _, o := range a.snapshot() {
-		for handle, addrs := range o.byHandle() {
-			out[handle] = append(out[handle], addrs...)
-		}
+func (a *Allocator) Flush(ctx context.Context) error {
+	if err := a.begin(ctx); err != nil { // a batch may be answered and not quite done
+		return fmt.Errorf("write the handles: %w", err)
 	}
-	return out
+	a.end()
+	return a.handles.flush(ctx)
 }
 
-// Blocks returns this node's blocks, by address.
+// Changed returns a channel that has a value when the set of this node's blocks,
+// the state of one, Borrowed or Lent has changed since it was last received from.
+func (a *Allocator) Changed() <-chan struct{} { return a.changed }
+
+// Blocks returns this node's blocks, by address; not those it borrows from.
 func (a *Allocator) Blocks() []BlockInfo {
 	var out []BlockInfo
 	for _, o := range a.snapshot() {
+		if !o.own() {
+			continue
+		}
 		info := BlockInfo{CIDR: o.cidr, State: o.state(), Problem: o.problem, Size: 1 << (o.cidr.Addr().BitLen() - o.cidr.Bits())}
 		if o.block != nil {
 			info.Used = o.block.Used()
@@ -207,85 +242,11 @@ func (a *Allocator) Blocks() []BlockInfo {
 	return out
 }
 
-// snapshot returns the entries by address.
-func (a *Allocator) snapshot() []*owned {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.SortedFunc(maps.Values(a.blocks), func(x, y *owned) int {
-		return x.cidr.Compare(y.cidr)
-	})
-}
-
-// get returns the entry of a block, or nil.
-func (a *Allocator) get(cidr netip.Prefix) *owned {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.blocks[cidr]
-}
-
-// set replaces the entry of a block; nil removes it. The caller is working.
-func (a *Allocator) set(cidr netip.Prefix, o *owned) {
-	a.mu.Lock()
-	before := a.blocks[cidr]
-	if o == nil {
-		delete(a.blocks, cidr)
-	} else {
-		a.blocks[cidr] = o
-	}
-	a.mu.Unlock()
-	if describe(before) != describe(o) {
-		a.Log.Info("block changed", "cidr", cidr, "before", describe(before), "now", describe(o))
-		a.notify()
-	}
-}
-
 func (a *Allocator) notify() {
 	select {
 	case a.changed <- struct{}{}:
 	default:
 	}
-}
-
-// describe is what others can see of an entry's state.
-func describe(o *owned) string {
-	switch {
-	case o == nil:
-		return "not ours"
-	case o.problem != "":
-		return string(o.state()) + ", unusable: " + o.problem
-	default:
-		return string(o.state())
-	}
-}
-
-// markStale notes that a block must be read before it is used again.
-func (a *Allocator) markStale(cidr netip.Prefix) {
-	if o := a.get(cidr); o != nil {
-		again := *o
-		again.stale = true
-		a.set(cidr, &again)
-	}
-}
-
-// countsOf returns how many addresses the handle has in each of this node's own
-// blocks, and which blocks these are.
-func (a *Allocator) countsOf(handle string) (counts map[netip.Prefix]int, own map[netip.Prefix]bool) {
-	counts, own = map[netip.Prefix]int{}, map[netip.Prefix]bool{}
-	for _, o := range a.snapshot() {
-		if o.block == nil {
-			continue // what it holds is not known: its handles stay as they are
-		}
-		own[o.cidr] = true
-		if n := len(o.block.Held(handle)); n > 0 {
-			counts[o.cidr] = n
-		}
-	}
-	return counts, own
-}
-
-func (a *Allocator) elsewhere(handle string) bool {
-	_, own := a.countsOf(handle)
-	return a.handles.elsewhere(handle, own)
 }
 
 // begin waits until the caller may work on the blocks; end lets the next one.

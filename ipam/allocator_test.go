@@ -251,3 +251,25 @@ func TestReserved(t *testing.T) {
 		t.Errorf("Assign = %v, %v, want %v", got, err, want)
 	}
 }
+
+// TestReservedBlocks shows that a block of which nothing may be assigned is not
+// claimed, and that a pool of such blocks ends in an answer.
+func TestReservedBlocks(t *testing.T) {
+	pools := []*v1.IPPool{ipPool("p", "10.0.0.0/28", 30), ipPool("six", "fd00::/48", 122)}
+	n := syncWith(t, ipam.Config{
+		Node: "n1", Store: store.New(&fake.Backend{}), Pools: func() []*v1.IPPool { return pools },
+		Reserved: func() []netip.Prefix {
+			return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/29"), netip.MustParsePrefix("10.0.0.8/30"), netip.MustParsePrefix("fd00::/32")}
+		},
+	})
+	for range 4 {
+		n.assign(fmt.Sprint("h", len(n.ByHandle())))
+	}
+	_, err := n.Assign(ctx(t), request("more"))
+	if err == nil || !strings.Contains(err.Error(), "1 of 4 blocks claimed, 3 reserved by IPReservations") || len(n.Blocks()) != 1 {
+		t.Errorf("Assign = %v, blocks %v", err, n.Blocks())
+	}
+	if _, err := n.Assign(ctx(t), ipam.Request{Handle: "six", Num6: 1}); !errors.As(err, new(*ipam.PoolFullError)) {
+		t.Errorf("Assign = %v, want a PoolFullError", err)
+	}
+}

@@ -16,29 +16,64 @@ import (
 
 // claim asks for one more block.
 type claim struct {
-	selection
 	*choice
-	want, free int // addresses that are needed and that the node's blocks have, for the error
+	want, free int // addresses that one request needs and that the node's blocks have, for the error
+	total      int // addresses that all requests of the batch need
 }
 
-// claimBlock makes one more block this node's, or returns a *PoolFullError.
-func (a *Allocator) claimBlock(ctx context.Context, c *claim) error {
+// claimBlock makes one more block this node's. When there is none to have it
+// finds blocks of others to borrow from, and reports that; or it returns a
+// *PoolFullError. The order is Calico's: a block that nobody has, from a start
+// that is the node's own; an empty block of another node; borrowing. Each is
+// tried in all pools, in their order, before the next.
+func (a *Allocator) claimBlock(ctx context.Context, c *claim) (borrow bool, err error) {
+	if full := a.isExhausted(c); full != nil {
+		return false, full
+	}
 	config, err := a.Store.Config(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	full := a.whyFull(c, config)
 	if len(c.pools) == 0 || full.NoClaims || full.Limit > 0 {
-		return full
+		return false, full
 	}
 	if got, err := a.finishClaims(ctx, c.family); err != nil || got {
-		return err
+		return false, err
 	}
 	// A block that does not decode is not in the list. Creating it anew fails.
 	blocks, _, err := a.Store.Blocks.List(ctx, "")
 	if err != nil {
-		return err
+		return false, err
 	}
+	if got, err := a.claimFree(ctx, c, blocks, full); err != nil || got {
+		return false, err
+	}
+	blocks = a.withLost(blocks)
+	if got, err := a.reclaim(ctx, c, blocks); err != nil || got {
+		return false, err
+	}
+	if config.StrictAffinity {
+		full.Strict = true
+		a.noteExhausted(c, full)
+		return false, full
+	}
+	full.Others, full.Lendable = a.borrowFrom(c, blocks)
+	if full.Lendable < c.want-c.free {
+		a.noteExhausted(c, full)
+		return false, full
+	}
+	a.noteExhausted(c, nil)
+	return true, nil
+}
+
+// maxReserved is how many reserved blocks are passed over: an IPv6 pool may have
+// more than can be counted in a lifetime.
+const maxReserved = 1 << 20
+
+// claimFree claims a block that is nobody's, or that is this node's and was lost
+// sight of, and counts in full those that are taken.
+func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBlock, full *PoolFullError) (bool, error) {
 	var existing []netip.Prefix
 	for _, o := range blocks {
 		cidr, err := netip.ParsePrefix(o.Spec.CIDR)
@@ -48,29 +83,35 @@ func (a *Allocator) claimBlock(ctx context.Context, c *claim) error {
 		existing = append(existing, cidr.Masked())
 		if a.isLost(o, cidr, c) {
 			if got, err := a.claimAt(ctx, cidr); err != nil || got {
-				return err
+				return got, err
 			}
 		}
 	}
-	for _, p := range c.pools {
+	for i, p := range c.pools {
 		taken := pool.NewTaken(p.BlockBits, existing)
 		for cidr := range p.Blocks(a.Node) {
-			if taken.Has(cidr) || a.get(cidr) != nil {
-				continue
+			if !taken.Has(cidr) && !a.get(cidr).own() {
+				if a.allReserved(cidr) {
+					if full.Pools[i].Reserved++; full.Pools[i].Reserved == maxReserved {
+						break
+					}
+					continue
+				}
+				if got, err := a.claimAt(ctx, cidr); err != nil || got {
+					return got, err
+				}
 			}
-			if got, err := a.claimAt(ctx, cidr); err != nil || got {
-				return err
-			}
+			full.Pools[i].Claimed++
 		}
 	}
-	return full
+	return false, nil
 }
 
 // finishClaims settles what an earlier claim of the family left behind, so that
 // claims that fail do not pile up, and reports whether that gave a block.
 func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got bool, err error) {
 	for _, o := range a.snapshot() {
-		if !o.stale || pool.FamilyOf(o.cidr) != family {
+		if !o.own() || !o.stale || o.usable() || pool.FamilyOf(o.cidr) != family {
 			continue
 		}
 		again, err := a.reread(ctx, o)
@@ -78,7 +119,7 @@ func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got b
 			return false, fmt.Errorf("finish the claim of block %s: %w", o.cidr, err)
 		}
 		a.replace(o, again)
-		got = got || again != nil && again.usable()
+		got = got || again.usable()
 	}
 	return got, nil
 }
@@ -89,22 +130,28 @@ func (a *Allocator) whyFull(c *claim, config v1.IPAMConfigSpec) *PoolFullError {
 	for _, p := range c.pools {
 		e.Pools = append(e.Pools, PoolUse{Pool: p, Blocks: p.NumBlocks()})
 	}
-	for _, o := range a.snapshot() {
-		if pool.FamilyOf(o.cidr) == c.family {
-			e.Blocks++
-		}
-	}
+	e.Blocks = a.blocksOf(c.family)
 	if limit := config.BlockLimit(); e.Blocks >= limit {
 		e.Limit = limit
 	}
 	return e
 }
 
+// blocksOf returns how many blocks of a family the node has or is claiming.
+func (a *Allocator) blocksOf(family pool.Family) (n int) {
+	for _, o := range a.snapshot() {
+		if o.own() && pool.FamilyOf(o.cidr) == family {
+			n++
+		}
+	}
+	return n
+}
+
 // isLost reports whether an existing block is this node's although no affinity
 // says so, and could serve c: the affinity was deleted, or its claim was cut off.
 func (a *Allocator) isLost(o *v1.IPAMBlock, cidr netip.Prefix, c *claim) bool {
 	_, inPool := pool.Containing(c.pools, cidr)
-	return inPool && o.Spec.Affinity != nil && *o.Spec.Affinity == v1.HostAffinity(a.Node) && a.get(cidr) == nil
+	return inPool && ownedBy(o, a.Node) && !a.get(cidr).own()
 }
 
 // claimAt tries to make one block this node's and reports whether it is now and
@@ -117,13 +164,16 @@ func (a *Allocator) claimAt(ctx context.Context, cidr netip.Prefix) (bool, error
 	}
 	if err == nil {
 		affinity = stored
-		var o *owned
+		var o *entry
 		if o, err = a.settle(ctx, cidr, affinity); err == nil {
 			a.set(cidr, o)
-			return o != nil && o.usable(), nil
+			if o.usable() {
+				a.counters.claims.Add(1)
+			}
+			return o.usable(), nil
 		}
 	}
-	a.set(cidr, &owned{cidr: cidr, affinity: affinity, stale: true})
+	a.set(cidr, &entry{cidr: cidr, affinity: affinity, stale: true})
 	return false, fmt.Errorf("claim block %s: %w", cidr, err)
 }
 
@@ -137,31 +187,85 @@ func (a *Allocator) newAffinity(cidr netip.Prefix) *v1.BlockAffinity {
 	}
 }
 
-// settle brings an affinity of this node to its end, whatever step its claim was
-// cut off at, and returns the block's entry, or nil when the block is not ours.
-func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*owned, error) {
-	object, err := a.blockOf(ctx, cidr, affinity)
+// settle brings an affinity of this node to its end, whatever step its claim or
+// its removal was cut off at, and returns the block's entry: nil when there is no
+// block, one that is not own when it is another's.
+func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*entry, error) {
+	for range maxConflicts {
+		o, err := a.settleOnce(ctx, cidr, affinity)
+		if !isConflict(err) {
+			return o, err
+		}
+		name := affinity.Name
+		affinity, err = a.Store.Affinities.Get(ctx, name)
+		if errors.Is(err, store.ErrNotFound) {
+			return a.unclaimed(ctx, cidr)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("others changed block %s and its affinity %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+}
+
+// settleOnce is settle up to the first conflict.
+func (a *Allocator) settleOnce(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*entry, error) {
+	object, affinity, err := a.blockOf(ctx, cidr, affinity)
+	leaving := affinity.Spec.State == v1.AffinityPendingDeletion
 	var bad *malformedError
 	switch {
 	case errors.As(err, &bad) && affinity.Spec.State == v1.AffinityPending:
 		return nil, a.giveUp(ctx, cidr, affinity, "malformed: "+bad.Error()) // we have no address in it
 	case errors.As(err, &bad):
-		return &owned{cidr: cidr, affinity: affinity, problem: bad.Error()}, nil
+		return &entry{cidr: cidr, affinity: affinity, problem: bad.Error()}, nil
 	case err != nil:
 		return nil, err
-	case affinity.Spec.State == v1.AffinityPendingDeletion:
-		if object == nil || !ownedBy(object, a.Node) {
-			return nil, nil // somebody is about to remove the affinity too
-		}
-		return newOwned(cidr, affinity, object), nil
+	case object == nil:
+		return nil, a.giveUp(ctx, cidr, affinity, "gone")
 	case !ownedBy(object, a.Node):
-		return nil, a.giveUp(ctx, cidr, affinity, ownerOf(object))
+		return a.newEntry(cidr, nil, object), a.giveUp(ctx, cidr, affinity, ownerOf(object))
 	}
+	o := a.newEntry(cidr, affinity, object)
+	switch {
+	case leaving && o.block == nil:
+		return o, nil
+	case leaving && o.block.Used() == 0:
+		if err := a.Store.Blocks.Delete(ctx, object); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		return nil, a.giveUp(ctx, cidr, affinity, "empty")
+	}
+	// A block in use is not to be removed, whoever wanted that: it is confirmed
+	// again. Who deletes it all the same finds that it has changed.
 	affinity, err = a.confirm(ctx, cidr, affinity)
 	if err != nil {
 		return nil, err
 	}
-	return newOwned(cidr, affinity, object), nil
+	o.affinity = affinity
+	return o, nil
+}
+
+// unclaimed returns the entry of a block for which this node has no affinity. While
+// the block names the node its addresses are the node's to route, so the affinity
+// is made anew.
+func (a *Allocator) unclaimed(ctx context.Context, cidr netip.Prefix) (*entry, error) {
+	object, err := a.getBlock(ctx, v1.BlockName(cidr))
+	var bad *malformedError
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, nil
+	case errors.As(err, &bad): // whose it is can not be read
+		return &entry{cidr: cidr, problem: bad.Error()}, nil
+	case err != nil:
+		return nil, err
+	case !ownedBy(object, a.Node):
+		return a.newEntry(cidr, nil, object), nil
+	}
+	affinity, err := a.Store.Affinities.Create(ctx, a.newAffinity(cidr))
+	if err != nil {
+		return nil, err
+	}
+	return a.settle(ctx, cidr, affinity)
 }
 
 // giveUp removes this node's affinity to a block that it can not have.
@@ -174,33 +278,38 @@ func (a *Allocator) giveUp(ctx context.Context, cidr netip.Prefix, affinity *v1.
 }
 
 // blockOf returns the block of an affinity, created if it did not exist and the
-// affinity is to stay; nil if it does not exist otherwise.
-func (a *Allocator) blockOf(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*v1.IPAMBlock, error) {
+// affinity is to stay, else nil; and the affinity, which may have changed.
+func (a *Allocator) blockOf(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*v1.IPAMBlock, *v1.BlockAffinity, error) {
 	name := v1.BlockName(cidr)
-	leaving := affinity.Spec.State == v1.AffinityPendingDeletion
 	if affinity.Spec.State != v1.AffinityPending { // a new claim expects none
 		object, err := a.getBlock(ctx, name)
-		if err == nil || !errors.Is(err, store.ErrNotFound) || leaving {
-			return object, notMissing(err, leaving)
+		if !errors.Is(err, store.ErrNotFound) {
+			return object, affinity, err
 		}
+		if affinity.Spec.State == v1.AffinityPendingDeletion {
+			return nil, affinity, nil
+		}
+		// The claim starts again from its first step: somebody may be about to
+		// remove the affinity too, and then this fails.
+		pending := affinity.DeepCopy()
+		pending.Spec.State, pending.Spec.Type, pending.Spec.Deleted = v1.AffinityPending, v1.AffinityTypeHost, "false"
+		stored, err := a.Store.Affinities.Update(ctx, pending)
+		if err != nil {
+			return nil, affinity, err
+		}
+		affinity = stored
 	}
 	b, err := block.New(cidr, a.Node, a.Clock())
 	if err != nil {
-		return nil, &malformedError{err}
+		return nil, affinity, &malformedError{err}
 	}
 	object, err := a.Store.Blocks.Create(ctx, &v1.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: *b.Spec()})
 	if errors.Is(err, store.ErrExists) {
-		return a.getBlock(ctx, name)
+		if object, err = a.getBlock(ctx, name); err == nil && !ownedBy(object, a.Node) {
+			a.counters.conflicts.Add(1)
+		}
 	}
-	return object, err
-}
-
-// notMissing drops ErrNotFound when absence is an answer.
-func notMissing(err error, allowed bool) error {
-	if allowed && errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	return err
+	return object, affinity, err
 }
 
 // malformedError marks an object that exists and makes no sense.
@@ -221,46 +330,19 @@ func (a *Allocator) getBlock(ctx context.Context, name string) (*v1.IPAMBlock, e
 // confirm makes an affinity confirmed and gives it the labels that Calico looks
 // it up by. The block is known to be this node's.
 func (a *Allocator) confirm(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*v1.BlockAffinity, error) {
-	for range maxConflicts {
-		next := affinity.DeepCopy()
-		changed := !next.Spec.State.Confirmed() || next.Spec.State == "" || next.Spec.Deleted == ""
-		next.Spec.State, next.Spec.Type, next.Spec.Deleted = v1.AffinityConfirmed, v1.AffinityTypeHost, "false"
-		for k, v := range v1.AffinityLabels(a.Node, cidr) {
-			if next.Labels[k] != v {
-				metav1.SetMetaDataLabel(&next.ObjectMeta, k, v)
-				changed = true
-			}
-		}
-		if !changed {
-			return affinity, nil
-		}
-		stored, err := a.Store.Affinities.Update(ctx, next)
-		if !errors.Is(err, store.ErrConflict) {
-			return stored, err
-		}
-		if affinity, err = a.Store.Affinities.Get(ctx, affinity.Name); err != nil {
-			return nil, err
-		}
-		if affinity.Spec.State == v1.AffinityPendingDeletion {
-			return affinity, nil // not ours to stop; nothing is assigned from it
+	next := affinity.DeepCopy()
+	changed := !next.Spec.State.Confirmed() || next.Spec.State == "" || next.Spec.Deleted == ""
+	next.Spec.State, next.Spec.Type, next.Spec.Deleted = v1.AffinityConfirmed, v1.AffinityTypeHost, "false"
+	for k, v := range v1.AffinityLabels(a.Node, cidr) {
+		if next.Labels[k] != v {
+			metav1.SetMetaDataLabel(&next.ObjectMeta, k, v)
+			changed = true
 		}
 	}
-	return nil, fmt.Errorf("confirm the affinity to block %s: %w", cidr, ErrRetry)
-}
-
-// newOwned returns the entry of a stored block.
-func newOwned(cidr netip.Prefix, affinity *v1.BlockAffinity, object *v1.IPAMBlock) *owned {
-	o := &owned{cidr: cidr, affinity: affinity, object: object}
-	b, err := block.Parse(&object.Spec)
-	switch {
-	case err != nil:
-		o.problem = fmt.Sprintf("IPAMBlock %s is malformed: %v", object.Name, err)
-	case b.CIDR() != cidr:
-		o.problem = fmt.Sprintf("IPAMBlock %s is malformed: spec.cidr is %s", object.Name, b.CIDR())
-	default:
-		o.block = b
+	if !changed {
+		return affinity, nil
 	}
-	return o
+	return a.Store.Affinities.Update(ctx, next)
 }
 
 func ownedBy(object *v1.IPAMBlock, node string) bool {

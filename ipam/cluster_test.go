@@ -4,6 +4,7 @@ package ipam_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/crd"
 	"github.com/manx-cni/manx/test/lab/apiserver"
@@ -26,6 +28,70 @@ func TestAPIServer(t *testing.T) {
 	t.Run("nodes compete", func(t *testing.T) { nodesCompete(t, s) })
 	t.Run("sixty at once", func(t *testing.T) { sixtyForReal(t, s) })
 	t.Run("restart", func(t *testing.T) { restart(t, config) })
+	t.Run("borrow", func(t *testing.T) { borrowForReal(t, s) })
+	t.Run("reclaim", func(t *testing.T) { reclaimForReal(t, s) })
+	t.Run("thousand at once", func(t *testing.T) {
+		b, err := crd.NewBackend(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object := fmt.Sprintf(`{"apiVersion":"%s","kind":"IPAMConfig","metadata":{"name":"default"},"spec":%s}`, v1.SchemeGroupVersion, roomy)
+		if _, err := b.Create(ctx(t), v1.PluralIPAMConfigs, []byte(object)); err != nil {
+			t.Fatal(err)
+		}
+		thousandAtOnce(t, s)
+	})
+}
+
+// borrowForReal has twenty pods of one node borrow from another's only block, and
+// restarts the borrower.
+func borrowForReal(t *testing.T, s store.Store) {
+	pools := []*v1.IPPool{ipPool("p", "10.3.0.0/26", 26)}
+	lender, borrower := newNode(t, s, "real-lender", pools...), newNode(t, s, "real-borrower", pools...)
+	lender.assign("k8s-pod-network.real-own")
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() { borrower.assign(fmt.Sprintf("k8s-pod-network.real-guest-%d", i)) })
+	}
+	wg.Wait()
+	t.Logf("20 borrowed addresses: %+v", borrower.Counters())
+	want := borrower.Borrowed()
+	borrower.kill()
+	borrower = newNode(t, s, "real-borrower", pools...)
+	if got := borrower.Borrowed(); len(want) != 20 || !slices.Equal(got, want) {
+		t.Errorf("borrowed after the restart %v, before %v", got, want)
+	}
+	if err := lender.Sync(ctx(t)); err != nil || len(lender.Lent()) != 20 || len(lender.ByHandle()) != 1 {
+		t.Errorf("%v: lent %v, held %v", err, lender.Lent(), lender.ByHandle())
+	}
+	lender.flush()
+	borrower.flush()
+	audit(t, s)
+	for i := range 20 {
+		borrower.release(fmt.Sprintf("k8s-pod-network.real-guest-%d", i))
+	}
+	borrower.flush()
+	audit(t, s)
+}
+
+// reclaimForReal takes an empty block over from a node that has no use for it.
+func reclaimForReal(t *testing.T, s store.Store) {
+	pools := []*v1.IPPool{ipPool("p", "10.4.0.0/26", 26)}
+	owner := newNode(t, s, "real-owner", pools...)
+	owner.assign("k8s-pod-network.real-short")
+	owner.release("k8s-pod-network.real-short")
+	owner.flush()
+	robber := syncWith(t, ipam.Config{
+		Node: "real-robber", Store: s, Pools: func() []*v1.IPPool { return pools }, Clock: func() time.Time { return time.Now().Add(time.Hour) },
+	})
+	robber.assign("k8s-pod-network.real-loot")
+	owner.assign("k8s-pod-network.real-again")
+	if len(owner.Blocks()) != 0 || len(owner.Borrowed()) != 1 || robber.Counters().Reclaimed != 1 {
+		t.Errorf("the owner has %v and borrows %v; the robber did %+v", owner.Blocks(), owner.Borrowed(), robber.Counters())
+	}
+	owner.flush()
+	robber.flush()
+	audit(t, s)
 }
 
 func sixtyForReal(t *testing.T, s store.Store) {

@@ -29,9 +29,29 @@
 // do: an affinity whose block is ours is confirmed, one without a block gets one,
 // one whose block is another's is removed.
 //
+// A node that needs an address looks in its own blocks, then for a block that
+// nobody has, then for one that another node has and does not use (reclaim.go),
+// and borrows at last. It gives back what it does not need itself (surplus.go).
+// Both ways a block changes hands through its deletion, which the API server
+// refuses when the owner has written the block in the meantime.
+//
+// # Borrowing
+//
+// A node borrows an address from a block that it does not own; the owner lends
+// it. The attribute node of the address says who holds it, and the address is
+// routed on its own, as a /32 or /128: Borrowed is what this node has elsewhere,
+// Lent what others have in its blocks. The blocks that it has borrowed from are
+// kept in memory and written like its own, many requests at once.
+//
+// Nobody lists other nodes' blocks to look for borrowed addresses, so only a
+// handle leads to one, and it is written before the block (promise.go). A crash
+// between the two leaves a handle that promises too much, which Sync corrects.
+//
 // # Leftovers
 //
 // Own objects are recognised by content: affinities by spec.node, blocks by
 // spec.affinity host:NODE, handles by the label projectcalico.org/hostname-hash
-// that this package puts on those it writes.
+// that this package puts on those it writes. An address that an interface has
+// and no block knows of, because the API server was restored from an older copy,
+// is assigned to its handle again (repair.go).
 package ipam

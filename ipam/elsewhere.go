@@ -11,9 +11,9 @@ import (
 	"github.com/manx-cni/manx/ipam/store"
 )
 
-// releaseElsewhere frees the addresses that a handle has in blocks that are not
-// this node's: blocks that lost their owner, or another node's that Calico
-// borrowed from before this agent took over. The handle object says which.
+// releaseElsewhere frees the addresses that a handle has in blocks that this node
+// does not know of: what Calico borrowed before this agent took over, without
+// this node's label on the handle. The handle object says which blocks these are.
 func (a *Allocator) releaseElsewhere(ctx context.Context, handle string) ([]netip.Addr, error) {
 	object, err := a.Store.Handles.Get(ctx, v1.HandleName(handle))
 	if errors.Is(err, store.ErrNotFound) {
@@ -24,42 +24,46 @@ func (a *Allocator) releaseElsewhere(ctx context.Context, handle string) ([]neti
 	}
 	var freed []netip.Addr
 	v := &visit{}
-	_, own := a.countsOf(handle)
+	_, known := a.countsOf(handle)
 	for text := range object.Spec.Block {
 		cidr, err := netip.ParsePrefix(text)
-		if err != nil || own[cidr] {
+		if err != nil || known[cidr] {
 			continue // nothing to be found there, or the handle writer's business
 		}
-		addrs, err := a.releaseFrom(ctx, cidr, handle)
+		addrs, left, err := a.releaseFrom(ctx, cidr, handle)
 		if err != nil {
 			return nil, err
 		}
 		freed = append(freed, addrs...)
-		v.gone = append(v.gone, cidr)
+		if !left {
+			v.gone = append(v.gone, cidr)
+		}
 	}
 	a.handles.enqueue(handle, v)
 	return freed, nil
 }
 
 // releaseFrom frees a handle's addresses in one block that is not this node's,
-// and deletes the block when it is empty and nobody's.
-func (a *Allocator) releaseFrom(ctx context.Context, cidr netip.Prefix, handle string) ([]netip.Addr, error) {
+// and deletes the block when it is empty and nobody's. It reports whether another
+// node holds addresses of that handle there.
+func (a *Allocator) releaseFrom(ctx context.Context, cidr netip.Prefix, handle string) (freed []netip.Addr, left bool, err error) {
 	for conflicts := range maxConflicts {
 		pause(ctx, conflicts)
 		object, err := a.Store.Blocks.Get(ctx, v1.BlockName(cidr))
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, nil
+			return nil, false, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		b, err := block.Parse(&object.Spec)
 		if err != nil {
-			return nil, fmt.Errorf("IPAMBlock %s is malformed: %w", object.Name, err)
+			return nil, false, fmt.Errorf("IPAMBlock %s is malformed: %w", object.Name, err)
 		}
-		freed := b.ReleaseHandle(handle)
+		freed := b.ReleaseFunc(func(e block.Entry) bool { return a.isFor(handle, e) })
+		left := len(b.Held(handle)) > 0
 		if len(freed) == 0 {
-			return nil, nil
+			return nil, left, nil
 		}
 		if b.Used() == 0 && object.Spec.Affinity == nil {
 			err = a.Store.Blocks.Delete(ctx, object)
@@ -70,11 +74,19 @@ func (a *Allocator) releaseFrom(ctx context.Context, cidr netip.Prefix, handle s
 			_, err = a.Store.Blocks.Update(ctx, next)
 		}
 		if err == nil {
-			return freed, nil
+			a.counters.released.Add(uint64(len(freed)))
+			return freed, left, nil
 		}
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-			return nil, err
+		if !isConflict(err) {
+			return nil, false, err
 		}
 	}
-	return nil, fmt.Errorf("others changed block %s %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+	return nil, false, fmt.Errorf("others changed block %s %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+}
+
+// elsewhere reports whether a handle has addresses in blocks that this node does
+// not know of.
+func (a *Allocator) elsewhere(handle string) bool {
+	_, known := a.countsOf(handle)
+	return a.handles.elsewhere(handle, known)
 }

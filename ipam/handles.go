@@ -72,9 +72,11 @@ func (w *handleWriter) enqueue(handle string, v *visit) {
 	}
 }
 
-// adopt takes over the handles that this node wrote before it restarted.
+// adopt takes over the handles that are stored with this node's label, and what
+// is known of no other.
 func (w *handleWriter) adopt(objects []*v1.IPAMHandle) {
 	w.mu.Lock()
+	clear(w.known)
 	for _, o := range objects {
 		w.known[o.Spec.HandleID] = o
 	}
@@ -197,23 +199,26 @@ func (w *handleWriter) next() (string, *visit, bool) {
 	return handle, v, true
 }
 
-// write makes the object of a handle say what the blocks say.
+// write makes the object of a handle say what the blocks say. It may be called
+// from several goroutines: what is written rests on counts that were taken after
+// the object that it replaces was there.
 func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Prefix) error {
 	w.mu.Lock()
 	have := w.known[handle]
 	w.mu.Unlock()
 	for range maxConflicts {
-		counts, own := w.counts(handle)
 		if have == nil {
+			var done bool
 			var err error
-			if have, err = w.find(ctx, handle, counts); have == nil && err == nil && len(counts) > 0 {
-				continue // deleted under our hands
-			}
-			if have == nil || err != nil {
+			if have, done, err = w.find(ctx, handle); done || err != nil {
 				return err
 			}
 		}
+		if have == nil {
+			continue // deleted under our hands
+		}
 		want := have.DeepCopy()
+		counts, own := w.counts(handle)
 		merge(&want.Spec, counts, own, gone)
 		if w.node != "" && want.Labels[v1.LabelHostnameHash] == "" {
 			metav1.SetMetaDataLabel(&want.ObjectMeta, v1.LabelHostnameHash, v1.HostnameHash(w.node))
@@ -234,10 +239,11 @@ func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Pr
 	return fmt.Errorf("write handle %s: %w", handle, ErrRetry)
 }
 
-// find reads the object of a handle, or creates it when counts is not empty. It
-// returns nil when there is none.
-func (w *handleWriter) find(ctx context.Context, handle string, counts map[netip.Prefix]int) (*v1.IPAMHandle, error) {
+// find creates the object of a handle, or reads it when it is there. All is done
+// when it was created, or is not there and need not be.
+func (w *handleWriter) find(ctx context.Context, handle string) (have *v1.IPAMHandle, done bool, err error) {
 	name := v1.HandleName(handle)
+	counts, _ := w.counts(handle)
 	if len(counts) > 0 {
 		o := &v1.IPAMHandle{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostnameHash: v1.HostnameHash(w.node)}},
@@ -245,15 +251,19 @@ func (w *handleWriter) find(ctx context.Context, handle string, counts map[netip
 		}
 		merge(&o.Spec, counts, nil, nil)
 		stored, err := w.table.Create(ctx, o)
+		if err == nil {
+			w.remember(handle, stored)
+		}
 		if !errors.Is(err, store.ErrExists) {
-			return stored, err
+			return nil, true, err
 		}
 	}
-	o, err := w.table.Get(ctx, name)
+	have, err = w.table.Get(ctx, name)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+		w.remember(handle, nil)
+		return nil, len(counts) == 0, nil
 	}
-	return o, err
+	return have, false, err
 }
 
 // replace writes want in place of have if they differ, and deletes the object if

@@ -2,11 +2,13 @@ package ipam_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,16 +40,27 @@ type node struct {
 	*ipam.Allocator
 	t    *testing.T
 	kill func() // returns when Run has returned
+
+	ticks chan time.Time
 }
 
 // startNode runs an allocator that has not synced.
 func startNode(t *testing.T, s store.Store, name string, pools ...*v1.IPPool) *node {
 	t.Helper()
-	a := ipam.New(ipam.Config{Node: name, Store: s, Pools: func() []*v1.IPPool { return pools }})
+	return startWith(t, ipam.Config{Node: name, Store: s, Pools: func() []*v1.IPPool { return pools }})
+}
+
+// startWith runs an allocator that has not synced. It looks after its blocks when
+// the test says so, by tick.
+func startWith(t *testing.T, c ipam.Config) *node {
+	t.Helper()
+	ticks := make(chan time.Time)
+	c.Ticks = ticks
+	a := ipam.New(c)
 	run, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(run) }()
-	n := &node{Allocator: a, t: t}
+	n := &node{Allocator: a, t: t, ticks: ticks}
 	n.kill = func() {
 		cancel()
 		if err, open := <-done; open && err != nil {
@@ -58,6 +71,55 @@ func startNode(t *testing.T, s store.Store, name string, pools ...*v1.IPPool) *n
 	t.Cleanup(func() { n.kill() })
 	return n
 }
+
+// syncWith runs an allocator and syncs it.
+func syncWith(t *testing.T, c ipam.Config) *node {
+	t.Helper()
+	n := startWith(t, c)
+	if err := n.Sync(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// tick has the node look after its blocks, and returns when it has: a tick is
+// received when the look before it is over.
+func (n *node) tick() {
+	n.t.Helper()
+	for range 2 {
+		select {
+		case n.ticks <- time.Time{}:
+		case <-ctx(n.t).Done():
+			n.t.Fatal("the node does not look after its blocks")
+		}
+	}
+}
+
+// clock is a time that passes when the test says so.
+type clock struct{ passed atomic.Int64 }
+
+func (c *clock) now() time.Time {
+	return time.Unix(1_755_850_000, 0).Add(time.Duration(c.passed.Load()))
+}
+func (c *clock) advance(d time.Duration) { c.passed.Add(int64(d)) }
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in 20 s: not %s", what)
+		}
+	}
+}
+
+// settings stores the cluster's IPAMConfig.
+func settings(b *fake.Backend, spec string) {
+	b.PutRaw(v1.PluralIPAMConfigs, "default", `{"metadata":{"name":"default"},"spec":`+spec+`}`)
+}
+
+// strict forbids borrowing.
+const strict = `{"strictAffinity":true,"autoAllocateBlocks":true,"maxBlocksPerHost":1000}`
 
 // newNode runs an allocator and syncs it.
 func newNode(t *testing.T, s store.Store, name string, pools ...*v1.IPPool) *node {
@@ -184,4 +246,47 @@ func writes(b *fake.Backend) (out []string) {
 		}
 	}
 	return out
+}
+
+// tap is one node's connection to the store: its hook decides about the calls of
+// that node alone.
+type tap struct {
+	store.Backend
+	hook func(fake.Op) (before, after error)
+}
+
+func (t *tap) call(op fake.Op, do func() error) error {
+	before, after := t.hook(op)
+	if before != nil {
+		return before
+	}
+	err := do()
+	if after != nil {
+		return after
+	}
+	return err
+}
+
+func (t *tap) Get(ctx context.Context, resource, name string) (out []byte, err error) {
+	err = t.call(fake.Op{Verb: "get", Resource: resource, Name: name}, func() (err error) { out, err = t.Backend.Get(ctx, resource, name); return err })
+	return out, err
+}
+
+func (t *tap) List(ctx context.Context, resource, selector string) (out []json.RawMessage, err error) {
+	err = t.call(fake.Op{Verb: "list", Resource: resource}, func() (err error) { out, err = t.Backend.List(ctx, resource, selector); return err })
+	return out, err
+}
+
+func (t *tap) Create(ctx context.Context, resource string, object []byte) (out []byte, err error) {
+	err = t.call(fake.Op{Verb: "create", Resource: resource}, func() (err error) { out, err = t.Backend.Create(ctx, resource, object); return err })
+	return out, err
+}
+
+func (t *tap) Update(ctx context.Context, resource, name string, object []byte) (out []byte, err error) {
+	err = t.call(fake.Op{Verb: "update", Resource: resource, Name: name}, func() (err error) { out, err = t.Backend.Update(ctx, resource, name, object); return err })
+	return out, err
+}
+
+func (t *tap) Delete(ctx context.Context, resource, name, uid, version string) error {
+	return t.call(fake.Op{Verb: "delete", Resource: resource, Name: name}, func() error { return t.Backend.Delete(ctx, resource, name, uid, version) })
 }

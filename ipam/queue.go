@@ -80,16 +80,17 @@ const maxConflicts = 10
 func (a *Allocator) serve(ctx context.Context, batch []*request) {
 	ctx, cancel := whileWanted(ctx, batch)
 	defer cancel()
-	fresh := map[netip.Prefix]bool{}
+	defer a.sweep()
+	known := newLearned()
 	for conflicts := 0; len(batch) > 0; {
-		r := round{a: a, ctx: ctx, fresh: fresh}
+		r := round{a: a, ctx: ctx, learned: known}
 		batch = r.run(batch)
 		if !r.conflict {
 			continue // answered all, or made progress: read or claimed a block
 		}
 		if conflicts++; conflicts == maxConflicts {
 			for _, q := range batch {
-				q.finish(nil, fmt.Errorf("others changed this node's blocks %d times in a row: %w", conflicts, ErrRetry))
+				q.finish(nil, fmt.Errorf("others changed the same blocks %d times in a row: %w", conflicts, ErrRetry))
 			}
 			return
 		}

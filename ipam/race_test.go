@@ -225,3 +225,32 @@ func TestServerDown(t *testing.T) {
 		t.Errorf("held %v, want one address of h", held)
 	}
 }
+
+// TestRepeatedBesideShort serves in one batch a handle that has its address, which
+// is to be read again, and one that needs a further block: neither may keep the
+// other from getting on.
+func TestRepeatedBesideShort(t *testing.T) {
+	b := &fake.Backend{}
+	s := store.New(b)
+	n := newNode(t, s, "n1", ipPool("p", "10.0.0.0/28", 31))
+	n.assign("has")
+	n.flush()
+	writing := make(chan struct{})
+	b.SetHook(func(_ context.Context, op fake.Op) (error, error) {
+		if op.Verb == "update" && op.Resource == v1.PluralIPAMBlocks {
+			b.SetHook(nil)
+			close(writing)
+			eventually(t, "both waiting", func() bool { return n.Waiting() == 2 })
+		}
+		return nil, nil
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { n.assign("fills") })
+	<-writing
+	for _, h := range []string{"has", "short"} {
+		wg.Go(func() { n.assign(h) })
+	}
+	wg.Wait()
+	n.flush()
+	audit(t, s)
+}

@@ -10,29 +10,49 @@ import (
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/block"
-	"github.com/manx-cni/manx/ipam/pool"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
 // round is one attempt to serve a batch: work on copies of the blocks, write
 // each changed one once, answer who depends only on writes that succeeded.
 type round struct {
-	a     *Allocator
-	ctx   context.Context
-	fresh map[netip.Prefix]bool // read or written while this batch was served
+	a   *Allocator
+	ctx context.Context
+	*learned
 
 	drafts   []*draft
-	selected map[selection]*choice
 	conflict bool // somebody was faster
+
+	// What the assignments of the round rest on; see choose.go.
+	allPools    []*v1.IPPool
+	byNamespace *bool
+	chosen      map[selection]*choice
+	reserved    func(netip.Addr) bool
+	inUse       map[netip.Addr]string
+}
+
+// learned is what the rounds of one batch have found out.
+type learned struct {
+	fresh map[netip.Prefix]bool // blocks that were read or written
+	lend  map[string]bool       // choices, by key, for which there is no block to claim
+	open  map[netip.Prefix]bool // blocks of others that may be asked for an address by name
+}
+
+func newLearned() *learned {
+	return &learned{map[netip.Prefix]bool{}, map[string]bool{}, map[netip.Prefix]bool{}}
 }
 
 // draft is a working copy of a block.
 type draft struct {
-	*owned
-	work    *block.Block // equal to owned.block until dirty
-	dirty   bool
-	handles []string // whose addresses changed
-	err     error    // of the write
+	*entry
+	work     *block.Block // equal to entry.block until dirty
+	dirty    bool
+	handles  []string         // whose addresses changed
+	takers   map[string]bool  // handles that got some
+	assigned int              // how many
+	released int              // and how many were given up
+	refused  map[string]error // takers whose handle could not be written
+	err      error            // of the write
 }
 
 // edit returns the working copy to change for a handle.
@@ -44,23 +64,13 @@ func (d *draft) edit(handle string) *block.Block {
 	return d.work
 }
 
-// selection is what pools are selected by, choice the pools that were.
-type selection struct {
-	family pool.Family
-	use    v1.IPPoolAllowedUse
-	ipip   bool
-}
-
-type choice struct {
-	pools   []pool.Pool
-	skipped []pool.Skipped
-}
-
 // outcome is what became of a request in the drafts.
 type outcome struct {
 	parts  []part
+	given  int    // addresses that the handle did not have
 	reread bool   // rests on a block that has not been read since it was asked
 	short  *claim // needs a further block
+	exact  *exact // needs the block of an address
 	err    error
 }
 
@@ -97,9 +107,10 @@ func (r *round) run(batch []*request) (again []*request) {
 	}
 	for _, o := range r.a.snapshot() {
 		if o.block != nil {
-			r.drafts = append(r.drafts, &draft{owned: o, work: o.block})
+			r.drafts = append(r.drafts, &draft{entry: o, work: o.block})
 		}
 	}
+	r.reserved, r.inUse = r.a.reserved(), r.a.InUse()
 	for _, q := range batch {
 		if q.assign == nil {
 			q.outcome = r.release(q.handle)
@@ -112,7 +123,7 @@ func (r *round) run(batch []*request) (again []*request) {
 			r.write(d)
 		}
 	}
-	var short []*request
+	var short, exact []*request
 	for _, q := range batch {
 		switch {
 		case r.lost(q):
@@ -121,12 +132,20 @@ func (r *round) run(batch []*request) (again []*request) {
 			q.finish(nil, q.outcome.err)
 		case q.outcome.short != nil:
 			short = append(short, q)
+		case q.outcome.exact != nil:
+			exact = append(exact, q)
 		default:
+			r.a.noteOutcome(q)
 			q.finish(q.result(), nil)
 		}
 	}
-	return append(again, r.claim(short)...)
+	again = append(again, r.claim(short)...)
+	return append(again, r.obtain(exact)...)
 }
+
+// errUnwritten is the error of a draft that was not written, because it would
+// have assigned addresses to a handle that could not be written.
+var errUnwritten = errors.New("left out of this round")
 
 // lost reports whether a request must be tried again because what it rests on
 // was changed by others or has to be read first. If a write failed otherwise it
@@ -134,12 +153,16 @@ func (r *round) run(batch []*request) (again []*request) {
 func (r *round) lost(q *request) bool {
 	lost := q.outcome.reread
 	for _, p := range q.outcome.parts {
+		if err := p.draft.refused[q.handle]; err != nil {
+			q.outcome.err = err
+			return false
+		}
 		switch err := p.draft.err; {
 		case err == nil:
 			if q.assign == nil {
 				q.freed = append(q.freed, p.addrs...)
 			}
-		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):
+		case isConflict(err), errors.Is(err, errUnwritten):
 			lost = true
 		default:
 			q.outcome.err = err
@@ -149,21 +172,27 @@ func (r *round) lost(q *request) bool {
 	return lost
 }
 
-// claim gets one more block for each selection that ran short, and returns the
-// requests that can go on because of it.
+// claim gets one more block, or some to borrow from, for each choice that ran
+// short, and returns the requests that can go on because of it.
 func (r *round) claim(short []*request) (again []*request) {
-	claims, errs := map[selection]*claim{}, map[selection]error{}
+	claims, errs := map[string]*claim{}, map[string]error{}
 	for _, q := range short {
 		c := q.outcome.short
-		if most := claims[c.selection]; most == nil || most.want < c.want {
-			claims[c.selection] = c
+		all := claims[c.key]
+		if all == nil {
+			all = &claim{choice: c.choice}
+			claims[c.key] = all
+		}
+		all.total += c.want
+		if c.want > all.want {
+			all.want, all.free = c.want, c.free
 		}
 	}
-	for s, c := range claims {
-		errs[s] = r.a.claimBlock(r.ctx, c)
+	for _, key := range slices.Sorted(maps.Keys(claims)) {
+		r.lend[key], errs[key] = r.a.claimBlock(r.ctx, claims[key])
 	}
 	for _, q := range short {
-		if err := errs[q.outcome.short.selection]; err != nil {
+		if err := errs[q.outcome.short.key]; err != nil {
 			q.finish(nil, err)
 		} else {
 			again = append(again, q)
@@ -175,149 +204,96 @@ func (r *round) claim(short []*request) (again []*request) {
 // release frees a handle's addresses in the drafts.
 func (r *round) release(handle string) (o outcome) {
 	for _, d := range r.drafts {
-		if len(d.work.Held(handle)) > 0 || d.doubt {
-			o.parts = append(o.parts, part{d, d.edit(handle).ReleaseHandle(handle)})
+		if len(r.a.heldBy(d.work, handle)) > 0 || d.doubt {
+			freed := d.edit(handle).ReleaseFunc(func(e block.Entry) bool { return r.a.isFor(handle, e) })
+			d.released += len(freed)
+			o.parts = append(o.parts, part{d, freed})
 		}
 	}
 	return o
-}
-
-// assign gives a request its addresses in the drafts: all of them or none.
-func (r *round) assign(req *Request) (o outcome) {
-	if !r.a.isSynced() {
-		return outcome{err: errNotSynced}
-	}
-	reserved := r.a.reserved()
-	owner := block.Owner{Handle: req.Handle, Attrs: r.a.attrs(req.Attrs)}
-	type step struct {
-		d *draft
-		n int
-	}
-	var steps []step
-	for _, want := range []struct {
-		family pool.Family
-		n      int
-	}{{pool.IPv4, req.Num4}, {pool.IPv6, req.Num6}} {
-		need := want.n - r.hold(req.Handle, want.family, &o)
-		if want.n == 0 || need <= 0 {
-			continue
-		}
-		s := selection{want.family, req.Use, req.IPIP}
-		missing := need
-		for _, d := range r.from(s) {
-			if n := min(missing, d.work.Available(reserved)); n > 0 {
-				steps = append(steps, step{d, n})
-				missing -= n
-			}
-		}
-		if missing > 0 {
-			return outcome{reread: o.reread, short: &claim{selection: s, choice: r.choose(s), want: need, free: need - missing}}
-		}
-	}
-	for _, s := range steps {
-		o.parts = append(o.parts, part{s.d, s.d.edit(req.Handle).Assign(owner, s.n, reserved)})
-	}
-	return o
-}
-
-// hold adds to o the addresses of a family that the handle has already, and
-// returns how many. That they are still its own must be read from the store:
-// somebody may have taken them for leaked and freed them.
-func (r *round) hold(handle string, family pool.Family, o *outcome) (n int) {
-	for _, d := range r.drafts {
-		if pool.FamilyOf(d.cidr) != family {
-			continue
-		}
-		held := d.work.Held(handle)
-		if len(held) == 0 {
-			continue
-		}
-		n += len(held)
-		if d.doubt {
-			d.edit(handle)
-		}
-		o.parts = append(o.parts, part{d, held})
-		if !d.dirty && !r.fresh[d.cidr] {
-			r.a.markStale(d.cidr)
-			o.reread = true
-		}
-	}
-	return n
-}
-
-// from returns the drafts that a selection may be served from.
-func (r *round) from(s selection) (out []*draft) {
-	c := r.choose(s)
-	for _, d := range r.drafts {
-		if _, ok := pool.Containing(c.pools, d.cidr); ok && d.usable() {
-			out = append(out, d)
-		}
-	}
-	return out
-}
-
-// choose selects the pools for s, once per round.
-func (r *round) choose(s selection) *choice {
-	if c, ok := r.selected[s]; ok {
-		return c
-	}
-	if r.selected == nil {
-		r.selected = map[selection]*choice{}
-	}
-	c := &choice{}
-	c.pools, c.skipped = pool.Select(r.a.Pools(), pool.Query{Family: s.family, Use: s.use, IPIP: s.ipip})
-	r.selected[s] = c
-	return c
 }
 
 // write stores a draft by compare-and-swap and replaces the entry.
 func (r *round) write(d *draft) {
-	object := d.object.DeepCopy()
-	d.work.NextSequence()
-	object.Spec = *d.work.Spec()
-	stored, err := r.a.Store.Blocks.Update(r.ctx, object)
-	if err != nil {
-		r.conflict = r.conflict || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
-		d.err = fmt.Errorf("write block %s: %w", d.cidr, err)
-		r.a.markStale(d.cidr)
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-			r.a.markDoubt(d.cidr)
+	if !d.own() && len(d.takers) > 0 {
+		counts := map[string]int{}
+		for handle := range d.takers {
+			counts[handle] = len(d.work.Held(handle))
 		}
+		if d.refused = r.a.promise(r.ctx, d.cidr, counts); d.refused != nil {
+			d.err = errUnwritten
+			return
+		}
+	}
+	stored, err := r.store(d)
+	if err != nil {
+		if isConflict(err) {
+			r.conflict = true
+			r.a.counters.conflicts.Add(1)
+		}
+		d.err = fmt.Errorf("write block %s: %w", d.cidr, err)
+		r.a.mark(d.cidr, func(o *entry) { o.stale, o.doubt = true, o.doubt || !isConflict(err) })
 		delete(r.fresh, d.cidr)
 		return
 	}
-	r.a.set(d.cidr, newOwned(d.cidr, d.affinity, stored))
 	r.fresh[d.cidr] = true
-	r.a.handles.touch(d.handles...)
+	r.a.count(d)
+	var now *entry
+	if stored != nil {
+		now = r.a.newEntry(d.cidr, d.affinity, stored)
+	}
+	r.a.set(d.cidr, now)
+	for _, handle := range d.handles {
+		v := &visit{}
+		if len(d.work.Held(handle)) == 0 { // the block may be forgotten before the writer comes
+			v.gone = append(v.gone, d.cidr)
+		}
+		r.a.handles.enqueue(handle, v)
+	}
 }
 
-// attrs completes the description of an owner.
-func (a *Allocator) attrs(given map[string]string) map[string]string {
-	out := maps.Clone(given)
-	if out == nil {
-		out = map[string]string{}
+// store writes a draft and returns what is stored: nothing when the last address
+// of a block that is nobody's is gone, and the block with it.
+func (r *round) store(d *draft) (*v1.IPAMBlock, error) {
+	if d.work.Used() == 0 && d.object.Spec.Affinity == nil {
+		return nil, r.a.Store.Blocks.Delete(r.ctx, d.object)
 	}
-	if out["node"] == "" {
-		out["node"] = a.Node
-	}
-	if out["timestamp"] == "" {
-		out["timestamp"] = a.Clock().UTC().Round(0).String() // the text form that Calico writes
-	}
-	return out
+	object := d.object.DeepCopy()
+	d.work.NextSequence()
+	object.Spec = *d.work.Spec()
+	return r.a.Store.Blocks.Update(r.ctx, object)
 }
 
-// reserved returns whether an address is held back, or nil when none is.
-func (a *Allocator) reserved() func(netip.Addr) bool {
-	if a.Reserved == nil {
-		return nil
+// count enters a draft that was written.
+func (a *Allocator) count(d *draft) {
+	a.counters.blockWrites.Add(1)
+	a.counters.assigned.Add(uint64(d.assigned))
+	a.counters.released.Add(uint64(d.released))
+	if !d.own() {
+		a.counters.borrowed.Add(uint64(d.assigned))
 	}
-	ranges := a.Reserved()
-	if len(ranges) == 0 {
-		return nil
+	if d.released > 0 {
+		a.forgetExhausted()
 	}
-	return func(addr netip.Addr) bool {
-		return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// noteOutcome keeps what repair has to know of a request that was served.
+func (a *Allocator) noteOutcome(q *request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if q.assign == nil {
+		a.released[q.handle] = true
+		return
 	}
+	delete(a.released, q.handle)
+	if q.assign.repair {
+		a.counters.repaired.Add(uint64(q.outcome.given))
+	}
+}
+
+// isConflict reports whether a write failed because somebody else wrote first.
+func isConflict(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
 }
 
 func (a *Allocator) isSynced() bool {
@@ -329,14 +305,5 @@ func (a *Allocator) isSynced() bool {
 func fail(batch []*request, err error) {
 	for _, q := range batch {
 		q.finish(nil, err)
-	}
-}
-
-// markDoubt notes that a write of the block may still happen.
-func (a *Allocator) markDoubt(cidr netip.Prefix) {
-	if o := a.get(cidr); o != nil {
-		again := *o
-		again.doubt = true
-		a.set(cidr, &again)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/store"
@@ -44,9 +43,11 @@ func (a *Allocator) Sync(ctx context.Context) error {
 	for _, err := range malformed {
 		a.Log.Warn("handle ignored", "err", err)
 	}
+	errs = append(errs, a.findBorrowed(ctx, handles))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("read this node's blocks: %w", err)
 	}
+	a.sweep()
 	a.handles.adopt(handles)
 	for handle := range a.ByHandle() {
 		a.handles.touch(handle)
@@ -57,6 +58,33 @@ func (a *Allocator) Sync(ctx context.Context) error {
 	a.mu.Unlock()
 	if first {
 		a.notify()
+	}
+	a.repair(ctx)
+	return nil
+}
+
+// findBorrowed reads the blocks of others in which the handles of this node have
+// addresses.
+func (a *Allocator) findBorrowed(ctx context.Context, handles []*v1.IPAMHandle) error {
+	read := map[netip.Prefix]bool{}
+	for _, h := range handles {
+		for text := range h.Spec.Block {
+			cidr, err := netip.ParsePrefix(text)
+			if err != nil {
+				continue
+			}
+			o := a.get(cidr)
+			if o == nil && !read[cidr] {
+				if o, err = a.unclaimed(ctx, cidr); err != nil {
+					return fmt.Errorf("read block %s, which handle %s names: %w", cidr, h.Spec.HandleID, err)
+				}
+				a.set(cidr, o)
+				read[cidr] = true
+			}
+			if o == nil || o.block != nil && len(o.block.Held(h.Spec.HandleID)) == 0 {
+				a.handles.enqueue(h.Spec.HandleID, &visit{gone: []netip.Prefix{cidr}})
+			}
+		}
 	}
 	return nil
 }
@@ -96,7 +124,7 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 			continue
 		}
 		again, err := a.reread(ctx, o)
-		if err != nil && !o.usable() {
+		if err != nil && o.block == nil {
 			a.Log.Debug("claim not finished", "cidr", o.cidr, "err", err)
 			continue
 		}
@@ -112,42 +140,15 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 	return nil
 }
 
-// replace puts in place what was read, and has the handles written whose
-// addresses are not what they were: a write of ours whose answer was lost may be
-// among what others did.
-func (a *Allocator) replace(before, now *owned) {
-	a.set(before.cidr, now)
-	had, has := before.byHandle(), now.byHandle()
-	for handle, addrs := range has {
-		if !slices.Equal(addrs, had[handle]) {
-			a.handles.touch(handle)
-		}
-		delete(had, handle)
+// reread returns the current entry of a block, or nil when it does not exist.
+func (a *Allocator) reread(ctx context.Context, o *entry) (*entry, error) {
+	if !o.own() {
+		return a.unclaimed(ctx, o.cidr)
 	}
-	for handle := range had {
-		a.handles.touch(handle)
-	}
-}
-
-// reread returns the current entry of a block, or nil when it is not ours.
-func (a *Allocator) reread(ctx context.Context, o *owned) (*owned, error) {
 	affinity, err := a.Store.Affinities.Get(ctx, o.affinity.Name)
-	if err == nil {
-		return a.settle(ctx, o.cidr, affinity)
+	if errors.Is(err, store.ErrNotFound) {
+		return a.unclaimed(ctx, o.cidr)
 	}
-	if !errors.Is(err, store.ErrNotFound) {
-		return nil, err
-	}
-	// Somebody removed the affinity. While the block still names us its
-	// addresses are ours to route, so the affinity is made anew.
-	object, err := a.getBlock(ctx, v1.BlockName(o.cidr))
-	if err != nil {
-		return nil, notMissing(err, true)
-	}
-	if !ownedBy(object, a.Node) {
-		return nil, nil
-	}
-	affinity, err = a.Store.Affinities.Create(ctx, a.newAffinity(o.cidr))
 	if err != nil {
 		return nil, err
 	}

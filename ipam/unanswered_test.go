@@ -83,3 +83,36 @@ func TestUnansweredLostRelease(t *testing.T) {
 		t.Error("answered an address that is free")
 	}
 }
+
+// TestUnansweredBorrow lets the write of a borrowed address go unanswered: it may
+// still happen, so its handle stays until a write of the block has ruled that out.
+func TestUnansweredBorrow(t *testing.T) {
+	b, s, _, borrower := lenderAndBorrower(t, "10.0.0.0/29", 29)
+	late, err := s.Blocks.Get(ctx(t), "10-0-0-0-29")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetHook(func(_ context.Context, op fake.Op) (error, error) {
+		if op.String() == "update ipamblocks 10-0-0-0-29" {
+			return errProbe, nil
+		}
+		return nil, nil
+	})
+	if _, err := borrower.Assign(ctx(t), request("guest")); !errors.Is(err, errProbe) {
+		t.Fatal(err)
+	}
+	b.SetHook(nil)
+	borrower.flush()
+	if _, err := s.Handles.Get(ctx(t), "guest"); err != nil {
+		t.Errorf("the handle of an address that may be assigned yet: %v", err)
+	}
+	borrower.release("guest")
+	x, _ := block.Parse(&late.Spec)
+	x.Assign(block.Owner{Handle: "guest", Attrs: map[string]string{"node": "borrower"}}, 1, nil)
+	late.Spec = *x.Spec()
+	if _, err := s.Blocks.Update(ctx(t), late); err == nil {
+		t.Error("LEAK: the delayed write lands after the release was answered")
+	}
+	borrower.flush()
+	audit(t, s)
+}

@@ -187,6 +187,19 @@ func (b *Block) Owner() string {
 	return name
 }
 
+// Host returns the node that owns the block, and whether a node does: a block
+// may be nobody's, or set aside for load balancers.
+func (b *Block) Host() (node string, ok bool) {
+	if b.spec.Affinity == nil {
+		return "", false
+	}
+	kind, name, _ := strings.Cut(*b.spec.Affinity, ":")
+	if kind != v1.AffinityTypeHost {
+		return "", false
+	}
+	return name, true
+}
+
 // NextSequence moves the sequence number on. Call it once before every update
 // of the stored block.
 func (b *Block) NextSequence() { b.spec.SequenceNumber++ }

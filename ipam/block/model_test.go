@@ -24,10 +24,13 @@ var epoch = time.Unix(1_755_850_000, 123)
 type model struct {
 	owner map[netip.Addr]string
 	queue []netip.Addr
+	// What other programs have entered: a second owner, and when an address
+	// began to cool down, which makes it nobody's and not free.
+	second, cooling map[netip.Addr]string
 }
 
 func newModel(b *block.Block) *model {
-	m := &model{owner: map[netip.Addr]string{}}
+	m := &model{owner: map[netip.Addr]string{}, second: map[netip.Addr]string{}, cooling: map[netip.Addr]string{}}
 	for i := range b.Size() {
 		m.queue = append(m.queue, b.Addr(i))
 	}
@@ -62,12 +65,54 @@ func (m *model) release(handle string) []netip.Addr {
 	for a, h := range m.owner {
 		if h == handle {
 			freed = append(freed, a)
-			delete(m.owner, a)
 		}
 	}
 	slices.SortFunc(freed, netip.Addr.Compare)
-	m.queue = append(m.queue, freed...)
+	for _, a := range freed {
+		m.free(a)
+	}
 	return freed
+}
+
+func (m *model) free(a netip.Addr) {
+	delete(m.owner, a)
+	delete(m.second, a)
+	delete(m.cooling, a)
+	m.queue = append(m.queue, a)
+}
+
+// foreign lets another program enter what Manx does not act on: for one of the
+// owners a second one, or that its addresses cool down. It returns the block as
+// it is read then.
+func (m *model) foreign(t *testing.T, rng *rand.Rand, b *block.Block, step int) *block.Block {
+	t.Helper()
+	spec := b.Spec().DeepCopy()
+	if len(spec.Attributes) == 0 {
+		return b
+	}
+	i, note := rng.IntN(len(spec.Attributes)), fmt.Sprint(step)
+	attr := &spec.Attributes[i]
+	cools := rng.IntN(2) == 0 && attr.ReleasedAt == nil
+	if cools {
+		attr.ReleasedAt = &note
+	} else {
+		attr.AlternateOwnerAttrs = map[string]string{"pod": note}
+	}
+	for ordinal, index := range spec.Allocations {
+		if index == nil || *index != i {
+			continue
+		}
+		if addr := b.Addr(ordinal); cools {
+			m.cooling[addr], m.owner[addr] = note, ""
+		} else {
+			m.second[addr] = note
+		}
+	}
+	again, err := block.Parse(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return again
 }
 
 // TestAgainstModel drives a block and the model with the same random steps and
@@ -99,7 +144,7 @@ func walk(t *testing.T, rng *rand.Rand, b *block.Block, m *model, step int) *blo
 	if rng.IntN(3) == 0 {
 		owner.Attrs["timestamp"] = fmt.Sprint(step) // makes an owner of its own
 	}
-	switch rng.IntN(6) {
+	switch rng.IntN(8) {
 	case 0, 1:
 		n := rng.IntN(b.Size()/4 + 3)
 		if got, want := b.Assign(owner, n, nil), m.assign(handle, n); !slices.Equal(got, want) {
@@ -120,11 +165,27 @@ func walk(t *testing.T, rng *rand.Rand, b *block.Block, m *model, step int) *blo
 		if held := m.owner[addr] == handle; (err == nil) != held {
 			t.Fatalf("Release(%s, %s) = %v, held %v", addr, handle, err, held)
 		} else if held {
-			delete(m.owner, addr)
-			m.queue = append(m.queue, addr)
+			m.free(addr)
 		}
 	case 5:
 		return reload(t, b)
+	case 6:
+		return m.foreign(t, rng, b, step)
+	case 7:
+		from := b.Addr(rng.IntN(b.Size())) // whoever has them: all from here on that do not cool down
+		var want []netip.Addr
+		for a, h := range m.owner {
+			if h != "" && !a.Less(from) {
+				want = append(want, a)
+			}
+		}
+		slices.SortFunc(want, netip.Addr.Compare)
+		if got := b.ReleaseFunc(func(e block.Entry) bool { return !e.CoolingDown && !e.Addr.Less(from) }); !slices.Equal(got, want) {
+			t.Fatalf("ReleaseFunc = %v, want %v", got, want)
+		}
+		for _, a := range want {
+			m.free(a)
+		}
 	}
 	b.NextSequence()
 	return b
@@ -160,7 +221,9 @@ func check(t *testing.T, b *block.Block, m *model) {
 	}
 	want := map[string][]netip.Addr{}
 	for a, h := range m.owner {
-		want[h] = append(want[h], a)
+		if h != "" {
+			want[h] = append(want[h], a)
+		}
 	}
 	for _, addrs := range want {
 		slices.SortFunc(addrs, netip.Addr.Compare)
@@ -169,8 +232,28 @@ func check(t *testing.T, b *block.Block, m *model) {
 		t.Fatalf("ByHandle = %v, want %v", got, want)
 	}
 	for e := range b.Entries() {
-		if m.owner[e.Addr] != e.Handle || e.Sequence < epoch.UnixNano() || e.Sequence > b.Spec().SequenceNumber {
-			t.Fatalf("entry %+v, want owner %s and a sequence number of this block", e, m.owner[e.Addr])
+		if _, cools := m.cooling[e.Addr]; cools != e.CoolingDown || !cools && m.owner[e.Addr] != e.Handle {
+			t.Fatalf("entry %+v, want owner %q, cooling down %v", e, m.owner[e.Addr], cools)
+		}
+		if e.Sequence < epoch.UnixNano() || e.Sequence > b.Spec().SequenceNumber {
+			t.Fatalf("entry %+v, want a sequence number of this block", e)
+		}
+		if got, ok := b.Holder(e.Addr); !ok || got.Addr != e.Addr || got.Handle != e.Handle || got.Sequence != e.Sequence || got.CoolingDown != e.CoolingDown {
+			t.Fatalf("Holder(%s) = %+v, %v, want %+v", e.Addr, got, ok, e)
+		}
+	}
+	for i, a := range m.queue {
+		if _, taken := b.Holder(a); taken || i < len(b.Spec().Unallocated) && b.Addr(b.Spec().Unallocated[i]) != a {
+			t.Fatalf("%s is number %d of those that are free; the block says %v, taken %v", a, i, b.Spec().Unallocated, taken)
+		}
+	}
+	for ordinal, index := range b.Spec().Allocations {
+		if index == nil {
+			continue
+		}
+		attr, addr := b.Spec().Attributes[*index], b.Addr(ordinal)
+		if attr.AlternateOwnerAttrs["pod"] != m.second[addr] || attr.ReleasedAt != nil && *attr.ReleasedAt != m.cooling[addr] {
+			t.Fatalf("%s has %+v, want second owner %q and released at %q", addr, attr, m.second[addr], m.cooling[addr])
 		}
 	}
 	used := make([]int, len(b.Spec().Attributes))

@@ -104,6 +104,23 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// TestHost lists whose a block may be.
+func TestHost(t *testing.T) {
+	for affinity, want := range map[string]string{"host:n1": "n1", "virtual:load-balancer": "", "host:": "", "n1": "", "": ""} {
+		spec := decode(t, foreign)
+		if spec.Affinity = &affinity; affinity == "" {
+			spec.Affinity = nil
+		}
+		b, err := block.Parse(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node, ok := b.Host(); node != want || ok != (affinity == "host:n1" || affinity == "host:") {
+			t.Errorf("%q: Host = %q, %v, want %q", affinity, node, ok, want)
+		}
+	}
+}
+
 // TestLostOrdinal shows that a free address missing from unallocated is never
 // assigned and does no harm.
 func TestLostOrdinal(t *testing.T) {

@@ -23,22 +23,35 @@ type Entry struct {
 func (b *Block) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for ordinal := range b.spec.Allocations {
-			a := b.holder(ordinal)
-			if a == nil {
-				continue
-			}
-			e := Entry{
-				Addr: b.Addr(ordinal), Attrs: a.Secondary, CoolingDown: a.ReleasedAt != nil,
-				Sequence: b.spec.SequenceNumberForAllocation[key(ordinal)],
-			}
-			if a.HandleID != nil {
-				e.Handle = *a.HandleID
-			}
-			if !yield(e) {
+			if e, ok := b.entry(ordinal); ok && !yield(e) {
 				return
 			}
 		}
 	}
+}
+
+// Holder returns the assignment of addr, and whether there is one.
+func (b *Block) Holder(addr netip.Addr) (Entry, bool) {
+	ordinal, ok := b.Ordinal(addr)
+	if !ok {
+		return Entry{}, false
+	}
+	return b.entry(ordinal)
+}
+
+func (b *Block) entry(ordinal int) (Entry, bool) {
+	a := b.holder(ordinal)
+	if a == nil {
+		return Entry{}, false
+	}
+	e := Entry{
+		Addr: b.Addr(ordinal), Attrs: a.Secondary, CoolingDown: a.ReleasedAt != nil,
+		Sequence: b.spec.SequenceNumberForAllocation[key(ordinal)],
+	}
+	if a.HandleID != nil {
+		e.Handle = *a.HandleID
+	}
+	return e, true
 }
 
 // Held returns the addresses of handle, by ordinal.

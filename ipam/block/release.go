@@ -11,12 +11,21 @@ import (
 // ReleaseHandle frees every address of handle and returns them, by ordinal.
 // Addresses that are cooling down already are not its any more.
 func (b *Block) ReleaseHandle(handle string) []netip.Addr {
+	return b.ReleaseFunc(func(e Entry) bool { return e.Handle == handle && !e.CoolingDown })
+}
+
+// ReleaseFunc frees every assigned address that match says so of, and returns
+// them, by ordinal.
+func (b *Block) ReleaseFunc(match func(Entry) bool) []netip.Addr {
 	var freed []netip.Addr
-	for ordinal := range b.spec.Allocations {
-		if a := b.holder(ordinal); a != nil && holds(a, handle) {
-			b.free(ordinal)
-			freed = append(freed, b.Addr(ordinal))
+	for e := range b.Entries() {
+		if match(e) {
+			freed = append(freed, e.Addr)
 		}
+	}
+	for _, addr := range freed {
+		ordinal, _ := b.Ordinal(addr)
+		b.free(ordinal)
 	}
 	if freed != nil {
 		b.reindex()

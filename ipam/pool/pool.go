@@ -2,7 +2,9 @@
 // it tries their blocks. It is pure.
 //
 // A pool that does not apply is never dropped in silence: Select names it with
-// the reason, which ends up in the error of a pod that got no address.
+// the reason, which ends up in the error of a pod that got no address. Pools
+// that somebody asks for by name are different: they are used or the request
+// fails, because another pool is not what was asked for.
 package pool
 
 import (
@@ -12,6 +14,7 @@ import (
 	"strings"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/selector"
 )
 
 // Family is an IP version: 4 or 6.
@@ -47,87 +50,205 @@ type Skipped struct {
 
 func (s Skipped) String() string { return s.Name + ": " + s.Reason }
 
-// Query says what addresses are wanted.
+// Query says what addresses are wanted, by whom.
 type Query struct {
 	Family Family
 	Use    v1.IPPoolAllowedUse // empty means Workload
 	IPIP   bool                // only pools whose ipipMode is not Never
+	// Requested are names or CIDRs of pools. When there are any, these are used,
+	// in this order, whatever their selectors and assignmentMode say.
+	Requested       []string
+	NodeLabels      map[string]string // for nodeSelector
+	NamespaceLabels map[string]string // for namespaceSelector
 }
 
 // Select returns the pools that q may draw from, by name, which is the order in
 // which they are tried, and the pools of that family that it may not. A pool
-// that overlaps one before it by name is not used: its blocks could be another's.
+// that overlaps an older one is not used: its blocks could be another's.
+// A pool with a selector that does not parse is nobody's.
 //
-// Selectors other than all() are not evaluated. A pool that has one is skipped
-// rather than taken for everybody's.
-func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped) {
+// It fails when q requests a pool that does not exist or can not be used.
+func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped, err error) {
 	if q.Use == "" {
 		q.Use = v1.UseWorkload
 	}
-	sorted := slices.Clone(pools)
-	slices.SortFunc(sorted, func(a, b *v1.IPPool) int { return strings.Compare(a.Name, b.Name) })
-	var seen []Pool
-	for _, p := range sorted {
-		if err := p.Validate(); err != nil {
-			skipped = append(skipped, Skipped{p.Name, "invalid: " + strings.ReplaceAll(err.Error(), "\n", "; ")})
-			continue
-		}
-		this := Pool{Name: p.Name, CIDR: p.Prefix(), BlockBits: p.BlockBits()}
-		if FamilyOf(this.CIDR) != q.Family {
-			continue
-		}
-		reason := whyNot(p, q)
-		if other, clash := Overlapping(seen, this.CIDR); clash {
-			reason = fmt.Sprintf("%s overlaps %s of pool %s; pools must be disjoint", this.CIDR, other.CIDR, other.Name)
-		}
-		seen = append(seen, this)
-		if reason != "" {
-			skipped = append(skipped, Skipped{p.Name, reason})
-			continue
-		}
-		selected = append(selected, this)
+	all := classify(pools)
+	if len(q.Requested) > 0 {
+		selected, err = request(all, q)
+		return selected, nil, err
 	}
-	return selected, skipped
+	for _, c := range all {
+		if c.valid && FamilyOf(c.CIDR) != q.Family {
+			continue
+		}
+		reason := c.unusable
+		if reason == "" {
+			reason = mismatch(c.object, q)
+		}
+		if reason == "" {
+			reason = unselected(c.object, q)
+		}
+		if reason == "" {
+			selected = append(selected, c.Pool)
+		} else {
+			skipped = append(skipped, Skipped{c.Name, reason})
+		}
+	}
+	return selected, skipped, nil
 }
 
-// whyNot returns why a valid pool does not serve q, or nothing when it does.
-func whyNot(p *v1.IPPool, q Query) string {
+// Find returns the pool that addr lies in, for one who asks for that address:
+// selectors, assignmentMode and allowedUses do not matter. It fails when there
+// is none that may be assigned from.
+func Find(pools []*v1.IPPool, addr netip.Addr) (Pool, error) {
+	c, err := find(pools, addr)
+	if err == nil && c.unusable != "" {
+		err = fmt.Errorf("it is in pool %s (%s), which %s", c.Name, c.object.Spec.CIDR, c.unusable)
+	}
+	return c.Pool, err
+}
+
+// Home returns the pool that addr lies in, also when nothing new may be assigned
+// from it: for addresses that are in use.
+func Home(pools []*v1.IPPool, addr netip.Addr) (Pool, error) {
+	c, err := find(pools, addr)
+	return c.Pool, err
+}
+
+func find(pools []*v1.IPPool, addr netip.Addr) (candidate, error) {
+	for _, c := range classify(pools) {
+		if c.valid && !c.shadowed && c.CIDR.Contains(addr) {
+			return c, nil
+		}
+	}
+	return candidate{}, fmt.Errorf("it is in none of the %d IPPools", len(pools))
+}
+
+// Keeps reports whether a node with these labels has a use for an empty block:
+// whether its pool may be assigned from and selects the node.
+func Keeps(pools []*v1.IPPool, cidr netip.Prefix, nodeLabels map[string]string) bool {
+	c, err := find(pools, cidr.Addr())
+	return err == nil && c.unusable == "" && cidr.Bits() >= c.CIDR.Bits() && refused("nodeSelector", c.object.Spec.NodeSelector, nodeLabels) == ""
+}
+
+// ByNamespace reports whether any pool looks at the labels of namespaces, so that
+// two namespaces may draw from different pools.
+func ByNamespace(pools []*v1.IPPool) bool {
+	return slices.ContainsFunc(pools, func(p *v1.IPPool) bool { return !selectsAll(p.Spec.NamespaceSelector) })
+}
+
+// candidate is a pool and what keeps everybody from using it.
+type candidate struct {
+	Pool
+	object   *v1.IPPool
+	valid    bool   // CIDR and BlockBits are set
+	shadowed bool   // an older pool has its addresses
+	unusable string // why nothing may be assigned from it, or empty
+}
+
+// classify returns the pools by name.
+func classify(pools []*v1.IPPool) []candidate {
+	var out []candidate
+	overlaps := v1.Overlaps(pools)
+	sorted := slices.SortedFunc(slices.Values(pools), func(a, b *v1.IPPool) int { return strings.Compare(a.Name, b.Name) })
+	for _, p := range sorted {
+		c := candidate{Pool: Pool{Name: p.Name}, object: p}
+		if err := p.Validate(); err != nil {
+			c.unusable = "is invalid: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+			out = append(out, c)
+			continue
+		}
+		c.CIDR, c.BlockBits, c.valid = p.Prefix(), p.BlockBits(), true
+		older := overlaps[p]
+		c.shadowed = older != nil
+		switch {
+		case c.shadowed:
+			c.unusable = fmt.Sprintf("overlaps %s of pool %s, which is there first; pools must be disjoint", older.Prefix(), older.Name)
+		case p.DeletionTimestamp != nil:
+			c.unusable = "is being deleted"
+		case p.Spec.Disabled:
+			c.unusable = "is disabled"
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// request returns the pools that q asks for.
+func request(all []candidate, q Query) (selected []Pool, err error) {
+	for _, want := range q.Requested {
+		i := slices.IndexFunc(all, func(c candidate) bool { return c.is(want) })
+		if i < 0 {
+			return nil, fmt.Errorf("the requested IPPool %q does not exist; want the name or the CIDR of one that does", want)
+		}
+		c := all[i]
+		reason := c.unusable
+		switch {
+		case reason != "":
+		case FamilyOf(c.CIDR) != q.Family:
+			reason = fmt.Sprintf("is %s and not %s", c.CIDR, q.Family)
+		default:
+			reason = mismatch(c.object, q)
+		}
+		if reason != "" {
+			return nil, fmt.Errorf("the requested IPPool %s can not be used: it %s", c.Name, reason)
+		}
+		if !slices.Contains(selected, c.Pool) {
+			selected = append(selected, c.Pool)
+		}
+	}
+	return selected, nil
+}
+
+// is reports whether text is the candidate's name or CIDR.
+func (c candidate) is(text string) bool {
+	if c.Name == text {
+		return true
+	}
+	cidr, err := netip.ParsePrefix(text)
+	return err == nil && c.valid && cidr.Masked() == c.CIDR
+}
+
+// mismatch returns why a pool can not serve q whoever asks, or nothing.
+func mismatch(p *v1.IPPool, q Query) string {
 	switch {
-	case p.DeletionTimestamp != nil:
-		return "is being deleted"
-	case p.Spec.Disabled:
-		return "is disabled"
 	case !p.Allows(q.Use):
-		return fmt.Sprintf("allowedUses %v has no %s", p.Spec.AllowedUses, q.Use)
+		return fmt.Sprintf("has allowedUses %v without %s", p.Spec.AllowedUses, q.Use)
 	case q.IPIP && (p.Spec.IPIPMode == "" || p.Spec.IPIPMode == v1.EncapNever):
-		return "ipipMode is Never"
-	case p.Spec.AssignmentMode == v1.AssignManual:
-		return "assignmentMode is Manual"
-	case !selectsAll(p.Spec.NodeSelector):
-		return fmt.Sprintf("nodeSelector %q is not supported; use all()", p.Spec.NodeSelector)
-	case !selectsAll(p.Spec.NamespaceSelector):
-		return fmt.Sprintf("namespaceSelector %q is not supported; use all()", p.Spec.NamespaceSelector)
+		return "has ipipMode Never"
 	}
 	return ""
 }
 
-// selectsAll reports whether a selector is empty or all(), however it is spaced.
-func selectsAll(selector string) bool {
-	switch strings.Join(strings.Fields(selector), "") {
-	case "", "all()":
-		return true
+// unselected returns why a pool does not serve q by itself, or nothing.
+func unselected(p *v1.IPPool, q Query) string {
+	if p.Spec.AssignmentMode == v1.AssignManual {
+		return "has assignmentMode Manual: it must be asked for by name"
 	}
-	return false
+	if reason := refused("nodeSelector", p.Spec.NodeSelector, q.NodeLabels); reason != "" {
+		return reason
+	}
+	return refused("namespaceSelector", p.Spec.NamespaceSelector, q.NamespaceLabels)
 }
 
-// Overlapping returns the first of pools that shares an address with cidr.
-func Overlapping(pools []Pool, cidr netip.Prefix) (Pool, bool) {
-	i := slices.IndexFunc(pools, func(p Pool) bool { return p.CIDR.Overlaps(cidr) })
-	if i < 0 {
-		return Pool{}, false
+// refused returns why a selector does not match labels, or nothing when it does.
+func refused(field, text string, labels map[string]string) string {
+	if selectsAll(text) {
+		return ""
 	}
-	return pools[i], true
+	s, err := selector.Parse(text)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("has a malformed %s: %v", field, err)
+	case !s.Matches(labels):
+		whose := strings.TrimSuffix(field, "Selector")
+		return fmt.Sprintf("has %s %q, which this %s does not match", field, text, whose)
+	}
+	return ""
 }
+
+// selectsAll spares the parser what nearly every pool has.
+func selectsAll(text string) bool { return text == "" || text == "all()" }
 
 // Containing returns the one of pools that cidr lies in.
 func Containing(pools []Pool, cidr netip.Prefix) (Pool, bool) {

@@ -17,11 +17,12 @@ func ipPool(name string, spec v1.IPPoolSpec) *v1.IPPool {
 	return &v1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
-func TestSelect(t *testing.T) {
+// somePools is one pool of every kind.
+func somePools() []*v1.IPPool {
 	now := metav1.Now()
 	dying := ipPool("dying", v1.IPPoolSpec{CIDR: "10.10.0.0/16"})
 	dying.DeletionTimestamp = &now
-	pools := []*v1.IPPool{
+	return []*v1.IPPool{
 		ipPool("zulu", v1.IPPoolSpec{CIDR: "10.1.0.0/16", NodeSelector: "all()", IPIPMode: v1.EncapCrossSubnet}),
 		ipPool("alpha", v1.IPPoolSpec{CIDR: "10.2.0.0/16", BlockSize: 28, NodeSelector: " all( ) "}),
 		ipPool("disabled", v1.IPPoolSpec{CIDR: "10.3.0.0/16", Disabled: true}),
@@ -30,30 +31,42 @@ func TestSelect(t *testing.T) {
 		ipPool("rack", v1.IPPoolSpec{CIDR: "10.6.0.0/16", NodeSelector: "rack == '1'"}),
 		ipPool("tenant", v1.IPPoolSpec{CIDR: "10.7.0.0/16", NamespaceSelector: "has(tenant)"}),
 		ipPool("broken", v1.IPPoolSpec{CIDR: "10.8.0.0/33"}),
+		ipPool("garbled", v1.IPPoolSpec{CIDR: "10.9.0.0/16", NodeSelector: "rack = 1"}),
 		ipPool("beta", v1.IPPoolSpec{CIDR: "10.2.128.0/17"}),
 		dying,
 		ipPool("six", v1.IPPoolSpec{CIDR: "fd00::/48"}),
 	}
+}
+
+func TestSelect(t *testing.T) {
 	for _, c := range []struct {
 		query    pool.Query
 		selected string
 		skipped  map[string]string
 	}{
 		{pool.Query{Family: pool.IPv4}, "alpha/28 zulu/26", map[string]string{
-			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`, "disabled": "disabled",
-			"tunnels": "has no Workload", "manual": "Manual", "rack": "rack == '1'", "tenant": "namespaceSelector", "dying": "deleted",
+			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`, "disabled": "disabled", "garbled": "malformed nodeSelector",
+			"tunnels": "without Workload", "manual": "Manual", "rack": `nodeSelector "rack == '1'", which this node does not match`,
+			"tenant": `namespaceSelector "has(tenant)", which this namespace does not match`, "dying": "deleted",
+		}},
+		{pool.Query{Family: pool.IPv4, NodeLabels: map[string]string{"rack": "1"}, NamespaceLabels: map[string]string{"tenant": ""}}, "alpha/28 rack/26 tenant/26 zulu/26", map[string]string{
+			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "garbled": "at byte", "tunnels": "allowedUses", "manual": "asked for by name", "dying": "deleted",
 		}},
 		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
-			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted",
+			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted", "garbled": "rack = 1",
 		}},
 		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel, IPIP: true}, "zulu/26", map[string]string{
-			"alpha": "ipipMode is Never", "tunnels": "ipipMode is Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
-			"manual": "ipipMode", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted",
+			"alpha": "ipipMode Never", "tunnels": "ipipMode Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
+			"manual": "ipipMode", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted", "garbled": "ipipMode",
 		}},
 		{pool.Query{Family: pool.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
 		{pool.Query{Family: pool.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
+		{pool.Query{Family: pool.IPv4, Requested: []string{"manual", "10.6.0.0/16", "tenant", "manual", "10.5.0.0/16"}}, "manual/26 rack/26 tenant/26", nil},
 	} {
-		selected, skipped := pool.Select(pools, c.query)
+		selected, skipped, err := pool.Select(somePools(), c.query)
+		if err != nil {
+			t.Errorf("%+v: %v", c.query, err)
+		}
 		var names []string
 		for _, p := range selected {
 			names = append(names, fmt.Sprintf("%s/%d", p.Name, p.BlockBits))
@@ -69,6 +82,53 @@ func TestSelect(t *testing.T) {
 				t.Errorf("%+v: skipped %q, want a reason with %q", c.query, s, want)
 			}
 		}
+	}
+}
+
+// TestRequestedRefused lists pools that can not be had by asking for them.
+func TestRequestedRefused(t *testing.T) {
+	for requested, want := range map[string]string{
+		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist", "disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",
+		"dying": "is being deleted", "beta": "overlaps", "six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
+	} {
+		selected, _, err := pool.Select(somePools(), pool.Query{Family: pool.IPv4, Requested: []string{"alpha", requested}})
+		if err == nil || !strings.Contains(err.Error(), want) || len(selected) > 0 {
+			t.Errorf("%q: %v, %v; want an error with %q", requested, selected, err, want)
+		}
+	}
+}
+
+// TestFind looks up the pools of single addresses.
+func TestFind(t *testing.T) {
+	for addr, c := range map[string]struct{ name, refused string }{
+		"10.1.2.3": {"zulu", ""}, "10.2.200.1": {"alpha", ""}, "10.5.0.1": {"manual", ""}, "10.6.0.1": {"rack", ""}, "10.4.0.1": {"tunnels", ""}, "fd00::1": {"six", ""},
+		"10.3.0.1": {"disabled", "pool disabled (10.3.0.0/16), which is disabled"}, "10.10.0.1": {"dying", "being deleted"}, "10.8.0.1": {"", "none of the 12 IPPools"},
+	} {
+		p, err := pool.Find(somePools(), netip.MustParseAddr(addr))
+		if c.refused == "" && (err != nil || p.Name != c.name) || c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused)) {
+			t.Errorf("Find(%s) = %v, %v, want %+v", addr, p, err, c)
+		}
+		home, err := pool.Home(somePools(), netip.MustParseAddr(addr))
+		if home.Name != c.name || (err == nil) != (c.name != "") {
+			t.Errorf("Home(%s) = %v, %v, want %q", addr, home, err, c.name)
+		}
+	}
+}
+
+// TestKeeps lists which empty blocks a node has a use for.
+func TestKeeps(t *testing.T) {
+	for cidr, want := range map[string]bool{
+		"10.1.0.0/26": true, "10.5.0.0/26": true, "10.7.0.0/26": true, "10.6.0.0/26": false, "10.3.0.0/26": false, "10.10.0.0/26": false, "10.99.0.0/26": false, "10.1.0.0/12": false,
+	} {
+		if got := pool.Keeps(somePools(), netip.MustParsePrefix(cidr), map[string]string{"rack": "2"}); got != want {
+			t.Errorf("Keeps(%s) = %v, want %v", cidr, got, want)
+		}
+	}
+	if !pool.Keeps(somePools(), netip.MustParsePrefix("10.6.0.0/26"), map[string]string{"rack": "1"}) {
+		t.Error("a block of a pool that selects the node is not kept")
+	}
+	if !pool.ByNamespace(somePools()) || pool.ByNamespace(somePools()[:6]) {
+		t.Error("ByNamespace does not tell who looks at namespaces")
 	}
 }
 
@@ -150,5 +210,20 @@ func TestOnHost(t *testing.T) {
 	}
 	if _, ok := pool.Containing(pools, netip.MustParsePrefix("192.0.0.0/8")); ok {
 		t.Error("a range wider than a pool is not in it")
+	}
+}
+
+// TestOlderPoolCounts shows that a pool that is added takes nothing from one that is
+// there, whatever its name.
+func TestOlderPoolCounts(t *testing.T) {
+	old, young := ipPool("zulu", v1.IPPoolSpec{CIDR: "10.0.0.0/16"}), ipPool("alpha", v1.IPPoolSpec{CIDR: "10.0.0.0/24", BlockSize: 28})
+	old.CreationTimestamp, young.CreationTimestamp = metav1.Unix(1, 0), metav1.Unix(2, 0)
+	pools := []*v1.IPPool{young, old}
+	selected, skipped, err := pool.Select(pools, pool.Query{Family: pool.IPv4})
+	if err != nil || len(selected) != 1 || selected[0].Name != "zulu" || len(skipped) != 1 || !strings.Contains(skipped[0].String(), "alpha: overlaps 10.0.0.0/16 of pool zulu") {
+		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
+	}
+	if home, err := pool.Home(pools, netip.MustParseAddr("10.0.0.1")); err != nil || home.Name != "zulu" {
+		t.Errorf("10.0.0.1 is in %v, %v", home, err)
 	}
 }

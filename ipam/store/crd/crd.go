@@ -24,7 +24,7 @@ import (
 const pageSize = 500
 
 // New returns a Store over the API server of config, which it copies. It lifts
-// client-go's rate limit: the allocator has at most two requests under way, and
+// client-go's rate limit: the allocator has a dozen requests under way at most, and
 // a limit of five a second would make 60 pods that start at once wait.
 func New(config *rest.Config) (store.Store, error) {
 	b, err := NewBackend(config)
