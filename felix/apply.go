@@ -167,6 +167,7 @@ func (d *Dataplane) lookUp() error {
 // them when a pod comes or goes, unless the new pod contradicts something.
 func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
 	for _, ep := range removed {
+		d.contested(ep)
 		d.routes.Unwant(ep.Routes())
 	}
 	for _, ep := range added {

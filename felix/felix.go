@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -236,6 +237,7 @@ func (d *Dataplane) addEndpoint(ep state.Endpoint) error {
 		return err
 	}
 	defer d.publish()
+	d.contested(ep)
 	if err := d.routes.AddNow(link, ep.Routes()); err != nil {
 		d.loop.Wake()
 		return fmt.Errorf("endpoint %s on %s: %w", ep.Handle(), ep.Iface, err)
@@ -267,11 +269,21 @@ func (d *Dataplane) removeEndpoint(ifaceName, containerID string) error {
 	if !known {
 		return nil
 	}
+	d.contested(ep)
 	if err := d.routes.RemoveNow(ep.Routes()); err != nil {
 		d.loop.Wake()
 		return fmt.Errorf("endpoint %s on %s: %w", ep.Handle(), ifaceName, err)
 	}
 	return nil
+}
+
+// contested has everything calculated again when an endpoint that comes or goes has
+// an address that is lent to another node: its route hides the one to that node.
+func (d *Dataplane) contested(ep state.Endpoint) {
+	if slices.ContainsFunc(ep.Addrs, func(a netip.Addr) bool { _, lent := d.input.Lent[a]; return lent }) {
+		d.look.calculate = true
+		d.loop.Wake()
+	}
 }
 
 // HasRoutes reports whether the routes of all of an endpoint's addresses are in

@@ -2,8 +2,15 @@
 //
 // A node announces its confirmed blocks and nothing inside them: a pod's address
 // is covered by its block. A block that is not confirmed could still become another
-// node's and is not announced, nor is one outside every pool or in a pool that
-// keeps its routes out of BGP.
+// node's and is not announced.
+//
+// A node also announces, as a host route each, the addresses that it has borrowed
+// from other nodes' blocks. The longer prefix draws packets to them past the owner
+// of the block, who announces the block as before and takes the host route for
+// right only when IPAM says the same (bgp/rib).
+//
+// Nothing is announced outside every pool, or inside a pool that keeps its routes
+// out of BGP.
 package advertise
 
 import (
@@ -14,7 +21,7 @@ import (
 )
 
 // LocalPref of what is announced: the default of nearly everybody, and what Calico
-// sent before v3.32. A block is announced by one node, so nothing depends on it.
+// sent before v3.32. A prefix is announced by one node, so nothing depends on it.
 const LocalPref = 100
 
 // CalicoLocalPref is what Calico v3.32 and later sends for a block: 2147483647 less
@@ -28,21 +35,35 @@ type Pool struct {
 	DisableBGPExport bool
 }
 
-// Paths returns the announcement of each block, sorted by prefix.
-func Paths(self netip.Addr, confirmed []netip.Prefix, pools []Pool) []bgp.Path {
+// Paths returns the announcements of the confirmed blocks and of the borrowed
+// addresses, each prefix once, sorted. Of borrowed, what is no address or lies inside
+// a confirmed block is left out: a host route there would say nothing new.
+func Paths(self netip.Addr, confirmed []netip.Prefix, borrowed []netip.Addr, pools []Pool) []bgp.Path {
 	if !self.IsValid() {
 		return nil
 	}
 	var out []bgp.Path
-	for _, block := range confirmed {
-		i := slices.IndexFunc(pools, func(p Pool) bool {
-			return p.CIDR.IsValid() && p.CIDR.Bits() <= block.Bits() && p.CIDR.Contains(block.Addr())
-		})
-		if i < 0 || pools[i].DisableBGPExport {
-			continue
+	announce := func(p netip.Prefix) {
+		if exported(p, pools) {
+			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: self, LocalPref: LocalPref})
 		}
-		out = append(out, bgp.Path{Prefix: block.Masked(), NextHop: self, LocalPref: LocalPref})
+	}
+	for _, block := range confirmed {
+		announce(block)
+	}
+	for _, addr := range borrowed {
+		if addr.IsValid() && !slices.ContainsFunc(confirmed, func(b netip.Prefix) bool { return b.Contains(addr) }) {
+			announce(netip.PrefixFrom(addr, addr.BitLen()))
+		}
 	}
 	slices.SortFunc(out, func(a, b bgp.Path) int { return a.Prefix.Compare(b.Prefix) })
 	return slices.CompactFunc(out, func(a, b bgp.Path) bool { return a.Prefix == b.Prefix })
+}
+
+// exported reports whether a pool contains prefix and lets it into BGP.
+func exported(prefix netip.Prefix, pools []Pool) bool {
+	i := slices.IndexFunc(pools, func(p Pool) bool {
+		return p.CIDR.IsValid() && p.CIDR.Bits() <= prefix.Bits() && p.CIDR.Contains(prefix.Addr())
+	})
+	return i >= 0 && !pools[i].DisableBGPExport
 }

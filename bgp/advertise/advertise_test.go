@@ -12,27 +12,49 @@ func TestPaths(t *testing.T) {
 		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
 		{CIDR: netip.MustParsePrefix("10.9.0.0/24"), DisableBGPExport: true},
 		{},
+		{CIDR: netip.MustParsePrefix("10.8.0.0/28")},
+		{CIDR: netip.MustParsePrefix("2001:db8::/64")},
 	}
+	type list = []string
 	for _, tc := range []struct {
-		name   string
-		self   netip.Addr
-		blocks []string
-		want   []string
+		name     string
+		self     netip.Addr
+		blocks   list
+		borrowed list // "-": no address
+		want     list
 	}{
-		{"own blocks, sorted", self, []string{"10.244.3.0/26", "10.244.1.64/26"}, []string{"10.244.1.64/26", "10.244.3.0/26"}},
-		{"twice is once", self, []string{"10.244.3.0/26", "10.244.3.0/26"}, []string{"10.244.3.0/26"}},
-		{"outside every pool", self, []string{"10.245.0.0/26", "10.0.0.0/8", "0.0.0.0/0"}, nil},
-		{"a pool kept out of BGP", self, []string{"10.9.0.64/26"}, nil},
-		{"nothing", self, nil, nil},
-		{"no address yet", netip.Addr{}, []string{"10.244.3.0/26"}, nil},
+		{"own blocks, sorted", self, list{"10.244.3.0/26", "10.244.1.64/26"}, nil, list{"10.244.1.64/26", "10.244.3.0/26"}},
+		{"twice is once", self, list{"10.244.3.0/26", "10.244.3.0/26"}, nil, list{"10.244.3.0/26"}},
+		{"outside every pool", self, list{"10.245.0.0/26", "10.0.0.0/8", "0.0.0.0/0"}, nil, nil},
+		{"a pool kept out of BGP", self, list{"10.9.0.64/26"}, nil, nil},
+		{"nothing", self, nil, nil, nil},
+		{"no address yet", netip.Addr{}, list{"10.244.3.0/26"}, list{"10.244.9.9"}, nil},
+		{"borrowed, sorted among the blocks", self, list{"10.244.3.0/26"}, list{"10.244.9.9", "10.244.1.7"}, list{"10.244.1.7/32", "10.244.3.0/26", "10.244.9.9/32"}},
+		{"borrowed without a block", self, nil, list{"10.244.9.9"}, list{"10.244.9.9/32"}},
+		{"borrowed twice", self, nil, list{"10.244.9.9", "10.244.9.9"}, list{"10.244.9.9/32"}},
+		{"borrowed outside every pool", self, nil, list{"10.245.0.1", "192.0.2.1", "::ffff:10.244.9.9"}, nil},
+		{"borrowed in a pool kept out of BGP", self, nil, list{"10.9.0.65"}, nil},
+		{"borrowed inside an own block", self, list{"10.244.3.0/26"}, list{"10.244.3.0", "10.244.3.63", "10.244.3.64"}, list{"10.244.3.0/26", "10.244.3.64/32"}},
+		{"borrowed from an own block of one address", self, list{"10.8.0.1/32"}, list{"10.8.0.1"}, list{"10.8.0.1/32"}},
+		{"borrowed inside an own block that is kept out of BGP", self, list{"10.9.0.64/26"}, list{"10.9.0.65"}, nil},
+		{"borrowed, no address", self, nil, list{"-"}, nil},
+		{"borrowed, IPv6", self, nil, list{"2001:db8::5", "2001:db8:1::5"}, list{"2001:db8::5/128"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var blocks []netip.Prefix
 			for _, b := range tc.blocks {
 				blocks = append(blocks, netip.MustParsePrefix(b))
 			}
+			var borrowed []netip.Addr
+			for _, b := range tc.borrowed {
+				if b == "-" {
+					borrowed = append(borrowed, netip.Addr{})
+					continue
+				}
+				borrowed = append(borrowed, netip.MustParseAddr(b))
+			}
 			var got []string
-			for _, p := range Paths(tc.self, blocks, pools) {
+			for _, p := range Paths(tc.self, blocks, borrowed, pools) {
 				if p.NextHop != tc.self || p.LocalPref != LocalPref {
 					t.Errorf("%+v: want next hop %s and LOCAL_PREF %d", p, tc.self, LocalPref)
 				}

@@ -1,10 +1,11 @@
 // Package policy computes what may be learned from the node mesh. It is pure.
 //
-// A node's word is taken for blocks of the cluster's pools that lead to a node,
-// and for nothing else: never a default route, a service range, an address outside
-// the pools, or one of our own blocks, whoever sends it. Calico imports all of it.
-// The statements go to the speaker, and bgp/rib applies them once more to what the
-// speaker hands out, so that no single fault lets a route through.
+// A node's word is taken for blocks and single addresses of the cluster's pools that
+// lead to a node, and for nothing else: never a default route, a service range, or an
+// address outside the pools, whoever sends it. Calico imports all of it. The statements
+// go to the speaker, and bgp/rib applies them once more to what the speaker hands out,
+// so that no single fault lets a route through. There, too, what is inside one of our
+// own blocks is refused, unless IPAM has lent it.
 package policy
 
 import (

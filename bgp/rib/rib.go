@@ -14,9 +14,24 @@
 //     (RFC 4724 §4.2). GoBGP does that too, but forgets all of them as soon as one
 //     attempt to come back fails half way, as it does when an agent is killed twice
 //     in a row. So a withdrawal that the peer did not send is not believed here.
+//
+// One thing inside an own block is right: the host route of an address that another
+// node has borrowed from it, announced by that node. A peer's word is no proof of
+// that, IPAM's is (Rules.Lent). The announcement is usually here first, because
+// nobody tells the owner of a block when somebody borrows from it. Such a path is
+// refused and named by Unproven, so that IPAM can look:
+//
+//	10.244.1.7/32 via B ─▶ refused ─▶ Unproven ─▶ IPAM reads the block
+//	            learned ◀─ judged again ◀─ Lent[10.244.1.7] = B ◀┘
+//
+// The speaker reports one best path a prefix. Where two peers announce one address,
+// the wrong path may be the best one. It is refused all the same, and there is no way
+// to that address from here while it lasts.
 package rib
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,14 +48,22 @@ const (
 	RefusedPeer      = "its peer announced more than its limit"
 )
 
-// Rules decide what becomes a route.
+// MaxUnproven bounds what Table.Unproven returns.
+const MaxUnproven = 256
+
+// Rules decide what becomes a route. A Table keeps them: they must not be changed
+// after SetRules.
 type Rules struct {
-	Self   netip.Addr     // this node
-	Own    []netip.Prefix // its confirmed blocks
+	Self netip.Addr     // this node
+	Own  []netip.Prefix // its confirmed blocks
+	// Lent are the addresses in Own that other nodes hold, with the node that
+	// holds each: there, and only there, its host route is right.
+	Lent   map[netip.Addr]netip.Addr
 	Accept []bgp.Statement
 }
 
-func (r Rules) equal(o Rules) bool {
+// equalButLent leaves Lent out.
+func (r Rules) equalButLent(o Rules) bool {
 	return r.Self == o.Self && slices.Equal(r.Own, o.Own) && slices.EqualFunc(r.Accept, o.Accept, bgp.Statement.Equal)
 }
 
@@ -54,6 +77,11 @@ type Table struct {
 	accept     []statement
 	refused    map[string]int
 	learned    []bgp.Learned
+	// unproven are the host routes inside own blocks that were refused, with the
+	// nodes that announced them.
+	unproven map[netip.Prefix][]netip.Addr
+	doubts   []netip.Prefix // what Unproven said last
+	doubtful bool           // unproven has changed since
 }
 
 type entry struct {
@@ -129,6 +157,7 @@ func (t *Table) remove(prefix netip.Prefix, e *entry) {
 	for _, reason := range e.refused {
 		t.uncount(reason)
 	}
+	t.setUnproven(prefix, nil)
 	delete(t.best, prefix)
 	t.touch(prefix)
 }
@@ -221,9 +250,13 @@ func (t *Table) Restarting(peer netip.Addr) bool {
 	return r != nil && !r.up
 }
 
-// SetRules replaces the rules; all paths are judged again if they differ.
+// SetRules replaces the rules. All paths are judged again if they differ; if only
+// Lent does, the paths to those addresses are.
 func (t *Table) SetRules(r Rules) {
-	if t.rules.equal(r) {
+	if t.rules.equalButLent(r) {
+		t.touchLent(t.rules.Lent, r.Lent)
+		t.touchLent(r.Lent, t.rules.Lent)
+		t.rules.Lent = r.Lent
 		return
 	}
 	t.rules = r
@@ -245,6 +278,19 @@ func (t *Table) SetRules(r Rules) {
 	}
 	for prefix := range t.best {
 		t.touch(prefix)
+	}
+}
+
+// touchLent has the paths to addresses judged again of which b does not say what a
+// says.
+func (t *Table) touchLent(a, b map[netip.Addr]netip.Addr) {
+	for addr, holder := range a {
+		if other, ok := b[addr]; ok && other == holder {
+			continue
+		}
+		if p := netip.PrefixFrom(addr, addr.BitLen()); t.best[p] != nil {
+			t.touch(p)
+		}
 	}
 }
 
@@ -287,13 +333,73 @@ func (t *Table) Refused() map[string]int {
 	return out
 }
 
+// Unproven returns the host routes inside own blocks that nodes announce and that
+// are refused for want of a word in Rules.Lent: wrong, or news to us. Sorted, as of
+// the last Learned, at most MaxUnproven of them and then some of every block. It also
+// returns whether there is reason to look (again): one came or went, or another node
+// announces it, also if that is beyond the bound. The slice is the caller's to read
+// only.
+func (t *Table) Unproven() (addrs []netip.Prefix, changed bool) {
+	if !t.doubtful {
+		return t.doubts, false
+	}
+	t.doubtful = false
+	t.doubts = spread(slices.SortedFunc(maps.Keys(t.unproven), netip.Prefix.Compare), t.rules.Own, MaxUnproven)
+	return t.doubts, true
+}
+
+// spread picks n of the sorted addrs: the first of each block, then the second of
+// each, and so on. A peer that announces all of one block hides no other block.
+func spread(addrs, blocks []netip.Prefix, n int) []netip.Prefix {
+	if len(addrs) <= n {
+		return addrs
+	}
+	type place struct {
+		addr netip.Prefix
+		rank int // in its block
+	}
+	places, ranks := make([]place, len(addrs)), map[int]int{}
+	for i, a := range addrs {
+		block := slices.IndexFunc(blocks, func(b netip.Prefix) bool { return b.Contains(a.Addr()) })
+		places[i] = place{a, ranks[block]}
+		ranks[block]++
+	}
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.rank, b.rank) })
+	out := make([]netip.Prefix, n)
+	for i := range out {
+		out[i] = places[i].addr
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+func (t *Table) setUnproven(prefix netip.Prefix, by []netip.Addr) {
+	if slices.Equal(t.unproven[prefix], by) {
+		return
+	}
+	t.doubtful = true
+	if len(by) == 0 {
+		delete(t.unproven, prefix)
+		return
+	}
+	if t.unproven == nil {
+		t.unproven = map[netip.Prefix][]netip.Addr{}
+	}
+	t.unproven[prefix] = by
+}
+
 func (t *Table) judge(prefix netip.Prefix, e *entry) {
 	for _, reason := range e.refused {
 		t.uncount(reason)
 	}
 	e.learned, e.refused = bgp.Learned{Prefix: prefix}, nil
+	var unproven []netip.Addr
 	for _, h := range e.hops {
-		if reason := t.verdict(prefix, h); reason != "" {
+		reason, provable := t.verdict(prefix, h)
+		if provable {
+			unproven = append(unproven, h.Next)
+		}
+		if reason != "" {
 			e.refused = append(e.refused, reason)
 			if t.refused == nil {
 				t.refused = map[string]int{}
@@ -304,6 +410,7 @@ func (t *Table) judge(prefix netip.Prefix, e *entry) {
 		e.learned.NextHops = append(e.learned.NextHops, h.Next)
 		e.learned.From = append(e.learned.From, h.Peer)
 	}
+	t.setUnproven(prefix, unproven)
 }
 
 func (t *Table) uncount(reason string) {
@@ -312,10 +419,11 @@ func (t *Table) uncount(reason string) {
 	}
 }
 
-// verdict returns why prefix via hop must not become a route, or nothing.
-func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) string {
+// verdict returns why prefix via hop must not become a route, or nothing. provable
+// says that it would be right if the address had been lent to that node.
+func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provable bool) {
 	if _, ok := t.banned[hop.Peer]; ok {
-		return RefusedPeer
+		return RefusedPeer, false
 	}
 	covered, reached := false, false
 	for _, s := range t.accept {
@@ -325,15 +433,26 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) string {
 			reached = reached || ok
 		}
 	}
+	self := hop.Next == t.rules.Self
 	switch {
 	case !covered:
-		return RefusedByPolicy
-	case slices.ContainsFunc(t.rules.Own, func(b netip.Prefix) bool { return b.Overlaps(prefix) }):
-		return RefusedOwn
-	case hop.Next == t.rules.Self:
-		return RefusedSelf
+		return RefusedByPolicy, false
+	case t.touchesOwn(prefix) && !t.lent(prefix, hop.Next):
+		return RefusedOwn, prefix.IsSingleIP() && reached && !self
+	case self:
+		return RefusedSelf, false
 	case !reached:
-		return RefusedByNextHop
+		return RefusedByNextHop, false
 	}
-	return ""
+	return "", false
+}
+
+func (t *Table) touchesOwn(prefix netip.Prefix) bool {
+	return slices.ContainsFunc(t.rules.Own, func(b netip.Prefix) bool { return b.Overlaps(prefix) })
+}
+
+// lent reports whether prefix is one address, and node holds it by IPAM's word.
+func (t *Table) lent(prefix netip.Prefix, node netip.Addr) bool {
+	holder, ok := t.rules.Lent[prefix.Addr()]
+	return ok && holder == node && prefix.IsSingleIP()
 }

@@ -242,8 +242,12 @@ func TestBan(t *testing.T) {
 func TestIncrementalIsFresh(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	hops := []netip.Addr{self, nodeB, nodeC, netip.MustParseAddr("10.0.0.77")}
-	prefixes := []netip.Prefix{blockB, blockC, own, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.244.9.9/32")}
-	alternatives := []Rules{rules(), {Self: self}, {Self: nodeB, Accept: rules().Accept}}
+	prefixes := []netip.Prefix{blockB, blockC, own, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.244.9.9/32"),
+		netip.MustParsePrefix("10.244.1.5/32"), netip.MustParsePrefix("10.244.1.6/32")}
+	alternatives := []Rules{
+		rules(), {Self: self}, {Self: nodeB, Accept: rules().Accept},
+		lending(netip.MustParseAddr("10.244.1.5"), nodeB), lending(netip.MustParseAddr("10.244.1.5"), nodeC), lending(netip.MustParseAddr("10.244.1.6"), nodeB),
+	}
 	for range 200 {
 		var tab Table
 		current := map[netip.Prefix][]bgp.Hop{}
@@ -270,6 +274,9 @@ func TestIncrementalIsFresh(t *testing.T) {
 		}
 		if a, b := show(&tab), show(&fresh); a != b {
 			t.Fatalf("step by step %q, fresh %q", a, b)
+		}
+		if a, b := doubts(&tab), doubts(&fresh); a != b {
+			t.Fatalf("unproven step by step %s, fresh %s", a, b)
 		}
 		if a, b := fmt.Sprint(tab.Refused()), fmt.Sprint(fresh.Refused()); a != b {
 			t.Fatalf("refused step by step %s, fresh %s", a, b)

@@ -41,6 +41,7 @@ type Reconciler struct {
 	desired   *Desired
 	table     rib.Table
 	learned   []bgp.Learned
+	unproven  []netip.Prefix
 	sessions  map[netip.Addr]*bgp.Session
 	converged bool
 	lastErr   error
@@ -83,7 +84,7 @@ func (r *Reconciler) SetDesired(d Desired) {
 	signal(r.wake)
 }
 
-// Changed carries no data: what Learned returns may differ from before.
+// Changed carries no data: what Learned or Unproven return may differ from before.
 func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
 
 // Learned returns the prefixes that may become routes, and whether what is missing
@@ -92,6 +93,16 @@ func (r *Reconciler) Learned() (learned []bgp.Learned, converged bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.learned), r.converged
+}
+
+// Unproven returns the host routes inside this node's own blocks that other nodes
+// announce and Desired.Lent does not know, sorted, at most rib.MaxUnproven. Changed
+// says when there is reason to look those addresses up in IPAM: after that, each of
+// them is in Lent or no business of that node's.
+func (r *Reconciler) Unproven() []netip.Prefix {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.unproven)
 }
 
 // Status returns the state of everything. States are current; path counts are at
@@ -313,9 +324,10 @@ func (r *Reconciler) publish(d *Desired) {
 	defer r.mu.Unlock()
 	now := r.cfg.Now()
 	r.table.Expire(now)
-	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Own: d.Own, Accept: d.Import})
+	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Own: d.Own, Lent: d.Lent, Accept: d.Import})
 	learned, changed := r.table.Learned()
-	r.learned = learned
+	unproven, doubtful := r.table.Unproven()
+	r.learned, r.unproven = learned, unproven
 	if !r.converged {
 		all := true
 		for _, p := range d.Peers {
@@ -327,7 +339,7 @@ func (r *Reconciler) publish(d *Desired) {
 			r.cfg.Log.Info("BGP has converged", "peers", len(d.Peers), "all", all, "after", since.Round(time.Millisecond).String())
 		}
 	}
-	if changed {
+	if changed || doubtful {
 		signal(r.changed)
 	}
 }

@@ -436,3 +436,54 @@ func TestOverLimit(t *testing.T) {
 		})
 	}
 }
+
+// What another node announces inside an own block is news for IPAM each time, and
+// learned when IPAM has confirmed it.
+func TestUnproven(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	lent := netip.MustParsePrefix("10.244.1.5/32")
+	d := desired(64512, nodeB, nodeC)
+	d.Import = append(d.Import, bgp.Statement{Name: "a", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 32, MaxBits: 32, NextHops: []netip.Addr{nodeB, nodeC}})
+	r.SetDesired(d)
+	r.wait("the peers", func() bool { return r.session(nodeB).State == bgp.Idle && r.session(nodeC).State == bgp.Idle })
+	r.up(nodeB)
+	r.fake.events.Session(speaker.SessionEvent{Peer: nodeC, State: bgp.Established})
+	r.fake.events.EndOfRIB(nodeC)
+	r.wait("convergence", func() bool { _, converged := r.Learned(); return converged })
+	changed := func(what string, ok func() bool) {
+		t.Helper()
+		select {
+		case <-r.Changed():
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no change is signalled", what)
+		}
+		r.wait(what, ok)
+	}
+	unproven := func(want ...netip.Prefix) func() bool {
+		return func() bool { return slices.Equal(r.Unproven(), want) }
+	}
+	select {
+	case <-r.Changed(): // all that was until now
+	default:
+	}
+	r.fake.events.Best(lent, []bgp.Hop{{Next: nodeB, Peer: nodeB}})
+	changed("announced", unproven(lent))
+	if strings.Contains(r.learned(), lent.String()) {
+		t.Error("an address of ours is learned without a proof")
+	}
+	r.Unproven()[0] = netip.Prefix{} // the caller's own
+	r.fake.events.Best(lent, []bgp.Hop{{Next: nodeC, Peer: nodeC}})
+	changed("announced by another", unproven(lent))
+
+	d.Lent = map[netip.Addr]netip.Addr{lent.Addr(): nodeC}
+	r.SetDesired(d)
+	changed("lent", unproven())
+	r.wait("it is learned", func() bool { return strings.Contains(r.learned(), lent.String()+" [10.0.0.3]") })
+
+	d.Lent = nil
+	r.SetDesired(d)
+	changed("taken back", unproven(lent))
+	r.fake.events.Best(lent, nil)
+	changed("withdrawn", unproven())
+}

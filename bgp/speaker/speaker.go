@@ -21,6 +21,10 @@
 // End-of-RIB again or its restart time is over, whatever the speaker says of the
 // paths in between.
 //
+// Addresses that this node lends. A host route inside an own block is learned only if
+// IPAM knows of it (Desired.Lent). Those that it does not know are listed by Unproven,
+// to be looked up; see bgp/rib.
+//
 // What comes from the speaker's goroutines (Events) is filed under a lock, by
 // prefix, and Run is woken: a storm of changes of one prefix is one change.
 package speaker
@@ -89,10 +93,14 @@ type Desired struct {
 	Peers  []bgp.Peer
 	Import []bgp.Statement
 	Paths  []bgp.Path
-	// Own are this node's blocks: nothing inside them is learned. Confirmed ones
-	// only: a block that is still being claimed may turn out to be another node's,
-	// and its route must not vanish in the meantime.
+	// Own are this node's blocks: nothing inside them is learned but Lent. Confirmed
+	// ones only: a block that is still being claimed may turn out to be another
+	// node's, and its route must not vanish in the meantime.
 	Own []netip.Prefix
+	// Lent are the addresses inside Own that other nodes have borrowed, each with
+	// the address of the node that holds it: from that node its host route is
+	// learned. The map must not be changed afterwards.
+	Lent map[netip.Addr]netip.Addr
 }
 
 // Config is what a Reconciler needs.

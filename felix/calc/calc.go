@@ -59,6 +59,10 @@ func (c *calculation) endpoints() {
 				}
 				continue
 			}
+			if holder, lent := c.in.Lent[r.Dst.Addr()]; lent {
+				c.condition(state.AddressConflict, r.Dst.Addr().String(),
+					"claimed by %s and lent to the node %s; %s has it on this node: delete one of the two pods", ep.Iface, holder, ep.Iface)
+			}
 			c.out.Routes[r.Key()] = r
 		}
 	}
@@ -86,15 +90,16 @@ func (c *calculation) learned() {
 		if !l.Prefix.IsValid() || !l.Prefix.Addr().Is4() {
 			continue
 		}
-		dst := l.Prefix.Masked()
+		dst, nextHops := l.Prefix.Masked(), l.NextHops
 		if own, inside := c.insideOwn(dst); inside {
-			if dst != own {
-				c.condition(state.LearnedInsideOwnBlock, dst.String(),
-					"announced by a peer (next hop %s) but part of this node's block %s; ignored", hops(l.NextHops), own)
+			holder, lent := c.holder(dst)
+			if !lent || !slices.Contains(nextHops, holder) {
+				c.refused(own, dst, nextHops)
+				continue
 			}
-			continue
+			nextHops = []netip.Addr{holder}
 		}
-		r, ok := c.transport(dst, l.NextHops)
+		r, ok := c.transport(dst, nextHops)
 		if !ok {
 			continue
 		}
@@ -103,6 +108,30 @@ func (c *calculation) learned() {
 		}
 		c.out.Routes[r.Key()] = r
 	}
+}
+
+// holder is the node that has borrowed dst from this one.
+func (c *calculation) holder(dst netip.Prefix) (netip.Addr, bool) {
+	if !dst.IsSingleIP() {
+		return netip.Addr{}, false
+	}
+	holder, lent := c.in.Lent[dst.Addr()]
+	return holder, lent
+}
+
+// refused reports what a peer announces inside own. The block as a whole is not
+// worth a word: a router that has it from us does that.
+func (c *calculation) refused(own, dst netip.Prefix, nextHops []netip.Addr) {
+	if dst == own {
+		return
+	}
+	if holder, lent := c.holder(dst); lent {
+		c.condition(state.LearnedInsideOwnBlock, dst.String(),
+			"announced by a peer (next hop %s) but part of this node's block %s and lent to the node %s; ignored", hops(nextHops), own, holder)
+		return
+	}
+	c.condition(state.LearnedInsideOwnBlock, dst.String(),
+		"announced by a peer (next hop %s) but part of this node's block %s; ignored", hops(nextHops), own)
 }
 
 // insideOwn finds the own block that contains all of p.

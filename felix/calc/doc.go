@@ -7,6 +7,7 @@
 //	learned 10.244.1.0/26, next hop NODE ──▶ 10.244.1.0/26 via NODE dev UPLINK
 //	the same in a pool sent through IPIP ──▶ 10.244.1.0/26 via OWNER dev tunl0 onlink
 //	own block 10.244.0.0/26              ──▶ blackhole 10.244.0.0/26
+//	10.244.0.7 of it lent, next hop NODE ──▶ 10.244.0.7/32 via NODE dev UPLINK
 //	endpoint 10.244.0.5 on calic44…      ──▶ 10.244.0.5/32 dev calic44… scope link
 //	pools, nodes                         ──▶ who is masqueraded, who may send us IPIP
 //
@@ -14,6 +15,23 @@
 // its /32, one to an unused address of an own block ends in the blackhole
 // instead of circling between this node and its router (the block is announced
 // as a whole), and one to another node's block goes to that node.
+//
+// What peers announce inside an own block is ignored, with one exception: the host
+// route of an address that IPAM says another node has borrowed (Input.Lent), when
+// that node announces it. It takes packets past the blackhole, those of our own pods
+// as well as those that somebody sent here because he knows only the block. The way
+// there is chosen as for every other prefix; the node that holds the address is the
+// OWNER. Answers come in by the device that this route leads out of, so that a strict
+// rp_filter is content: without the route it would find the blackhole and drop them.
+//
+// A pod of this node beats a learned route. So it does in the moment when an address
+// moves: the borrower has released it, a pod here has it already, and the borrower's
+// withdrawal is still on its way. When IPAM goes on saying that another node holds
+// it, that is the condition AddressConflict.
+//
+// A borrower that has withdrawn an address sends what still comes for it back to the
+// owner, who may not have heard of it: packets go to and fro until he has, or until
+// their TTL ends.
 //
 // Only IPv4 is routed; prefixes and addresses of the other family are left out.
 //

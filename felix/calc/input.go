@@ -85,7 +85,11 @@ type Input struct {
 	Owners map[netip.Prefix]string
 	// OwnBlocks are this node's confirmed blocks.
 	OwnBlocks []netip.Prefix
-	Learned   []Learned
+	// Lent are the addresses in OwnBlocks that other nodes have borrowed, by IPAM,
+	// each with the address of the node that holds it. To that node, and to no
+	// other, a learned host route inside an own block is followed.
+	Lent    map[netip.Addr]netip.Addr
+	Learned []Learned
 	// Uplink has Node.IPv4; the dataplane finds it and fills it in.
 	Uplink Uplink
 	// Endpoints are the pods on this node; the dataplane fills them in.

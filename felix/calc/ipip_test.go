@@ -2,6 +2,7 @@ package calc
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -44,6 +45,16 @@ func cluster() Input {
 func hop(in *Input, hops ...string) {
 	for i := range in.Learned {
 		in.Learned[i].NextHops = addrs(hops...)
+	}
+}
+
+// lendTo lends two addresses of a block, one to each node, and a block of one address
+// to the second, and has those nodes announce them.
+func lendTo(in *Input, first, second string) {
+	in.Lent = map[netip.Addr]netip.Addr{}
+	for addr, holder := range map[string]string{"10.244.0.9": first, "10.244.0.10": second, "10.244.7.9": second} {
+		in.Lent[netip.MustParseAddr(addr)] = netip.MustParseAddr(holder)
+		in.Learned = append(in.Learned, learned(addr+"/32", holder))
 	}
 }
 
@@ -111,6 +122,44 @@ var ipipCases = []struct {
 		in.Owners[pfx("10.244.1.7/32")] = "d"
 		in.Learned = append(in.Learned, learned("10.244.1.7/32", "192.168.0.1"))
 	}},
+	{"lent", func(in *Input) { lendTo(in, "192.168.0.12", "192.168.1.14") }},
+	{"lent-cross-subnet", func(in *Input) {
+		in.Pools[0].Sends = CrossSubnet
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+	}},
+	{"lent-agreed-to-send-plain", func(in *Input) {
+		in.Pools[0].Sends = Never
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+	}},
+	{"lent-no-device", func(in *Input) {
+		in.Tunnel = nil
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+	}},
+	{"lent-owners-unknown", func(in *Input) {
+		in.Owners = nil
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+	}},
+	{"lent-to-no-node", func(in *Input) { lendTo(in, "192.168.0.1", "192.168.0.1") }},
+	{"lent-to-no-node-cross-subnet", func(in *Input) {
+		in.Pools[0].Sends = CrossSubnet
+		lendTo(in, "192.168.0.1", "192.168.0.1")
+	}},
+	{"lent-to-ourselves", func(in *Input) { lendTo(in, "192.168.0.11", "192.168.0.11") }},
+	{"lent-and-announced-by-others", func(in *Input) {
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+		for i := range in.Learned[4:] {
+			in.Learned[4+i].NextHops = addrs("192.168.0.13", "192.168.0.1")
+		}
+	}},
+	{"lent-and-held-by-a-pod-here", func(in *Input) {
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+		in.Endpoints[0].Addrs = addrs("10.244.0.5", "10.244.0.9", "10.244.7.9")
+	}},
+	{"taken-back-and-still-announced", func(in *Input) {
+		lendTo(in, "192.168.0.12", "192.168.1.14")
+		in.Lent = nil
+		in.Endpoints[0].Addrs = addrs("10.244.0.5", "10.244.0.9", "10.244.7.9")
+	}},
 	{"pools-of-all-modes", func(in *Input) {
 		in.Pools = []Pool{
 			{Name: "plain", CIDR: pfx("10.244.1.0/24"), NATOutgoing: true},
@@ -139,8 +188,8 @@ var ipipCases = []struct {
 }
 
 // TestIPIPInvariants checks on random clusters where packets go: through the
-// tunnel to nodes only and only as the pool says, plain otherwise, and nowhere
-// without a word about it.
+// tunnel to nodes only and only as the pool says, plain otherwise, nowhere
+// without a word about it, and out of an own block only to who has borrowed there.
 func TestIPIPInvariants(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	node := func() netip.Addr {
@@ -148,7 +197,7 @@ func TestIPIPInvariants(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range 2000 {
-		in := Input{Node: Node{Name: "self", IPv4: pfx("192.168.0.11/24")}, Uplink: base().Uplink, Owners: map[netip.Prefix]string{}}
+		in := Input{Node: Node{Name: "self", IPv4: pfx("192.168.0.11/24")}, Uplink: base().Uplink, Owners: map[netip.Prefix]string{}, Lent: map[netip.Addr]netip.Addr{}}
 		if r.IntN(4) > 0 {
 			in.Tunnel = tunnel()
 		}
@@ -174,6 +223,14 @@ func TestIPIPInvariants(t *testing.T) {
 			}
 			in.Learned = append(in.Learned, Learned{block, []netip.Addr{node(), node()}[:1+r.IntN(2)]})
 		}
+		if r.IntN(4) > 0 { // otherwise the informer is ahead of IPAM
+			for _, block := range slices.SortedFunc(maps.Keys(in.Owners), netip.Prefix.Compare) {
+				if in.Owners[block] == "self" {
+					in.OwnBlocks = append(in.OwnBlocks, block)
+				}
+			}
+			lend(r, &in)
+		}
 		out := Calculate(in)
 		wordless := 0
 		for _, l := range in.Learned {
@@ -182,6 +239,7 @@ func TestIPIPInvariants(t *testing.T) {
 				mode = in.Pools[i].Sends
 			}
 			route, ok := out.Routes[state.RouteKey{Dst: l.Prefix, Table: state.MainTable}]
+			ok = ok && route.Type != state.Blackhole // an own block
 			onLink := pfx("192.168.0.0/24").Contains(route.Gw)
 			switch {
 			case !ok:
@@ -202,8 +260,16 @@ func TestIPIPInvariants(t *testing.T) {
 				seen["plain "+string(mode)]++
 			}
 			own := in.Owners[l.Prefix] == "self" || !slices.ContainsFunc(l.NextHops, func(a netip.Addr) bool { return a != in.Node.IPv4.Addr() })
-			if _, name, found := newIndex(in.Owners).longest(l.Prefix); found && name == "self" {
+			holder, lent := in.Lent[l.Prefix.Addr()]
+			lent = lent && l.Prefix.IsSingleIP() && holder != in.Node.IPv4.Addr()
+			if _, name, found := newIndex(in.Owners).longest(l.Prefix); found && name == "self" && !(lent && slices.Contains(l.NextHops, holder)) {
 				own = true // or a part of what is ours
+			}
+			if slices.ContainsFunc(in.OwnBlocks, func(b netip.Prefix) bool { return b.Overlaps(l.Prefix) }) && ok {
+				if !lent || route.Gw != holder {
+					t.Fatalf("own block routed away: %s", route)
+				}
+				seen["lent "+string(mode)]++
 			}
 			if !ok && own {
 				wordless--
@@ -217,6 +283,7 @@ func TestIPIPInvariants(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"encapsulated Always", "encapsulated CrossSubnet", "plain Never", "plain CrossSubnet",
+		"lent Never", "lent Always", "lent CrossSubnet",
 		string(state.IPIPUnavailable), string(state.IPIPOwnerUnknown), string(state.NextHopNotOnLink)} {
 		if seen[want] == 0 {
 			t.Errorf("no random cluster had %q: %v", want, seen)

@@ -150,14 +150,16 @@ func (c *calculation) firstHops(nextHops []netip.Addr) (first, onLink netip.Addr
 // owner is the address of the node that unpacks packets to dst. BGP's next hop
 // may be a route reflector that names itself, or a router: the owner of a whole
 // block is known better. A part of a block is announced by a node that holds it
-// away from the block's owner, who then has no way to it: there the next hop is
-// right. A next hop that is no node never unpacks anything.
+// away from the block's owner: there the next hop is right. So it is for an address
+// that this node has lent, even if that is all of a block. A next hop that is no node
+// never unpacks anything.
 //
 // Without an address, name is the owner that has none; empty when there is no
 // owner at all.
 func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip.Addr, name string) {
 	block, name, owned := c.owners.longest(dst)
-	if owned && block == dst && c.nodes[name].IsValid() {
+	_, lent := c.holder(dst)
+	if owned && block == dst && !lent && c.nodes[name].IsValid() {
 		return c.nodes[name], name
 	}
 	for _, hop := range nextHops {
@@ -165,7 +167,7 @@ func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip
 			return hop, ""
 		}
 	}
-	if !owned {
+	if !owned || lent {
 		return netip.Addr{}, ""
 	}
 	return c.nodes[name], name

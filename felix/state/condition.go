@@ -25,7 +25,7 @@ const (
 	ModeHeld ConditionKind = "ModeHeld"
 	// LearnedInsideOwnBlock: a peer announces a part of this node's own block.
 	LearnedInsideOwnBlock ConditionKind = "LearnedInsideOwnBlock"
-	// AddressConflict: two local endpoints claim one address.
+	// AddressConflict: two local endpoints, or one and a node it was lent to, claim one address.
 	AddressConflict ConditionKind = "AddressConflict"
 	// ForeignRoute: somebody else's route has the destination and metric of one
 	// of ours.

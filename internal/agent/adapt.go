@@ -30,6 +30,14 @@ func (a *Agent) pools() []*apiv1.IPPool {
 	return nil
 }
 
+// reserved are the ranges that are not assigned, for IPAM.
+func (a *Agent) reserved() []netip.Prefix {
+	if s := a.snapshot.Load(); s != nil {
+		return s.Reserved
+	}
+	return nil
+}
+
 func (a *Agent) nodeLabels() map[string]string {
 	if s := a.snapshot.Load(); s != nil {
 		if n, ok := s.Node(a.node); ok {
@@ -49,6 +57,11 @@ func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
 	return out
 }
 
+// podAddresses are the addresses of each handle, for the dataplane's routes to pods.
+func (a *Agent) podAddresses() map[string][]netip.Addr {
+	return withInUse(a.ipam.ByHandle(), a.ipam.Lent(), confirmedBlocks(a.ipam.Blocks()), a.inUse.addresses())
+}
+
 // dataplaneInput is what felix computes from.
 func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	learned, converged := a.speaker.Learned()
@@ -59,6 +72,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address},
 		Owners:            s.Owners,
 		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
+		Lent:              lentTo(a.ipam.Lent(), s),
 		Tunnel:            plan.tunnel,
 		AllowIPIPFromPods: a.settings.Dataplane.AllowIPIPFromPods, AllowVXLANFromPods: a.settings.Dataplane.AllowVXLANFromPods,
 		Generation: a.generation,
@@ -121,7 +135,8 @@ func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	}
 	d.Import = policy.Import(imports, others)
 	d.Own = confirmedBlocks(a.ipam.Blocks()) // a claim under way may still be lost to the node that announces the block
-	d.Paths = advertise.Paths(self, d.Own, exports)
+	d.Lent = lentTo(a.ipam.Lent(), s)
+	d.Paths = advertise.Paths(self, d.Own, a.ipam.Borrowed(), exports)
 	return d
 }
 
@@ -165,7 +180,29 @@ func (a *Agent) reach(s *datastore.Snapshot, uplink calc.Uplink) netReach {
 func (a *Agent) podMTU() int { return a.modes.newPodMTU() }
 
 // dataplaneAdaptor lets the CNI requests ask the dataplane in their own words.
-type dataplaneAdaptor struct{ *felix.Dataplane }
+type dataplaneAdaptor struct {
+	*felix.Dataplane
+	inUse *inUse
+}
+
+// RemoveEndpoint ends the use of the container's addresses as well.
+func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, containerID string) error {
+	if err := d.Dataplane.RemoveEndpoint(ctx, iface, containerID); err != nil {
+		return err
+	}
+	d.inUse.forget(containerID)
+	return nil
+}
+
+// Interface finds a container's interface by its owner.
+func (d dataplaneAdaptor) Interface(network, containerID string) string {
+	for _, e := range d.Endpoints() {
+		if e.Network == network && e.ContainerID == containerID {
+			return e.Iface
+		}
+	}
+	return d.inUse.interfaceOf(network, containerID)
+}
 
 // CheckEndpoint tells what the dataplane lacks of an endpoint.
 func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, containerID string) error {
