@@ -101,7 +101,11 @@ func (a *addition) finish(ctx context.Context) error {
 	if err := checkAddrs(a.assigned.Addrs); err != nil {
 		return err
 	}
-	settings := veth.Settings{Addrs: a.assigned.Addrs, MTU: a.assigned.MTU}
+	mac, err := podMAC(a.assigned.MAC)
+	if err != nil {
+		return err
+	}
+	settings := veth.Settings{Addrs: a.assigned.Addrs, MTU: a.assigned.MTU, PodMAC: mac}
 	if a.conf.MTU != 0 {
 		settings.MTU = 0 // the network configuration has the last word
 	}
@@ -109,7 +113,7 @@ func (a *addition) finish(ctx context.Context) error {
 		return a.vethError(err)
 	}
 	a.trace.step("configure")
-	err := a.agent.Ready(ctx, nodeapi.ReadyRequest{
+	err = a.agent.Ready(ctx, nodeapi.ReadyRequest{
 		Endpoint: a.ep, HostIndex: a.pair.HostIndex, PodMAC: a.pair.PodMAC.String(),
 	})
 	a.trace.step("wait for route")
@@ -133,6 +137,18 @@ func checkAddrs(addrs []netip.Addr) error {
 		return fmt.Errorf("the agent assigned %v, want one address of each family asked for", addrs)
 	}
 	return nil
+}
+
+// podMAC is the hardware address that the agent wants for the pod, or nil.
+func podMAC(text string) (net.HardwareAddr, error) {
+	if text == "" {
+		return nil, nil
+	}
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+		return nil, fmt.Errorf("the agent gave the hardware address %q, which is not of one interface", text)
+	}
+	return mac, nil
 }
 
 // vethError chooses the code by what is wrong.

@@ -167,6 +167,45 @@ func TestMTU(t *testing.T) {
 	}
 }
 
+// The pod's interface has the hardware address that its annotation asks for
+// before it is up, and the result tells of it.
+func TestHardwareAddress(t *testing.T) {
+	const mac = "0a:58:0a:f4:00:09"
+	r := newRig(t)
+	r.agent.mac = mac
+	pod := nettest.New(t, "pod")
+	result := r.mustAdd(idA, "web", pod)
+	if got := result.Interfaces[1].Mac; got != mac {
+		t.Errorf("the result has %s, want %s", got, mac)
+	}
+	checkHostSide(t, r.node, result.Interfaces[0].Name)
+	checkPodSide(t, pod, mac)
+	if err := r.roundTrip(pod, "10.99.0.1"); err != nil {
+		t.Errorf("pod to node: %v", err)
+	}
+	if neigh := r.node.IP(t, "neigh show dev "+result.Interfaces[0].Name); !strings.Contains(neigh, "lladdr "+mac) {
+		t.Errorf("the node knows the pod as %q, want %s", neigh, mac)
+	}
+	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err != nil {
+		t.Errorf("CHECK: %+v", err)
+	}
+	pod.IP(t, "link set eth0 address 0a:58:0a:f4:00:0a")
+	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil || !strings.Contains(err.Msg, mac) {
+		t.Errorf("CHECK of another address: %+v", err)
+	}
+	r.mustDel(idA, "web", pod.Path)
+
+	for _, wrong := range []string{"0a:58", "01:00:5e:00:00:01", "x"} {
+		r.agent.mac = wrong
+		if _, err := r.run(call{verb: "ADD", id: "c", pod: "web", netns: pod.Path}); err == nil || !strings.Contains(err.Msg, `"`+wrong+`"`) {
+			t.Errorf("%s: %+v", wrong, err)
+		}
+	}
+	if pod.Link(t, "eth0") != nil || len(r.agent.held) != 0 {
+		t.Errorf("a refused address left an interface or %v", r.agent.held)
+	}
+}
+
 func TestForwardingAndQueues(t *testing.T) {
 	r := newRig(t)
 	r.conf["container_settings"] = map[string]any{"allow_ip_forwarding": true}
@@ -214,6 +253,9 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 			_, err := r.run(call{verb: "ADD", id: "c", pod: "web", netns: pod.Path})
 			if err == nil || err.Code != tc.code || !strings.Contains(err.Msg, tc.says) {
 				t.Errorf("ADD: %+v, want code %d and %q", err, tc.code, tc.says)
+			}
+			if tc.name == "no address" && err != nil && (err.Msg != tc.says || err.Details != "") {
+				t.Errorf("ADD says %q, %q; want the agent's words unchanged", err.Msg, err.Details)
 			}
 			if after := r.node.IP(t, "-o link show"); after != before {
 				t.Errorf("the node's interfaces changed:\n%s\n%s", before, after)

@@ -62,6 +62,7 @@ type fakeAgent struct {
 	calls []string
 	next  netip.Addr
 	mtu   int
+	mac   string
 	ipv6  bool
 
 	keepLinks bool // leave interfaces alone, as an agent that does not know them
@@ -95,7 +96,7 @@ func (f *fakeAgent) Add(_ context.Context, req nodeapi.AddRequest) (nodeapi.AddR
 			f.held[req.ContainerID] = append(f.held[req.ContainerID], netip.MustParseAddr("fd00:99::7"))
 		}
 	}
-	return nodeapi.AddReply{Addrs: f.held[req.ContainerID], MTU: f.mtu}, nil
+	return nodeapi.AddReply{Addrs: f.held[req.ContainerID], MTU: f.mtu, MAC: f.mac}, nil
 }
 
 func (f *fakeAgent) Ready(_ context.Context, req nodeapi.ReadyRequest) error {

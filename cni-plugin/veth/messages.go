@@ -101,6 +101,14 @@ func setUp(index int, name string) *message {
 	return m
 }
 
+// withMAC makes a message that brings an interface up give it a hardware address
+// too: the kernel does that first (do_setlink of net/core/rtnetlink.c), so that
+// the interface never has another while it is up.
+func (m *message) withMAC(name string, mac net.HardwareAddr) {
+	m.doing = fmt.Sprintf("give %s the hardware address %s and bring it up", name, mac)
+	m.attr(unix.IFLA_ADDRESS, mac)
+}
+
 func delLink(index int, name string) *message {
 	return linkMessage("delete interface "+name, unix.RTM_DELLINK, 0, index)
 }

@@ -41,6 +41,9 @@ type Config struct {
 type Settings struct {
 	Addrs []netip.Addr // at most one a family
 	MTU   int          // bytes; 0: as made
+	// PodMAC is the hardware address of the pod side; nil: the kernel's choice.
+	// The agent knows it only after the pair is made, so it comes with "up".
+	PodMAC net.HardwareAddr
 }
 
 // Pair is a veth that this process made.
@@ -195,7 +198,12 @@ func (p *Pair) configurePod(s Settings) error {
 	for _, a := range s.Addrs {
 		batch = append(batch, addAddr(eth.index, name, netip.PrefixFrom(a, a.BitLen())))
 	}
-	batch = append(batch, setUp(eth.index, name))
+	up := setUp(eth.index, name)
+	if s.PodMAC != nil {
+		up.withMAC(name, s.PodMAC)
+		p.PodMAC = s.PodMAC
+	}
+	batch = append(batch, up)
 	for _, a := range s.Addrs {
 		gateway := Gateway(a)
 		if a.Is4() {

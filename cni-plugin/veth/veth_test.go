@@ -55,6 +55,22 @@ func TestCreateIsSilent(t *testing.T) {
 	}
 }
 
+// The kernel refuses an address that is none, and says of which interface.
+func TestHardwareAddressRefused(t *testing.T) {
+	node, pod := nettest.NewNode(t), nettest.New(t, "pod")
+	p, err := create(t, node, config(pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Do(t, func() { err = p.Configure(Settings{PodMAC: make([]byte, 6)}) })
+	if err == nil || !strings.Contains(err.Error(), "in the pod: give eth0 the hardware address 00:00:00:00:00:00 and bring it up") {
+		t.Errorf("Configure: %v", err)
+	}
+	if a := pod.Link(t, "eth0").Attrs(); a.RawFlags&unix.IFF_UP != 0 {
+		t.Error("the pod side came up with an address that it should not have")
+	}
+}
+
 // A sysctl is in force before the interface is up: the watcher sees "up" only
 // with proxy_arp on.
 func TestSysctlsComeBeforeUp(t *testing.T) {

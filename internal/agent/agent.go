@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -13,12 +12,15 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/bgp/speaker/gobgp"
 	"github.com/manx-cni/manx/felix"
+	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/health"
@@ -45,10 +47,13 @@ type Agent struct {
 	dataplane *felix.Dataplane
 	speaker   *speaker.Reconciler
 	annotator *podAnnotator
+	pods      *podLookup
+	inUse     *inUse
 	modes     *modes
 	metrics   *metrics
 
 	modesChanged chan struct{} // wakes the steering loop
+	ownership    ownership     // the steering loop's
 	generation   uint64        // of the last input of the dataplane; the steering loop's
 	handed       modePlan      // and what it said of modes
 
@@ -69,7 +74,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	}
 	log.Info("manx-node starts", "node", node, "nodeNameFrom", source)
 	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil), modesChanged: make(chan struct{}, 1)}
-	a.metrics = newMetrics(a.status)
+	a.metrics = newMetrics(a.status, a.ipamNumbers)
 
 	g, ctx := errgroup.WithContext(ctx)
 	if err := a.serveHTTP(ctx, g); err != nil {
@@ -134,18 +139,35 @@ func (a *Agent) run(ctx context.Context) error {
 	if a.identity, err = a.startup.Run(ctx); err != nil {
 		return err
 	}
-	if a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Log: a.log}); err != nil {
+	meta, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("make a Kubernetes client: %w", err)
+	}
+	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Log: a.log})
+	if err != nil {
 		return err
 	}
+	a.pods = &podLookup{cache: a.datastore, kube: a.kube, metadata: meta, timeout: lookupTimeout}
 	bounded := rest.CopyConfig(cfg) // a request that hangs must not hold every ADD
 	bounded.Timeout = storeTimeout
 	store, err := crd.New(bounded)
 	if err != nil {
 		return fmt.Errorf("make an IPAM client: %w", err)
 	}
-	a.ipam = ipam.New(ipam.Config{Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Log: a.log.With("component", "ipam")})
+	kernel, err := nl.Open(nl.Config{})
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	if a.inUse, err = newInUse(kernel, func() []state.Endpoint { return a.dataplane.Endpoints() }); err != nil {
+		return err
+	}
+	a.ipam = ipam.New(ipam.Config{
+		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, InUse: a.inUse.addresses,
+		Log: a.log.With("component", "ipam"),
+	})
 	a.dataplane, err = felix.New(felix.Config{
-		Addresses: func() map[string][]netip.Addr { return a.ipam.ByHandle() },
+		Addresses: a.podAddresses,
 		Log:       a.log.With("component", "dataplane"), Refresh: a.settings.Dataplane.RouteRefresh,
 	})
 	if err != nil {
@@ -210,7 +232,7 @@ func (a *Agent) watchAddress(ctx context.Context, every time.Duration) error {
 		switch {
 		case err != nil:
 			a.errors.add("address", err)
-		case changed:
+		case changed && now.Address != a.identity.Address:
 			return fmt.Errorf("the node's address changed from %s to %s: starting again with it", a.identity.Address, now.Address)
 		}
 	}
@@ -220,7 +242,7 @@ func (a *Agent) watchAddress(ctx context.Context, every time.Duration) error {
 // off while no agent ran is done first.
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
-		node: a.node, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane}, annotate: a.annotator.add,
+		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, annotate: a.annotator.add,
 		mtu: a.podMTU, status: a.status, observe: a.observe,
 	}
 	a.serving.Store(true)

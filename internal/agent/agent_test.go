@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,12 +23,14 @@ import (
 type recorder struct {
 	calls      []string
 	held       map[string][]netip.Addr
+	request    ipam.Request // the last one
 	failAssign error
 	failRemove error
 }
 
 func (r *recorder) Assign(_ context.Context, req ipam.Request) ([]netip.Addr, error) {
 	r.calls = append(r.calls, "assign "+req.Handle)
+	r.request = req
 	if r.failAssign != nil {
 		return nil, r.failAssign
 	}
@@ -41,7 +44,14 @@ func (r *recorder) Release(_ context.Context, handle string) ([]netip.Addr, erro
 	return nil, nil
 }
 
-func (r *recorder) ByHandle() map[string][]netip.Addr { return r.held }
+func (r *recorder) Held(handle string) []netip.Addr { return r.held[handle] }
+
+func (r *recorder) Interface(network, containerID string) string {
+	if network == testEndpoint.Network && containerID == testEndpoint.ContainerID {
+		return testEndpoint.HostIface
+	}
+	return ""
+}
 
 func (r *recorder) AddEndpoint(_ context.Context, ep state.Endpoint) error {
 	r.calls = append(r.calls, "endpoint "+ep.Iface)
@@ -58,7 +68,7 @@ func (r *recorder) CheckEndpoint(context.Context, string, string) error { return
 func newPodAPI() (*podAPI, *recorder) {
 	r := &recorder{held: map[string][]netip.Addr{}}
 	return &podAPI{
-		node: "node1", ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
+		node: "node1", lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
 		status: func() status.Node { return status.Node{Name: "node1"} }, observe: func(string, time.Time, error) {},
 	}, r
 }
@@ -81,6 +91,22 @@ func TestDelRemovesTheRouteBeforeItReleasesTheAddress(t *testing.T) {
 	}
 	if got := strings.Join(r.calls, ", "); got != "remove cali1" {
 		t.Fatalf("the address was released although its route is still there: %s", got)
+	}
+}
+
+// A runtime that has forgotten the pod's name still has its route removed first.
+func TestDelWithoutANameFindsTheInterface(t *testing.T) {
+	p, r := newPodAPI()
+	nameless := nodeapi.Endpoint{ContainerID: "c1", Network: "net"}
+	if err := p.Del(context.Background(), nodeapi.DelRequest{Endpoint: nameless}); err != nil {
+		t.Fatal(err)
+	}
+	nameless.ContainerID = "c2"
+	if err := p.Del(context.Background(), nodeapi.DelRequest{Endpoint: nameless}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.calls, ", "); got != "remove cali1, release net.c1, release net.c2" {
+		t.Fatalf("calls: %s", got)
 	}
 }
 
@@ -121,15 +147,47 @@ func TestFullPoolIsRetryableAndSaysHowFull(t *testing.T) {
 	}
 }
 
-func TestAddRefusesWhatThisVersionLacks(t *testing.T) {
-	p, _ := newPodAPI()
-	for _, req := range []nodeapi.AddRequest{
-		{Endpoint: testEndpoint, IPv4: true, IPv6: true},
-		{Endpoint: testEndpoint, IPv4: true, IPv4Pools: []string{"mine"}},
-	} {
-		if _, err := p.Add(context.Background(), req); nodeapi.AsError(err).Code != nodeapi.CodeInvalidConfig {
-			t.Errorf("Add(%+v): %v; want code 7", req, err)
-		}
+// What a pod asks for reaches IPAM, and the plugin what IPAM does not decide.
+func TestAddPassesTheWishOn(t *testing.T) {
+	p, r := newPodAPI()
+	p.lookup = func(_ context.Context, e nodeapi.Endpoint) (podMeta, error) {
+		return podMeta{
+			annotations:     map[string]string{annotationPools4: `["a", "10.1.0.0/16"]`, annotationPools6: `["b"]`, annotationMAC: "0A:58:00:00:00:09"},
+			namespaceLabels: map[string]string{"team": e.Namespace},
+		}, nil
+	}
+	reply, err := p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
+	if err != nil || reply.MAC != "0a:58:00:00:00:09" {
+		t.Fatalf("Add: %+v, %v", reply, err)
+	}
+	q := r.request
+	if !slices.Equal(q.Pools4, []string{"a", "10.1.0.0/16"}) || !slices.Equal(q.Pools6, []string{"b"}) || q.NamespaceLabels["team"] != "default" || q.Num4 != 1 || q.Num6 != 0 {
+		t.Errorf("request %+v", q)
+	}
+	if a := q.Attrs; a["pod"] != "web" || a["namespace"] != "default" || a["node"] != "node1" || a["timestamp"] == "" {
+		t.Errorf("attributes %v", a)
+	}
+
+	// Who chose a pool is said when it has nothing.
+	r.failAssign = errors.New("pool a is full")
+	_, err = p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
+	if want := "assign an address to pod default/web as chosen by the annotation cni.projectcalico.org/ipv4pools of its pod: pool a is full"; err == nil || err.Error() != want {
+		t.Errorf("Add: %v; want %s", err, want)
+	}
+}
+
+// Without knowing the annotations no address is assigned, and the kubelet is told to
+// try again.
+func TestAddNeedsTheAnnotations(t *testing.T) {
+	p, r := newPodAPI()
+	p.lookup = func(context.Context, nodeapi.Endpoint) (podMeta, error) {
+		return podMeta{}, errors.New("API server away")
+	}
+	if _, err := p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true}); nodeapi.AsError(err).Code != nodeapi.CodeTryAgain {
+		t.Errorf("Add: %v; want code 11", err)
+	}
+	if len(r.calls) > 0 {
+		t.Errorf("calls: %v", r.calls)
 	}
 }
 

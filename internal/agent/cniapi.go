@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
@@ -20,20 +19,27 @@ type endpointProgrammer interface {
 	AddEndpoint(ctx context.Context, ep state.Endpoint) error
 	RemoveEndpoint(ctx context.Context, iface, containerID string) error
 	CheckEndpoint(ctx context.Context, iface, containerID string) error
+	// Interface is the container's interface on the node, or "" if none is known.
+	Interface(network, containerID string) string
 }
 
 // allocator is what they need of IPAM.
 type allocator interface {
 	Assign(ctx context.Context, req ipam.Request) ([]netip.Addr, error)
 	Release(ctx context.Context, handle string) ([]netip.Addr, error)
-	ByHandle() map[string][]netip.Addr
+	Held(handle string) []netip.Addr
 }
 
 // podAPI answers the CNI plugin and manxctl: it joins an address with an
 // endpoint. It keeps nothing itself: which address a container holds is in IPAM
 // under its handle, which interface it has is in the kernel.
+//
+// It may be killed between any two of its calls. Everything is named by the
+// container, so whoever repeats the request finds what the first one left.
 type podAPI struct {
-	node      string
+	node string
+	// lookup is what Kubernetes says of the endpoint's pod.
+	lookup    func(context.Context, nodeapi.Endpoint) (podMeta, error)
 	ipam      allocator
 	dataplane endpointProgrammer
 	annotate  func(podRecord)
@@ -48,29 +54,28 @@ func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerI
 // Add assigns the container's address; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
-	if req.IPv6 {
-		return reply, nodeapi.Errorf(nodeapi.CodeInvalidConfig,
-			`ipam.assign_ipv6 is "true": this version assigns IPv4 only; want "false"`)
-	}
-	if len(req.IPv4Pools) > 0 {
-		return reply, nodeapi.Errorf(nodeapi.CodeInvalidConfig,
-			"ipam.ipv4_pools is %q: this version takes every pool that fits; want it unset", req.IPv4Pools)
-	}
-	addrs, err := p.ipam.Assign(ctx, ipam.Request{
-		Handle: handleOf(req.Endpoint),
-		Attrs: map[string]string{
-			"pod":       req.Pod,
-			"namespace": req.Namespace,
-			"node":      p.node,
-			"timestamp": time.Now().UTC().String(), // the text form that Calico's IPAM writes
-		},
-		Num4: 1,
-		Use:  apiv1.UseWorkload,
-	})
+	meta, err := p.lookup(ctx, req.Endpoint)
 	if err != nil {
-		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: %w", req.Namespace, req.Pod, err))
+		return reply, retryable(err)
 	}
-	return nodeapi.AddReply{Addrs: addrs, MTU: p.mtu()}, nil
+	wish, err := wishOf(req, meta)
+	if err != nil {
+		return reply, err
+	}
+	addrs, err := p.ipam.Assign(ctx, wish.request(handleOf(req.Endpoint), map[string]string{
+		"pod":       req.Pod,
+		"namespace": req.Namespace,
+		"node":      p.node,
+		"timestamp": time.Now().UTC().String(), // the text form that Calico's IPAM writes
+	}))
+	if err != nil {
+		chosen := ""
+		if wish.from != "" {
+			chosen = " as chosen by the " + wish.from
+		}
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s%s: %w", req.Namespace, req.Pod, chosen, err))
+	}
+	return nodeapi.AddReply{Addrs: addrs, MTU: p.mtu(), MAC: wish.mac.String()}, nil
 }
 
 // retryable marks what a later try may cure: the kubelet makes one by itself,
@@ -86,8 +91,8 @@ func retryable(err error) error {
 // Ready programs what the new interface needs; traffic flows when it returns.
 func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error) {
 	defer func(t time.Time) { p.observe("ready", t, err) }(time.Now())
-	addrs, ok := p.ipam.ByHandle()[handleOf(req.Endpoint)]
-	if !ok {
+	addrs := p.ipam.Held(handleOf(req.Endpoint))
+	if len(addrs) == 0 {
 		return nodeapi.Errorf(nodeapi.CodeTryAgain,
 			"container %s holds no address: a DEL came between its ADD and now", req.ContainerID)
 	}
@@ -116,6 +121,9 @@ func (p *podAPI) Del(ctx context.Context, req nodeapi.DelRequest) (err error) {
 }
 
 func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
+	if e.HostIface == "" { // a runtime that has forgotten the pod's name
+		e.HostIface = p.dataplane.Interface(e.Network, e.ContainerID)
+	}
 	if e.HostIface != "" {
 		if err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, e.ContainerID); err != nil {
 			return retryable(fmt.Errorf("remove interface %s of container %s: %w", e.HostIface, e.ContainerID, err))
@@ -130,7 +138,7 @@ func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
 // Check compares what the runtime remembers with IPAM and the dataplane.
 func (p *podAPI) Check(ctx context.Context, req nodeapi.CheckRequest) (err error) {
 	defer func(t time.Time) { p.observe("check", t, err) }(time.Now())
-	held := p.ipam.ByHandle()[handleOf(req.Endpoint)]
+	held := p.ipam.Held(handleOf(req.Endpoint))
 	for _, addr := range req.Addrs {
 		if !slices.Contains(held, addr) {
 			return nodeapi.Errorf(nodeapi.CodeInternal, "address %s is not assigned to container %s: IPAM has %v under handle %s",

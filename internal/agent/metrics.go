@@ -12,6 +12,7 @@ import (
 // CNI requests take.
 type metrics struct {
 	read     func() status.Node
+	ipam     func() (ipamNumbers, bool)
 	requests *prometheus.HistogramVec
 }
 
@@ -33,8 +34,8 @@ var (
 	descReady      = prometheus.NewDesc("manx_ready", "1 when the agent is ready, 0 otherwise.", nil, nil)
 )
 
-func newMetrics(read func() status.Node) *metrics {
-	return &metrics{read: read, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+func newMetrics(read func() status.Node, ipam func() (ipamNumbers, bool)) *metrics {
+	return &metrics{read: read, ipam: ipam, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "manx_cni_request_duration_seconds",
 		Help:    "Time the agent took to answer a request of the CNI plugin, by verb (add, ready, del, abort, check) and result (ok or error).",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
@@ -55,6 +56,9 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending, descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady} {
 		ch <- d
 	}
+	for _, i := range ipamMetrics {
+		ch <- i.desc
+	}
 	m.requests.Describe(ch)
 }
 
@@ -63,6 +67,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.requests.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if numbers, ok := m.ipam(); ok {
+		for _, i := range ipamMetrics {
+			ch <- prometheus.MustNewConstMetric(i.desc, i.kind, i.read(numbers))
+		}
 	}
 	n := m.read()
 	for _, s := range n.Sessions {

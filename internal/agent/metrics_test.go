@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/ipam"
 )
 
 var update = flag.Bool("update", false, "write generated pages instead of comparing them")
@@ -29,9 +30,14 @@ var sampleNode = status.Node{
 	Conditions: []status.Condition{{Type: "NextHopNotOnLink"}, {Type: "NextHopNotOnLink"}},
 }
 
+var sampleNumbers = ipamNumbers{
+	Counters: ipam.Counters{Assigned: 1, Released: 2, BlockWrites: 3, Conflicts: 4, Claims: 5, Borrowed: 6, Reclaimed: 7, GivenBack: 8, Repaired: 9},
+	Borrows:  10, Lends: 11,
+}
+
 func sampleMetrics(t *testing.T) (*metrics, *prometheus.Registry) {
 	t.Helper()
-	m := newMetrics(func() status.Node { return sampleNode })
+	m := newMetrics(func() status.Node { return sampleNode }, func() (ipamNumbers, bool) { return sampleNumbers, true })
 	m.observe("add", time.Now(), nil)
 	m.observe("add", time.Now(), errors.New("full"))
 	r := prometheus.NewRegistry()
@@ -59,6 +65,35 @@ manx_ipam_addresses{state="used"} 5
 	}
 	if problems, err := testutil.GatherAndLint(r); err != nil || len(problems) > 0 {
 		t.Fatalf("lint: %v %v", problems, err)
+	}
+}
+
+// Each number is under its own name, and none before IPAM is there.
+func TestIPAMMetrics(t *testing.T) {
+	_, r := sampleMetrics(t)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		m := f.GetMetric()[0]
+		got[f.GetName()] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	want := []string{"assigned_total", "released_total", "block_writes_total", "conflicts_total", "claims_total", "borrows_total",
+		"blocks_reclaimed_total", "blocks_given_back_total", "repaired_total", "borrowed", "lent"}
+	for i, name := range want {
+		if got["manx_ipam_"+name] != float64(i+1) {
+			t.Errorf("manx_ipam_%s is %v, want %d", name, got["manx_ipam_"+name], i+1)
+		}
+	}
+	if len(want) != len(ipamMetrics) {
+		t.Errorf("%d metrics, %d tested", len(ipamMetrics), len(want))
+	}
+	early := prometheus.NewRegistry()
+	early.MustRegister(newMetrics(func() status.Node { return status.Node{} }, func() (ipamNumbers, bool) { return ipamNumbers{}, false }))
+	if n, err := testutil.GatherAndCount(early, "manx_ipam_assigned_total"); n != 0 || err != nil {
+		t.Errorf("%d numbers before there are any (%v)", n, err)
 	}
 }
 

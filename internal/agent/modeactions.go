@@ -27,7 +27,7 @@ func (a *Agent) modeActions() modeActions {
 	return modeActions{
 		publish: a.startup.Annotate,
 		heldAddress: func() (addr netip.Addr) {
-			if held := a.ipam.ByHandle()[handle]; len(held) > 0 {
+			if held := a.ipam.Held(handle); len(held) > 0 {
 				addr = held[0]
 			}
 			return addr

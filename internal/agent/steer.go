@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/datastore"
 )
 
 // steerEvery is how often the steering looks without being told: for what has no
@@ -53,6 +54,7 @@ func (a *Agent) steer(ctx context.Context) error {
 			}
 			synced = true
 		}
+		a.recheck(snap)
 		a.dataplane.SetState(a.dataplaneInput(snap))
 		dp := a.dataplane.Status()
 		if !dp.InSync {
@@ -64,6 +66,15 @@ func (a *Agent) steer(ctx context.Context) error {
 			g.Go(func() error { return a.serveNodeAPI(ctx) })
 			g.Go(func() error { return a.markNode(ctx) })
 		}
+	}
+}
+
+// recheck has IPAM read the blocks about which somebody else says other things than
+// it does: nodes that announce addresses in them, or the datastore.
+func (a *Agent) recheck(s *datastore.Snapshot) {
+	doubts := a.ownership.doubts(a.node, confirmedBlocks(a.ipam.Blocks()), s.Owners)
+	if doubts = append(doubts, a.speaker.Unproven()...); len(doubts) > 0 {
+		a.ipam.Recheck(doubts...)
 	}
 }
 
@@ -85,12 +96,23 @@ func (a *Agent) syncIPAM(ctx context.Context) error {
 	return a.ipam.Sync(ctx)
 }
 
-// markNode keeps the Node's condition NetworkUnavailable true to what this node can.
+// markNode keeps what the Node object says true: its condition NetworkUnavailable to
+// what this node can, and its address, which a Node that was deleted and registered
+// anew has lost together with the condition.
 func (a *Agent) markNode(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := "nothing"
 	for {
+		if a.lostAddress() {
+			restored, err := a.startup.Restore(ctx, a.identity)
+			if err != nil {
+				a.errors.add("node address", err)
+			}
+			if restored {
+				said = "nothing"
+			}
+		}
 		unavailable := a.modes.unavailable()
 		if now := unavailable; now != said && (now != "" || a.dataplane.Ready() == nil) {
 			set := a.startup.SetNetworkReady
@@ -111,6 +133,16 @@ func (a *Agent) markNode(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// lostAddress reports whether the Node exists and does not say where it is.
+func (a *Agent) lostAddress() bool {
+	s := a.snapshot.Load()
+	if s == nil {
+		return false
+	}
+	n, ok := s.Node(a.node)
+	return ok && !n.IPv4.IsValid()
 }
 
 // ready tells why the agent can not serve pods yet, or that nothing hinders it.

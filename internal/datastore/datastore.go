@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -26,7 +27,11 @@ import (
 type Config struct {
 	Kubernetes kubernetes.Interface
 	Dynamic    dynamic.Interface
-	Log        *slog.Logger
+	// Metadata reads namespaces; nil: none is known.
+	Metadata metadata.Interface
+	// Node is whose pods are watched; empty: none is known.
+	Node string
+	Log  *slog.Logger
 }
 
 // Datastore watches the cluster and offers snapshots of it.
@@ -47,11 +52,15 @@ type factory interface {
 
 // The kinds that are watched.
 const (
-	kindNode     = "Node"
-	kindPool     = "IPPool"
-	kindAffinity = "BlockAffinity"
-	kindBGPConf  = "BGPConfiguration"
-	kindFelix    = "FelixConfiguration"
+	kindNode        = "Node"
+	kindPool        = "IPPool"
+	kindAffinity    = "BlockAffinity"
+	kindReservation = "IPReservation"
+	kindIPAMConfig  = "IPAMConfig"
+	kindBGPConf     = "BGPConfiguration"
+	kindFelix       = "FelixConfiguration"
+	kindPod         = "Pod"
+	kindNamespace   = "Namespace"
 )
 
 // New prepares the informers; Run starts them.
@@ -63,19 +72,21 @@ func New(cfg Config) (*Datastore, error) {
 		events:    newEventWriter(cfg.Kubernetes, cfg.Log),
 		factories: []factory{core, custom},
 		changed:   make(chan struct{}, 1),
-		informers: map[string]cache.SharedIndexInformer{
-			kindNode:     core.Core().V1().Nodes().Informer(),
-			kindPool:     custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools)).Informer(),
-			kindAffinity: custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBlockAffinities)).Informer(),
-			kindBGPConf:  custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations)).Informer(),
-			kindFelix:    custom.ForResource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations)).Informer(),
-		},
+		informers: map[string]cache.SharedIndexInformer{kindNode: core.Core().V1().Nodes().Informer()},
 	}
-	for kind, transform := range map[string]cache.TransformFunc{
-		kindPool: decodeInto[apiv1.IPPool], kindAffinity: trimAffinity, kindBGPConf: decodeInto[apiv1.BGPConfiguration],
-		kindFelix: decodeInto[apiv1.FelixConfiguration],
+	for kind, of := range map[string]struct {
+		plural    string
+		transform cache.TransformFunc
+	}{
+		kindPool:        {apiv1.PluralIPPools, decodeInto[apiv1.IPPool]},
+		kindAffinity:    {apiv1.PluralBlockAffinities, trimAffinity},
+		kindReservation: {apiv1.PluralIPReservations, decodeInto[apiv1.IPReservation]},
+		kindIPAMConfig:  {apiv1.PluralIPAMConfigs, decodeInto[apiv1.IPAMConfig]},
+		kindBGPConf:     {apiv1.PluralBGPConfigurations, decodeInto[apiv1.BGPConfiguration]},
+		kindFelix:       {apiv1.PluralFelixConfigurations, decodeInto[apiv1.FelixConfiguration]},
 	} {
-		if err := d.informers[kind].SetTransform(transform); err != nil {
+		d.informers[kind] = custom.ForResource(apiv1.SchemeGroupVersion.WithResource(of.plural)).Informer()
+		if err := d.informers[kind].SetTransform(of.transform); err != nil {
 			return nil, fmt.Errorf("set transform of %s informer: %w", kind, err)
 		}
 	}
@@ -97,7 +108,26 @@ func New(cfg Config) (*Datastore, error) {
 			return nil, fmt.Errorf("watch %s: %w", kind, err)
 		}
 	}
+	if err := d.watchWorkloads(cfg); err != nil {
+		return nil, err
+	}
 	return d, nil
+}
+
+// watchWorkloads adds the informers that have no handler.
+func (d *Datastore) watchWorkloads(cfg Config) error {
+	if cfg.Node != "" {
+		pods, inf := watchPods(cfg.Kubernetes, cfg.Node)
+		d.factories, d.informers[kindPod] = append(d.factories, pods), inf
+	}
+	if cfg.Metadata != nil {
+		namespaces, inf, err := watchNamespaces(cfg.Metadata)
+		if err != nil {
+			return fmt.Errorf("set transform of %s informer: %w", kindNamespace, err)
+		}
+		d.factories, d.informers[kindNamespace] = append(d.factories, namespaces), inf
+	}
+	return nil
 }
 
 // Run watches until ctx ends. It returns nil then.
@@ -169,6 +199,15 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Invalid = append(s.Invalid, bad...)
 
 	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
+	s.Invalid = append(s.Invalid, bad...)
+
+	reservations, bad := decoded[apiv1.IPReservation](d.informers[kindReservation], kindReservation)
+	s.Invalid = append(s.Invalid, bad...)
+	s.Reserved, bad = settleReserved(reservations)
+	s.Invalid = append(s.Invalid, bad...)
+	ipamConfigs, bad := decoded[apiv1.IPAMConfig](d.informers[kindIPAMConfig], kindIPAMConfig)
+	s.Invalid = append(s.Invalid, bad...)
+	s.IPAM, bad = settleIPAM(ipamConfigs)
 	s.Invalid = append(s.Invalid, bad...)
 
 	confs, bad := decoded[apiv1.BGPConfiguration](d.informers[kindBGPConf], kindBGPConf)
@@ -258,9 +297,13 @@ func essence(o any) any {
 		return o.trimmed
 	case *object[apiv1.IPPool]:
 		mode, err := forcedMode(o.value)
-		return [5]any{o.value.Spec, o.value.Generation, o.err, mode, err}
+		return [6]any{o.value.Spec, o.value.Generation, o.value.DeletionTimestamp != nil, o.err, mode, err}
 	case *affinityObject:
 		return o.claim
+	case *object[apiv1.IPReservation]:
+		return [2]any{o.value.Spec, o.err}
+	case *object[apiv1.IPAMConfig]:
+		return [2]any{o.value.Spec, o.err}
 	case *object[apiv1.BGPConfiguration]:
 		return [2]any{o.value.Spec, o.err}
 	case *object[apiv1.FelixConfiguration]:

@@ -73,17 +73,30 @@ func pool(name, cidr string) *unstructured.Unstructured {
 	}}
 }
 
-// start runs a datastore over fake clients holding the given objects.
-func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
-	t.Helper()
-	kube := kubefake.NewClientset(nodes...)
+// clients are fake ones that hold the given objects.
+func clients(nodes []runtime.Object, custom ...runtime.Object) (*dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
 	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools):             "IPPoolList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPConfigurations):   "BGPConfigurationList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations): "FelixConfigurationList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBlockAffinities):     "BlockAffinityList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPReservations):      "IPReservationList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs):         "IPAMConfigList",
 	}, custom...)
-	d, err := New(Config{Kubernetes: kube, Dynamic: dyn, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	return dyn, kubefake.NewClientset(nodes...)
+}
+
+// start runs a datastore over fake clients holding the given objects.
+func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
+	t.Helper()
+	dyn, kube := clients(nodes, custom...)
+	return startWith(t, Config{Kubernetes: kube, Dynamic: dyn}), dyn, kube
+}
+
+func startWith(t *testing.T, cfg Config) *Datastore {
+	t.Helper()
+	cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +112,7 @@ func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Dat
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return d, dyn, kube
+	return d
 }
 
 // eventually waits for a snapshot that satisfies ok.

@@ -2,10 +2,15 @@
 // snapshots that the rest of the agent computes from.
 //
 // It owns one informer per kind that decides routing (Nodes, IPPools,
-// BlockAffinities, BGPConfigurations), trims every object on arrival to what is
-// used, checks it, and offers one level-triggered signal and one value:
+// BlockAffinities, BGPConfigurations, FelixConfigurations) or what is assigned
+// (IPReservations, IPAMConfigs), trims every object on arrival to what is used,
+// checks it, and offers one level-triggered signal and one value:
 //
 //	informers ─▶ trim ─▶ validate ─▶ Snapshot (immutable) ─▶ Changed()
+//
+// Beside them it watches what a starting pod asks for: the annotations of this
+// node's pods and of namespaces. They decide no route, so they are in no Snapshot
+// and wake nobody; Pod and Namespace look one up.
 //
 // Rules that hold here and nowhere else:
 //

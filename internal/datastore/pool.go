@@ -2,33 +2,29 @@ package datastore
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 )
 
-// settlePools drops pools that do not validate and, of two that overlap, the one
-// whose name sorts later, and records why.
+// settlePools drops pools that do not validate and, of two that overlap, the
+// younger, and records why. Pools that are being deleted stay: addresses of theirs
+// may be in use.
 func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid) {
 	slices.SortFunc(pools, func(a, b *apiv1.IPPool) int { return strings.Compare(a.Name, b.Name) })
-	var taken []netip.Prefix
-next:
+	overlaps := apiv1.Overlaps(pools)
 	for _, p := range pools {
 		if err := p.Validate(); err != nil {
 			invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name, Reason: oneLine(err)})
 			continue
 		}
-		cidr := netip.MustParsePrefix(p.Spec.CIDR).Masked()
-		for i, t := range taken {
-			if t.Overlaps(cidr) {
-				invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name,
-					Reason: fmt.Sprintf("cidr %s overlaps %s of pool %s; pools must be disjoint", cidr, t, kept[i].Name)})
-				continue next
-			}
+		if older := overlaps[p]; older != nil {
+			invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name,
+				Reason: fmt.Sprintf("cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint", p.Prefix(), older.Prefix(), older.Name)})
+			continue
 		}
-		kept, taken = append(kept, p), append(taken, cidr)
+		kept = append(kept, p)
 	}
 	return kept, invalid
 }

@@ -37,19 +37,26 @@ type Invalid struct {
 	Reason     string
 }
 
-// Snapshot is everything the API says that decides routing, at one instant.
-// Nobody may change it or what it points to.
+// Snapshot is everything the API says that decides routing and what may be
+// assigned, at one instant. Nobody may change it or what it points to.
 type Snapshot struct {
-	Nodes []Node          // sorted by name
-	Pools []*apiv1.IPPool // valid ones, sorted by name, none overlapping another
+	Nodes []Node // sorted by name
+	// Pools are the valid ones, sorted by name, none overlapping another. One
+	// with a deletionTimestamp is among them: its addresses are routed until it
+	// is gone, and only IPAM leaves it alone.
+	Pools []*apiv1.IPPool
 	// Forced are the modes of manx.io/force-ipip-mode, by pool; mostly nil.
 	Forced map[string]apiv1.EncapMode
 	// Owners are the nodes that own a block for certain, by confirmed host
 	// affinity. The keys are masked. Snapshots share the map as long as no
 	// affinity changes.
-	Owners  map[netip.Prefix]string
-	BGP     BGPConfiguration // the object "default" with Calico's defaults filled in
-	Invalid []Invalid        // sorted
+	Owners map[netip.Prefix]string
+	// Reserved are the ranges of all IPReservations, masked and sorted; a single
+	// address is a /32 or /128.
+	Reserved []netip.Prefix
+	IPAM     apiv1.IPAMConfigSpec // the object "default", or what holds without one
+	BGP      BGPConfiguration     // the object "default" with Calico's defaults filled in
+	Invalid  []Invalid            // sorted
 
 	felix map[string]apiv1.FelixConfigurationSpec // by name
 }

@@ -4,7 +4,7 @@
 //	manx ADD                                 manx-node
 //	   │ add {container, pod} ───────────────▶ Handler.Add     an address is assigned
 //	   │   (creates the veth meanwhile)       │
-//	   │ ◀──────────── {addresses, MTU} ──────┘
+//	   │ ◀───────── {addresses, MTU, MAC} ────┘
 //	   │   (configures both ends)
 //	   │ ready ──────────────────────────────▶ Handler.Ready   the host route is written
 //	   │ ◀──────────── {} ─────────────────────

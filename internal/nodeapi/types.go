@@ -57,6 +57,7 @@ type AddRequest struct {
 type AddReply struct {
 	Addrs []netip.Addr `json:"addrs"`
 	MTU   int          `json:"mtu,omitempty"` // bytes; 0: the plugin's own default
+	MAC   string       `json:"mac,omitempty"` // of the pod's interface; empty: the kernel's choice
 }
 
 // ReadyRequest says that the interface exists and is configured.

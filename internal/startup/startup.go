@@ -164,6 +164,21 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	return res, true, s.publish(ctx, node, res)
 }
 
+// Restore publishes what Run found when the Node has lost it: a Node that was deleted
+// and registered anew by its kubelet starts with no annotation, and without an address
+// no other node peers with it. It reports whether there was anything to write.
+func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err error) {
+	node, err := s.getNode(ctx)
+	if err != nil {
+		return false, fmt.Errorf("publish the node's address again: read Node %s: %w", s.NodeName, err)
+	}
+	if storedAddress(node).IsValid() || !res.Address.IsValid() {
+		return false, nil
+	}
+	s.Log.Info("the Node has lost its annotations; published again", "node", s.NodeName, "address", res.Address)
+	return true, s.publish(ctx, node, res)
+}
+
 const (
 	// waitLogEvery is how often a long wait is mentioned after the first time.
 	waitLogEvery = 30 * time.Second

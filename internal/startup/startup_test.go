@@ -266,6 +266,37 @@ func TestASAndRouterID(t *testing.T) {
 	}
 }
 
+// A Node that is deleted and registered anew comes back without annotations.
+func TestRestore(t *testing.T) {
+	c := newCluster(t, node("node-1"))
+	s := c.start("IP=autodetect", "AS=64600")
+	res, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.writes()
+	if restored, err := s.Restore(t.Context(), res); err != nil || restored || len(c.writes()) > 0 {
+		t.Errorf("nothing is lost, restored %v, %v", restored, err)
+	}
+	nodes := c.kube.CoreV1().Nodes()
+	if err := nodes.Delete(t.Context(), "node-1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if restored, err := s.Restore(t.Context(), res); err == nil || restored || !strings.Contains(err.Error(), "node-1") {
+		t.Errorf("there is no Node: %v, %v", restored, err)
+	}
+	if _, err := nodes.Create(t.Context(), node("node-1"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if restored, err := s.Restore(t.Context(), res); err != nil || !restored {
+		t.Errorf("restored %v, %v", restored, err)
+	}
+	got := c.node("node-1").Annotations
+	if got[v1.AnnotationNodeIPv4] != res.Address.String() || got[v1.AnnotationNodeAS] != "64600" {
+		t.Errorf("annotations %v", got)
+	}
+}
+
 func TestRedetect(t *testing.T) {
 	c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"))
 	s := c.start("IP=autodetect")

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/ipam"
+)
+
+// Annotations of a pod by which its author asks for an address. Those of pools
+// may stand on the namespace too, for all of its pods.
+const (
+	annotationPools4   = "cni.projectcalico.org/ipv4pools"
+	annotationPools6   = "cni.projectcalico.org/ipv6pools"
+	annotationAddrs    = "cni.projectcalico.org/ipAddrs"
+	annotationFamilies = "cni.projectcalico.org/ipFamilies"
+	annotationMAC      = "cni.projectcalico.org/hwAddr"
+	annotationNoIPAM   = "cni.projectcalico.org/ipAddrsNoIpam"
+	annotationFloating = "cni.projectcalico.org/floatingIPs"
+)
+
+// What is accepted, for errors.
+const (
+	onlyIPv4     = "this version assigns IPv4 only"
+	wantPools    = `want a JSON list of pool names or CIDRs, such as ["pool-a"]`
+	wantAddrs    = `want a JSON list with one IPv4 address, such as ["10.244.0.9"]`
+	wantFamilies = `want ["IPv4"]`
+	wantMAC      = "want the hardware address of one interface, six bytes such as 0a:58:0a:f4:00:09"
+)
+
+// maxQuoted is how many bytes of an annotation an error repeats.
+const maxQuoted = 120
+
+// podMeta is what Kubernetes says of a pod that starts.
+type podMeta struct {
+	annotations     map[string]string // of the pod
+	namespace       map[string]string // annotations of its namespace
+	namespaceLabels map[string]string
+}
+
+// podWish is what a pod asks for, once pod, namespace and network configuration
+// are weighed against each other. This version assigns IPv4 only: a wish is
+// always for one IPv4 address.
+type podWish struct {
+	pools4, pools6  []string     // names or CIDRs; empty: any pool that fits
+	addrs           []netip.Addr // exactly these; empty: any
+	from            string       // who chose the pools or addresses, for errors; or ""
+	namespaceLabels map[string]string
+	mac             net.HardwareAddr // nil: the kernel's choice
+}
+
+// wishOf reads what a pod asks for. What the pod says beats what its namespace
+// says, which beats the network configuration. An annotation that can not be
+// carried out is an error and not ignored: the pod would run with an address that
+// its author does not expect. The errors are the author's to cure, and carry the
+// code of an invalid configuration.
+func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
+	w := podWish{namespaceLabels: meta.namespaceLabels}
+	own := func(annotation string) source { return source{req, "pod", annotation, meta.annotations[annotation]} }
+	for _, a := range []string{annotationNoIPAM, annotationFloating} {
+		if s := own(a); s.value != "" {
+			return w, s.refuse(errors.New("this version does not have it; remove the annotation"))
+		}
+	}
+	var err error
+	if s := own(annotationMAC); s.value != "" {
+		if w.mac, err = parseMAC(s.value); err != nil {
+			return w, s.refuse(err)
+		}
+	}
+	var from6 string
+	if w.pools4, w.from, err = poolsOf(req, meta, annotationPools4, req.IPv4Pools); err != nil {
+		return w, err
+	}
+	if w.pools6, from6, err = poolsOf(req, meta, annotationPools6, req.IPv6Pools); err != nil {
+		return w, err
+	}
+	if w.from == "" {
+		w.from = from6
+	}
+	if s := own(annotationFamilies); s.value != "" {
+		if err := checkFamilies(s.value); err != nil {
+			return w, s.refuse(err)
+		}
+		req.IPv4, req.IPv6 = true, false
+	}
+	if s := own(annotationAddrs); s.value != "" {
+		if w.addrs, err = parseAddrs(s.value); err != nil {
+			return w, s.refuse(err)
+		}
+		// An address that is named is in whatever pool it is in, of its own family.
+		w.pools4, w.pools6, w.from = nil, nil, s.String()
+		req.IPv4, req.IPv6 = true, false
+	}
+	switch {
+	case req.IPv6:
+		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv6 is "true": %s; want "false"`, onlyIPv4)
+	case !req.IPv4:
+		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv4 is "false": %s; want "true"`, onlyIPv4)
+	}
+	return w, nil
+}
+
+// request asks IPAM for it.
+func (w podWish) request(handle string, attrs map[string]string) ipam.Request {
+	return ipam.Request{
+		Handle: handle, Attrs: attrs, Use: apiv1.UseWorkload,
+		Num4: 1, Pools4: w.pools4, Pools6: w.pools6, Addrs: w.addrs, NamespaceLabels: w.namespaceLabels,
+	}
+}
+
+// source is where a pod's wish stands.
+type source struct {
+	req               nodeapi.AddRequest
+	on                string // pod or namespace
+	annotation, value string
+}
+
+func (s source) String() string { return fmt.Sprintf("annotation %s of its %s", s.annotation, s.on) }
+
+// refuse says which annotation of what is wrong, and why.
+func (s source) refuse(why error) error {
+	name := s.req.Namespace
+	if s.on == "pod" {
+		name += "/" + s.req.Pod
+	}
+	value := s.value
+	if len(value) > maxQuoted {
+		value = strings.ToValidUTF8(value[:maxQuoted], "") + "…"
+	}
+	return nodeapi.Errorf(nodeapi.CodeInvalidConfig, "%s %s: annotation %s=%q: %v", s.on, name, s.annotation, value, why)
+}
+
+// poolsOf returns the pools that somebody chose, and who did.
+func poolsOf(req nodeapi.AddRequest, meta podMeta, annotation string, configured []string) (pools []string, from string, err error) {
+	s := source{req, "pod", annotation, meta.annotations[annotation]}
+	if s.value == "" {
+		s.on, s.value = "namespace", meta.namespace[annotation]
+	}
+	if s.value == "" {
+		if len(configured) > 0 {
+			from = "network configuration"
+		}
+		return configured, from, nil
+	}
+	pools, err = stringList(s.value)
+	if err != nil || slices.Contains(pools, "") {
+		return nil, "", s.refuse(errors.New(wantPools))
+	}
+	return pools, s.String(), nil
+}
+
+// stringList reads a JSON list of strings and trims each.
+func stringList(text string) (list []string, err error) {
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		return nil, err
+	}
+	if list == nil {
+		return nil, errors.New("null is no list")
+	}
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	return list, nil
+}
+
+// checkFamilies accepts what comes to IPv4 alone.
+func checkFamilies(text string) error {
+	list, err := stringList(text)
+	if err != nil || len(list) == 0 {
+		return errors.New(wantFamilies)
+	}
+	for _, f := range list {
+		switch {
+		case strings.EqualFold(f, "IPv4"):
+		case strings.EqualFold(f, "IPv6"):
+			return fmt.Errorf("%s; %s", onlyIPv4, wantFamilies)
+		default:
+			return fmt.Errorf("%q is no address family; %s", f, wantFamilies)
+		}
+	}
+	return nil
+}
+
+// parseAddrs reads the addresses that a pod asks for: at most one a family, of
+// which this version has one.
+func parseAddrs(text string) ([]netip.Addr, error) {
+	list, err := stringList(text)
+	if err != nil || len(list) == 0 {
+		return nil, errors.New(wantAddrs)
+	}
+	var addrs []netip.Addr
+	for _, s := range list {
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil || a.Is4In6() || a.Zone() != "":
+			return nil, fmt.Errorf("%q is no address; %s", s, wantAddrs)
+		case a.Is6():
+			return nil, fmt.Errorf("%s; %s", onlyIPv4, wantAddrs)
+		case len(addrs) > 0:
+			return nil, fmt.Errorf("a pod has one address of a family; %s", wantAddrs)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// parseMAC reads the hardware address of a pod's interface.
+func parseMAC(text string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(strings.TrimSpace(text))
+	switch {
+	case err != nil || len(mac) != 6 || slices.Equal(mac, make([]byte, 6)):
+		return nil, errors.New(wantMAC)
+	case mac[0]&1 != 0: // IEEE 802: the group bit
+		return nil, fmt.Errorf("it is the address of a group; %s", wantMAC)
+	case slices.Equal(mac, veth.HostMAC):
+		return nil, fmt.Errorf("it is the address of the pod's gateway; %s", wantMAC)
+	}
+	return mac, nil
+}
