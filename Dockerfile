@@ -1,4 +1,5 @@
-# The image of manifests/manx.yaml: agent, CNI plugin, manxctl and the programs they run.
+# The image of manifests/manx.yaml: agent, controllers, CNI plugin, manxctl and
+# the programs they run.
 #
 #   docker build -t REGISTRY/manx/node:TAG . && docker push REGISTRY/manx/node:TAG
 FROM golang:1.26-bookworm AS build
@@ -19,7 +20,7 @@ RUN apt-get update \
  && cp /usr/lib/cni/portmap /usr/lib/cni/loopback /opt/cni/bin/ \
  && apt-get purge -y containernetworking-plugins && apt-get autoremove -y \
  && rm -rf /var/lib/apt/lists/*
-COPY --from=build /out/manx-node /out/manxctl /usr/local/bin/
+COPY --from=build /out/manx-node /out/manx-controllers /out/manxctl /usr/local/bin/
 COPY --from=build /out/manx /opt/cni/bin/manx
 RUN ln /opt/cni/bin/manx /opt/cni/bin/manx-ipam
 ENTRYPOINT ["/usr/local/bin/manx-node"]

@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -41,20 +39,16 @@ type Config struct {
 func NodeTree(bin string) (*Tree, error) {
 	t := NewTree()
 	for _, p := range []struct {
-		program  string
-		targets  []string
-		optional bool
+		program string
+		targets []string
 	}{
 		{program: "manx-node", targets: []string{"usr/local/bin/manx-node"}},
 		{program: "manx", targets: []string{"usr/local/bin/manx", "opt/cni/bin/manx", "opt/cni/bin/manx-ipam"}},
 		{program: "manxctl", targets: []string{"usr/local/bin/manxctl"}},
-		{program: "manx-controllers", targets: []string{"usr/local/bin/manx-controllers"}, optional: true},
+		{program: "manx-controllers", targets: []string{"usr/local/bin/manx-controllers"}},
 	} {
 		file := filepath.Join(bin, p.program)
 		if _, err := os.Stat(file); err != nil {
-			if p.optional && errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
 			return nil, fmt.Errorf("the Manx image needs the program %s; build it first (make build): %w", p.program, err)
 		}
 		for _, target := range p.targets {

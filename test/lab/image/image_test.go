@@ -75,14 +75,14 @@ func untar(t *testing.T, raw []byte) (map[string][]byte, map[string]*tar.Header)
 }
 
 func TestNodeImage(t *testing.T) {
-	bin := fakeBin(t, "manx-node", "manx", "manxctl")
+	bin := fakeBin(t, "manx-node", "manx-controllers", "manx", "manxctl")
 	out := filepath.Join(t.TempDir(), "sub/node.tar")
 	if err := BuildNode(bin, out); err != nil {
 		t.Fatal(err)
 	}
 	files, layer := unpack(t, out)
 	for _, name := range []string{
-		"usr/local/bin/manx-node", "usr/local/bin/manxctl", "opt/cni/bin/manx", "opt/cni/bin/manx-ipam",
+		"usr/local/bin/manx-node", "usr/local/bin/manx-controllers", "usr/local/bin/manxctl", "opt/cni/bin/manx", "opt/cni/bin/manx-ipam",
 		"opt/cni/bin/portmap", "opt/cni/bin/loopback", "usr/sbin/nft", "etc/passwd", "tmp",
 	} {
 		h := layer[name]
@@ -146,7 +146,7 @@ func checkSums(t *testing.T, files map[string][]byte) {
 func TestReproducible(t *testing.T) {
 	var sums []string
 	for range 2 {
-		bin := fakeBin(t, "manx-node", "manx", "manxctl")
+		bin := fakeBin(t, "manx-node", "manx-controllers", "manx", "manxctl")
 		if err := os.Chtimes(filepath.Join(bin, "manx"), time.Now(), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}

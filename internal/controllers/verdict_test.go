@@ -1,0 +1,110 @@
+package controllers
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/ipam/block"
+	"github.com/manx-cni/manx/ipam/gc"
+)
+
+func aPool(name, cidr string, change ...func(*v1.IPPool)) *v1.IPPool {
+	p := &v1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 3}, Spec: v1.IPPoolSpec{CIDR: cidr}}
+	for _, c := range change {
+		c(p)
+	}
+	return p
+}
+
+// aBlock is a block of node with n addresses assigned to each of the nodes.
+func aBlock(t *testing.T, cidr, node string, n int, users ...string) gc.Block {
+	t.Helper()
+	b, err := block.New(netip.MustParsePrefix(cidr), node, time.Unix(1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range users {
+		b.Assign(block.Owner{Handle: "k." + u, Attrs: map[string]string{"node": u}}, n, nil)
+	}
+	return gc.Block{Block: b, Name: v1.BlockName(b.CIDR())}
+}
+
+func TestJudgePools(t *testing.T) {
+	leaving := func(p *v1.IPPool) { now := metav1.Now(); p.DeletionTimestamp = &now }
+	blocks := []gc.Block{aBlock(t, "10.0.0.0/26", "n1", 3, "n1", "n2"), aBlock(t, "10.1.0.0/26", "n1", 0)}
+	for i := range 7 {
+		blocks = append(blocks, aBlock(t, fmt.Sprintf("10.2.0.%d/29", 8*i), fmt.Sprint("m", i), 1, fmt.Sprint("m", i)))
+	}
+	got := judgePools([]*v1.IPPool{
+		aPool("a", "10.0.0.0/16"),
+		aPool("b", "10.0.128.0/17"),
+		aPool("bad", "banana"),
+		aPool("c", "10.1.0.0/16", leaving),
+		aPool("d", "10.2.0.0/16", leaving),
+		aPool("e", "10.3.0.0/16", func(p *v1.IPPool) { p.Spec.Disabled = true }),
+		aPool("f", "10.1.0.0/24"),
+	}, blocks, nil)
+	want := []struct {
+		reason, text      string
+		blocks, addresses int
+	}{
+		{v1.PoolReady, "", 1, 6},
+		{v1.PoolOverlaps, "overlaps 10.0.0.0/16 of pool a", 0, 0},
+		{v1.PoolInvalid, `spec.cidr "banana"`, 0, 0},
+		{v1.PoolFinalizing, "no address is in use any more", 1, 0},
+		{v1.PoolFinalizing, "waits for 7 addresses in use, on m0 (1), m1 (1), m2 (1), m3 (1), m4 (1), 2 more nodes; see kubectl get ipamblocks", 7, 7},
+		{v1.PoolDisabled, "spec.disabled", 0, 0},
+		{v1.PoolOverlaps, "of pool c", 0, 0},
+	}
+	for i, w := range want {
+		g := got[i]
+		if g.reason != w.reason || !strings.Contains(g.text, w.text) || g.use.Blocks != w.blocks || g.use.Addresses != w.addresses {
+			t.Errorf("pool %s: %s %q %+v, want %+v", g.Name, g.reason, g.text, g.use, w)
+		}
+	}
+	status := got[0].status(metav1.NewTime(time.Unix(9, 0)))
+	if u := status.Use; u.Blocks != 1 || u.Addresses != 6 || u.Capacity != 1<<16 || u.Percent != "0.1%" {
+		t.Errorf("%+v", u)
+	}
+	if c := status.Conditions[0]; c.Status != metav1.ConditionTrue || c.Reason != v1.PoolReady || c.ObservedGeneration != 3 || c.LastTransitionTime.Unix() != 9 {
+		t.Errorf("%+v", c)
+	}
+	got[0].Status = status
+	if again := got[0].status(metav1.NewTime(time.Unix(99, 0))); again.Conditions[0].LastTransitionTime.Unix() != 9 || len(again.Conditions) != 1 {
+		t.Errorf("the condition has not changed, but: %+v", again.Conditions)
+	}
+	if s := got[1].status(metav1.Now()); s.Use != nil || s.Conditions[0].Status != metav1.ConditionFalse {
+		t.Errorf("a pool that is not used: %+v", s)
+	}
+}
+
+// TestFullness shows that a pool that hovers around 90 % is told of once.
+func TestFullness(t *testing.T) {
+	var told []string
+	level := roomy
+	for _, used := range []int{50, 89, 90, 89, 91, 86, 95, 100, 99, 100, 84, 90} {
+		next := fullnessOf(gc.Use{Addresses: used, Size: 100}, level)
+		if next > level {
+			told = append(told, fmt.Sprint(used, ":", next))
+		}
+		level = next
+	}
+	if got, want := strings.Join(told, " "), "90:1 100:2 100:2 90:1"; got != want {
+		t.Errorf("told %s, want %s", got, want)
+	}
+	if fullnessOf(gc.Use{Size: 8, Reserved: 8}, roomy) != full {
+		t.Error("a pool that is reserved as a whole has room")
+	}
+}
+
+func TestToldByTheLeaderBefore(t *testing.T) {
+	if told(nil) != roomy || told(&v1.IPPoolStatus{Use: &v1.IPPoolUse{Addresses: 95, Capacity: 100}}) != nearlyFull {
+		t.Error("a new leader does not know what was told")
+	}
+}
