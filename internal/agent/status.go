@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/internal/version"
 )
@@ -68,7 +69,27 @@ func (a *Agent) status() status.Node {
 	for reason, count := range sp.Refused {
 		n.Conditions = append(n.Conditions, status.Condition{Type: "PathsRefused", Message: fmt.Sprintf("%d BGP paths not used: %s", count, reason)})
 	}
+	if dp.InSync { // before, the pods' interfaces have not been read back
+		n.Addresses = a.addresses()
+	}
 	return n
+}
+
+// addresses is what uses addresses as this node sees it.
+func (a *Agent) addresses() *status.Addresses {
+	learned, converged := a.speaker.Learned()
+	return addressesOf(a.dataplane.Endpoints(), learned, converged)
+}
+
+func addressesOf(endpoints []state.Endpoint, learned []bgp.Learned, converged bool) *status.Addresses {
+	out := &status.Addresses{Interfaces: []status.Interface{}, Learned: []status.Learned{}, Converged: converged}
+	for _, e := range endpoints {
+		out.Interfaces = append(out.Interfaces, status.Interface{Name: e.Iface, Handle: e.Handle(), Namespace: e.Namespace, Pod: e.Pod, Addrs: e.Addrs})
+	}
+	for _, l := range learned {
+		out.Learned = append(out.Learned, status.Learned{Prefix: l.Prefix, NextHops: l.NextHops})
+	}
+	return out
 }
 
 func notEstablished(sessions []bgp.Session) (out []string) {

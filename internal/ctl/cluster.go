@@ -79,6 +79,18 @@ func agentPods(ctx context.Context, client kubernetes.Interface, namespace strin
 	return pods.Items, nil
 }
 
+// agentsByNode picks each node's agent: while a pod is being replaced there are two.
+func agentsByNode(pods []corev1.Pod) map[string]*corev1.Pod {
+	byNode := map[string]*corev1.Pod{}
+	for i := range pods {
+		p := &pods[i]
+		if had := byNode[p.Spec.NodeName]; had == nil || !running(had) {
+			byNode[p.Spec.NodeName] = p
+		}
+	}
+	return byNode
+}
+
 func loadKubeconfig(path string) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	if path != "" {

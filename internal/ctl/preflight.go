@@ -151,14 +151,7 @@ func preflightMembers(ctx context.Context, client kubernetes.Interface, namespac
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
-	byNode := map[string]*corev1.Pod{}
-	for i := range pods {
-		p := &pods[i]
-		// While a pod is being replaced there are two.
-		if had := byNode[p.Spec.NodeName]; had == nil || !running(had) {
-			byNode[p.Spec.NodeName] = p
-		}
-	}
+	byNode := agentsByNode(pods)
 	var members []member
 	for _, n := range nodes.Items {
 		m := member{Target: preflight.Target{Name: n.Name}, pod: byNode[n.Name]}

@@ -5,7 +5,10 @@
 // scripts (-o json) read the same fields. It owns no state and no kernel object.
 package status
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Node is everything `manxctl status` shows of one node.
 type Node struct {
@@ -26,6 +29,8 @@ type Node struct {
 	Dropped      []Drop       `json:"dropped,omitempty"`
 	Conditions   []Condition  `json:"conditions,omitempty"`
 	Errors       []Error      `json:"errors,omitempty"`
+	// Addresses is absent until the agent has read its kernel.
+	Addresses *Addresses `json:"addresses,omitempty"`
 }
 
 // Address is the node's place in the network and why it was chosen.
@@ -89,6 +94,30 @@ type Block struct {
 	State string `json:"state"` // BlockAffinity state
 	Used  int    `json:"used"`
 	Size  int    `json:"size"`
+}
+
+// Addresses is who uses which address as this node sees it: what `manxctl ipam check`
+// compares with IPAM.
+type Addresses struct {
+	Interfaces []Interface `json:"interfaces"` // of this node's pods
+	Learned    []Learned   `json:"learned"`    // what other nodes announce
+	// Converged: what is not in Learned is not announced, rather than not heard yet.
+	Converged bool `json:"converged"`
+}
+
+// Interface is a pod's interface on the node.
+type Interface struct {
+	Name      string       `json:"name"`
+	Handle    string       `json:"handle"` // the IPAM handle
+	Namespace string       `json:"namespace,omitempty"`
+	Pod       string       `json:"pod,omitempty"`
+	Addrs     []netip.Addr `json:"addrs"`
+}
+
+// Learned is a prefix learned over BGP and the nodes that it leads to.
+type Learned struct {
+	Prefix   netip.Prefix `json:"prefix"`
+	NextHops []netip.Addr `json:"nextHops"`
 }
 
 // Driver is the state of one dataplane driver.

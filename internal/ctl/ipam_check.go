@@ -1,0 +1,162 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/internal/ipamreport"
+	"github.com/manx-cni/manx/internal/version"
+)
+
+type ipamCheckOptions struct {
+	ipamFlags
+	output  string
+	text    ipamreport.TextOptions
+	recheck time.Duration
+}
+
+func newIPAMCheckCommand() *cobra.Command {
+	o := &ipamCheckOptions{}
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Compare what IPAM says of addresses with what uses them",
+		Long: `Compare what IPAM says of addresses with what uses them: pools, blocks, affinities and
+handles with pods and nodes, and with what each agent finds in its kernel and learns
+over BGP. Nodes whose agents do not answer are judged by the Kubernetes API alone.
+
+Pods come and go while it reads. So what seems wrong is looked at again after a
+while (--recheck), and only what is wrong both times is a problem. The exit code is 1
+when there is one.
+
+-o FILE also writes a report, which "manxctl ipam release --from-report FILE" takes.
+
+Needs a kubeconfig with "list" on ippools, ipamblocks, blockaffinities and
+ipamhandles, and "get" on clusterinformations, of crd.projectcalico.org; with "list"
+on pods and nodes; and, to ask the agents, "create" on pods/exec in their namespace.
+Nothing is changed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.validate(); err != nil {
+				return fmt.Errorf("ipam check: %w", err)
+			}
+			return o.with("check", func(a ipamAccess) error { return o.run(cmd.Context(), cmd.OutOrStdout(), a) })
+		},
+	}
+	f := cmd.Flags()
+	o.add(f)
+	o.addNamespace(f)
+	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (the report); or a file for the report, such as report.json")
+	f.BoolVar(&o.text.AllIPs, "show-all-ips", false, "print all addresses")
+	f.BoolVar(&o.text.ProblemIPs, "show-problem-ips", false, "print what has problems")
+	f.DurationVar(&o.recheck, "recheck", 5*time.Second, "how long after the first look what seems wrong is looked at again")
+	return cmd
+}
+
+func (o *ipamCheckOptions) validate() error {
+	if o.output != "text" && o.output != "json" && !strings.ContainsAny(o.output, "./") {
+		return fmt.Errorf("--output=%q: want text, json, or a file such as report.json", o.output)
+	}
+	if o.recheck < 0 {
+		return fmt.Errorf("--recheck=%v: want a time such as 5s", o.recheck)
+	}
+	return nil
+}
+
+func (o *ipamCheckOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {
+	cluster, silent, err := a.readAll(ctx)
+	if err != nil {
+		return err
+	}
+	found := ipamreport.Check(cluster)
+	problems := found.Problems
+	if len(problems) > 0 {
+		if err := pause(ctx, o.recheck); err != nil {
+			return err
+		}
+		if cluster, silent, err = a.readAll(ctx); err != nil {
+			return err
+		}
+		found = ipamreport.Check(cluster)
+		problems = ipamreport.Confirm(problems, found.Problems)
+	}
+	report := ipamreport.NewReport(cluster, found, problems)
+	report.NotAsked = silent
+	if err := a.describeCluster(ctx, &report); err != nil {
+		return err
+	}
+	if err := o.write(out, report, cluster, found); err != nil {
+		return err
+	}
+	switch n := len(problems); n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("found 1 problem")
+	default:
+		return fmt.Errorf("found %d problems", n)
+	}
+}
+
+// readAll reads everything that check compares.
+func (a ipamAccess) readAll(ctx context.Context) (ipamreport.Cluster, map[string]string, error) {
+	objects, err := a.readIPAM(ctx)
+	if err == nil {
+		err = a.readUsers(ctx, &objects)
+	}
+	if err != nil {
+		return ipamreport.Cluster{}, nil, err
+	}
+	var silent map[string]string
+	objects.Agents, silent = a.askAgents(ctx, nil)
+	return ipamreport.FromObjects(objects), silent, nil
+}
+
+func (a ipamAccess) describeCluster(ctx context.Context, r *ipamreport.Report) error {
+	info, err := a.clusterInformation(ctx)
+	if err != nil {
+		return err
+	}
+	r.Version = version.String()
+	r.ClusterGUID, r.ClusterType, r.ClusterInfoRevision = info.Spec.ClusterGUID, info.Spec.ClusterType, info.ResourceVersion
+	r.DatastoreLocked = info.Spec.DatastoreReady != nil && !*info.Spec.DatastoreReady
+	return nil
+}
+
+func (o *ipamCheckOptions) write(out io.Writer, r ipamreport.Report, c ipamreport.Cluster, found ipamreport.Result) error {
+	encoded, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	encoded = append(encoded, '\n')
+	if o.output == "json" {
+		_, err := out.Write(encoded)
+		return err
+	}
+	if err := r.WriteText(out, c, found, o.text); err != nil || o.output == "text" {
+		return err
+	}
+	if err := os.WriteFile(o.output, encoded, 0o644); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "\nThe report is in %s.\n", o.output)
+	return err
+}
+
+// pause waits, or returns early with the reason why ctx has ended.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

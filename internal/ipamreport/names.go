@@ -1,0 +1,28 @@
+package ipamreport
+
+import (
+	"cmp"
+	"net/netip"
+	"strings"
+)
+
+// handleName is the name of a handle's object.
+func handleName(handle string) string { return strings.ToLower(handle) }
+
+// compareSubjects puts addresses and ranges in their own order, and names by letters.
+func compareSubjects(a, b string) int {
+	pa, okA := rangeOf(a)
+	pb, okB := rangeOf(b)
+	if okA && okB {
+		return pa.Compare(pb)
+	}
+	return cmp.Compare(a, b)
+}
+
+func rangeOf(text string) (netip.Prefix, bool) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(text)
+	return p, err == nil
+}
