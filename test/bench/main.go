@@ -1,29 +1,32 @@
 // Command bench measures what Manx promises to be fast at, as ratios against a
 // peer in the same run: these figures travel between machines, times do not.
 //
-// It makes a lab of two nodes with Manx on it, runs cnibench inside a node, reads
-// the API server's own request counters around it, and prints one table. -out
-// also writes it as Markdown, for docs/benchmarks.md.
+// It makes a lab of three nodes with Manx on it, runs cnibench inside the nodes,
+// counts the agents' requests in the API server's audit log, and prints tables with
+// the bars of the design beside the figures. -out also writes them as Markdown, for
+// docs/benchmarks.md.
 package main
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/audit"
 )
 
 // sample is what cnibench prints of one plugin.
@@ -33,10 +36,30 @@ type sample struct {
 	Together time.Duration
 	Burst    int
 	MaxRSS   int64
+	Sequence span
+	BurstAdd span
+	BurstDel span
+}
+
+// span is when something was done, and how often.
+type span struct {
+	From, To time.Time
+	Calls    int
+}
+
+// rate is how many allocations there were in a second, and what the agents asked for them.
+type rate struct {
+	nodes, workers int // workers on each node
+	perSecond      float64
+	calls          int
+	requests       audit.Log
 }
 
 type bench struct {
-	bin, lab, node string
+	bin, name string
+	cluster   *lab.Cluster
+	nodes     []string
+	pods      map[string][]byte // of each node, as cnibench reads them
 }
 
 func main() {
@@ -46,149 +69,135 @@ func main() {
 	manifest := flag.String("manifest", "manifests/manx.yaml", "what is installed")
 	rounds := flag.Int("rounds", 60, "sequential ADDs and DELs of each plugin")
 	burst := flag.Int("burst", 100, "ADDs started together")
-	out := flag.String("out", "", "also write the table to this file, as Markdown")
+	alloc := flag.Duration("alloc", 4*time.Second, "how long addresses are assigned and released, three times")
+	workers := flag.Int("workers", 32, "that assign and release on a node at a time")
+	out := flag.String("out", "", "also write the tables to this file, as Markdown")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := bench{bin: *bin, lab: *name, node: "node2"}
-	if err := b.run(ctx, *image, *manifest, *rounds, *burst, *out); err != nil {
+	b := &bench{bin: *bin, name: *name}
+	text, err := b.run(ctx, *image, *manifest, *rounds, *burst, *alloc, *workers)
+	fmt.Print(text)
+	if err == nil && *out != "" {
+		err = os.WriteFile(*out, []byte(text), 0o644)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b bench) run(ctx context.Context, image, manifest string, rounds, burst int, out string) (err error) {
+// run returns the tables.
+func (b *bench) run(ctx context.Context, image, manifest string, rounds, burst int, alloc time.Duration, workers int) (text string, err error) {
 	defer func() {
-		if _, errDown := b.output(context.WithoutCancel(ctx), "down"); errDown != nil {
-			err = fmt.Errorf("%w (and removing the lab: %v)", err, errDown)
-		}
+		err = errors.Join(err, b.lab(context.WithoutCancel(ctx), "down"))
 	}()
-	if err := b.install(ctx, image, manifest); err != nil {
-		return err
+	if err := b.install(ctx, image, manifest, max(burst, workers)); err != nil {
+		return "", err
 	}
-	before, err := b.requests(ctx)
+	recording, err := b.cluster.RecordRequests()
 	if err != nil {
-		return err
+		return "", err
 	}
+	fmt.Fprintf(os.Stderr, "measuring: %d rounds, then %d together\n", rounds, burst)
+	var samples []sample
+	node := b.nodes[1]
+	if err := b.cnibench(ctx, node, &samples, "-rounds", strconv.Itoa(rounds), "-burst", strconv.Itoa(burst)); err != nil {
+		return "", err
+	}
+	requests, err := b.requests(ctx, recording, node)
+	if err != nil {
+		return "", err
+	}
+	text = report(samples, requests, filepath.Join(b.bin, "manx"))
+	var rates []rate
+	for _, c := range []struct {
+		nodes   []string
+		workers int
+	}{{b.nodes[1:2], 1}, {b.nodes[1:2], workers}, {b.nodes, workers}} {
+		fmt.Fprintf(os.Stderr, "measuring: %d workers on each of %d nodes for %v\n", c.workers, len(c.nodes), alloc)
+		r, err := b.allocate(ctx, c.nodes, c.workers, alloc)
+		if err != nil {
+			return text, err
+		}
+		rates = append(rates, r)
+	}
+	return text + reportRates(rates), nil
+}
+
+// cnibench runs the tool on a node and decodes its answer.
+func (b *bench) cnibench(ctx context.Context, node string, into any, args ...string) error {
 	tool, err := filepath.Abs(filepath.Join(b.bin, "cnibench"))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "measuring: %d rounds, then %d together\n", rounds, burst)
-	raw, err := b.output(ctx, "exec", b.node, lab.HostPath(tool), "-rounds", strconv.Itoa(rounds), "-burst", strconv.Itoa(burst))
-	if err != nil {
-		return err
-	}
-	after, err := b.requests(ctx)
-	if err != nil {
-		return err
-	}
-	var samples []sample
-	if err := json.Unmarshal(raw, &samples); err != nil {
-		return fmt.Errorf("read cnibench's answer %.200q: %w", raw, err)
-	}
-	text := report(samples, rounds+burst+3, before, after, filepath.Join(b.bin, "manx"))
-	fmt.Print(text)
-	if out != "" {
-		return os.WriteFile(out, []byte(text), 0o644)
-	}
-	return nil
-}
-
-// install makes the cluster and waits for its agents.
-func (b bench) install(ctx context.Context, image, manifest string) error {
-	kubectl := []string{"kubectl", "--"}
-	steps := [][]string{
-		{"up", "--nodes", "2", "--no-cni"},
-		{"load-image", image},
-		append(slices.Clone(kubectl), "create", "-f", manifest),
-		append(slices.Clone(kubectl), "-n", "kube-system", "rollout", "status", "ds/manx-node", "--timeout=180s"),
-	}
-	for _, s := range steps {
-		fmt.Fprintf(os.Stderr, "lab %s\n", strings.Join(s, " "))
-		if _, err := b.output(ctx, s...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// output runs bin/lab and returns its standard output.
-func (b bench) output(ctx context.Context, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "lab"), args...)
-	cmd.Env = append(os.Environ(), "MANX_LAB="+b.lab)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("lab %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	o := lab.ExecOptions{Stdin: bytes.NewReader(b.pods[node]), Stdout: &stdout, Stderr: &stderr}
+	p, err := b.cluster.Start(ctx, node, o, append([]string{lab.HostPath(tool)}, args...)...)
+	if err != nil {
+		return err
 	}
-	return stdout.Bytes(), nil
+	if err := p.Wait(); err != nil {
+		return fmt.Errorf("cnibench on %s: %w: %s", node, err, stderr.String())
+	}
+	if err := json.Unmarshal(stdout.Bytes(), into); err != nil {
+		return fmt.Errorf("read cnibench's answer %.200q: %w", stdout.String(), err)
+	}
+	return nil
 }
 
-// requests reads how many requests the API server has answered for IPAM's kinds
-// and pods/status, by "verb resource": its own counter, apiserver_request_total.
-func (b bench) requests(ctx context.Context) (map[string]int, error) {
-	raw, err := b.output(ctx, "kubectl", "--", "get", "--raw", "/metrics")
+// requests is what the nodes' agents have asked for pods since the recording began.
+func (b *bench) requests(ctx context.Context, r *lab.Recording, nodes ...string) (audit.Log, error) {
+	all, err := r.Requests(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]int{}
-	for line := range strings.Lines(string(raw)) {
-		labels, ok := strings.CutPrefix(line, "apiserver_request_total{")
-		if !ok {
-			continue
+	var out audit.Log
+	for _, node := range nodes {
+		addr, err := b.cluster.Addr(node)
+		if err != nil {
+			return nil, err
 		}
-		labels, value, _ := strings.Cut(labels, "} ")
-		get := func(key string) string {
-			_, v, _ := strings.Cut(labels, key+`="`)
-			v, _, _ = strings.Cut(v, `"`)
-			return v
-		}
-		switch get("resource") {
-		case "ipamblocks", "ipamhandles", "blockaffinities", "ipamconfigs", "ippools":
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				return nil, fmt.Errorf("API server metric %q: %w", line, err)
-			}
-			out[get("verb")+" "+get("resource")] += int(n)
-		}
+		out = append(out, all.From(addr)...)
 	}
-	return out, nil
+	return out.By(audit.ServiceAccount("kube-system", "manx-node")).Of("pods", "pods/status", "namespaces", "ippools",
+		"ipreservations", "ipamconfigs", "ipamblocks", "blockaffinities", "ipamhandles"), nil
 }
 
-// quantile returns the q-th quantile of d, which it sorts.
-func quantile(d []time.Duration, q float64) time.Duration {
-	slices.Sort(d)
-	if len(d) == 0 {
-		return 0
+// allocate has workers assign and release addresses on the nodes at the same time.
+func (b *bench) allocate(ctx context.Context, nodes []string, workers int, howLong time.Duration) (rate, error) {
+	r := rate{nodes: len(nodes), workers: workers}
+	recording, err := b.cluster.RecordRequests()
+	if err != nil {
+		return r, err
 	}
-	return d[min(len(d)-1, int(q*float64(len(d))))]
+	spans := make([]span, len(nodes))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, node := range nodes {
+		g.Go(func() error {
+			return b.cnibench(gctx, node, &spans[i], "-alloc", howLong.String(), "-workers", strconv.Itoa(workers))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return r, err
+	}
+	for _, s := range spans {
+		r.calls += s.Calls
+		r.perSecond += float64(s.Calls) / s.To.Sub(s.From).Seconds()
+	}
+	r.requests, err = b.requests(ctx, recording, nodes...)
+	return r, err
 }
 
-// report renders the table. containers is how many ADDs and DELs manx served.
-func report(samples []sample, containers int, before, after map[string]int, plugin string) string {
-	var t strings.Builder
-	manx, peer := samples[0], samples[1]
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
-	row := func(what string, m, p time.Duration) {
-		fmt.Fprintf(&t, "| %s | %s | %s | %.2f× |\n", what, ms(m), ms(p), float64(m)/float64(p))
+// lab runs bin/lab: a machine's first process is that program.
+func (b *bench) lab(ctx context.Context, args ...string) error {
+	fmt.Fprintf(os.Stderr, "lab %s\n", strings.Join(args, " "))
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "lab"), args...)
+	cmd.Env = append(os.Environ(), "MANX_LAB="+b.name)
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("lab %s: %w: %s", strings.Join(args, " "), err, stderr.String())
 	}
-	fmt.Fprintf(&t, "| what | %s | %s | ratio |\n|---|---|---|---|\n", manx.Plugin, peer.Plugin)
-	row("CNI ADD p50, sequential", quantile(manx.Add, .5), quantile(peer.Add, .5))
-	row("CNI ADD p95, sequential", quantile(manx.Add, .95), quantile(peer.Add, .95))
-	row("CNI DEL p50, sequential", quantile(manx.Del, .5), quantile(peer.Del, .5))
-	row("CNI DEL p95, sequential", quantile(manx.Del, .95), quantile(peer.Del, .95))
-	row(fmt.Sprintf("%d ADDs started together, time to last", manx.Burst), manx.Together, peer.Together)
-	fmt.Fprintf(&t, "| peak resident set of an ADD's process | %.1f MB | %.1f MB | %.2f× |\n",
-		float64(manx.MaxRSS)/1e6, float64(peer.MaxRSS)/1e6, float64(manx.MaxRSS)/float64(peer.MaxRSS))
-	if info, err := os.Stat(plugin); err == nil {
-		fmt.Fprintf(&t, "\nPlugin binary: %.2f MB.\n", float64(info.Size())/1e6)
-	}
-	fmt.Fprintf(&t, "\nRequests to the API server for %d ADDs and %d DELs:\n\n| request | in all | per ADD and DEL |\n|---|---|---|\n", containers, containers)
-	for _, k := range slices.Sorted(maps.Keys(after)) {
-		if n := after[k] - before[k]; n > 0 {
-			fmt.Fprintf(&t, "| %s | %d | %.2f |\n", k, n, float64(n)/float64(containers))
-		}
-	}
-	return t.String()
+	return nil
 }

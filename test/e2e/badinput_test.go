@@ -100,13 +100,19 @@ func TestMalformedObjects(t *testing.T) {
 		restarts[node] = agent(t, node).Status.ContainerStatuses[0].RestartCount
 	}
 	since := metav1.NewTime(time.Now().Truncate(time.Second))
-	if err := createObject(t, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":"e2e-banana"},"spec":{"cidr":"banana"}}`); err == nil || !strings.Contains(err.Error(), "banana") {
-		t.Errorf("a pool whose cidr is no CIDR: the API server says %v, want it rejected by the schema", err)
+	for _, c := range []struct{ name, spec, text string }{
+		{"e2e-banana", `{"cidr":"banana"}`, "banana"},
+		{"e2e-large", `{"cidr":"10.99.0.0/24","blockSize":64}`, "blockSize must be 20 to 32 for IPv4"},
+	} {
+		object := fmt.Sprintf(`{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":%q},"spec":%s}`, c.name, c.spec)
+		if err := createObject(t, object); err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("a pool with %s: the API server says %v, want it rejected by the schema with %q", c.spec, err, c.text)
+		}
 	}
-	// The schema of one object can not see another, nor what is IPv4's about a block size.
+	// The schema of one object can not see another, nor count addresses.
 	for _, pool := range []string{
 		`"metadata":{"name":"e2e-overlap"},"spec":{"cidr":"10.244.128.0/17","blockSize":26,"natOutgoing":true}`,
-		`"metadata":{"name":"e2e-blocksize"},"spec":{"cidr":"10.99.0.0/24","blockSize":64}`,
+		`"metadata":{"name":"e2e-blocksize"},"spec":{"cidr":"10.99.0.0/28","blockSize":26}`,
 		`"metadata":{"name":"e2e-multicast"},"spec":{"cidr":"239.1.0.0/16"}`,
 	} {
 		if err := createObject(t, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool",`+pool+`}`); err != nil {
@@ -120,11 +126,11 @@ func TestMalformedObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org", "e2e-overlap", "e2e-blocksize", "e2e-multicast", "e2e-banana", "--ignore-not-found")
+		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org", "e2e-overlap", "e2e-blocksize", "e2e-multicast", "e2e-banana", "e2e-large", "--ignore-not-found")
 		_ = client.CoreV1().Nodes().Delete(context.Background(), phantom.Name, *now())
 	})
 	for name, want := range map[string]string{
-		"e2e-overlap": "overlaps 10.244.0.0/16 of pool default-ipv4-ippool", "e2e-blocksize": "blockSize 64: want 20 to 32",
+		"e2e-overlap": "overlaps 10.244.0.0/16 of pool default-ipv4-ippool", "e2e-blocksize": "blockSize 26: a block must fit in the pool 10.99.0.0/28",
 		"e2e-multicast": "multicast", "e2e-phantom": "not-an-address",
 	} {
 		eventually(t, "event about "+name, func(ctx context.Context) error { return eventSince(ctx, since, name, want) })

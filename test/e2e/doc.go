@@ -33,6 +33,21 @@
 //	who may send IPIP                     TestIPIPFilter
 //	the controls                          TestIPIPFlowControl, TestIPIPRetired
 //
+// # What is tested of IPAM
+//
+//	which pool a pod draws from, and what it may ask for   TestIPAMPools
+//	who reads and writes what at the API server            TestIPAMRequests
+//	an address of another node's block                     TestIPAMBorrow
+//	a pool without a free address                          TestIPAMExhausted
+//	a pool that is deleted, that overlaps, that is changed TestPoolDeletion, TestPoolRefusals
+//	a node that is gone, or was for a moment               TestIPAMNodeGone
+//	what is seen of it                                     TestIPAMVisible, TestIPAMCheck
+//	pods that come and go                                  TestChurn, TestManyAtOnce, TestRelease
+//
+// Their pools are in 10.250.0.0/16, each test's own; with the pool goes every block,
+// affinity and handle, and that this is so is a part of each of the tests. Requests are
+// counted in the API server's audit log (package audit).
+//
 // A change loses nothing means: of numbered UDP packets both ways none is lost or
 // doubled, and a TCP transfer through all changes never pauses for more than a second.
 package e2e

@@ -89,6 +89,20 @@ func (s *ipamState) addBlock(b *apiv1.IPAMBlockSpec) error {
 	return nil
 }
 
+// owner is the node whose block has the address; empty for none.
+func (s *ipamState) owner(addr string) string {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return ""
+	}
+	for cidr, node := range s.blocks {
+		if p, err := netip.ParsePrefix(cidr); err == nil && p.Contains(a) {
+			return node
+		}
+	}
+	return ""
+}
+
 func podsWithNetwork(ctx context.Context) ([]corev1.Pod, error) {
 	list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -27,11 +28,19 @@ var (
 	// rate of each flow, in packets per second. Two flows of 250 are about what an
 	// emulated machine carries beside a cluster: with more, packets queue up behind each
 	// other until a queue of the kernel is full, and the test measures the machine.
+	// MANX_E2E_RATE overrides it.
 	rate = 1000
 )
 
 func init() {
 	if emulated() {
 		rate = 250
+	}
+	if text := os.Getenv("MANX_E2E_RATE"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			panic("MANX_E2E_RATE=" + text + ": want packets per second, such as 1000")
+		}
+		rate = n
 	}
 }

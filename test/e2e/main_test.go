@@ -149,6 +149,8 @@ func bringUp(ctx context.Context) (down func() error, err error) {
 	o := shape
 	o.Name, o.Images, o.Progress = name, []string{archive}, func(s string) { fmt.Fprintln(os.Stderr, "lab", name+":", s) }
 	o.Mode = "" // install has its own manifest
+	// TestIPAMRequests counts in the log. An emulated machine runs other tests.
+	o.Audit = !emulated()
 	cluster, err = lab.Up(ctx, o)
 	return down, err
 }
@@ -198,6 +200,9 @@ func install(ctx context.Context) (err error) {
 	if err := cluster.WaitReady(ctx); err != nil {
 		return err
 	}
+	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/manx-controllers", timeout); err != nil {
+		return err
+	}
 	fmt.Fprintf(os.Stderr, "Manx ready %.1f s after kubectl create\n", time.Since(start).Seconds())
 	if err := create("the web pods", "default", "web", strings.NewReader(webManifest), "-"); err != nil {
 		return err
@@ -219,7 +224,9 @@ func diagnose(ctx context.Context, w io.Writer) {
 	for _, args := range [][]string{
 		{"get", "pods", "-A", "-o", "wide"},
 		{"get", "events", "-A", "--field-selector", "type=Warning"},
+		{"get", "ippools.crd.projectcalico.org,ipamblocks,blockaffinities", "-o", "wide"},
 		{"-n", "kube-system", "logs", "-l", "k8s-app=manx-node", "-c", "manx-node", "--tail=60", "--prefix"},
+		{"-n", "kube-system", "logs", "-l", "k8s-app=manx-controllers", "--tail=60", "--prefix"},
 	} {
 		fmt.Fprintf(w, "\n--- kubectl %s\n%s\n", strings.Join(args, " "), show(cluster.Kubectl(ctx, args...)))
 	}

@@ -30,30 +30,43 @@ type cniError struct {
 // cni runs the plugin as a node's runtime does, for a container of namespace default.
 func cni(t *testing.T, node, command, container, conf string) (string, *cniError, time.Duration) {
 	t.Helper()
+	out, e, took, err := runCNI(node, command, container, conf, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out, e, took
+}
+
+// runCNI is cni for any goroutine. The container has the name of its pod; podUID may be empty.
+func runCNI(node, command, container, conf, podUID string) (string, *cniError, time.Duration, error) {
 	var stdout, stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // it also cleans up, when t.Context has ended
 	defer cancel()
+	args := "K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container
+	if podUID != "" {
+		args += ";K8S_POD_UID=" + podUID
+	}
 	start := time.Now()
 	p, err := cluster.Start(ctx, node, lab.ExecOptions{
 		Env: []string{
 			"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + container, "CNI_NETNS=/run/netns/" + container,
-			"CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin", "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container,
+			"CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin", "CNI_ARGS=" + args,
 		},
 		Stdin: strings.NewReader(conf), Stdout: &stdout, Stderr: &stderr,
 	}, "/opt/cni/bin/manx")
 	if err != nil {
-		t.Fatal(err)
+		return "", nil, 0, err
 	}
 	err = p.Wait()
 	took := time.Since(start)
 	if err == nil {
-		return stdout.String(), nil, took
+		return stdout.String(), nil, took, nil
 	}
 	e := &cniError{}
 	if json.Unmarshal(stdout.Bytes(), e) != nil {
-		t.Fatalf("CNI %s of %s: %v: %s%s", command, container, err, stdout.String(), stderr.String())
+		return "", nil, took, fmt.Errorf("CNI %s of %s: %w: %s%s", command, container, err, stdout.String(), stderr.String())
 	}
-	return stdout.String(), e, took
+	return stdout.String(), e, took, nil
 }
 
 // scratch makes a network namespace on a node for a container that only this test knows.

@@ -117,7 +117,16 @@ func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want
 	for _, p := range pods {
 		if p.Spec.NodeName == node {
 			want = append(want, fmt.Sprintf("%s dev %s scope link", p.Status.PodIP, hostIface(&p)))
+			continue
 		}
+		if owner := state.owner(p.Status.PodIP); owner == "" || owner == p.Spec.NodeName {
+			continue
+		}
+		via, err := cluster.Addr(p.Spec.NodeName) // its address is borrowed
+		if err != nil {
+			return nil, err
+		}
+		want = append(want, fmt.Sprintf("%s via %s dev %s", p.Status.PodIP, via, device(ipipMode, self, via)))
 	}
 	slices.Sort(want)
 	return want, nil

@@ -131,7 +131,7 @@ func wantOutput(want string) func(string, error) error {
 }
 
 func TestLifecycle(t *testing.T) {
-	c := bringUp(t, lab.Options{Nodes: 1})
+	c := bringUp(t, lab.Options{Nodes: 1, Audit: true})
 	ctx := t.Context()
 	if err := wantOutput("net.ipv4.ip_forward = 0")(c.Exec(ctx, "node1", "sysctl", "net.ipv4.ip_forward")); err != nil {
 		t.Errorf("a node before its pod network: %v", err)
@@ -156,6 +156,7 @@ func TestLifecycle(t *testing.T) {
 	}
 	checkConfig(t, c)
 	checkExec(t, c)
+	checkRequests(t, c)
 
 	if err := c.AddNode(ctx, "extra"); err != nil {
 		t.Fatal(err)
@@ -184,10 +185,43 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+// checkRequests counts requests of its own in the audit log.
+func checkRequests(t *testing.T, c *lab.Cluster) {
+	t.Helper()
+	r, err := c.RecordRequests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 3
+	for range rounds {
+		if _, err := c.Kubectl(t.Context(), "get", "nodes", "node1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // it can be asked again
+		log, err := r.Requests(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine := log.By("kubernetes-admin").From(controlplane.Addr()).Of("nodes")
+		if n := mine.Count()["get nodes"]; n != rounds || len(mine) != rounds || len(mine.Writes()) != 0 {
+			t.Errorf("the audit log has %v, want %d gets of a node", mine, rounds)
+		}
+		for _, e := range mine {
+			if !strings.HasPrefix(e.Agent, "kubectl") || e.Name != "node1" || e.Status != 200 || e.Answered.Before(e.Received) {
+				t.Errorf("request %+v, want one of kubectl for node1 that was answered with 200", e)
+			}
+		}
+	}
+}
+
 // TestTwoSubnets: a node in the second subnet joins through the router, which is one hop
 // and forwards no pod's packet.
 func TestTwoSubnets(t *testing.T) {
 	c := bringUp(t, lab.Options{Nodes: 2, Subnets: 2, MTU: 1400})
+	if _, err := c.RecordRequests(); err == nil || !strings.Contains(err.Error(), "--audit") {
+		t.Errorf("recording the requests of a lab without an audit log: %v, want an error that says how to have one", err)
+	}
 	ctx := t.Context()
 	for name, want := range map[string]string{"node1": "172.30.0.11", "node2": "172.30.1.12"} {
 		if addr, err := c.Addr(name); err != nil || addr.String() != want {

@@ -50,6 +50,8 @@ type Options struct {
 	Mode string
 	// Images are docker archives to load into every node before Manifest is created.
 	Images []string
+	// Audit has the API server log every request, for RecordRequests.
+	Audit bool
 	// Progress gets a line for each step; nil is silence.
 	Progress func(string)
 }
@@ -162,7 +164,7 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 	if err != nil {
 		return err
 	}
-	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control)); err != nil {
+	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), o.Audit); err != nil {
 		return err
 	}
 	b.state.Machines = append(b.state.Machines, Machine{Name: layout.Control, Addr: controlplane.Addr()})

@@ -1,7 +1,11 @@
 // Command cnibench times CNI plugins as a container runtime runs them: one
 // process per ADD and DEL, in a fresh network namespace each. It runs inside a
 // node's namespaces, where an agent serves the manx plugin, and takes turns
-// between the plugins so that whatever else the machine does meets both.
+// between the plugins so that whatever else the machine does meets both. Standard
+// input lists pods of the node, which the plugins are told they work for.
+//
+// With -alloc it asks the agent's socket for addresses and gives them back instead,
+// without any interface: what the agent and IPAM can do.
 //
 // It prints one JSON document; test/bench makes the table of it.
 package main
@@ -15,12 +19,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
 // Plugin is one contender.
@@ -37,26 +44,60 @@ type Sample struct {
 	Together time.Duration   // from the start of the first of Burst ADDs to the end of the last
 	Burst    int
 	MaxRSS   int64 // bytes, the largest resident set of an ADD's process
+	Sequence Span  // of all rounds
+	BurstAdd Span
+	BurstDel Span
 }
+
+// Span is when something was done, and how often.
+type Span struct {
+	From, To time.Time
+	Calls    int
+}
+
+// Pod is a pod that the plugins are told they work for. Manx's agent knows it.
+type Pod struct{ Namespace, Name, UID string }
 
 func main() {
 	rounds := flag.Int("rounds", 60, "sequential ADDs and DELs of each plugin")
 	burst := flag.Int("burst", 100, "ADDs started together")
 	manx := flag.String("manx", "/opt/cni/bin/manx", "the manx plugin")
 	debian := flag.String("plugins", "/usr/lib/cni", "folder of the bridge and host-local plugins")
+	alloc := flag.Duration("alloc", 0, "assign and release addresses for so long, and nothing else")
+	workers := flag.Int("workers", 1, "of -alloc, that work at a time")
 	flag.Parse()
-	samples, err := run(*rounds, *burst, *manx, *debian)
+	pods, err := readPods(os.Stdin)
+	var result any
+	switch {
+	case err != nil:
+	case *alloc > 0:
+		result, err = allocate(nodeapi.DefaultSocket, *alloc, *workers, pods)
+	case len(pods) < *burst:
+		err = fmt.Errorf("%d pods, want %d: one for each of the ADDs that are started together", len(pods), *burst)
+	default:
+		result, err = run(*rounds, *burst, *manx, *debian, pods)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cnibench:", err)
 		os.Exit(1)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(samples); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		fmt.Fprintln(os.Stderr, "cnibench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds, burst int, manx, debian string) ([]*Sample, error) {
+func readPods(r io.Reader) (pods []Pod, err error) {
+	if err := json.NewDecoder(r).Decode(&pods); err != nil {
+		return nil, fmt.Errorf("read the list of pods from standard input: %w", err)
+	}
+	if len(pods) == 0 {
+		return nil, errors.New("no pods on standard input; want a JSON list of {Namespace, Name, UID}")
+	}
+	return pods, nil
+}
+
+func run(rounds, burst int, manx, debian string, pods []Pod) ([]*Sample, error) {
 	dir, err := os.MkdirTemp("", "cnibench-")
 	if err != nil {
 		return nil, err
@@ -73,20 +114,25 @@ func run(rounds, burst int, manx, debian string) ([]*Sample, error) {
 	samples := make([]*Sample, len(plugins))
 	for i, p := range plugins {
 		samples[i] = &Sample{Plugin: p.Name, Burst: burst}
-		if err := sequential(p, samples[i], debian, 3); err != nil { // warm the page cache, the block and the bridge
-			return nil, err
+		for j := range 3 { // warm the page cache, the block and the bridge
+			if err := sequential(p, samples[i], debian, pods[j%len(pods)]); err != nil {
+				return nil, err
+			}
 		}
 		*samples[i] = Sample{Plugin: p.Name, Burst: burst}
 	}
-	for range rounds {
+	start := time.Now()
+	for j := range rounds {
 		for i, p := range plugins {
-			if err := sequential(p, samples[i], debian, 1); err != nil {
+			// A name comes back after all others: its interface of before has gone.
+			if err := sequential(p, samples[i], debian, pods[j%len(pods)]); err != nil {
 				return nil, err
 			}
 		}
 	}
 	for i, p := range plugins {
-		if err := together(p, samples[i], debian); err != nil {
+		samples[i].Sequence = Span{start, time.Now(), rounds}
+		if err := together(p, samples[i], debian, pods); err != nil {
 			return nil, err
 		}
 	}
@@ -94,10 +140,13 @@ func run(rounds, burst int, manx, debian string) ([]*Sample, error) {
 }
 
 // container is one sandbox: a network namespace and an ID.
-type container struct{ id, netns string }
+type container struct {
+	id, netns string
+	pod       Pod
+}
 
-func newContainer() (container, error) {
-	c := container{id: randomHex(32)}
+func newContainer(pod Pod) (container, error) {
+	c := container{id: randomHex(32), pod: pod}
 	c.netns = "cnibench-" + c.id[:12]
 	return c, command("ip", "netns", "add", c.netns)
 }
@@ -112,7 +161,8 @@ func (c container) invoke(p Plugin, verb, path string) (time.Duration, int64, er
 	cmd.Env = []string{
 		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + c.id, "CNI_NETNS=/var/run/netns/" + c.netns, "CNI_IFNAME=eth0",
 		"CNI_PATH=" + path, "PATH=" + os.Getenv("PATH"),
-		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=cnibench;K8S_POD_NAME=" + c.netns + ";K8S_POD_INFRA_CONTAINER_ID=" + c.id,
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=" + c.pod.Namespace + ";K8S_POD_NAME=" + c.pod.Name +
+			";K8S_POD_UID=" + c.pod.UID + ";K8S_POD_INFRA_CONTAINER_ID=" + c.id,
 	}
 	cmd.Stdin = bytes.NewBufferString(p.Conf)
 	var out bytes.Buffer
@@ -127,49 +177,45 @@ func (c container) invoke(p Plugin, verb, path string) (time.Duration, int64, er
 	return took, usage.Maxrss * 1024, nil // ru_maxrss is in KiB, getrusage(2)
 }
 
-// sequential runs ADD then DEL, n times.
-func sequential(p Plugin, s *Sample, path string, n int) error {
-	for range n {
-		c, err := newContainer()
-		if err != nil {
-			return err
-		}
-		add, rss, err := c.invoke(p, "ADD", path)
-		if err == nil {
-			var del time.Duration
-			if del, _, err = c.invoke(p, "DEL", path); err == nil {
-				s.Add, s.Del, s.MaxRSS = append(s.Add, add), append(s.Del, del), max(s.MaxRSS, rss)
-			}
-		}
-		if err := errors.Join(err, c.remove()); err != nil {
-			return err
+// sequential runs ADD then DEL.
+func sequential(p Plugin, s *Sample, path string, pod Pod) error {
+	c, err := newContainer(pod)
+	if err != nil {
+		return err
+	}
+	add, rss, err := c.invoke(p, "ADD", path)
+	if err == nil {
+		var del time.Duration
+		if del, _, err = c.invoke(p, "DEL", path); err == nil {
+			s.Add, s.Del, s.MaxRSS = append(s.Add, add), append(s.Del, del), max(s.MaxRSS, rss)
 		}
 	}
-	return nil
+	return errors.Join(err, c.remove())
 }
 
 // together starts s.Burst ADDs at once and waits for the last.
-func together(p Plugin, s *Sample, path string) error {
+func together(p Plugin, s *Sample, path string, pods []Pod) error {
 	containers := make([]container, s.Burst)
 	for i := range containers {
 		var err error
-		if containers[i], err = newContainer(); err != nil {
+		if containers[i], err = newContainer(pods[i]); err != nil {
 			return err
 		}
 	}
-	each := func(verb string) error {
+	each := func(verb string, span *Span) error {
 		errs := make([]error, len(containers))
 		var wg sync.WaitGroup
+		span.From, span.Calls = time.Now(), len(containers)
 		for i, c := range containers {
 			wg.Go(func() { _, _, errs[i] = c.invoke(p, verb, path) })
 		}
 		wg.Wait()
+		span.To = time.Now()
 		return errors.Join(errs...)
 	}
-	start := time.Now()
-	errAdd := each("ADD")
-	s.Together = time.Since(start)
-	errs := []error{errAdd, each("DEL")}
+	errAdd := each("ADD", &s.BurstAdd)
+	s.Together = s.BurstAdd.To.Sub(s.BurstAdd.From)
+	errs := []error{errAdd, each("DEL", &s.BurstDel)}
 	for _, c := range containers {
 		errs = append(errs, c.remove())
 	}

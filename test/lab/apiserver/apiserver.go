@@ -40,6 +40,12 @@ const startTries = 5
 // the binaries, which takes minutes.
 func Start(t testing.TB) *rest.Config {
 	t.Helper()
+	return Run(t).Config
+}
+
+// Run is Start for a test that stops and starts the two again.
+func Run(t testing.TB) *Server {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	bin, err := kubebuild.Build(ctx, func(s string) { t.Log(s) }, "etcd", "kube-apiserver")
@@ -47,12 +53,13 @@ func Start(t testing.TB) *rest.Config {
 		t.Fatal(err)
 	}
 	s := &server{t: t, dir: t.TempDir(), bin: bin}
-	etcd := s.startEtcd()
-	cfg := s.startAPIServer(etcd)
-	if err := InstallCRDs(ctx, cfg); err != nil {
+	out := &Server{server: s}
+	url := out.startEtcd()
+	out.startAPIServer(url)
+	if err := InstallCRDs(ctx, out.Config); err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	return out
 }
 
 type server struct {
@@ -62,21 +69,20 @@ type server struct {
 }
 
 // startEtcd returns the client URL.
-func (s *server) startEtcd() string {
+func (s *Server) startEtcd() string {
 	s.t.Helper()
 	var client string
-	s.retry("etcd", func() (*component, func() error, error) {
+	s.etcd = s.retry("etcd", func() (*component, func() error, error) {
 		ports, err := freePorts(2)
 		if err != nil {
 			return nil, nil, err
 		}
 		client = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
 		peer := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-		data, err := os.MkdirTemp(s.dir, "etcd-data-")
-		if err != nil {
+		if s.data, err = os.MkdirTemp(s.dir, "etcd-data-"); err != nil {
 			return nil, nil, err
 		}
-		c, err := s.start("etcd", "--name=test", "--data-dir="+data, "--unsafe-no-fsync", "--log-level=warn",
+		c, err := s.start("etcd", "--name=test", "--data-dir="+s.data, "--unsafe-no-fsync", "--log-level=warn",
 			"--listen-client-urls="+client, "--advertise-client-urls="+client,
 			"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=test="+peer)
 		return c, func() error { return dial(ports[0]) }, err
@@ -84,7 +90,7 @@ func (s *server) startEtcd() string {
 	return client
 }
 
-func (s *server) startAPIServer(etcd string) *rest.Config {
+func (s *Server) startAPIServer(etcd string) {
 	s.t.Helper()
 	dir := filepath.Join(s.dir, "pki")
 	ca, err := pki.Create(dir)
@@ -100,7 +106,7 @@ func (s *server) startAPIServer(etcd string) *rest.Config {
 		s.t.Fatal(err)
 	}
 	var cfg *rest.Config
-	s.retry("kube-apiserver", func() (*component, func() error, error) {
+	s.api = s.retry("kube-apiserver", func() (*component, func() error, error) {
 		ports, err := freePorts(1)
 		if err != nil {
 			return nil, nil, err
@@ -125,7 +131,7 @@ func (s *server) startAPIServer(etcd string) *rest.Config {
 			"--disable-admission-plugins=ServiceAccount")
 		return c, func() error { return readyz(cfg) }, err
 	})
-	return cfg
+	s.Config = cfg
 }
 
 func readyz(cfg *rest.Config) error {
@@ -140,14 +146,20 @@ func readyz(cfg *rest.Config) error {
 
 // component is a running program.
 type component struct {
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	name  string
+	args  []string
+	ready func() error // set when it was started for good
+	log   string
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when it has ended
 }
 
 func (s *server) start(name string, args ...string) (*component, error) {
-	c := &component{log: filepath.Join(s.dir, name+".log"), cmd: exec.Command(filepath.Join(s.bin, name), args...), done: make(chan struct{})}
-	out, err := os.Create(c.log)
+	c := &component{
+		name: name, args: args, log: filepath.Join(s.dir, name+".log"),
+		cmd: exec.Command(filepath.Join(s.bin, name), args...), done: make(chan struct{}),
+	}
+	out, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +184,7 @@ func (s *server) start(name string, args ...string) (*component, error) {
 
 // retry starts a component until it is ready, again when it ended at once: a port that was
 // free when it was chosen may be taken when it is used.
-func (s *server) retry(name string, try func() (*component, func() error, error)) {
+func (s *server) retry(name string, try func() (*component, func() error, error)) *component {
 	s.t.Helper()
 	for i := 1; ; i++ {
 		c, ready, err := try()
@@ -181,11 +193,12 @@ func (s *server) retry(name string, try func() (*component, func() error, error)
 		}
 		err = c.await(ready)
 		if err == nil {
-			s.t.Cleanup(func() { s.stop(name, c) })
-			return
+			c.ready = ready
+			s.t.Cleanup(func() { s.stop(c) })
+			return c
 		}
 		ended := errors.Is(err, errEnded)
-		s.stop(name, c)
+		s.stop(c)
 		if !ended || i == startTries {
 			s.t.Fatalf("start %s: %v\nits log ends with:\n%s", name, err, machine.Tail(c.log, 20))
 		}
@@ -211,18 +224,18 @@ func (c *component) await(ready func() error) error {
 	}
 }
 
-func (s *server) stop(name string, c *component) {
+func (s *server) stop(c *component) {
 	s.t.Helper()
 	select {
 	case <-c.done:
 		return
 	default:
 	}
-	_ = c.cmd.Process.Kill() // Nothing in it is kept, so nothing has to be closed in order.
+	_ = c.cmd.Process.Kill() // What it has written is kept by the kernel, so nothing has to be closed in order.
 	select {
 	case <-c.done:
 	case <-time.After(patience):
-		s.t.Errorf("%s (process %d) does not end after SIGKILL", name, c.cmd.Process.Pid)
+		s.t.Errorf("%s (process %d) does not end after SIGKILL", c.name, c.cmd.Process.Pid)
 	}
 }
 

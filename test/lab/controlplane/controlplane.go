@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/manx-cni/manx/test/lab/audit"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
@@ -23,7 +24,11 @@ const (
 	// ServiceCIDR is the range of cluster IPs.
 	ServiceCIDR = "10.96.0.0/16"
 
-	pkiDir = "/etc/kubernetes/pki"
+	// AuditLog is the log of the API server's requests, named like a component's.
+	AuditLog = "audit"
+
+	pkiDir      = "/etc/kubernetes/pki"
+	auditPolicy = "/etc/kubernetes/audit.yaml"
 )
 
 // ServiceIP is the cluster IP of the Service "kubernetes".
@@ -37,7 +42,8 @@ func Server() string { return fmt.Sprintf("https://%s:%d", Addr(), Port) }
 
 // Prepare makes the control plane's disk and certificates, the administrator's
 // kubeconfig, and the machine's spec. bin is the directory of the Kubernetes binaries.
-func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte) error {
+// With audited the API server writes AuditLog.
+func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, audited bool) error {
 	dir := l.Machine(layout.Control)
 	if err := machine.MakeDisk(dir, layout.Control, hosts); err != nil {
 		return err
@@ -58,12 +64,19 @@ func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte) error {
 	if err := ca.WriteKubeconfig(l.Kubeconfig(), Server(), admin); err != nil {
 		return err
 	}
+	var apiFlags []string
+	if audited {
+		if err := os.WriteFile(filepath.Join(l.Disk(layout.Control), auditPolicy), []byte(audit.Policy), 0o644); err != nil {
+			return fmt.Errorf("write the audit policy: %w", err)
+		}
+		apiFlags = audit.Flags(auditPolicy, "/var/log/"+AuditLog+".log")
+	}
 	return machine.Spec{
 		Hostname:   layout.Control,
 		NetNS:      l.NetNSPath(layout.Control),
 		Cgroup:     l.Cgroup() + "/" + layout.Control,
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
-		Components: components(),
+		Components: components(apiFlags),
 	}.Save(dir)
 }
 
@@ -104,7 +117,8 @@ func makePKI(l layout.Lab, ca *pki.CA) error {
 // and memory is what a machine has more of than time, the more so an emulated one.
 var collectLess = []string{"GOGC=400"}
 
-func components() []machine.Component {
+// components are the machine's programs; apiFlags are added to the API server's.
+func components(apiFlags []string) []machine.Component {
 	api := fmt.Sprintf("%s:%d", Addr(), Port)
 	return []machine.Component{
 		{
@@ -118,7 +132,7 @@ func components() []machine.Component {
 		},
 		{
 			Name: "kube-apiserver", Env: collectLess, WaitTCP: "127.0.0.1:2379",
-			Args: []string{
+			Args: append([]string{
 				"kube-apiserver",
 				"--etcd-servers=http://127.0.0.1:2379",
 				"--advertise-address=" + Addr().String(),
@@ -136,7 +150,7 @@ func components() []machine.Component {
 				"--kubelet-certificate-authority=" + pkiDir + "/ca.crt",
 				"--kubelet-client-certificate=" + pkiDir + "/kubelet-client.crt",
 				"--kubelet-client-key=" + pkiDir + "/kubelet-client.key",
-			},
+			}, apiFlags...),
 		},
 		{
 			Name: "kube-controller-manager", Env: collectLess, WaitTCP: api,

@@ -11,9 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/image"
 	"github.com/manx-cni/manx/test/lab/kubebuild"
+	"github.com/manx-cni/manx/test/lab/layout"
 )
 
 // manifest is what "up" creates unless told otherwise.
@@ -60,6 +62,7 @@ func upCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
 	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")
+	cmd.Flags().BoolVar(&o.Audit, "audit", false, "have the API server log who asks what; the log is "+controlplane.AuditLog+".log of the machine "+layout.Control)
 	return cmd
 }
 
