@@ -34,6 +34,10 @@ type Config struct {
 	// No other handle is given such an address, and one that the blocks do not
 	// know of any more is assigned to its handle again.
 	InUse func() map[netip.Addr]string
+	// Owner describes whom a handle is for, as Request.Attrs does, for an address
+	// that is assigned to it again; nil when that is not known. An address of
+	// nobody known is never collected, should its release get lost.
+	Owner func(handle string) map[string]string
 	// SurplusGrace is how long a block that the node can do without stays its
 	// own while it is empty; 0: 5 minutes.
 	SurplusGrace time.Duration
@@ -146,6 +150,9 @@ func New(c Config) *Allocator {
 	}
 	if c.InUse == nil {
 		c.InUse = func() map[netip.Addr]string { return nil }
+	}
+	if c.Owner == nil {
+		c.Owner = func(string) map[string]string { return nil }
 	}
 	if c.SurplusGrace == 0 {
 		c.SurplusGrace = defaultSurplusGrace

@@ -15,7 +15,7 @@ func (a *Allocator) repair(ctx context.Context) {
 	var batch []*request
 	inUse := a.lost()
 	for addr, handle := range inUse {
-		req := &Request{Handle: handle, Addrs: []netip.Addr{addr}, repair: true}
+		req := &Request{Handle: handle, Attrs: a.Owner(handle), Addrs: []netip.Addr{addr}, repair: true}
 		if addr.Is4() {
 			req.Num4 = 1
 		} else {

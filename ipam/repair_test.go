@@ -65,7 +65,10 @@ func forget(t *testing.T, s store.Store, handle string) {
 
 func repairNode(t *testing.T, s store.Store, i *interfaces, log *bytes.Buffer, pools ...*v1.IPPool) *node {
 	t.Helper()
-	c := ipam.Config{Node: "n1", Store: s, Pools: func() []*v1.IPPool { return pools }, InUse: i.inUse}
+	c := ipam.Config{Node: "n1", Store: s, Pools: func() []*v1.IPPool { return pools }, InUse: i.inUse,
+		Owner: func(handle string) map[string]string {
+			return map[string]string{"pod": "pod-of-" + handle, "namespace": "default"}
+		}}
 	if log != nil {
 		c.Log = slog.New(slog.NewTextHandler(log, nil))
 	}
@@ -109,8 +112,26 @@ func TestRepair(t *testing.T) {
 			}
 			n.flush()
 			audit(t, s)
+			// Without its owner's name a collector could never tell that it is leaked.
+			if e, ok := blockAt(t, s, addr).Holder(addr); !ok || e.Attrs["pod"] != "pod-of-h" || e.Attrs["namespace"] != "default" || e.Attrs["node"] != "n1" {
+				t.Errorf("the block says of %s: %+v", addr, e)
+			}
 		})
 	}
+}
+
+// blockAt returns the stored /29 that addr is in.
+func blockAt(t *testing.T, s store.Store, addr netip.Addr) *block.Block {
+	t.Helper()
+	o, err := s.Blocks.Get(ctx(t), v1.BlockName(netip.PrefixFrom(addr, 29).Masked()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := block.Parse(&o.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // TestRepairElsewhere repairs where the block itself is not what it was.

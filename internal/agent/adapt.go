@@ -47,6 +47,17 @@ func (a *Agent) nodeLabels() map[string]string {
 	return nil
 }
 
+// ownerOf describes the pod that a handle's interface is for: its name makes the
+// interface's.
+func (a *Agent) ownerOf(handle string) map[string]string {
+	iface := a.inUse.interfaceOfHandle(handle)
+	p, ok := a.datastore.FindPod(func(p datastore.PodMeta) bool { return nodeapi.HostIfaceName(p.Namespace, p.Name) == iface })
+	if !ok {
+		return nil
+	}
+	return map[string]string{"pod": p.Name, "namespace": p.Namespace}
+}
+
 // confirmedBlocks are the blocks this node owns beyond doubt.
 func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
 	for _, b := range blocks {

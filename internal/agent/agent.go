@@ -163,7 +163,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.ipam = ipam.New(ipam.Config{
-		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, InUse: a.inUse.addresses,
+		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, InUse: a.inUse.addresses, Owner: a.ownerOf,
 		Log: a.log.With("component", "ipam"),
 	})
 	a.dataplane, err = felix.New(felix.Config{

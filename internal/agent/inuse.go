@@ -118,6 +118,24 @@ func withInUse(held map[string][]netip.Addr, lent map[netip.Addr]string, own []n
 	return held
 }
 
+// interfaceOfHandle returns the interface that was made for a handle, by the dataplane
+// or before the agent; "" if there is none.
+func (u *inUse) interfaceOfHandle(handle string) string {
+	for _, e := range u.endpoints() {
+		if e.Handle() == handle {
+			return e.Iface
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, at := range u.inherited {
+		if at.network+"."+at.containerID == handle {
+			return at.iface
+		}
+	}
+	return ""
+}
+
 // interfaceOf returns the container's interface, or "" if none was inherited.
 func (u *inUse) interfaceOf(network, containerID string) string {
 	u.mu.Lock()

@@ -53,6 +53,9 @@ func TestInUse(t *testing.T) {
 	if got := u.interfaceOf("my.net", "db"); got != "cali2" {
 		t.Errorf("db has %q", got)
 	}
+	if got := u.interfaceOfHandle("my.net.db"); got != "cali2" {
+		t.Errorf("my.net.db has %q", got)
+	}
 	if got := u.interfaceOf("net", "none"); got != "" {
 		t.Errorf("nobody has %q", got)
 	}

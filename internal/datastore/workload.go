@@ -112,6 +112,20 @@ func (d *Datastore) Pod(namespace, name, uid string) (PodMeta, bool) {
 	return o.pod, true
 }
 
+// FindPod returns the first pod of this node that match accepts.
+func (d *Datastore) FindPod(match func(PodMeta) bool) (PodMeta, bool) {
+	inf, watched := d.informers[kindPod]
+	if !watched {
+		return PodMeta{}, false
+	}
+	for _, o := range inf.GetStore().List() {
+		if p, ok := o.(*podObject); ok && match(p.pod) {
+			return p.pod, true
+		}
+	}
+	return PodMeta{}, false
+}
+
 // Namespace returns the labels of a namespace, and its annotations for the
 // network. Nobody may change them.
 func (d *Datastore) Namespace(name string) (labels, annotations map[string]string, ok bool) {

@@ -95,6 +95,12 @@ func TestPodsAndNamespaces(t *testing.T) {
 			t.Errorf("pod %s of UID %q is known: %t; want %t", tt.name, tt.uid, ok, tt.want)
 		}
 	}
+	if p, ok := d.FindPod(func(p PodMeta) bool { return p.Is("u1") }); !ok || p.Name != "web" {
+		t.Errorf("the pod of UID u1 is %+v, %t", p, ok)
+	}
+	if p, ok := d.FindPod(func(PodMeta) bool { return false }); ok {
+		t.Errorf("%+v was not asked for", p)
+	}
 	labels, annotations, ok := d.Namespace("default")
 	if !ok || !maps.Equal(labels, map[string]string{"team": "a"}) || !maps.Equal(annotations, map[string]string{annotationPrefix + "ipv4pools": `["p"]`}) {
 		t.Errorf("namespace: labels %v, annotations %v, %t", labels, annotations, ok)
