@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/manx-cni/manx/internal/localsock"
 )
 
 // conversation is the server's end of one connection.
@@ -25,7 +27,7 @@ type conversation struct {
 // ends; what is under way continues until work ends.
 func (s *server) converse(serve, work context.Context, conn *net.UnixConn) {
 	c := &conversation{server: s, conn: conn, r: bufio.NewReaderSize(conn, 2048)}
-	uid, err := peerUID(conn)
+	uid, err := localsock.PeerUID(conn)
 	if err != nil || uid != 0 {
 		s.log.Warn("refused a connection to the node socket: not root", "uid", uid, "error", err)
 		c.fail(Errorf(CodeIO, "the Manx agent talks to root only, you are uid %d", uid))

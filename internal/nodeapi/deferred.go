@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/manx-cni/manx/internal/localsock"
 )
 
 // DeferredDir is where the plugin leaves the DELs that no agent answered. It is
@@ -27,7 +29,7 @@ func Defer(dir string, req DelRequest) error {
 	if err != nil {
 		return fmt.Errorf("encode the deferred DEL of %s: %w", req.ContainerID, err)
 	}
-	if err := privateDir(dir); err != nil {
+	if err := localsock.PrivateDir(dir); err != nil {
 		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
 	}
 	tmp := filepath.Join(dir, "."+req.ContainerID+".tmp")

@@ -2,17 +2,11 @@ package nodeapi
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/manx-cni/manx/internal/localsock"
 )
 
 // limits are the server's bounds; tests shorten them.
@@ -55,7 +49,7 @@ func Serve(ctx context.Context, path string, h Handler, log *slog.Logger) error 
 }
 
 func (s *server) serve(ctx context.Context, path string) error {
-	l, err := listen(path)
+	l, err := localsock.Listen(path)
 	if err != nil {
 		return err
 	}
@@ -129,66 +123,4 @@ func (s *server) lockedDel(ctx context.Context, req DelRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, s.work)
 	defer cancel()
 	return s.handler.Del(ctx, req)
-}
-
-// listen binds a second name and renames it over path. Closing the listener
-// leaves the path: by then it may be another agent's.
-func listen(path string) (*net.UnixListener, error) {
-	if err := privateDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false)
-	err = os.Chmod(tmp, 0o600)
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close(), os.Remove(tmp))
-	}
-	return l, nil
-}
-
-// privateDir makes dir, or takes an existing one from everybody but its owner.
-func privateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm() == 0o700 {
-		return nil
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("directory %s has mode %04o, want 0700: %w", dir, info.Mode().Perm(), err)
-	}
-	return nil
-}
-
-// peerUID is the user that called connect(2), as the kernel recorded it.
-func peerUID(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, os.NewSyscallError("getsockopt SO_PEERCRED", credErr)
-	}
-	return cred.Uid, nil
 }

@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/manx-cni/manx/internal/localsock"
 )
 
 // Config is what [Serve] needs to know.
@@ -50,7 +47,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func (s *server) serve(ctx context.Context) error {
-	l, err := listen(s.Socket)
+	l, err := localsock.Listen(s.Socket)
 	if err != nil {
 		return err
 	}
@@ -105,7 +102,7 @@ func (s *server) handle(ctx context.Context, conn *net.UnixConn) (Report, error)
 		return Report{}, fmt.Errorf("read the request: %w", err)
 	}
 	// Only now: refused before it has sent, a client would never see why.
-	if uid, err := peerUID(conn); err != nil || uid != 0 {
+	if uid, err := localsock.PeerUID(conn); err != nil || uid != 0 {
 		s.Log.Warn("refused a connection to the pod-network socket: not root", "uid", uid, "error", err)
 		return Report{}, fmt.Errorf("the pod-network process talks to root only, you are uid %d", uid)
 	}
@@ -120,49 +117,4 @@ func (s *server) handle(ctx context.Context, conn *net.UnixConn) (Report, error)
 		s.Log.Info("set the MTU of running pods", "mtu", req.MTU, "pods", report.Pods, "changed", report.Changed)
 	}
 	return report, nil
-}
-
-// listen binds a second name and renames it over path: what a killed process left
-// there is replaced in one step. Closing the listener leaves the path: by then it
-// may be the next process's.
-func listen(path string) (*net.UnixListener, error) {
-	fail := func(err error) error { return fmt.Errorf("listen on %s: %w", path, err) }
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fail(err)
-	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fail(err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
-		return nil, fail(err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(tmp, 0o600); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return nil, errors.Join(fail(err), l.Close(), os.Remove(tmp))
-	}
-	return l, nil
-}
-
-// peerUID is the user that called connect(2), as the kernel recorded it.
-func peerUID(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, os.NewSyscallError("getsockopt SO_PEERCRED", credErr)
-	}
-	return cred.Uid, nil
 }
