@@ -11,9 +11,11 @@ import (
 )
 
 // Silence is how long a client waits for any sign of life, a busy frame
-// included, before it takes the agent for dead. With the time that a failed ADD
-// needs to remove its interface it stays below two seconds.
-const Silence = 1500 * time.Millisecond
+// included, before it takes the agent for hung. An agent that is down or killed is
+// noticed at once, by its socket; this is for one that is stopped, and must be
+// longer than an agent on a crowded node may have to wait for the processor: sixty
+// pods that start at once on two cores have kept one from it for 1.5 s.
+const Silence = 10 * time.Second
 
 // Client is one conversation with the agent. It is used by one goroutine. A
 // context's deadline is honoured by every call; its cancellation is not watched.
@@ -21,6 +23,8 @@ type Client struct {
 	path string
 	conn *net.UnixConn
 	r    *bufio.Reader
+	// silence is Silence; tests shorten it.
+	silence time.Duration
 }
 
 // Dial connects to the agent's socket. It fails at once, with an
@@ -37,7 +41,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		}
 		return nil, &UnreachableError{Path: path, Doing: "connect to the socket", Err: err}
 	}
-	return &Client{path: path, conn: conn, r: bufio.NewReader(conn)}, nil
+	return &Client{path: path, conn: conn, r: bufio.NewReader(conn), silence: Silence}, nil
 }
 
 // Close ends the conversation; an ADD that is not ready is undone by the agent.
@@ -110,7 +114,7 @@ func (c *Client) send(ctx context.Context, op operation, body any) error {
 		}
 		req.Body = raw
 	}
-	if err := c.conn.SetWriteDeadline(deadline(ctx)); err != nil {
+	if err := c.conn.SetWriteDeadline(c.deadline(ctx)); err != nil {
 		return c.unreachable("send "+string(op), err)
 	}
 	if err := writeFrame(c.conn, req); err != nil {
@@ -122,7 +126,7 @@ func (c *Client) send(ctx context.Context, op operation, body any) error {
 func (c *Client) recv(ctx context.Context, op operation, into any) error {
 	doing := "wait for the answer to " + string(op)
 	for {
-		if err := c.conn.SetReadDeadline(deadline(ctx)); err != nil {
+		if err := c.conn.SetReadDeadline(c.deadline(ctx)); err != nil {
 			return c.unreachable(doing, err)
 		}
 		var r reply
@@ -155,8 +159,8 @@ func (c *Client) unreachable(doing string, err error) error {
 	return &UnreachableError{Path: c.path, Doing: doing, Err: err}
 }
 
-func deadline(ctx context.Context) time.Time {
-	t := time.Now().Add(Silence)
+func (c *Client) deadline(ctx context.Context) time.Time {
+	t := time.Now().Add(c.silence)
 	if d, ok := ctx.Deadline(); ok && d.Before(t) {
 		return d
 	}

@@ -318,7 +318,9 @@ func TestSerialisedPerContainer(t *testing.T) {
 		return AddReply{}, nil
 	}}
 	path, _ := start(t, h, func(l *limits) { l.busy = 50 * time.Millisecond })
+	const patience = 500 * time.Millisecond
 	adder, deleter := dial(t, path), dial(t, path)
+	adder.silence, deleter.silence = patience, patience
 	if err := adder.SendAdd(t.Context(), AddRequest{Endpoint: endpoint("slow")}); err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +330,7 @@ func TestSerialisedPerContainer(t *testing.T) {
 	if err := dial(t, path).Del(t.Context(), DelRequest{endpoint("other")}); err != nil {
 		t.Fatalf("another container had to wait: %v", err)
 	}
-	time.AfterFunc(Silence+Silence/4, func() { close(release) })
+	time.AfterFunc(patience+patience/4, func() { close(release) })
 	if _, err := adder.RecvAdd(t.Context()); err != nil {
 		t.Fatalf("a slow answer was given up: %v", err)
 	}
@@ -352,8 +354,10 @@ func TestHungAgentIsGivenUp(t *testing.T) {
 	}
 	defer l.Close()
 	begin := time.Now()
-	err = dial(t, path).Del(t.Context(), DelRequest{endpoint("a")})
-	if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || took > Silence+Silence/4 {
+	c := dial(t, path)
+	c.silence = 300 * time.Millisecond
+	err = c.Del(t.Context(), DelRequest{endpoint("a")})
+	if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || took < c.silence || took > Silence/2 {
 		t.Errorf("after %v: %v", took, err)
 	}
 }
