@@ -15,7 +15,7 @@ import (
 // noticed at once, by its socket; this is for one that is stopped, and must be
 // longer than an agent on a crowded node may have to wait for the processor: sixty
 // pods that start at once on two cores have kept one from it for 1.5 s.
-const Silence = 10 * time.Second
+const Silence = 5 * time.Second
 
 // Client is one conversation with the agent. It is used by one goroutine. A
 // context's deadline is honoured by every call; its cancellation is not watched.
