@@ -18,11 +18,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -222,6 +224,12 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 	}
 	cfg.Dial = c.Dial(layout.Control)
 	cfg.QPS, cfg.Burst = 200, 400
+	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+		if t, ok := rt.(*http.Transport); ok {
+			t.TLSHandshakeTimeout = time.Minute // client-go's 10 s are short for an emulated machine
+		}
+		return rt
+	})
 	return cfg, nil
 }
 
