@@ -50,7 +50,7 @@ func (a *Agent) nodeLabels() map[string]string {
 // ownerOf describes the pod that a handle's interface is for: its name makes the
 // interface's.
 func (a *Agent) ownerOf(handle string) map[string]string {
-	iface := a.inUse.interfaceOfHandle(handle)
+	iface := a.inUse.interfaceOf(handle)
 	p, ok := a.datastore.FindPod(func(p datastore.PodMeta) bool { return nodeapi.HostIfaceName(p.Namespace, p.Name) == iface })
 	if !ok {
 		return nil
@@ -207,12 +207,7 @@ func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, containerID
 
 // Interface finds a container's interface by its owner.
 func (d dataplaneAdaptor) Interface(network, containerID string) string {
-	for _, e := range d.Endpoints() {
-		if e.Network == network && e.ContainerID == containerID {
-			return e.Iface
-		}
-	}
-	return d.inUse.interfaceOf(network, containerID)
+	return d.inUse.interfaceOf(state.Endpoint{Network: network, ContainerID: containerID}.Handle())
 }
 
 // CheckEndpoint tells what the dataplane lacks of an endpoint.

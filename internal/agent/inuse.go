@@ -118,9 +118,9 @@ func withInUse(held map[string][]netip.Addr, lent map[netip.Addr]string, own []n
 	return held
 }
 
-// interfaceOfHandle returns the interface that was made for a handle, by the dataplane
-// or before the agent; "" if there is none.
-func (u *inUse) interfaceOfHandle(handle string) string {
+// interfaceOf returns the interface that was made for a handle, which the dataplane
+// knows or was there before the agent; "" if there is none.
+func (u *inUse) interfaceOf(handle string) string {
 	for _, e := range u.endpoints() {
 		if e.Handle() == handle {
 			return e.Iface
@@ -130,18 +130,6 @@ func (u *inUse) interfaceOfHandle(handle string) string {
 	defer u.mu.Unlock()
 	for _, at := range u.inherited {
 		if at.network+"."+at.containerID == handle {
-			return at.iface
-		}
-	}
-	return ""
-}
-
-// interfaceOf returns the container's interface, or "" if none was inherited.
-func (u *inUse) interfaceOf(network, containerID string) string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, at := range u.inherited {
-		if at.network == network && at.containerID == containerID {
 			return at.iface
 		}
 	}

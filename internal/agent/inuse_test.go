@@ -50,13 +50,10 @@ func TestInUse(t *testing.T) {
 		}
 	}
 	check("at the start", map[string]string{"10.0.0.1": "net.web", "10.0.0.2": "my.net.db"})
-	if got := u.interfaceOf("my.net", "db"); got != "cali2" {
+	if got := u.interfaceOf("my.net.db"); got != "cali2" {
 		t.Errorf("db has %q", got)
 	}
-	if got := u.interfaceOfHandle("my.net.db"); got != "cali2" {
-		t.Errorf("my.net.db has %q", got)
-	}
-	if got := u.interfaceOf("net", "none"); got != "" {
+	if got := u.interfaceOf("net.none"); got != "" {
 		t.Errorf("nobody has %q", got)
 	}
 
@@ -64,6 +61,9 @@ func TestInUse(t *testing.T) {
 	endpoints = []state.Endpoint{
 		{Iface: "cali1", Network: "net", ContainerID: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
 		{Iface: "cali9", Network: "net", ContainerID: "new", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}},
+	}
+	if got := u.interfaceOf("net.new"); got != "cali9" {
+		t.Errorf("the dataplane's pod has %q", got)
 	}
 	check("with endpoints", map[string]string{"10.0.0.1": "net.web", "10.0.0.2": "my.net.db", "10.0.0.9": "net.new"})
 
