@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,10 +101,11 @@ func TestIPAMCheck(t *testing.T) {
 // What is wrong once only, was seen while it changed.
 func TestIPAMCheckLooksTwice(t *testing.T) {
 	c := newIPAMCluster(t)
-	access, ask := c.access(), 0
+	access := c.access()
+	var ask atomic.Int32 // agents are asked side by side
 	inner := access.exec
 	access.exec = func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
-		if ask++; ask == 1 { // after the blocks were read for the first time
+		if ask.Add(1) == 1 { // after the blocks were read for the first time
 			c.change(blockA, func(b *block.Block) { b.ReleaseHandle("net.gone") })
 			h, err := c.store.Handles.Get(ctx, "net.gone")
 			c.must(err)
@@ -113,8 +115,8 @@ func TestIPAMCheckLooksTwice(t *testing.T) {
 	}
 	var out bytes.Buffer
 	err := (&ipamCheckOptions{output: "text"}).run(t.Context(), &out, access)
-	if wantError(t, err); ask != 4 {
-		t.Errorf("agents were asked %d times; want each twice", ask)
+	if wantError(t, err); ask.Load() != 4 {
+		t.Errorf("agents were asked %d times; want each twice", ask.Load())
 	}
 }
 
