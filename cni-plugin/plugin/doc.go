@@ -7,9 +7,10 @@
 // does not. The two talk as package nodeapi describes, and the address is assigned
 // while the veth is made.
 //
-// While no agent runs, an ADD fails at once with code 11 ("try again later"; while
-// one is stopped, after [nodeapi.Silence]), and a DEL removes the interface itself, leaves a record for the next
-// agent and succeeds: a node without an agent can still lose pods.
+// While no agent runs, an ADD fails with code 11 ("try again later"), at once when it
+// is dead and as [nodeapi.Patience] and [nodeapi.Silence] say when it does not answer.
+// A DEL removes the interface itself, leaves a record for the next agent and
+// succeeds: a node without an agent can still lose pods.
 //
 // Process start is part of every pod's start, so what this package imports is
 // weighed: no client-go, no HTTP, no logging library, no high-level netlink.

@@ -1,8 +1,10 @@
 // Package localsock makes unix sockets that only root can reach: a directory and a
-// path without rights for anybody else, and the kernel's word for who connected.
+// path without rights for anybody else, and the kernel's word for who is at
+// the other end.
 package localsock
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,19 +63,42 @@ func PrivateDir(dir string) error {
 // PeerUID is the user that called connect(2), as the kernel recorded it
 // (SO_PEERCRED, unix(7)).
 func PeerUID(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
+	cred, err := peer(conn)
 	if err != nil {
 		return 0, err
+	}
+	return cred.Uid, nil
+}
+
+// ListenerStopped says whether the process at the other end, the one that called
+// listen(2), is stopped: by a signal or by a debugger, states T and t of
+// /proc/PID/stat (proc(5)). A process that can not be looked at, because it has
+// ended or is in a process namespace that this one does not see, is not stopped.
+func ListenerStopped(conn *net.UnixConn) (pid int32, stopped bool) {
+	cred, err := peer(conn)
+	if err != nil || cred.Pid <= 0 {
+		return 0, false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cred.Pid))
+	if err != nil {
+		return cred.Pid, false
+	}
+	// PID (NAME) STATE ...; the name may have parentheses and spaces itself.
+	state := bytes.TrimLeft(stat[bytes.LastIndexByte(stat, ')')+1:], " ")
+	return cred.Pid, len(state) > 0 && (state[0] == 'T' || state[0] == 't')
+}
+
+func peer(conn *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, err
+		return nil, err
 	}
-	if credErr != nil {
-		return 0, os.NewSyscallError("getsockopt SO_PEERCRED", credErr)
-	}
-	return cred.Uid, nil
+	return cred, os.NewSyscallError("getsockopt SO_PEERCRED", credErr)
 }

@@ -7,15 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
+
+	"github.com/manx-cni/manx/internal/localsock"
 )
 
-// Silence is how long a client waits for any sign of life, a busy frame
-// included, before it takes the agent for hung. An agent that is down or killed is
-// noticed at once, by its socket; this is for one that is stopped, and must be
-// longer than an agent on a crowded node may have to wait for the processor: sixty
-// pods that start at once on two cores have kept one from it for 1.5 s.
+// Silence is how long a client waits for any sign of life, a busy frame included,
+// before it takes a running agent for hung. It is longer than an agent on a crowded
+// node may have to wait for the processor: sixty pods that start at once on two cores
+// have kept one from it for 1.5 s. An agent that is down or killed is noticed at
+// once, by its socket, and one that is stopped after [Patience].
 const Silence = 5 * time.Second
+
+// Patience is after how much silence a client looks at the agent's process, and
+// gives up when that is stopped (a signal, a debugger): it will not answer.
+const Patience = 1500 * time.Millisecond
 
 // Client is one conversation with the agent. It is used by one goroutine. A
 // context's deadline is honoured by every call; its cancellation is not watched.
@@ -23,8 +30,8 @@ type Client struct {
 	path string
 	conn *net.UnixConn
 	r    *bufio.Reader
-	// silence is Silence; tests shorten it.
-	silence time.Duration
+	// Silence and Patience; tests shorten them.
+	silence, patience time.Duration
 }
 
 // Dial connects to the agent's socket. It fails at once, with an
@@ -41,7 +48,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		}
 		return nil, &UnreachableError{Path: path, Doing: "connect to the socket", Err: err}
 	}
-	return &Client{path: path, conn: conn, r: bufio.NewReader(conn), silence: Silence}, nil
+	return &Client{path: path, conn: conn, r: bufio.NewReader(conn), silence: Silence, patience: Patience}, nil
 }
 
 // Close ends the conversation; an ADD that is not ready is undone by the agent.
@@ -126,7 +133,7 @@ func (c *Client) send(ctx context.Context, op operation, body any) error {
 func (c *Client) recv(ctx context.Context, op operation, into any) error {
 	doing := "wait for the answer to " + string(op)
 	for {
-		if err := c.conn.SetReadDeadline(c.deadline(ctx)); err != nil {
+		if err := c.await(c.deadline(ctx)); err != nil {
 			return c.unreachable(doing, err)
 		}
 		var r reply
@@ -147,6 +154,29 @@ func (c *Client) recv(ctx context.Context, op operation, into any) error {
 				return c.unreachable(doing, fmt.Errorf("decode the body: %w", err))
 			}
 			return nil
+		}
+	}
+}
+
+// await returns when the next frame has begun, which then has until the deadline.
+func (c *Client) await(deadline time.Time) error {
+	for {
+		look := time.Now().Add(c.patience)
+		if deadline.Before(look) {
+			look = deadline
+		}
+		if err := c.conn.SetReadDeadline(look); err != nil {
+			return err
+		}
+		_, err := c.r.Peek(1)
+		if err == nil {
+			return c.conn.SetReadDeadline(deadline)
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || look.Equal(deadline) {
+			return err
+		}
+		if pid, stopped := localsock.ListenerStopped(c.conn); stopped {
+			return fmt.Errorf("process %d is stopped", pid)
 		}
 	}
 }

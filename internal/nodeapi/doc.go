@@ -14,7 +14,8 @@
 // its answer. Requests of one container never interleave; those of different
 // containers run side by side. While a handler works, the server sends a "busy"
 // frame every half second, so a client tells a slow agent (keep waiting) from a
-// dead one (give up after [Silence]) without guessing how long work may take.
+// dead one (give up after [Silence], or after [Patience] when the agent's process is
+// stopped) without guessing how long work may take.
 //
 // Who may talk: the socket is mode 0600 in a directory of mode 0700, and the
 // peer's credentials (SO_PEERCRED, unix(7)) must be uid 0. Frames are limited in

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -23,7 +24,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(listenHere); path != "" {
+		listenForEver(path)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// listenHere makes this program a process that listens on a socket and never answers.
+const listenHere = "NODEAPI_TEST_LISTEN"
+
+func listenForEver(path string) {
+	if _, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+		panic(err)
+	}
+	fmt.Println("listening")
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends, however it does
+	os.Exit(0)
+}
 
 // recorder is a Handler that notes its calls; hooks change single answers.
 type recorder struct {
@@ -346,20 +364,92 @@ func TestSerialisedPerContainer(t *testing.T) {
 	}
 }
 
+// A process that is stopped is given up after the client's patience, one that runs
+// after the whole silence only: it may be waiting for a processor.
 func TestHungAgentIsGivenUp(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	const patience, silence = 100 * time.Millisecond, 600 * time.Millisecond
+	for _, stop := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stopped=%v", stop), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "s")
+			agent := exec.CommandContext(t.Context(), os.Args[0])
+			agent.Env = append(os.Environ(), listenHere+"="+path)
+			agent.Stderr = os.Stderr
+			out, err := agent.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := agent.StdinPipe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := agent.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
+			if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+			c := dial(t, path)
+			c.patience, c.silence = patience, silence
+			want := fmt.Sprintf("(wait for the answer to del: process %d is stopped)", agent.Process.Pid)
+			if stop {
+				if err := agent.Process.Signal(unix.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+				var status unix.WaitStatus
+				if _, err := unix.Wait4(agent.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
+					t.Fatalf("the listener is not stopped: %v, %v", status, err)
+				}
+				c.silence = time.Hour
+			} else {
+				want = "(wait for the answer to del: i/o timeout)"
+			}
+			begin := time.Now()
+			err = c.Del(t.Context(), DelRequest{endpoint("a")})
+			if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || !strings.Contains(err.Error(), want) || !stop && took < silence {
+				t.Errorf("after %v: %v; want %q", took, err, want)
+			}
+		})
+	}
+}
+
+// A frame that comes in pieces, with more than the client's patience between them.
+func TestSlowFrame(t *testing.T) {
+	here, there := unixPair(t)
+	c := &Client{path: "s", conn: here, r: bufio.NewReader(here), patience: 20 * time.Millisecond, silence: Silence}
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for _, part := range []string{`{"bo`, `dy":"st`, `atus"}`, "\n"} {
+			time.Sleep(2 * c.patience)
+			_, e := io.WriteString(there, part)
+			err = errors.Join(err, e)
+		}
+		sent <- err
+	}()
+	var got string
+	if err := c.recv(t.Context(), opStatus, &got); err != nil || got != "status" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+func unixPair(t *testing.T) (here, there *net.UnixConn) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	begin := time.Now()
-	c := dial(t, path)
-	c.silence = 300 * time.Millisecond
-	err = c.Del(t.Context(), DelRequest{endpoint("a")})
-	if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || took < c.silence || took > Silence/2 {
-		t.Errorf("after %v: %v", took, err)
+	if here, err = net.DialUnix("unix", nil, l.Addr().(*net.UnixAddr)); err != nil {
+		t.Fatal(err)
 	}
+	if there, err = l.AcceptUnix(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { here.Close(); there.Close() })
+	return here, there
 }
 
 func TestHostileInput(t *testing.T) {
