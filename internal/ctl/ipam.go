@@ -99,25 +99,12 @@ func list[T any](ctx context.Context, b store.Backend, resource string, bad func
 	for _, item := range items {
 		o := new(T)
 		if err := json.Unmarshal(item, o); err != nil {
-			bad(nameOf(item), err)
+			bad(store.NameOf(item), err)
 			continue
 		}
 		out = append(out, o)
 	}
 	return out, nil
-}
-
-// nameOf reads the name of an object that does not decode otherwise.
-func nameOf(text []byte) string {
-	var o struct {
-		Metadata struct {
-			Name string `json:"name"`
-		} `json:"metadata"`
-	}
-	if json.Unmarshal(text, &o) != nil || o.Metadata.Name == "" {
-		return "(no name)"
-	}
-	return o.Metadata.Name
 }
 
 // clusterInformation returns the cluster's description, empty when there is none.

@@ -47,15 +47,14 @@ func parseRange(text string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// settleIPAM is the object "default" of IPAMConfig, or what holds without one.
-func settleIPAM(configs []*apiv1.IPAMConfig) (spec apiv1.IPAMConfigSpec, invalid []Invalid) {
-	spec = apiv1.DefaultIPAMConfigSpec()
+// unreadIPAM names the IPAMConfigs that nobody reads. The one that counts is read by
+// whoever claims or borrows, at that moment (ipam/store): a change must not be
+// overtaken by what this watch still believes.
+func unreadIPAM(configs []*apiv1.IPAMConfig) (invalid []Invalid) {
 	for _, c := range configs {
 		if c.Name != apiv1.DefaultName {
 			invalid = append(invalid, Invalid{Kind: kindIPAMConfig, Name: c.Name, Reason: fmt.Sprintf("nothing reads an IPAMConfig of this name; want %s", apiv1.DefaultName)})
-			continue
 		}
-		spec = c.Spec
 	}
-	return spec, invalid
+	return invalid
 }

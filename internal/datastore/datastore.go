@@ -207,8 +207,7 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Invalid = append(s.Invalid, bad...)
 	ipamConfigs, bad := decoded[apiv1.IPAMConfig](d.informers[kindIPAMConfig], kindIPAMConfig)
 	s.Invalid = append(s.Invalid, bad...)
-	s.IPAM, bad = settleIPAM(ipamConfigs)
-	s.Invalid = append(s.Invalid, bad...)
+	s.Invalid = append(s.Invalid, unreadIPAM(ipamConfigs)...)
 
 	confs, bad := decoded[apiv1.BGPConfiguration](d.informers[kindBGPConf], kindBGPConf)
 	s.Invalid = append(s.Invalid, bad...)

@@ -54,9 +54,8 @@ type Snapshot struct {
 	// Reserved are the ranges of all IPReservations, masked and sorted; a single
 	// address is a /32 or /128.
 	Reserved []netip.Prefix
-	IPAM     apiv1.IPAMConfigSpec // the object "default", or what holds without one
-	BGP      BGPConfiguration     // the object "default" with Calico's defaults filled in
-	Invalid  []Invalid            // sorted
+	BGP      BGPConfiguration // the object "default" with Calico's defaults filled in
+	Invalid  []Invalid        // sorted
 
 	felix map[string]apiv1.FelixConfigurationSpec // by name
 }

@@ -223,20 +223,18 @@ func update(t *testing.T, dyn *dynamicfake.FakeDynamicClient, plural string, o *
 	}
 }
 
-func TestIPAMConfig(t *testing.T) {
-	d, _, _ := start(t, nil)
-	if s := eventually(t, d, "in sync", func(*Snapshot) bool { return true }); s.IPAM != apiv1.DefaultIPAMConfigSpec() {
-		t.Errorf("without an object: %+v", s.IPAM)
-	}
+// An IPAMConfig that is not "default" is read by nobody, which is said.
+func TestIPAMConfigOfAnotherName(t *testing.T) {
 	strict := map[string]any{"strictAffinity": true, "autoAllocateBlocks": true, "maxBlocksPerHost": int64(3)}
-	d, dyn, _ := start(t, nil, custom("IPAMConfig", "default", strict), custom("IPAMConfig", "mine", strict))
-	want := apiv1.IPAMConfigSpec{StrictAffinity: true, AutoAllocateBlocks: true, MaxBlocksPerHost: 3}
-	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })
-	if s.IPAM != want || len(s.Invalid) != 1 || s.Invalid[0].Name != "mine" {
-		t.Errorf("%+v, invalid %+v; want %+v and mine told of", s.IPAM, s.Invalid, want)
+	d, dyn, _ := start(t, nil, custom("IPAMConfig", "default", strict))
+	if s := eventually(t, d, "in sync", func(*Snapshot) bool { return true }); len(s.Invalid) != 0 {
+		t.Errorf("invalid %+v", s.Invalid)
 	}
-	update(t, dyn, apiv1.PluralIPAMConfigs, custom("IPAMConfig", "default", map[string]any{"strictAffinity": false, "autoAllocateBlocks": true}))
-	eventually(t, d, "the change arrives", func(s *Snapshot) bool { return s.IPAM == apiv1.DefaultIPAMConfigSpec() })
+	mine := custom("IPAMConfig", "mine", strict)
+	if _, err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs)).Create(t.Context(), mine, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, d, "mine is told of", func(s *Snapshot) bool { return len(s.Invalid) == 1 && s.Invalid[0].Name == "mine" })
 }
 
 // TestPoolBeingDeletedStays: what it has given out is routed until it is gone.

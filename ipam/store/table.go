@@ -81,7 +81,7 @@ func (t *Table[T]) List(ctx context.Context, selector string) (objects []*T, mal
 	for _, item := range items {
 		o, err := t.decode(item)
 		if err != nil {
-			malformed = append(malformed, describe("decode", t.kind, nameIn(item), err))
+			malformed = append(malformed, describe("decode", t.kind, NameOf(item), err))
 			continue
 		}
 		if !t.traits.deleted(o) {
@@ -180,8 +180,8 @@ func (t *Table[T]) decode(text []byte) (*T, error) {
 	return o, nil
 }
 
-// nameIn reads the name of an object that does not decode otherwise.
-func nameIn(text []byte) string {
+// NameOf reads the name of an object that does not decode otherwise.
+func NameOf(text []byte) string {
 	var o struct {
 		Metadata struct {
 			Name string `json:"name"`
