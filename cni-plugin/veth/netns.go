@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/netns"
 )
 
 // namespace is an open network namespace.
@@ -55,29 +56,12 @@ func (n *namespace) close() {
 	_ = unix.Close(n.fd)
 }
 
-// enter runs do on a thread that is in the namespace. /proc/sys/net shows the
-// namespace of the task that opens it, and a socket is of the namespace in which
-// it was opened, so both are made inside.
+// enter runs do in the namespace.
 func (n *namespace) enter(do func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open the node's network namespace: %w", err)
+	if err := netns.Enter(n.fd, do); err != nil {
+		return fmt.Errorf("%s: %w", n.path, err)
 	}
-	defer unix.Close(home)
-	if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace %s: %w", n.path, err)
-	}
-	err = do()
-	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
-		// The thread stays locked, so that it ends with its goroutine and no
-		// other code ever runs in the wrong namespace.
-		return errors.Join(err, fmt.Errorf("return to the node's network namespace: %w", back))
-	}
-	runtime.UnlockOSThread()
-	return err
+	return nil
 }
 
 // sysctl is one file below /proc/sys/net and the value it must have.

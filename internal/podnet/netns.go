@@ -1,12 +1,11 @@
 package podnet
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/netns"
 )
 
 // namespace is an open network namespace.
@@ -51,37 +50,13 @@ func openNamespace(path string) (*namespace, error) {
 
 func (n *namespace) close() { _ = unix.Close(n.fd) }
 
-// enter runs do on a thread that is in the namespace. It is for opening a socket,
-// which stays in the namespace in which it was opened, and for nothing longer.
-func (n *namespace) enter(do func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open the node's network namespace: %w", err)
-	}
-	defer unix.Close(home)
-	if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter the network namespace: %w (the process needs CAP_SYS_ADMIN)", err)
-	}
-	err = do()
-	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
-		// The thread stays locked, so that it ends with its goroutine and no
-		// other code ever runs in the wrong namespace.
-		return errors.Join(err, fmt.Errorf("return to the node's network namespace: %w", back))
-	}
-	runtime.UnlockOSThread()
-	return err
-}
-
 // openSocket opens an rtnetlink socket inside. A goroutine of its own, because its
 // thread may have to end with it.
 func (n *namespace) openSocket(l limits, buf []byte) (s *socket, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err = n.enter(func() error {
+		err = netns.Enter(n.fd, func() error {
 			var err error
 			s, err = openSocket(l, buf)
 			return err

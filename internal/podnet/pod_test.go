@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/manx-cni/manx/felix/nl/nltest"
+	"github.com/manx-cni/manx/internal/netns"
 )
 
 const plain = "unicast default via 169.254.1.1 dev eth0 proto boot scope global"
@@ -314,7 +315,7 @@ func TestNamespaceThatCanNotBeEntered(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		err = ns.enter(func() error { t.Error("entered without the capability"); return nil })
+		err = netns.Enter(ns.fd, func() error { t.Error("entered without the capability"); return nil })
 		if err == nil || !strings.Contains(err.Error(), "needs CAP_SYS_ADMIN") {
 			t.Errorf("enter: %v", err)
 		}
