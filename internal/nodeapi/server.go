@@ -59,7 +59,8 @@ func (s *server) serve(ctx context.Context, path string) error {
 
 	var background, talks sync.WaitGroup
 	background.Go(func() { s.replayUntilDone(ctx) })
-	context.AfterFunc(ctx, func() { _ = l.Close() })
+	closed := make(chan struct{})
+	context.AfterFunc(ctx, func() { _ = l.Close(); close(closed) })
 
 	slots := make(chan struct{}, s.conns)
 	for {
@@ -85,6 +86,9 @@ func (s *server) serve(ctx context.Context, path string) error {
 		})
 	}
 
+	// Accept may return a moment before Close has closed the socket: who dials after
+	// Serve has returned must not get through.
+	<-closed
 	force := time.AfterFunc(s.drain, stopWork)
 	talks.Wait()
 	force.Stop()
