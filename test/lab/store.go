@@ -170,7 +170,10 @@ func (b *builder) stock(ctx context.Context, name, store string) (bool, error) {
 	if err := os.MkdirAll(to, 0o711); err != nil {
 		return false, fmt.Errorf("stock %s with images: %w", name, err)
 	}
-	out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", store+"/.", to).CombinedOutput()
+	cp := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", store+"/.", to)
+	// It bears no mark of the lab by which a sweep would find it.
+	cp.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cp.CombinedOutput()
 	if err != nil {
 		return false, fmt.Errorf("stock %s with images: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
