@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/status"
 )
 
 // Calico's annotations of pods and namespaces.
@@ -84,7 +85,28 @@ func newPool(t *testing.T, name string, spec apiv1.IPPoolSpec) netip.Prefix {
 	if err := createCR(t.Context(), apiv1.PluralIPPools, pool); err != nil {
 		t.Fatalf("create pool %s: %v", name, err)
 	}
+	agentsKnow(t, name, spec.Disabled)
 	return cidr
+}
+
+// agentsKnow waits until every node's agent works with a pool as it is now. An agent
+// learns of a change some milliseconds after it was made, and pods that are started in
+// them are judged by what was before.
+func agentsKnow(t *testing.T, pool string, disabled bool) {
+	t.Helper()
+	for _, node := range nodeNames(t) {
+		eventually(t, "pool "+pool+" on "+node, func(ctx context.Context) error {
+			s, err := nodeStatus(ctx, node)
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(s.Pools, func(p status.Pool) bool { return p.Name == pool })
+			if i < 0 || s.Pools[i].Disabled != disabled {
+				return fmt.Errorf("the agent's pools are %+v", s.Pools)
+			}
+			return nil
+		})
+	}
 }
 
 // byRequest is a pool that gives addresses only to who asks for it.

@@ -164,6 +164,7 @@ func disablePool(t *testing.T, name string) {
 	if err := patchCR(t.Context(), apiv1.PluralIPPools, name, `{"spec":{"disabled":true}}`); err != nil {
 		t.Fatal(err)
 	}
+	agentsKnow(t, name, true)
 }
 
 func enablePool(t *testing.T, name string) {
@@ -171,6 +172,7 @@ func enablePool(t *testing.T, name string) {
 	if err := patchCR(t.Context(), apiv1.PluralIPPools, name, `{"spec":{"disabled":false}}`); err != nil {
 		t.Fatal(err)
 	}
+	agentsKnow(t, name, false)
 }
 
 // poolsReserved: half of a block is reserved, so four pods find room, in the other half.
