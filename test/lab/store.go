@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -107,7 +108,10 @@ func makeStore(ctx context.Context, cache, dir string, archives []string) error 
 	var log strings.Builder
 	daemon := exec.CommandContext(ctx, "containerd", "--config", filepath.Join(work, "config.toml"))
 	daemon.Stdout, daemon.Stderr = &log, &log
-	// What it mounts while it unpacks goes with it, and it goes with this process.
+	// What it mounts while it unpacks goes with it, and it goes with this process: with
+	// the thread that starts it, to be exact, which must not end before.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	daemon.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	daemon.Cancel = func() error { return daemon.Process.Signal(syscall.SIGTERM) }
 	daemon.WaitDelay = 10 * time.Second
@@ -171,7 +175,10 @@ func (b *builder) stock(ctx context.Context, name, store string) (bool, error) {
 		return false, fmt.Errorf("stock %s with images: %w", name, err)
 	}
 	cp := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", store+"/.", to)
-	// It bears no mark of the lab by which a sweep would find it.
+	// It bears no mark of the lab by which a sweep would find it. The kernel's parent is
+	// the thread that started it, which must therefore not end before (prctl(2)).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cp.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cp.CombinedOutput()
 	if err != nil {
