@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -40,32 +41,45 @@ func TestStatus(t *testing.T) {
 				t.Errorf("manxctl status on %s has no line %s:\n%s", node, want, text)
 			}
 		}
+		// A session that has just come back, and the counts of its paths, take a moment.
+		eventually(t, "sessions of "+node, func(ctx context.Context) error {
+			s, err := nodeStatus(ctx, node)
+			if err != nil {
+				return err
+			}
+			return checkSessions(&s, nodes)
+		})
 		var answer []status.Node
 		out := manxctl(t, node, "status", "-o", "json")
 		if err := json.Unmarshal([]byte(out), &answer); err != nil || len(answer) != 1 {
 			t.Fatalf("manxctl status -o json on %s: %v: %s", node, err, out)
 		}
-		checkStatus(t, &answer[0], node, nodes)
+		checkStatus(t, &answer[0], node)
 	}
 }
 
-func checkStatus(t *testing.T, s *status.Node, node string, nodes []string) {
-	t.Helper()
-	if s.Name != node || !s.Ready || s.Mode != "BGP" || s.Endpoints < 1 {
-		t.Errorf("status of %s: %+v", node, s)
-	}
+// checkSessions wants a session with each other node, and routes both ways.
+func checkSessions(s *status.Node, nodes []string) error {
 	for _, peer := range nodes {
 		i := slices.IndexFunc(s.Sessions, func(x status.Session) bool { return x.Node == peer })
 		switch {
-		case peer == node:
+		case peer == s.Name:
 			if i >= 0 {
-				t.Errorf("%s has a session with itself", node)
+				return fmt.Errorf("%s has a session with itself", peer)
 			}
 		case i < 0:
-			t.Errorf("%s has no session with %s", node, peer)
+			return fmt.Errorf("%s has no session with %s", s.Name, peer)
 		case s.Sessions[i].State != "Established" || s.Sessions[i].Accepted < 1 || s.Sessions[i].Advertised < 1 || s.Sessions[i].Since.IsZero():
-			t.Errorf("session of %s: %+v; want it established with routes both ways", node, s.Sessions[i])
+			return fmt.Errorf("session of %s: %+v; want it established with routes both ways", s.Name, s.Sessions[i])
 		}
+	}
+	return nil
+}
+
+func checkStatus(t *testing.T, s *status.Node, node string) {
+	t.Helper()
+	if s.Name != node || !s.Ready || s.Mode != "BGP" || s.Endpoints < 1 {
+		t.Errorf("status of %s: %+v", node, s)
 	}
 	state, err := readIPAM(t.Context())
 	if err != nil {
