@@ -33,7 +33,9 @@ type Global struct {
 	AS         uint32
 	RouterID   netip.Addr // BGP Identifier, RFC 4271 §4.2
 	ListenAddr netip.Addr
-	ListenPort uint16
+	// ListenAddr6 is where IPv6 sessions come in; zero when the node has none.
+	ListenAddr6 netip.Addr
+	ListenPort  uint16
 }
 
 // Peer is one neighbour as configured. It is comparable: two peers that differ in

@@ -6,6 +6,8 @@ const (
 	// AnnotationNodeIPv4 is the node's address with the prefix length of its
 	// subnet, such as 10.0.0.5/24.
 	AnnotationNodeIPv4 = "projectcalico.org/IPv4Address"
+	// AnnotationNodeIPv6 is the same for IPv6; a node without IPv6 lacks it.
+	AnnotationNodeIPv6 = "projectcalico.org/IPv6Address"
 	// AnnotationNodeAS is the node's own AS number; without it the cluster's holds.
 	AnnotationNodeAS = "projectcalico.org/ASNumber"
 	// AnnotationNodeRouteReflector makes the node a route reflector; its value is

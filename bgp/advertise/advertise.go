@@ -35,17 +35,26 @@ type Pool struct {
 	DisableBGPExport bool
 }
 
+// Self is the node's own addresses, the next hops of what it announces. A family
+// whose address is zero is not announced.
+type Self struct{ IPv4, IPv6 netip.Addr }
+
+// of is the next hop of a prefix.
+func (s Self) of(p netip.Prefix) netip.Addr {
+	if p.Addr().Is4() {
+		return s.IPv4
+	}
+	return s.IPv6
+}
+
 // Paths returns the announcements of the confirmed blocks and of the borrowed
 // addresses, each prefix once, sorted. Of borrowed, what is no address or lies inside
 // a confirmed block is left out: a host route there would say nothing new.
-func Paths(self netip.Addr, confirmed []netip.Prefix, borrowed []netip.Addr, pools []Pool) []bgp.Path {
-	if !self.IsValid() {
-		return nil
-	}
+func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []Pool) []bgp.Path {
 	var out []bgp.Path
 	announce := func(p netip.Prefix) {
-		if exported(p, pools) {
-			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: self, LocalPref: LocalPref})
+		if hop := self.of(p); hop.IsValid() && exported(p, pools) {
+			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref})
 		}
 	}
 	for _, block := range confirmed {

@@ -54,7 +54,7 @@ func TestPaths(t *testing.T) {
 				borrowed = append(borrowed, netip.MustParseAddr(b))
 			}
 			var got []string
-			for _, p := range Paths(tc.self, blocks, borrowed, pools) {
+			for _, p := range Paths(Self{IPv4: tc.self}, blocks, borrowed, pools) {
 				if p.NextHop != tc.self || p.LocalPref != LocalPref {
 					t.Errorf("%+v: want next hop %s and LOCAL_PREF %d", p, tc.self, LocalPref)
 				}

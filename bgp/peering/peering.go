@@ -21,6 +21,7 @@ import (
 type Node struct {
 	Name                    string
 	IPv4                    netip.Addr // zero: not known yet, no session
+	IPv6                    netip.Addr // zero: none, no IPv6 session
 	AS                      uint32     // 0: the cluster's
 	RouteReflectorClusterID netip.Addr // set: a route reflector
 }

@@ -11,6 +11,8 @@ type Node struct {
 	Name string
 	// IPv4 is the node's address with the length of its subnet.
 	IPv4 netip.Prefix
+	// IPv6 is the same for IPv6; zero for a node that has none.
+	IPv6 netip.Prefix
 }
 
 // EncapMode is a pool's ipipMode or vxlanMode. Empty means Never.
@@ -90,8 +92,9 @@ type Input struct {
 	// other, a learned host route inside an own block is followed.
 	Lent    map[netip.Addr]netip.Addr
 	Learned []Learned
-	// Uplink has Node.IPv4; the dataplane finds it and fills it in.
-	Uplink Uplink
+	// Uplink has Node.IPv4 and Uplink6 Node.IPv6, usually one interface twice; the
+	// dataplane finds them and fills them in. Uplink6 is zero without Node.IPv6.
+	Uplink, Uplink6 Uplink
 	// Endpoints are the pods on this node; the dataplane fills them in.
 	Endpoints []state.Endpoint
 	// Tunnel is the IPIP device this node should have, complete; nil for none.

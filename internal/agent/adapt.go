@@ -147,7 +147,7 @@ func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	d.Import = policy.Import(imports, others)
 	d.Own = confirmedBlocks(a.ipam.Blocks()) // a claim under way may still be lost to the node that announces the block
 	d.Lent = lentTo(a.ipam.Lent(), s)
-	d.Paths = advertise.Paths(self, d.Own, a.ipam.Borrowed(), exports)
+	d.Paths = advertise.Paths(advertise.Self{IPv4: self}, d.Own, a.ipam.Borrowed(), exports)
 	return d
 }
 

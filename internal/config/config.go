@@ -57,8 +57,11 @@ type Datastore struct {
 
 // Address says how the node's own IPv4 address is found.
 type Address struct {
-	IP                autodetect.Address
-	Method            autodetect.Method
+	IP     autodetect.Address
+	Method autodetect.Method
+	// IP6 and Method6 are the same for IPv6, where the default is none.
+	IP6               autodetect.Address
+	Method6           autodetect.Method
 	PollInterval      time.Duration // between looks for a changed address; 0: never
 	SkipConflictCheck bool          // do not look for another node with the same address
 }

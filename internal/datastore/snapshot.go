@@ -15,6 +15,9 @@ type Node struct {
 	// of the interface that owns it: annotation projectcalico.org/IPv4Address.
 	// It is the zero Prefix while the node's agent has not published one.
 	IPv4 netip.Prefix
+	// IPv6 is the same for IPv6, projectcalico.org/IPv6Address: the zero Prefix for a
+	// node without IPv6.
+	IPv6 netip.Prefix
 	// AS is the node's own AS number from projectcalico.org/ASNumber; 0 means
 	// that the cluster's applies.
 	AS uint32

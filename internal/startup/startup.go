@@ -61,7 +61,9 @@ type Startup struct {
 type Result struct {
 	// Address is the node's IPv4 address with the prefix length of its subnet.
 	// It is zero only with CALICO_NETWORKING_BACKEND=none and IP=none.
-	Address   netip.Prefix
+	Address netip.Prefix
+	// Address6 is the same for IPv6; zero for a node without (IP6 empty or none).
+	Address6  netip.Prefix
 	Interface string // that owns the address; "" when none on this host does
 	Reason    string // why this address
 	AS        uint32 // of this node alone; 0: the cluster's, from BGPConfiguration

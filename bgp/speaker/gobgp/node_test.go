@@ -93,7 +93,7 @@ func (s spec) desired() speaker.Desired {
 		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenPort: 179},
 		Peers:  peers,
 		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}}, others),
-		Paths:  advertise.Paths(self.Addr, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}}),
+		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}}),
 		Own:    s.Blocks,
 	}
 }
