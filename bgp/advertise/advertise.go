@@ -11,6 +11,12 @@
 //
 // Nothing is announced outside every pool, or inside a pool that keeps its routes
 // out of BGP.
+//
+// The next hop of a prefix is the node's own address of the prefix's family, and a
+// session carries the family of its own addresses (bgp/peering): the speaker announces
+// IPv4 prefixes on IPv4 sessions and IPv6 prefixes on IPv6 sessions. What a node has no
+// address for it does not announce, although it may own a block of it from the time
+// when it had one.
 package advertise
 
 import (

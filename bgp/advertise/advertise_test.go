@@ -38,7 +38,7 @@ func TestPaths(t *testing.T) {
 		{"borrowed from an own block of one address", self, list{"10.8.0.1/32"}, list{"10.8.0.1"}, list{"10.8.0.1/32"}},
 		{"borrowed inside an own block that is kept out of BGP", self, list{"10.9.0.64/26"}, list{"10.9.0.65"}, nil},
 		{"borrowed, no address", self, nil, list{"-"}, nil},
-		{"borrowed, IPv6", self, nil, list{"2001:db8::5", "2001:db8:1::5"}, list{"2001:db8::5/128"}},
+		{"borrowed, IPv6, without an address of it", self, nil, list{"2001:db8::5", "2001:db8:1::5"}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var blocks []netip.Prefix
@@ -62,6 +62,52 @@ func TestPaths(t *testing.T) {
 			}
 			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
 				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// Each family has its own next hop, and is silent without it.
+func TestPathsOfBothFamilies(t *testing.T) {
+	ipv4, ipv6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
+	prefixes := func(list ...string) (out []netip.Prefix) {
+		for _, p := range list {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	pools := []Pool{
+		{CIDR: netip.MustParsePrefix("fd10:244::/48")},
+		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
+		{CIDR: netip.MustParsePrefix("fd10:9::/64"), DisableBGPExport: true},
+	}
+	blocks := prefixes("fd10:244::140/122", "10.244.1.0/26", "fd10:9::40/122", "fd10:245::40/122", "fd10:244::40/122")
+	borrowed := []netip.Addr{
+		netip.MustParseAddr("fd10:244::9:9"), netip.MustParseAddr("10.244.9.9"), netip.MustParseAddr("fd10:244::141"), netip.MustParseAddr("fd10:9::9:9"),
+	}
+	four, six := []string{"10.244.1.0/26 10.0.0.1", "10.244.9.9/32 10.0.0.1"}, []string{
+		"fd10:244::40/122 fd00::1", "fd10:244::140/122 fd00::1", "fd10:244::9:9/128 fd00::1",
+	}
+	for _, tc := range []struct {
+		name string
+		self Self
+		want []string
+	}{
+		{"both", Self{IPv4: ipv4, IPv6: ipv6}, append(append([]string(nil), four...), six...)},
+		{"no IPv6 address", Self{IPv4: ipv4}, four},
+		{"no IPv4 address", Self{IPv6: ipv6}, six},
+		{"no address", Self{}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, p := range Paths(tc.self, blocks, borrowed, pools) {
+				if p.LocalPref != LocalPref {
+					t.Errorf("%+v: want LOCAL_PREF %d", p, LocalPref)
+				}
+				got = append(got, p.Prefix.String()+" "+p.NextHop.String())
+			}
+			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
 	}

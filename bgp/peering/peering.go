@@ -1,7 +1,10 @@
 // Package peering computes which BGP sessions a node has. It is pure.
 //
 // With the node-to-node mesh on, a node peers with every other node that has an
-// address. Route reflectors (nodes with a cluster ID) are outside the mesh: they
+// address. As Calico does it, there is a session per address family: two nodes that
+// both have IPv6 have a second session between their IPv6 addresses, which carries
+// IPv6 prefixes alone, as the first one carries IPv4's. Either family may be missing
+// on a node. Route reflectors (nodes with a cluster ID) are outside the mesh: they
 // are reached through BGPPeer objects. Of the two ends of a session exactly one
 // dials, the one whose address sorts higher as text: two calls that cross would
 // end each other and with them a graceful restart. The rule is Calico's, so that
@@ -47,7 +50,18 @@ func (c Conflict) Error() string {
 	return fmt.Sprintf("address %s is claimed by nodes %s; no session with any of them until one is left", c.Addr, strings.Join(c.Nodes, ", "))
 }
 
-// Peers returns this node's sessions sorted by address, and the conflicts found.
+// addrs are the node's addresses, one per family that it has.
+func (n Node) addrs() (out []netip.Addr) {
+	for _, a := range []netip.Addr{n.IPv4, n.IPv6} {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Peers returns this node's sessions sorted by address, IPv4 first, and the conflicts
+// found. A conflict is one of an address: the sessions of the other family stay.
 func Peers(in Input) ([]bgp.Peer, []Conflict) {
 	var self Node
 	claims := map[netip.Addr][]string{}
@@ -55,8 +69,8 @@ func Peers(in Input) ([]bgp.Peer, []Conflict) {
 		if n.Name == in.Self {
 			self = n
 		}
-		if n.IPv4.IsValid() {
-			claims[n.IPv4] = append(claims[n.IPv4], n.Name)
+		for _, addr := range n.addrs() {
+			claims[addr] = append(claims[addr], n.Name)
 		}
 	}
 	var conflicts []Conflict
@@ -67,29 +81,39 @@ func Peers(in Input) ([]bgp.Peer, []Conflict) {
 		}
 	}
 	slices.SortFunc(conflicts, func(a, b Conflict) int { return a.Addr.Compare(b.Addr) })
-	if !in.Mesh || !self.IPv4.IsValid() || self.RouteReflectorClusterID.IsValid() {
+	if !in.Mesh || self.RouteReflectorClusterID.IsValid() {
 		return nil, conflicts
 	}
 	var peers []bgp.Peer
 	for _, n := range in.Nodes {
-		if n.Name == in.Self || !n.IPv4.IsValid() || n.RouteReflectorClusterID.IsValid() || len(claims[n.IPv4]) > 1 {
+		if n.Name == in.Self || n.RouteReflectorClusterID.IsValid() {
 			continue
 		}
 		as := n.AS
 		if as == 0 {
 			as = in.AS
 		}
-		peers = append(peers, bgp.Peer{
-			Name:        "Mesh_" + strings.ReplaceAll(n.IPv4.String(), ".", "_"),
-			Node:        n.Name,
-			Addr:        n.IPv4,
-			Port:        in.ListenPort,
-			AS:          as,
-			Local:       self.IPv4,
-			Passive:     n.IPv4.String() > self.IPv4.String(),
-			MaxPrefixes: in.MaxPrefixes,
-		})
+		for _, ends := range []struct{ local, remote netip.Addr }{{self.IPv4, n.IPv4}, {self.IPv6, n.IPv6}} {
+			if !ends.local.IsValid() || !ends.remote.IsValid() || len(claims[ends.remote]) > 1 {
+				continue
+			}
+			peers = append(peers, bgp.Peer{
+				Name:        name(ends.remote),
+				Node:        n.Name,
+				Addr:        ends.remote,
+				Port:        in.ListenPort,
+				AS:          as,
+				Local:       ends.local,
+				Passive:     ends.remote.String() > ends.local.String(),
+				MaxPrefixes: in.MaxPrefixes,
+			})
+		}
 	}
 	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Addr.Compare(b.Addr) })
 	return peers, conflicts
+}
+
+// name is Calico's name of a session of the mesh: Mesh_10_0_0_2, Mesh_fd00__2.
+func name(peer netip.Addr) string {
+	return "Mesh_" + strings.NewReplacer(".", "_", ":", "_").Replace(peer.String())
 }

@@ -45,6 +45,70 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// Each pool leads to nodes of its own family, however they are mixed.
+func TestImportOfBothFamilies(t *testing.T) {
+	addrs := func(list ...string) (out []netip.Addr) {
+		for _, a := range list {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	pools := []Pool{pool("six", "fd10:244::/48", 122), pool("four", "10.244.0.0/16", 26), pool("single", "fd10:8::/112", 128)}
+	for _, tc := range []struct {
+		name  string
+		nodes []netip.Addr
+		want  []string // names, with the next hops
+	}{
+		{"both", addrs("fd00::3", "10.0.0.3", "fd00::2", "10.0.0.2"), []string{
+			"pool-six-blocks fd00::2 fd00::3", "pool-six-addresses fd00::2 fd00::3",
+			"pool-four-blocks 10.0.0.2 10.0.0.3", "pool-four-addresses 10.0.0.2 10.0.0.3", "pool-single-blocks fd00::2 fd00::3",
+		}},
+		{"nodes without IPv6", addrs("10.0.0.2"), []string{"pool-four-blocks 10.0.0.2", "pool-four-addresses 10.0.0.2"}},
+		{"nodes without IPv4", addrs("fd00::2"), []string{"pool-six-blocks fd00::2", "pool-six-addresses fd00::2", "pool-single-blocks fd00::2"}},
+		{"no address at all", []netip.Addr{{}}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, s := range Import(pools, tc.nodes) {
+				name := s.Name
+				for _, h := range s.NextHops {
+					name += " " + h.String()
+				}
+				got = append(got, name)
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+	accept := Import(pools, addrs("10.0.0.2", "fd00::2"))
+	for _, tc := range []struct {
+		prefix, hop string
+		want        bool
+	}{
+		{"fd10:244::200/122", "fd00::2", true},
+		{"fd10:244::201/128", "fd00::2", true}, // borrowed
+		{"fd10:8::1/128", "fd00::2", true},
+		{"10.244.2.0/26", "10.0.0.2", true},
+		{"fd10:244::200/122", "10.0.0.2", false},
+		{"10.244.2.0/26", "fd00::2", false},
+		{"::ffff:10.244.2.0/122", "fd00::2", false},
+		{"fd10:244::200/122", "::ffff:10.0.0.2", false},
+		{"fd10:244::200/122", "fe80::2", false},
+		{"fd10:244::/64", "fd00::2", false},
+		{"fd10:244::/48", "fd00::2", false},
+		{"fd10:244::200/123", "fd00::2", false},
+		{"fd10:8::/122", "fd00::2", false}, // another pool's size
+		{"fd10:245::200/122", "fd00::2", false},
+		{"::/0", "fd00::2", false},
+	} {
+		p, hop := netip.MustParsePrefix(tc.prefix), netip.MustParseAddr(tc.hop)
+		if got := slices.ContainsFunc(accept, func(s bgp.Statement) bool { return s.Admits(p, hop) }); got != tc.want {
+			t.Errorf("%s via %s: admitted %t, want %t", p, hop, got, tc.want)
+		}
+	}
+}
+
 func TestImportIsStable(t *testing.T) {
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	pools := []Pool{pool("p", "10.244.0.0/16", 26)}

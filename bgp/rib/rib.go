@@ -7,7 +7,8 @@
 //   - Judgement. The speaker's own import policy has judged a path before it
 //     arrives. It is judged again by the same statements, and against this node's
 //     own blocks, which change without the speaker being told: what a peer sends
-//     can place a route nowhere else, whatever the speaker makes of it.
+//     can place a route nowhere else, whatever the speaker makes of it. A session
+//     carries the prefixes of its own address family and no others.
 //
 //   - Patience. When the session of a peer that can restart gracefully breaks, its
 //     paths are kept until it has sent End-of-RIB again or its restart time is over
@@ -27,6 +28,9 @@
 // The speaker reports one best path a prefix. Where two peers announce one address,
 // the wrong path may be the best one. It is refused all the same, and there is no way
 // to that address from here while it lasts.
+//
+// A peer is a session, known by the address at its other end. A node with both address
+// families is two peers, which go down, come back and finish independently.
 package rib
 
 import (
@@ -46,6 +50,7 @@ const (
 	RefusedOwn       = "it is inside this node's own block"
 	RefusedSelf      = "its next hop is this node"
 	RefusedPeer      = "its peer announced more than its limit"
+	RefusedFamily    = "its peer's session is of the other address family"
 )
 
 // MaxUnproven bounds what Table.Unproven returns.
@@ -54,8 +59,9 @@ const MaxUnproven = 256
 // Rules decide what becomes a route. A Table keeps them: they must not be changed
 // after SetRules.
 type Rules struct {
-	Self netip.Addr     // this node
-	Own  []netip.Prefix // its confirmed blocks
+	// Self and Self6 are this node's IPv4 and IPv6 address; zero: it has none.
+	Self, Self6 netip.Addr
+	Own         []netip.Prefix // its confirmed blocks
 	// Lent are the addresses in Own that other nodes hold, with the node that
 	// holds each: there, and only there, its host route is right.
 	Lent   map[netip.Addr]netip.Addr
@@ -64,7 +70,7 @@ type Rules struct {
 
 // equalButLent leaves Lent out.
 func (r Rules) equalButLent(o Rules) bool {
-	return r.Self == o.Self && slices.Equal(r.Own, o.Own) && slices.EqualFunc(r.Accept, o.Accept, bgp.Statement.Equal)
+	return r.Self == o.Self && r.Self6 == o.Self6 && slices.Equal(r.Own, o.Own) && slices.EqualFunc(r.Accept, o.Accept, bgp.Statement.Equal)
 }
 
 // Table is the best paths by prefix. The zero value is ready to use.
@@ -425,15 +431,18 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 	if _, ok := t.banned[hop.Peer]; ok {
 		return RefusedPeer, false
 	}
+	if !hop.Peer.IsValid() || hop.Peer.Is4() != prefix.Addr().Is4() {
+		return RefusedFamily, false
+	}
 	covered, reached := false, false
 	for _, s := range t.accept {
 		if s.Covers(prefix) {
 			covered = true
 			_, ok := s.hops[hop.Next]
-			reached = reached || ok
+			reached = reached || ok && hop.Next.Is4() == prefix.Addr().Is4()
 		}
 	}
-	self := hop.Next == t.rules.Self
+	self := hop.Next.IsValid() && (hop.Next == t.rules.Self || hop.Next == t.rules.Self6)
 	switch {
 	case !covered:
 		return RefusedByPolicy, false

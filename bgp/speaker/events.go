@@ -93,6 +93,10 @@ func (r *Reconciler) look(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	announced := map[bool]int{} // by whether it is IPv4
+	for prefix := range r.paths {
+		announced[prefix.Addr().Is4()]++
+	}
 	for _, c := range counts {
 		s := r.sessions[c.Peer.Addr]
 		if s == nil {
@@ -100,7 +104,8 @@ func (r *Reconciler) look(ctx context.Context) error {
 		}
 		s.Received, s.Advertised = c.Received, 0
 		if s.State == bgp.Established {
-			s.Advertised = len(r.paths) // to every peer the same: what we announce, never what we learned
+			// To every peer of a family the same: what we announce of it, never what we learned.
+			s.Advertised = announced[s.Peer.Addr.Is4()]
 		}
 		s.Restarting = r.table.Restarting(c.Peer.Addr)
 		if c.OverLimit { // no event says so while the peer does not hang up

@@ -198,14 +198,25 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 
 func (r *Reconciler) start(ctx context.Context, g bgp.Global) error {
 	if err := r.cfg.Speaker.Start(ctx, g, Events{Best: r.onBest, Session: r.onSession, EndOfRIB: r.onEndOfRIB}); err != nil {
-		return fmt.Errorf("start BGP speaker on %s port %d: %w", g.ListenAddr, g.ListenPort, err)
+		return fmt.Errorf("start BGP speaker on %s port %d: %w", listenAddrs(g), g.ListenPort, err)
 	}
 	r.mu.Lock()
 	r.global = g
 	r.mu.Unlock()
 	r.started = r.cfg.Now()
-	r.cfg.Log.Info("BGP speaker started", "as", g.AS, "routerID", g.RouterID, "address", g.ListenAddr, "port", g.ListenPort)
+	r.cfg.Log.Info("BGP speaker started", "as", g.AS, "routerID", g.RouterID, "address", listenAddrs(g), "port", g.ListenPort)
 	return nil
+}
+
+// listenAddrs names the addresses that sessions come in at, for people.
+func listenAddrs(g bgp.Global) string {
+	if !g.ListenAddr6.IsValid() {
+		return g.ListenAddr.String()
+	}
+	if !g.ListenAddr.IsValid() {
+		return g.ListenAddr6.String()
+	}
+	return g.ListenAddr.String() + " and " + g.ListenAddr6.String()
 }
 
 func (r *Reconciler) reconcilePaths(want []bgp.Path) (errs []error) {
@@ -324,7 +335,7 @@ func (r *Reconciler) publish(d *Desired) {
 	defer r.mu.Unlock()
 	now := r.cfg.Now()
 	r.table.Expire(now)
-	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Own: d.Own, Lent: d.Lent, Accept: d.Import})
+	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Self6: d.Global.ListenAddr6, Own: d.Own, Lent: d.Lent, Accept: d.Import})
 	learned, changed := r.table.Learned()
 	unproven, doubtful := r.table.Unproven()
 	r.learned, r.unproven = learned, unproven

@@ -21,6 +21,10 @@
 // End-of-RIB again or its restart time is over, whatever the speaker says of the
 // paths in between.
 //
+// Two address families. A session carries the prefixes of its own family: a node with
+// both is two peers here, each with its own state, counts, limit and End-of-RIB. What
+// is learned is one list, and convergence is of all sessions together.
+//
 // Addresses that this node lends. A host route inside an own block is learned only if
 // IPAM knows of it (Desired.Lent). Those that it does not know are listed by Unproven,
 // to be looked up; see bgp/rib.
@@ -47,11 +51,13 @@ type Speaker interface {
 	// SetImport replaces the rules in one step and judges by them again what peers
 	// have sent so far.
 	SetImport(ctx context.Context, accept []bgp.Statement) error
-	// AddPeer starts a session. restarting: the peer may know us from before.
+	// AddPeer starts a session, which carries unicast prefixes of the family of
+	// p.Addr alone. restarting: the peer may know us from before.
 	AddPeer(ctx context.Context, p bgp.Peer, restarting bool) error
 	// DeletePeer ends a session for good; the peer drops our paths.
 	DeletePeer(ctx context.Context, p bgp.Peer) error
-	// Announce announces paths, each replacing what was announced of its prefix.
+	// Announce announces paths, each replacing what was announced of its prefix, to
+	// the peers with an address of the prefix's family.
 	Announce(paths []bgp.Path) error
 	Withdraw(paths []bgp.Path) error
 	// Sessions returns Received and OverLimit of the peers that were added; the
@@ -67,7 +73,7 @@ type Events struct {
 	Best func(prefix netip.Prefix, hops []bgp.Hop)
 	// Session: a session changed its state.
 	Session func(SessionEvent)
-	// EndOfRIB: the peer has sent all it has (RFC 4724 §2).
+	// EndOfRIB: the peer has sent all it has (RFC 4724 §2) of its session's family.
 	EndOfRIB func(peer netip.Addr)
 }
 
@@ -99,7 +105,8 @@ type Desired struct {
 	Own []netip.Prefix
 	// Lent are the addresses inside Own that other nodes have borrowed, each with
 	// the address of the node that holds it: from that node its host route is
-	// learned. The map must not be changed afterwards.
+	// learned: the node's address of the same family. The map must not be changed
+	// afterwards.
 	Lent map[netip.Addr]netip.Addr
 }
 

@@ -23,15 +23,23 @@ type bird struct {
 	name   string
 	dir    string
 	static string // the body of its static protocol
+	// static6 is that of IPv6's, in a fabric that has it.
+	static6 string
 }
 
 func (f *fabric) bird(name, peer, static string) *bird {
 	f.t.Helper()
+	return f.dualBird(name, peer, static, "")
+}
+
+// dualBird is a BIRD that also peers over IPv6, in a fabric that has it.
+func (f *fabric) dualBird(name, peer, static, static6 string) *bird {
+	f.t.Helper()
 	if _, err := exec.LookPath("bird"); err != nil {
 		f.t.Fatalf("BIRD is missing: install the package bird2 (%v)", err)
 	}
-	b := &bird{t: f.t, f: f, name: name, dir: f.t.TempDir(), static: static}
-	b.configure(peer, static)
+	b := &bird{t: f.t, f: f, name: name, dir: f.t.TempDir(), static: static, static6: static6}
+	b.configure(peer)
 	cmd := exec.Command("ip", "netns", "exec", f.ns(name), "bird", "-f", "-c", b.path("conf"), "-s", b.path("ctl"), "-P", b.path("pid"))
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -50,7 +58,7 @@ func (f *fabric) bird(name, peer, static string) *bird {
 
 func (b *bird) path(name string) string { return filepath.Join(b.dir, name) }
 
-func (b *bird) configure(peer, static string) {
+func (b *bird) configure(peer string) {
 	b.t.Helper()
 	self, other := b.f.addr(b.name), b.f.addr(peer)
 	passive := "off"
@@ -73,10 +81,37 @@ protocol bgp mesh {
 	graceful restart on;
 	ipv4 { import all; export where source = RTS_STATIC; };
 }
-`, self, other, static, passive, clusterAS)
+`, self, other, b.static, passive, clusterAS)
+	if b.f.addr6(b.name).IsValid() {
+		conf += b.mesh6(peer)
+	}
 	if err := os.WriteFile(b.path("conf"), []byte(conf), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// mesh6 is what is added for IPv6, as Calico's second BIRD has it.
+func (b *bird) mesh6(peer string) string {
+	self, other := b.f.addr6(b.name), b.f.addr6(peer)
+	passive := "off"
+	if other.String() > self.String() {
+		passive = "on"
+	}
+	return fmt.Sprintf(`
+protocol direct direct6 { ipv6; interface "eth0"; }
+protocol static blocks6 { ipv6; %[3]s }
+protocol kernel kernel6 { ipv6 { import none; export where source = RTS_BGP; }; }
+protocol bgp mesh6 {
+	local %[1]s as %[5]d;
+	neighbor %[2]s as %[5]d;
+	source address %[1]s;
+	multihop;
+	passive %[4]s;
+	connect delay time 1; connect retry time 2; error wait time 1, 2;
+	graceful restart on;
+	ipv6 { import all; export where source = RTS_STATIC; };
+}
+`, self, other, b.static6, passive, clusterAS)
 }
 
 func (b *bird) ask(question ...string) string {

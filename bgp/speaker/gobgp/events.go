@@ -27,8 +27,9 @@ func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 			}
 		},
 		OnPathEor: func(p *apiutil.Path, _ time.Time) {
-			if p.Family == gobgp.RF_IPv4_UC {
-				events.EndOfRIB(p.PeerAddress.Unmap())
+			// An empty UPDATE is IPv4's End-of-RIB, on whatever session it comes.
+			if peer := p.PeerAddress.Unmap(); p.Family == familyOf(peer) {
+				events.EndOfRIB(peer)
 			}
 		},
 		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
@@ -52,14 +53,16 @@ func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 	}, server.WatchBestPath(true), server.WatchPeer(), server.WatchEor(false))
 }
 
-// best reports a best path that a peer announced; our own count as none.
+// best reports a best path that a peer announced on a session of the path's family;
+// our own count as none, and so does what came on the wrong session.
 func (s *Speaker) best(p *apiutil.Path, events speaker.Events) {
 	nlri, ok := p.Nlri.(*gobgp.IPAddrPrefix)
-	if !ok || p.Family != gobgp.RF_IPv4_UC {
-		return
+	if !ok || p.Family != familyOf(nlri.Prefix.Addr()) {
+		return // neither unicast of IPv4 nor of IPv6
 	}
-	if hop := nextHop(p); !p.Withdrawal && hop.IsValid() && p.PeerAddress.IsValid() && !p.PeerAddress.IsUnspecified() {
-		events.Best(nlri.Prefix, []bgp.Hop{{Next: hop, Peer: p.PeerAddress.Unmap()}})
+	peer := p.PeerAddress.Unmap()
+	if hop := nextHop(p); !p.Withdrawal && hop.IsValid() && peer.IsValid() && !peer.IsUnspecified() && familyOf(peer) == p.Family {
+		events.Best(nlri.Prefix, []bgp.Hop{{Next: hop, Peer: peer}})
 		return
 	}
 	events.Best(nlri.Prefix, nil)
@@ -75,11 +78,17 @@ func restartTimeOf(caps []gobgp.ParameterCapabilityInterface) time.Duration {
 	return 0
 }
 
+// nextHop is the address that packets go to. An IPv6 path has a global next hop and may
+// have a link-local one besides it (RFC 2545 §3), which is not used: it means something
+// on one link only. NEXT_HOP counts for nothing there, RFC 4760 §3; GoBGP's policy looks
+// at it all the same and refuses a path that has both.
 func nextHop(p *apiutil.Path) netip.Addr {
 	for _, a := range p.Attrs {
 		switch a := a.(type) {
 		case *gobgp.PathAttributeNextHop:
-			return a.Value
+			if p.Family == gobgp.RF_IPv4_UC {
+				return a.Value
+			}
 		case *gobgp.PathAttributeMpReachNLRI:
 			return a.Nexthop
 		}

@@ -48,6 +48,22 @@ func newFabric(t *testing.T, names ...string) *fabric {
 	return f
 }
 
+// newDualFabric is a fabric whose nodes have fd77::i/64 as well and announce
+// fd10:244::i00/122 besides.
+func newDualFabric(t *testing.T, names ...string) *fabric {
+	t.Helper()
+	f := newFabric(t, names...)
+	for _, name := range names {
+		m := f.nodes[name]
+		ip := netip.MustParseAddr("fd77::").As16()
+		ip[15] = m.Addr.As4()[3]
+		m.Addr6 = netip.AddrFrom16(ip)
+		f.nodes[name] = m
+		f.ip("-n", f.ns(name), "address", "add", m.Addr6.String()+"/64", "dev", "eth0", "nodad")
+	}
+	return f
+}
+
 func (f *fabric) ns(name string) string { return f.prefix + name }
 
 func (f *fabric) add(name string) {
@@ -70,13 +86,26 @@ func (f *fabric) block(name string) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, f.addr(name).As4()[3], 0}), 26)
 }
 
-// spec is a node that knows all others and owns its block.
-func (f *fabric) spec(self string) spec {
-	return spec{Self: self, Nodes: f.nodes, Blocks: []netip.Prefix{f.block(self)}, MaxPrefixes: 100}
+func (f *fabric) addr6(name string) netip.Addr { return f.nodes[name].Addr6 }
+
+// block6 is the IPv6 block of a node.
+func (f *fabric) block6(name string) netip.Prefix {
+	ip := netip.MustParseAddr("fd10:244::").As16()
+	ip[14] = f.addr(name).As4()[3]
+	return netip.PrefixFrom(netip.AddrFrom16(ip), 122)
 }
 
-// dial opens a connection from one node to another's BGP port.
-func (f *fabric) dial(from, to string) (net.Conn, error) {
+// spec is a node that knows all others and owns its block, one a family.
+func (f *fabric) spec(self string) spec {
+	s := spec{Self: self, Nodes: f.nodes, Blocks: []netip.Prefix{f.block(self)}, MaxPrefixes: 100}
+	if f.addr6(self).IsValid() {
+		s.Blocks = append(s.Blocks, f.block6(self))
+	}
+	return s
+}
+
+// dial opens a connection from one node to the BGP port of an address.
+func (f *fabric) dial(from string, to netip.Addr) (net.Conn, error) {
 	// The thread stays locked to this goroutine and dies with it, so that no other
 	// goroutine ever runs in the namespace.
 	type result struct {
@@ -98,7 +127,7 @@ func (f *fabric) dial(from, to string) (net.Conn, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp4", netip.AddrPortFrom(f.addr(to), 179).String())
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(to, 179).String())
 		done <- result{conn, err}
 	}()
 	r := <-done

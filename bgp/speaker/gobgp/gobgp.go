@@ -4,7 +4,7 @@
 // What it sets and why (GoBGP v4.8.0, whose behaviour the tests pin down):
 //
 //   - GracefulRestart.Enabled with RestartTime 120 s on every peer, and
-//     MpGracefulRestart.Enabled for IPv4 unicast, without which the capability
+//     MpGracefulRestart.Enabled for its family, without which the capability
 //     names no family and peers keep nothing.
 //   - GracefulRestart.LocalRestarting for a peer that may know us from before. It
 //     alone sets both the Restart State bit and the family's Forwarding State bit
@@ -20,8 +20,13 @@
 //     when the end that listens restarts. (GoBGP's own pause after a broken session
 //     is 5 s and can not be set.)
 //   - Hold and keepalive times of bgp.HoldTime and bgp.Keepalive.
-//   - IPv4 unicast named explicitly, a prefix limit and a source address for every
-//     session, the highest TTL for peers of other autonomous systems.
+//   - One family named explicitly, unicast of the peer's address: an IPv4 peer gets
+//     and may send IPv4 alone, an IPv6 peer IPv6 alone (MP_REACH_NLRI, RFC 4760, with
+//     the node's global address as next hop, RFC 2545). An UPDATE of the other family
+//     breaks the session. Nothing here depends on it: events.go and bgp/rib drop such
+//     paths too.
+//   - A prefix limit and a source address for every session, the highest TTL for peers
+//     of other autonomous systems.
 //   - No StopBgp in the agent: it would withdraw everything that was learned. The
 //     process ends and the kernel closes the connections, which is what graceful
 //     restart expects.
@@ -32,6 +37,7 @@ package gobgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -59,6 +65,7 @@ const (
 
 // Speaker is an embedded GoBGP.
 type Speaker struct {
+	log    *slog.Logger
 	server *server.BgpServer
 	global bgp.Global
 	peers  map[netip.Addr]bgp.Peer
@@ -67,9 +74,13 @@ type Speaker struct {
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the
 // agent reports sessions itself.
 func New(log *slog.Logger) *Speaker {
+	return &Speaker{log: log, server: serve(log), peers: map[netip.Addr]bgp.Peer{}}
+}
+
+func serve(log *slog.Logger) *server.BgpServer {
 	s := server.NewBgpServer(server.LoggerOption(slog.New(quieter{log.Handler()}), nil))
 	go s.Serve() // until Close, or for the life of the process
-	return &Speaker{server: s, peers: map[netip.Addr]bgp.Peer{}}
+	return s
 }
 
 // Close ends the speaker without a word to peers that can restart gracefully. What
@@ -96,15 +107,37 @@ func (q quieter) Handle(ctx context.Context, r slog.Record) error {
 func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
 func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handler.WithGroup(n)} }
 
-// Start opens the listener, refuses everything until SetImport is called, and
-// reports to events.
+// Start opens a listener for each address, refuses everything until SetImport is
+// called, and reports to events. A start that fails leaves nothing behind and can be
+// tried again: an IPv6 address can not be listened on until the kernel has seen that
+// nobody else has it (RFC 4862 §5.4).
 func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events) error {
+	var listen []string
+	for _, addr := range []netip.Addr{g.ListenAddr, g.ListenAddr6} {
+		if addr.IsValid() {
+			listen = append(listen, addr.String())
+		}
+	}
+	if len(listen) == 0 { // which GoBGP takes for all addresses
+		return errors.New("the node has no address to listen on for BGP: set IP or IP6, or have it detected")
+	}
 	s.global = g
+	if err := s.start(ctx, listen, events); err != nil {
+		// GoBGP keeps the listeners that it opened before the one that failed: with
+		// them every other try would find its own port taken.
+		s.server.Stop()
+		s.server = serve(s.log)
+		return err
+	}
+	return nil
+}
+
+func (s *Speaker) start(ctx context.Context, listen []string, events speaker.Events) error {
 	if err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
-		Asn:             g.AS,
-		RouterId:        g.RouterID.String(),
-		ListenPort:      int32(g.ListenPort),
-		ListenAddresses: []string{g.ListenAddr.String()},
+		Asn:             s.global.AS,
+		RouterId:        s.global.RouterID.String(),
+		ListenPort:      int32(s.global.ListenPort),
+		ListenAddresses: listen,
 	}}); err != nil {
 		return err
 	}
@@ -117,10 +150,18 @@ func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events
 	return s.watch(ctx, events)
 }
 
-var ipv4Unicast = &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
+// familyOf is the one family of a session with addr, and of a prefix that begins
+// there. An IPv4 address in IPv6 clothes (RFC 4291 §2.5.5.2) is IPv6.
+func familyOf(addr netip.Addr) gobgp.Family {
+	if addr.Is4() {
+		return gobgp.RF_IPv4_UC
+	}
+	return gobgp.RF_IPv6_UC
+}
 
 // AddPeer starts a session.
 func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) error {
+	family := apiutil.ToApiFamily(familyOf(p.Addr).Afi(), familyOf(p.Addr).Safi())
 	peer := &api.Peer{
 		Conf: &api.PeerConf{
 			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, Description: p.Name, AuthPassword: p.Password.Reveal(),
@@ -136,12 +177,12 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 			NotificationEnabled: true, LocalRestarting: restarting,
 		},
 		AfiSafis: []*api.AfiSafi{{
-			Config:            &api.AfiSafiConfig{Family: ipv4Unicast, Enabled: true},
+			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
 	}
 	if p.MaxPrefixes > 0 {
-		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: ipv4Unicast, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}
+		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}
 	}
 	if p.AS != s.global.AS {
 		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: maxHops}
@@ -207,12 +248,12 @@ func toPaths(paths []bgp.Path) ([]*apiutil.Path, error) {
 		if err != nil {
 			return nil, fmt.Errorf("path %s: %w", p.Prefix, err)
 		}
-		nextHop, err := gobgp.NewPathAttributeNextHop(p.NextHop)
+		nextHop, err := nextHopAttribute(nlri, p.NextHop)
 		if err != nil {
 			return nil, fmt.Errorf("path %s via %s: %w", p.Prefix, p.NextHop, err)
 		}
 		out = append(out, &apiutil.Path{
-			Family: gobgp.RF_IPv4_UC,
+			Family: familyOf(p.Prefix.Addr()),
 			Nlri:   nlri,
 			Attrs: []gobgp.PathAttributeInterface{
 				gobgp.NewPathAttributeOrigin(0), // IGP, RFC 4271 §5.1.1
@@ -222,4 +263,17 @@ func toPaths(paths []bgp.Path) ([]*apiutil.Path, error) {
 		})
 	}
 	return out, nil
+}
+
+// nextHopAttribute is NEXT_HOP (RFC 4271 §5.1.3) of an IPv4 prefix, and MP_REACH_NLRI
+// of an IPv6 one with a global next hop alone: 16 bytes, RFC 2545 §3.
+func nextHopAttribute(nlri *gobgp.IPAddrPrefix, hop netip.Addr) (gobgp.PathAttributeInterface, error) {
+	family := familyOf(nlri.Prefix.Addr())
+	if !hop.IsValid() || familyOf(hop) != family {
+		return nil, errors.New("the next hop is no address of the prefix's family")
+	}
+	if family == gobgp.RF_IPv4_UC {
+		return gobgp.NewPathAttributeNextHop(hop)
+	}
+	return gobgp.NewPathAttributeMpReachNLRI(family, []gobgp.PathNLRI{{NLRI: nlri}}, hop)
 }

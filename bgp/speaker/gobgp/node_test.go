@@ -51,8 +51,9 @@ type spec struct {
 }
 
 type member struct {
-	Addr netip.Addr
-	AS   uint32 // 0: the cluster's
+	Addr  netip.Addr
+	Addr6 netip.Addr // zero: none
+	AS    uint32     // 0: the cluster's
 }
 
 // report is what a node has to say.
@@ -60,7 +61,7 @@ type report struct {
 	Learned   []bgp.Learned
 	Converged bool
 	Refused   map[string]int
-	Sessions  map[string]session // by node
+	Sessions  map[string]session // by node, and node/6 for the one over IPv6
 	Error     string
 }
 
@@ -73,16 +74,16 @@ type session struct {
 
 const clusterAS = 64512
 
-var testPool = netip.MustParsePrefix("10.244.0.0/16")
+var testPool, testPool6 = netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd10:244::/48")
 
 func (s spec) desired() speaker.Desired {
 	in := peering.Input{Self: s.Self, Mesh: true, AS: clusterAS, ListenPort: 179, MaxPrefixes: s.MaxPrefixes}
 	self := s.Nodes[s.Self]
 	var others []netip.Addr
 	for name, n := range s.Nodes {
-		in.Nodes = append(in.Nodes, peering.Node{Name: name, IPv4: n.Addr, AS: n.AS})
+		in.Nodes = append(in.Nodes, peering.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS})
 		if name != s.Self {
-			others = append(others, n.Addr)
+			others = append(others, n.Addr, n.Addr6)
 		}
 	}
 	peers, _ := peering.Peers(in)
@@ -90,10 +91,10 @@ func (s spec) desired() speaker.Desired {
 		peers[i].Password = bgp.NewSecret(s.Password)
 	}
 	return speaker.Desired{
-		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenPort: 179},
+		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
 		Peers:  peers,
-		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}}, others),
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}}),
+		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others),
+		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
 		Own:    s.Blocks,
 	}
 }
@@ -142,7 +143,7 @@ func reports(ctx context.Context, r *speaker.Reconciler) {
 		rep := report{Refused: st.Refused, Error: st.LastError, Sessions: map[string]session{}}
 		rep.Learned, rep.Converged = r.Learned()
 		for _, s := range st.Sessions {
-			rep.Sessions[s.Peer.Node] = session{
+			rep.Sessions[sessionName(s.Peer)] = session{
 				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError,
 			}
 		}
@@ -153,6 +154,13 @@ func reports(ctx context.Context, r *speaker.Reconciler) {
 			}
 		}
 	}
+}
+
+func sessionName(p bgp.Peer) string {
+	if p.Addr.Is4() {
+		return p.Node
+	}
+	return p.Node + "/6"
 }
 
 // node is a running helper.

@@ -33,21 +33,31 @@ const rawRestartTime = 15 // seconds, as the raw peer asks for
 
 // capabilities of an ordinary peer that can restart gracefully.
 func capabilities(as uint32, restarting bool) []gobgp.ParameterCapabilityInterface {
-	return []gobgp.ParameterCapabilityInterface{
-		gobgp.NewCapMultiProtocol(gobgp.RF_IPv4_UC), gobgp.NewCapFourOctetASNumber(as),
-		gobgp.NewCapGracefulRestart(restarting, true, rawRestartTime, []*gobgp.CapGracefulRestartTuple{
-			gobgp.NewCapGracefulRestartTuple(gobgp.RF_IPv4_UC, restarting),
-		}),
+	return capabilitiesOf(as, restarting, gobgp.RF_IPv4_UC)
+}
+
+func capabilitiesOf(as uint32, restarting bool, families ...gobgp.Family) []gobgp.ParameterCapabilityInterface {
+	caps := []gobgp.ParameterCapabilityInterface{gobgp.NewCapFourOctetASNumber(as)}
+	var kept []*gobgp.CapGracefulRestartTuple
+	for _, f := range families {
+		caps = append(caps, gobgp.NewCapMultiProtocol(f))
+		kept = append(kept, gobgp.NewCapGracefulRestartTuple(f, restarting))
 	}
+	return append(caps, gobgp.NewCapGracefulRestart(restarting, true, rawRestartTime, kept))
 }
 
 // greet dials from one node to another until the other answers with its OPEN: a
 // GoBGP that lost a session turns connections away for some seconds.
 func (f *fabric) greet(from, to string) *rawPeer {
 	f.t.Helper()
+	return f.greetAt(from, to, f.addr(to))
+}
+
+func (f *fabric) greetAt(from, to string, addr netip.Addr) *rawPeer {
+	f.t.Helper()
 	p := &rawPeer{t: f.t}
 	wait(f.t, 30*time.Second, fmt.Sprintf("OPEN from %s to %s", to, from), func() bool {
-		conn, err := f.dial(from, to)
+		conn, err := f.dial(from, addr)
 		if err != nil {
 			return false
 		}
@@ -71,7 +81,18 @@ func (f *fabric) greet(from, to string) *rawPeer {
 // peer brings a session up.
 func (f *fabric) peer(from, to string, as uint32, caps []gobgp.ParameterCapabilityInterface) *rawPeer {
 	f.t.Helper()
-	p := f.greet(from, to)
+	return f.peerAt(from, to, f.addr(to), as, caps)
+}
+
+// peer6 brings a session over IPv6 up.
+func (f *fabric) peer6(from, to string, as uint32, caps []gobgp.ParameterCapabilityInterface) *rawPeer {
+	f.t.Helper()
+	return f.peerAt(from, to, f.addr6(to), as, caps)
+}
+
+func (f *fabric) peerAt(from, to string, addr netip.Addr, as uint32, caps []gobgp.ParameterCapabilityInterface) *rawPeer {
+	f.t.Helper()
+	p := f.greetAt(from, to, addr)
 	p.old = len(caps) == 0
 	var params []gobgp.OptionParameterInterface
 	if len(caps) > 0 {
@@ -324,6 +345,10 @@ func TestPrefixLimit(t *testing.T) {
 	wait(t, 10*time.Second, "the peer is shut out", func() bool {
 		st := a.report().Sessions["raw"]
 		return st.OverLimit && st.State != bgp.Established && st.LastError != ""
+	})
+	wait(t, 5*time.Second, "the peer has heard why, or that it is over", func() bool {
+		_, notifications, err := p.heard()
+		return len(notifications) > 0 || err != nil
 	})
 	_, notifications, _ := p.heard()
 	if len(notifications) != 1 || notifications[0].ErrorCode != gobgp.BGP_ERROR_CEASE ||
