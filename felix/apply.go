@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/manx-cni/manx/felix/calc"
@@ -44,7 +45,12 @@ func (d *Dataplane) takeInput(in calc.Input) {
 	if !d.haveInput || in.Node.IPv4.Addr() != d.input.Node.IPv4.Addr() {
 		d.look.uplink = true
 	}
-	in.Uplink = d.input.Uplink
+	in.Uplink, in.Uplink6 = d.input.Uplink, d.input.Uplink6
+	if in.Node.IPv6.Addr() != d.input.Node.IPv6.Addr() {
+		d.look.uplink6 = true
+		in.Uplink6, d.uplink6Index = calc.Uplink{}, 0 // the former address's, if any
+		d.capabilities = nil                          // look what the kernel forwards
+	}
 	if !d.haveInput {
 		d.log.Info("first state of the cluster has arrived; the dataplane may write",
 			"blocks", len(in.OwnBlocks), "learned", len(in.Learned), "pools", len(in.Pools))
@@ -74,6 +80,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.look.uplink = true
 		d.routes.QueueResync()
 	}
+	d.takeChanges6(c)
 	for _, l := range c.PodLinks() {
 		dropped, readBack := d.endpoints.LinkChanged(l.Link, l.Gone, l.Flushed)
 		keys := make([]state.RouteKey, 0, len(dropped))
@@ -85,12 +92,28 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	}
 }
 
+// takeChanges6 is takeChanges for the uplink of the IPv6 address. What becomes of
+// addresses costs no IPv6 route and may happen often: lookUp says whether it means
+// anything.
+func (d *Dataplane) takeChanges6(c iface.Changes) {
+	node := d.input.Node.IPv6.Addr()
+	switch {
+	case !node.IsValid():
+	case c.TouchesIndex(d.uplink6Index):
+		d.look.uplink6 = true
+		d.routes.QueueResync()
+	case c.Touches(d.uplink6Index, node), d.input.Uplink6.Name == "" && (len(c.Links) > 0 || len(c.Addrs6) > 0):
+		d.look.uplink6 = true
+	}
+}
+
 // refresh has everything read back.
 func (d *Dataplane) refresh() {
 	d.lastRefresh = time.Time{}
-	d.look.uplink, d.look.endpoints = true, true
+	d.look.uplink, d.look.uplink6, d.look.endpoints = true, true, true
 	d.routes.QueueResync()
 	d.nft.QueueResync()
+	d.nft6.QueueResync()
 	d.tunnel.QueueResync()
 }
 
@@ -122,10 +145,21 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	return err
 }
 
-// write brings the kernel to what was calculated. Sets and chains come before the
-// tunnel while it is wanted, so that it never takes packets from strangers, and routes
-// after it. When it goes it is the other way round.
+// write brings the kernel to what was calculated. The packet filter for IPv6 is there
+// before its routes and stays as long as they do, and holds up nothing of IPv4.
 func (d *Dataplane) write(ctx context.Context) error {
+	if !d.input.Node.IPv6.IsValid() {
+		err := d.writeBoth(ctx)
+		return errors.Join(err, d.nft6.Apply(ctx))
+	}
+	err6 := d.nft6.Apply(ctx)
+	return errors.Join(d.writeBoth(ctx), err6)
+}
+
+// writeBoth writes what knows no family, and what only IPv4 has. Sets and chains come
+// before the tunnel while it is wanted, so that it never takes packets from strangers,
+// and routes after it. When it goes it is the other way round.
+func (d *Dataplane) writeBoth(ctx context.Context) error {
 	if d.input.Tunnel == nil {
 		return errors.Join(d.routes.Apply(ctx), d.tunnel.Apply(ctx), d.nft.Apply(ctx))
 	}
@@ -139,7 +173,7 @@ func (d *Dataplane) write(ctx context.Context) error {
 	return errors.Join(err, d.routes.Apply(ctx))
 }
 
-// lookUp finds uplink and endpoints again when there is reason to.
+// lookUp finds uplinks and endpoints again when there is reason to.
 func (d *Dataplane) lookUp() error {
 	if d.look.uplink {
 		up, index, err := iface.FindUplink(d.kernel, d.input.Node.IPv4.Addr())
@@ -152,6 +186,11 @@ func (d *Dataplane) lookUp() error {
 		d.input.Uplink, d.uplinkIndex = up, index
 		d.look.uplink, d.look.calculate = false, true
 	}
+	if d.look.uplink6 {
+		if err := d.lookUp6(); err != nil {
+			return err
+		}
+	}
 	if d.look.endpoints {
 		added, removed, err := d.endpoints.ReadBack()
 		if err != nil {
@@ -163,6 +202,34 @@ func (d *Dataplane) lookUp() error {
 	return nil
 }
 
+// lookUp6 finds the uplink of the IPv6 address again. Only a change of it has
+// consequences.
+func (d *Dataplane) lookUp6() error {
+	var up calc.Uplink
+	index := 0
+	if node := d.input.Node.IPv6.Addr(); node.IsValid() {
+		var err error
+		if up, index, err = iface.FindUplink(d.kernel, node); err != nil {
+			return err
+		}
+	}
+	before := d.input.Uplink6
+	switch {
+	case up.Name == before.Name:
+	case up.Name == "":
+		d.log.Warn("no interface has the node's IPv6 address any longer; the routes over it are kept", "addr", d.input.Node.IPv6.Addr(), "iface", before.Name)
+	default:
+		d.log.Info("uplink of the IPv6 address found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
+	}
+	if index != d.uplink6Index || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
+		d.routes.QueueResync()
+		d.look.calculate = true
+	}
+	d.input.Uplink6, d.uplink6Index = up, index
+	d.look.uplink6 = false
+	return nil
+}
+
 // endpointsChanged spares a node with many routes the calculation of all of
 // them when a pod comes or goes, unless the new pod contradicts something.
 func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
@@ -171,7 +238,7 @@ func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
 		d.routes.Unwant(ep.Routes())
 	}
 	for _, ep := range added {
-		if !d.routes.Want(ep.Routes()) {
+		if !d.routes.Want(d.routesTo(ep)) {
 			d.look.calculate = true
 		}
 	}
@@ -189,10 +256,17 @@ func (d *Dataplane) calculate() {
 	}
 	want := calc.Calculate(in)
 	// An uplink without its address for a moment (a DHCP client at work) must
-	// not cost the routes over it: the kernel keeps them, so do we.
-	d.routes.SetConverged(in.Converged && in.Uplink.Name != "")
+	// not cost the routes over it: the kernel keeps them, so do we. One family's
+	// loss is not the other's.
+	ipv6 := in.Node.IPv6.IsValid()
+	d.routes.SetConverged(in.Converged && in.Uplink.Name != "", !ipv6 || in.Converged && in.Uplink6.Name != "")
 	d.routes.SetRoutes(want.Routes)
 	d.nft.SetTable(rules.IPv4(want.Filter))
+	if ipv6 {
+		d.nft6.SetTable(rules.IPv6(want.Filter))
+	} else {
+		d.nft6.SetAbsent()
+	}
 	d.calculated = want.Conditions
 	d.look.calculate = false
 }
@@ -231,19 +305,20 @@ const unknownMTU = 1460
 
 // probe looks at what changes rarely.
 func (d *Dataplane) probe() {
-	cfg := caps.Config{NftVersion: d.nft.Version()}
+	cfg := caps.Config{IPv6: d.input.Node.IPv6.IsValid(), NftVersion: d.nft.Version()}
 	if cfg.NftVersion == "" {
 		cfg.NftError = d.nft.Status().LastError
 	}
 	cfg.Prober = d.prober
 	d.capabilities = caps.Probe(cfg)
 	d.forwarding = nil
+	sysctls := map[string]string{caps.Forwarding: "net.ipv4.ip_forward", caps.Forwarding6: "net.ipv6.conf.all.forwarding"}
 	for _, c := range d.capabilities {
-		if c.Name == caps.Forwarding && !c.OK {
-			d.forwarding = []state.Condition{{
-				Kind: state.ForwardingDisabled, Subject: "net.ipv4.ip_forward",
+		if sysctl := sysctls[c.Name]; sysctl != "" && !c.OK {
+			d.forwarding = append(d.forwarding, state.Condition{
+				Kind: state.ForwardingDisabled, Subject: sysctl,
 				Message: fmt.Sprintf("%s: this node forwards no packets of its pods; set it to 1", c.Detail),
-			}}
+			})
 		}
 	}
 }

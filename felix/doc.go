@@ -18,8 +18,14 @@
 // Nothing is written before the first SetState: an agent that knows nothing yet
 // must not conclude that nothing is wanted. When the process ends, everything
 // stays and keeps forwarding; Uninstall removes it. What is ours is recognised
-// without memory: routes by protocol 70, the packet filter by its table
-// "ip manx", pods' interfaces by their alias "manx:…".
+// without memory: routes by protocol 70, the packet filter by its tables
+// "ip manx" and "ip6 manx", pods' interfaces by their alias "manx:…".
+//
+// On a node with an IPv6 address all this is done for both families. They share the
+// routes' driver, and do not share fate: each has its own uplink, which may be the
+// same interface, and a packet filter of its own; what one has lost is held against
+// none of the other's routes. Without an IPv6 address there is no "ip6 manx" and no
+// IPv6 route of ours, and what an agent with one has left is removed.
 //
 // Needs CAP_NET_ADMIN in the host's network namespace, and nothing else: no
 // write to /proc/sys, no privileged container.

@@ -51,7 +51,7 @@ func (f *faulty) addresses() map[string][]netip.Addr {
 	return maps.Clone(f.ipam)
 }
 
-func (f *faulty) start(t *testing.T, newNft func() (nft.Runner, error)) *Dataplane {
+func (f *faulty) start(t *testing.T, newNft func(nft.Family) (nft.Runner, error)) *Dataplane {
 	t.Helper()
 	d, err := New(Config{
 		Kernel: f, Nft: newNft, Interval: time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -114,11 +114,11 @@ func TestKernelRefusesEverythingForAWhile(t *testing.T) {
 func TestNftMissing(t *testing.T) {
 	f := newFaulty(t)
 	var there atomic.Bool
-	d := f.start(t, func() (nft.Runner, error) {
+	d := f.start(t, func(f nft.Family) (nft.Runner, error) {
 		if !there.Load() {
 			return nil, errors.New("no nft on this machine")
 		}
-		return nft.NewRunner()
+		return nft.NewRunner(f)
 	})
 	d.SetState(faultyInput())
 	nltest.Eventually(t, "routes are written", func() bool { return len(f.RouteTable()) == 3 })

@@ -50,7 +50,7 @@ type Config struct {
 
 	// Kernel and Nft are the real ones when nil.
 	Kernel nl.Kernel
-	Nft    func() (nft.Runner, error)
+	Nft    func(nft.Family) (nft.Runner, error)
 }
 
 // Dataplane keeps this node's kernel as it should be. Its methods may be called
@@ -72,13 +72,14 @@ type Dataplane struct {
 
 	// All below belongs to the loop's goroutine.
 	routes    *route.Driver
-	nft       *nft.Driver
+	nft, nft6 *nft.Driver
 	tunnel    *tunnel.Driver
 	endpoints *endpoint.Driver
 
-	input        calc.Input // the last one, with the uplink filled in
+	input        calc.Input // the last one, with the uplinks filled in
 	haveInput    bool
 	uplinkIndex  int
+	uplink6Index int
 	applied      uint64 // generation of the last input that is completely in the kernel
 	inSync       bool
 	look         lookAgain
@@ -93,7 +94,7 @@ type Dataplane struct {
 
 // lookAgain is what has to be done before the next apply.
 type lookAgain struct {
-	uplink, endpoints, calculate bool
+	uplink, uplink6, endpoints, calculate bool
 }
 
 // mailbox holds the latest state that was set; an older one is of no interest.
@@ -141,6 +142,7 @@ func New(cfg Config) (*Dataplane, error) {
 	}
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
+	d.nft6 = nft.New(nft.Config{Family: nft.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
 	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
@@ -207,8 +209,8 @@ func (d *Dataplane) Run(ctx context.Context) error {
 // SetState says what the cluster looks like. It never waits; of several states
 // only the latest counts. The first one allows writing: IPAM must have been
 // synced by then, because a pod whose handle has no address in
-// Config.Addresses loses its route. The dataplane fills in Endpoints and
-// Uplink. The caller must not change the slices afterwards.
+// Config.Addresses loses its route. The dataplane fills in Endpoints, Uplink and
+// Uplink6. The caller must not change the slices afterwards.
 func (d *Dataplane) SetState(in calc.Input) {
 	d.mailbox.put(in)
 	d.loop.Wake()
@@ -238,7 +240,7 @@ func (d *Dataplane) addEndpoint(ep state.Endpoint) error {
 	}
 	defer d.publish()
 	d.contested(ep)
-	if err := d.routes.AddNow(link, ep.Routes()); err != nil {
+	if err := d.routes.AddNow(link, d.routesTo(ep)); err != nil {
 		d.loop.Wake()
 		return fmt.Errorf("endpoint %s on %s: %w", ep.Handle(), ep.Iface, err)
 	}
@@ -286,12 +288,18 @@ func (d *Dataplane) contested(ep state.Endpoint) {
 	}
 }
 
+// routesTo are the routes to an endpoint's addresses of the families this node has:
+// a pod may be older than the node's last change.
+func (d *Dataplane) routesTo(ep state.Endpoint) []state.Route {
+	return slices.DeleteFunc(ep.Routes(), func(r state.Route) bool { return !d.input.Node.Routes(r.Dst.Addr()) })
+}
+
 // HasRoutes reports whether the routes of all of an endpoint's addresses are in
 // the kernel, as of the last look.
 func (d *Dataplane) HasRoutes(ctx context.Context, ep state.Endpoint) (bool, error) {
 	all := true
 	err := d.do(ctx, func(context.Context) {
-		for _, r := range ep.Routes() {
+		for _, r := range d.routesTo(ep) {
 			all = all && d.routes.Has(r)
 		}
 	})

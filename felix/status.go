@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -20,7 +22,9 @@ type Status struct {
 	// Converged: BGP has settled, so that obsolete routes are removed.
 	Converged bool        `json:"converged"`
 	Uplink    calc.Uplink `json:"uplink"`
-	Tunnel    Tunnel      `json:"tunnel"`
+	// Uplink6 has the node's IPv6 address; zero without one.
+	Uplink6 calc.Uplink `json:"uplink6,omitzero"`
+	Tunnel  Tunnel      `json:"tunnel"`
 	// Applied is the Generation of the last input that is completely in the kernel.
 	Applied uint64 `json:"applied"`
 	// Dropped counts packets that the packet filter refused, by reason.
@@ -38,6 +42,8 @@ type Status struct {
 	// Conditions are what needs somebody's attention, sorted.
 	Conditions   []state.Condition `json:"conditions,omitempty"`
 	Capabilities []caps.Capability `json:"capabilities,omitempty"`
+
+	node6 netip.Addr // the node's IPv6 address
 }
 
 // Tunnel is the state of the IPIP device.
@@ -84,11 +90,17 @@ func (d *Dataplane) Ready() error {
 	if s.Uplink.Name == "" {
 		reasons = append(reasons, errors.New("dataplane: no interface has the node's address"))
 	}
+	if s.node6.IsValid() && s.Uplink6.Name == "" {
+		reasons = append(reasons, fmt.Errorf("dataplane: no interface has the node's IPv6 address %s", s.node6))
+	}
 	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Ready {
 		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.Driver("tunnel").LastError)))
 	}
 	if nft := s.Driver("nft"); nft.LastError != "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: packet filter: %s", nft.LastError))
+	}
+	if nft6 := s.Driver("nft6"); s.node6.IsValid() && nft6.LastError != "" {
+		reasons = append(reasons, fmt.Errorf("dataplane: packet filter for IPv6: %s", nft6.LastError))
 	}
 	return errors.Join(reasons...)
 }
@@ -97,17 +109,43 @@ func (d *Dataplane) Ready() error {
 func (d *Dataplane) publish() {
 	s := Status{
 		Time: time.Now(), InSync: d.inSync, Converged: d.input.Converged, Uplink: d.input.Uplink,
+		Uplink6: d.input.Uplink6, node6: d.input.Node.IPv6.Addr(),
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
 		Drivers:      []state.DriverStatus{d.nft.Status(), d.tunnel.Status(), d.routes.Status()},
 		Capabilities: d.capabilities,
 		Tunnel:       Tunnel{Wanted: d.wantedTunnel(), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()},
-		Applied:      d.applied, Dropped: d.nft.Dropped(),
+		Applied:      d.applied, Dropped: sum(d.nft.Dropped(), d.nft6.Dropped()),
 	}
-	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), d.nft.Conditions(), d.tunnel.Conditions(),
+	if nft6 := d.nft6.Status(); s.node6.IsValid() || nft6.LastError != "" {
+		s.Drivers = append(s.Drivers, nft6)
+	}
+	filters := d.nft.Conditions()
+	for _, c := range d.nft6.Conditions() {
+		if !slices.Contains(filters, c) { // not once more that both miss the program
+			filters = append(filters, c)
+		}
+	}
+	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), filters, d.tunnel.Conditions(),
 		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
 	slices.SortFunc(s.Conditions, state.CompareConditions)
 	d.published.Store(&s)
+}
+
+// sum adds up what both packet filters have dropped for the same reason, sorted.
+func sum(a, b []state.DropCount) []state.DropCount {
+	if len(b) == 0 {
+		return a
+	}
+	total := map[string]uint64{}
+	for _, c := range slices.Concat(a, b) {
+		total[c.Reason] += c.Packets
+	}
+	out := make([]state.DropCount, 0, len(total))
+	for _, reason := range slices.Sorted(maps.Keys(total)) {
+		out = append(out, state.DropCount{Reason: reason, Packets: total[reason]})
+	}
+	return out
 }
 
 // orPending is for an error that may not have happened yet.
@@ -136,7 +174,7 @@ func (d *Dataplane) Traffic(ctx context.Context) (rx, tx uint64, known bool, err
 func (d *Dataplane) LookCounters(ctx context.Context) error {
 	var err error
 	doErr := d.do(ctx, func(ctx context.Context) {
-		err = d.nft.LookCounters(ctx)
+		err = errors.Join(d.nft.LookCounters(ctx), d.nft6.LookCounters(ctx))
 		d.publish()
 	})
 	return errors.Join(doErr, err)

@@ -87,8 +87,8 @@ func (r runner) Run(ctx context.Context, tx *knftables.Transaction) error {
 	return err
 }
 
-func (w *tunnelled) newNft() (nft.Runner, error) {
-	r, err := nft.NewRunner()
+func (w *tunnelled) newNft(f nft.Family) (nft.Runner, error) {
+	r, err := nft.NewRunner(f)
 	return runner{r, w}, err
 }
 

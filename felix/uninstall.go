@@ -19,18 +19,21 @@ type UninstallOptions struct {
 	Pods bool
 }
 
-// Uninstall removes everything that carries our marks: routes with protocol 70,
-// the table "ip manx" and the address of tunl0. It goes on after an error and is safe to repeat. No
-// agent may be running.
+// Uninstall removes everything that carries our marks: routes with protocol 70 of
+// both families, the tables "ip manx" and "ip6 manx" and the address of tunl0. It
+// goes on after an error and is safe to repeat. No agent may be running.
 func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	k, err := nl.Open(nl.Config{})
 	if err != nil {
 		return fmt.Errorf("uninstall dataplane: %w", err)
 	}
 	defer k.Close()
+	nft6 := nft.New(nft.Config{Family: nft.IPv6})
+	nft6.SetAbsent() // where there can be none it is not looked for
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),
 		nft.New(nft.Config{}).Uninstall(ctx),
+		nft6.Apply(ctx),
 		tunnel.New(tunnel.Config{Kernel: k}).Uninstall(ctx),
 	}
 	if opts.Pods {

@@ -52,6 +52,9 @@ func (c *calculation) endpoints() {
 	slices.SortFunc(eps, func(a, b state.Endpoint) int { return strings.Compare(a.Iface, b.Iface) })
 	for _, ep := range eps {
 		for _, r := range ep.Routes() {
+			if !c.in.Node.Routes(r.Dst.Addr()) {
+				continue
+			}
 			if other, taken := c.out.Routes[r.Key()]; taken {
 				if other.Dev != ep.Iface {
 					c.condition(state.AddressConflict, r.Dst.Addr().String(),
@@ -72,7 +75,7 @@ func (c *calculation) ownBlocks() {
 	for _, block := range c.own {
 		// A block of one address is its pod's host route; a blackhole would
 		// be the same route.
-		if block.IsSingleIP() || !block.Addr().Is4() {
+		if block.IsSingleIP() || !c.in.Node.Routes(block.Addr()) {
 			continue
 		}
 		r := state.Route{Dst: block, Type: state.Blackhole, Table: state.MainTable}
@@ -81,13 +84,19 @@ func (c *calculation) ownBlocks() {
 }
 
 func (c *calculation) learned() {
+	waiting := map[netip.Addr]int{} // by the node's address that no interface has
 	if c.in.Uplink.Name == "" {
-		c.condition(state.UplinkUnknown, c.in.Node.IPv4.Addr().String(),
-			"no interface of this node has its address; routes to %d learned prefixes wait for it", len(c.in.Learned))
-		return
+		waiting[c.in.Node.IPv4.Addr()] = 0
+	}
+	if c.in.Node.IPv6.IsValid() && c.in.Uplink6.Name == "" {
+		waiting[c.in.Node.IPv6.Addr()] = 0
 	}
 	for _, l := range c.in.Learned {
-		if !l.Prefix.IsValid() || !l.Prefix.Addr().Is4() {
+		if !l.Prefix.IsValid() || !c.in.Node.Routes(l.Prefix.Addr()) {
+			continue
+		}
+		if c.in.uplink(l.Prefix.Addr()).Name == "" {
+			waiting[c.in.Node.addr(l.Prefix.Addr())]++
 			continue
 		}
 		dst, nextHops := l.Prefix.Masked(), l.NextHops
@@ -107,6 +116,10 @@ func (c *calculation) learned() {
 			continue // an endpoint's address, or the same prefix given twice
 		}
 		c.out.Routes[r.Key()] = r
+	}
+	for addr, n := range waiting {
+		c.condition(state.UplinkUnknown, addr.String(),
+			"no interface of this node has its address; routes to %d learned prefixes wait for it", n)
 	}
 }
 

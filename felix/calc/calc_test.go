@@ -185,6 +185,11 @@ func all(f func(name string, in Input)) {
 		tc.change(&in)
 		f("ipip-"+tc.name, in)
 	}
+	for _, tc := range dualCases {
+		in := dual()
+		tc.change(&in)
+		f("dual-"+tc.name, in)
+	}
 }
 
 func TestCalculate(t *testing.T) {
@@ -222,6 +227,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			again.Learned = shuffled(r, in.Learned)
 			again.Endpoints = shuffled(r, in.Endpoints)
 			again.Uplink.Prefixes = shuffled(r, in.Uplink.Prefixes)
+			again.Uplink6.Prefixes = shuffled(r, in.Uplink6.Prefixes)
 			if got := text(Calculate(again)); got != want {
 				t.Fatalf("%s: another order, another result:\n%s", name, cmp.Diff(want, got))
 			}

@@ -33,9 +33,12 @@
 // owner, who may not have heard of it: packets go to and fro until he has, or until
 // their TTL ends.
 //
-// Only IPv4 is routed; prefixes and addresses of the other family are left out.
+// IPv6 is routed like IPv4, with the interface that has the node's IPv6 address as
+// UPLINK, which need not be the same. On a node without an IPv6 address all that is
+// IPv6 is left out. Next hops of the other family are never on link.
 //
-// How packets travel is decided per destination, by the pool it is in:
+// How packets travel is decided per destination, by the pool it is in; IPv6 always
+// goes the way of Never:
 //
 //	Sends        OWNER in the uplink's subnets     OWNER elsewhere
 //	Never        via NEXT HOP dev UPLINK           via NEXT HOP dev UPLINK

@@ -65,10 +65,10 @@ type Learned struct {
 	NextHops []netip.Addr
 }
 
-// Uplink is the interface that has the node's address.
+// Uplink is the interface that has the node's address of one family.
 type Uplink struct {
 	Name string `json:"name"`
-	// Prefixes are the subnets on it: what is in them is on link.
+	// Prefixes are the family's subnets on it: what is in them is on link.
 	Prefixes []netip.Prefix `json:"prefixes"`
 	// MTU in bytes.
 	MTU int `json:"mtu"`
@@ -111,6 +111,26 @@ type Input struct {
 	// prefix missing from Learned is really gone. Until then no route through
 	// a next hop is removed.
 	Converged bool
+}
+
+// Routes reports whether this node has the family of an address, so that it can
+// route it.
+func (n Node) Routes(a netip.Addr) bool { return a.Is4() || n.IPv6.IsValid() && state.Is6(a) }
+
+// addr is the node's address of the family of a.
+func (n Node) addr(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return n.IPv4.Addr()
+	}
+	return n.IPv6.Addr()
+}
+
+// uplink is the interface that packets to a leave by.
+func (in *Input) uplink(a netip.Addr) Uplink {
+	if a.Is4() {
+		return in.Uplink
+	}
+	return in.Uplink6
 }
 
 // Desired is what this node's dataplane should be.

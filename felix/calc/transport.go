@@ -18,9 +18,8 @@ type transports struct {
 	nodes  map[string]netip.Addr
 	isNode map[netip.Addr]bool
 
-	// offLink collects the prefixes that have no next hop on link, by their
-	// first next hop.
-	offLink map[netip.Addr][]netip.Prefix
+	// offLink collects the prefixes that have no next hop on link.
+	offLink map[offLink][]netip.Prefix
 	// ownerless collects the prefixes that can not be encapsulated because
 	// nobody knows to whom.
 	ownerless map[ownerless][]netip.Prefix
@@ -36,6 +35,13 @@ type sending struct {
 	mode EncapMode
 }
 
+// offLink is a prefix's first next hop, and the prefix's family: a next hop of the
+// other one is not on link either.
+type offLink struct {
+	hop  netip.Addr
+	ipv4 bool
+}
+
 // ownerless says why a prefix has no owner: the first next hop is no node, and
 // the node that owns the block, if one does, has no address.
 type ownerless struct {
@@ -45,7 +51,7 @@ type ownerless struct {
 
 func newTransports(in Input) transports {
 	t := transports{
-		offLink: map[netip.Addr][]netip.Prefix{}, ownerless: map[ownerless][]netip.Prefix{},
+		offLink: map[offLink][]netip.Prefix{}, ownerless: map[ownerless][]netip.Prefix{},
 		unavailable: map[sending][]netip.Prefix{},
 	}
 	if !slices.ContainsFunc(in.Pools, func(p Pool) bool { return p.sends().encapsulates() }) {
@@ -86,15 +92,18 @@ func (in *Input) everyNode(yield func(Node) bool) {
 // transport chooses how packets to dst travel: it is the one place that knows
 // about devices and encapsulation.
 func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
-	if _, pool, in := c.pools.longest(dst); in && pool.mode.encapsulates() {
-		return c.encapsulated(pool, dst, nextHops)
+	if dst.Addr().Is4() { // IPIP is IPv4 in IPv4
+		if _, pool, in := c.pools.longest(dst); in && pool.mode.encapsulates() {
+			return c.encapsulated(pool, dst, nextHops)
+		}
 	}
-	first, onLink := c.firstHops(nextHops)
+	first, onLink := c.firstHops(dst, nextHops)
 	switch {
 	case onLink.IsValid():
 		return c.plain(dst, onLink), true
 	case first.IsValid():
-		c.offLink[first] = append(c.offLink[first], dst)
+		why := offLink{hop: first, ipv4: dst.Addr().Is4()}
+		c.offLink[why] = append(c.offLink[why], dst)
 	}
 	return state.Route{}, false
 }
@@ -102,7 +111,7 @@ func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.
 // encapsulated is transport for a destination in a pool that this node sends to
 // through the tunnel, at least in part.
 func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
-	first, onLink := c.firstHops(nextHops)
+	first, onLink := c.firstHops(dst, nextHops)
 	if !first.IsValid() {
 		return state.Route{}, false // our own announcement come back
 	}
@@ -114,7 +123,7 @@ func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []ne
 		return state.Route{}, false
 	case owner == c.in.Node.IPv4.Addr():
 		return state.Route{}, false // ours, by way of somebody else
-	case pool.mode == CrossSubnet && c.onLink(owner):
+	case pool.mode == CrossSubnet && c.onLink(dst, owner):
 		if onLink.IsValid() {
 			return c.plain(dst, onLink), true
 		}
@@ -127,20 +136,20 @@ func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []ne
 }
 
 func (c *calculation) plain(dst netip.Prefix, hop netip.Addr) state.Route {
-	return state.Route{Dst: dst, Gw: hop, Dev: c.in.Uplink.Name, Table: state.MainTable}
+	return state.Route{Dst: dst, Gw: hop, Dev: c.in.uplink(dst.Addr()).Name, Table: state.MainTable}
 }
 
 // firstHops are the first next hop that is not this node, and the first of those
 // that is on link; invalid where there is none.
-func (c *calculation) firstHops(nextHops []netip.Addr) (first, onLink netip.Addr) {
+func (c *calculation) firstHops(dst netip.Prefix, nextHops []netip.Addr) (first, onLink netip.Addr) {
 	for _, hop := range nextHops {
-		if !hop.IsValid() || hop == c.in.Node.IPv4.Addr() {
+		if !hop.IsValid() || hop == c.in.Node.addr(dst.Addr()) {
 			continue // our own announcement come back
 		}
 		if !first.IsValid() {
 			first = hop
 		}
-		if c.onLink(hop) {
+		if c.onLink(dst, hop) {
 			return first, hop
 		}
 	}
@@ -173,8 +182,10 @@ func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip
 	return c.nodes[name], name
 }
 
-func (c *calculation) onLink(hop netip.Addr) bool {
-	for _, p := range c.in.Uplink.Prefixes {
+// onLink reports whether hop is in a subnet of the interface that packets to dst
+// leave by.
+func (c *calculation) onLink(dst netip.Prefix, hop netip.Addr) bool {
+	for _, p := range c.in.uplink(dst.Addr()).Prefixes {
 		if p.Contains(hop) {
 			return true
 		}
@@ -184,12 +195,16 @@ func (c *calculation) onLink(hop netip.Addr) bool {
 
 // reportUnrouted makes one condition per cause, however many prefixes it has.
 func (c *calculation) reportUnrouted() {
-	for hop, prefixes := range c.offLink {
+	for why, prefixes := range c.offLink {
 		first, more := firstOf(prefixes)
+		up := c.in.uplink(prefixes[0].Addr())
+		advice := "put the nodes into one subnet or peer with the router between them"
+		if why.ipv4 {
+			advice = "put the nodes into one subnet, peer with the router between them, or use an encapsulating pool"
+		}
 		c.condition(state.NextHopNotOnLink, first,
-			"next hop %s is in no subnet of the uplink %s (%s); no route written%s: "+
-				"put the nodes into one subnet, peer with the router between them, or use an encapsulating pool",
-			hop, c.in.Uplink.Name, join(c.in.Uplink.Prefixes), more)
+			"next hop %s is in no subnet of the uplink %s (%s); no route written%s: %s",
+			why.hop, up.Name, join(up.Prefixes), more, advice)
 	}
 	for why, prefixes := range c.ownerless {
 		first, more := firstOf(prefixes)

@@ -23,11 +23,12 @@ type Capability struct {
 
 // The names of capabilities.
 const (
-	Forwarding = "ip_forward"
-	Nftables   = "nftables"
-	VXLAN      = "vxlan"
-	WireGuard  = "wireguard"
-	IPIP       = "ipip"
+	Forwarding  = "ip_forward"
+	Forwarding6 = "ipv6_forwarding"
+	Nftables    = "nftables"
+	VXLAN       = "vxlan"
+	WireGuard   = "wireguard"
+	IPIP        = "ipip"
 )
 
 // Prober asks the kernel.
@@ -59,6 +60,8 @@ func (o once) KnowsLinkKind(kind string) (bool, error) {
 type Config struct {
 	// Root is the root of the file system; os.DirFS("/") when nil.
 	Root fs.FS
+	// IPv6 says that the node has IPv6, so that its forwarding matters.
+	IPv6 bool
 	// Prober may be nil: then nothing is asked of the kernel.
 	Prober Prober
 	// NftVersion is empty when there is no usable nft, and NftError says why.
@@ -70,22 +73,26 @@ func Probe(cfg Config) []Capability {
 	if cfg.Root == nil {
 		cfg.Root = os.DirFS("/")
 	}
-	return []Capability{
-		forwarding(cfg),
+	all := []Capability{forwarding(cfg, Forwarding, "net/ipv4/ip_forward")}
+	if cfg.IPv6 {
+		all = append(all, forwarding(cfg, Forwarding6, "net/ipv6/conf/all/forwarding"))
+	}
+	return append(all, []Capability{
 		{Name: Nftables, OK: cfg.NftVersion != "", Detail: cfg.NftVersion + cfg.NftError},
 		kind(cfg, VXLAN),
 		kind(cfg, WireGuard),
 		ipip(cfg),
-	}
+	}...)
 }
 
-func forwarding(cfg Config) Capability {
-	b, err := fs.ReadFile(cfg.Root, "proc/sys/net/ipv4/ip_forward")
+// forwarding reads a sysctl, given by its path below /proc/sys.
+func forwarding(cfg Config, name, path string) Capability {
+	b, err := fs.ReadFile(cfg.Root, "proc/sys/"+path)
 	if err != nil {
-		return Capability{Name: Forwarding, Detail: err.Error()}
+		return Capability{Name: name, Detail: err.Error()}
 	}
 	v := strings.TrimSpace(string(b))
-	return Capability{Name: Forwarding, OK: v == "1", Detail: "net.ipv4.ip_forward = " + v}
+	return Capability{Name: name, OK: v == "1", Detail: strings.ReplaceAll(path, "/", ".") + " = " + v}
 }
 
 func kind(cfg Config, name string) Capability {

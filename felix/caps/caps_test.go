@@ -34,6 +34,16 @@ func TestProbe(t *testing.T) {
 			},
 		},
 		{
+			"both families", Config{
+				Root: fstest.MapFS{"proc/sys/net/ipv4/ip_forward": file("1\n"), "proc/sys/net/ipv6/conf/all/forwarding": file("0\n"), "sys/module/ipip/refcnt": file("0")},
+				IPv6: true, Prober: prober{VXLAN: nil, WireGuard: nil}, NftVersion: "nftables v1.0.6",
+			},
+			[]Capability{
+				{Forwarding, true, "net.ipv4.ip_forward = 1"}, {Forwarding6, false, "net.ipv6.conf.all.forwarding = 0"},
+				{Nftables, true, "nftables v1.0.6"}, {VXLAN, true, ""}, {WireGuard, true, ""}, {IPIP, true, ""},
+			},
+		},
+		{
 			"little", Config{
 				Root:     fstest.MapFS{"proc/sys/net/ipv4/ip_forward": file("0\n")},
 				Prober:   prober{VXLAN: errors.New("not permitted")},

@@ -257,3 +257,39 @@ func TestReaper(t *testing.T) {
 		t.Errorf("left: %+v, %d pending", r.Conditions(), r.Pending())
 	}
 }
+
+// TestBothFamilies: a pod's addresses of both families come, change and go together.
+func TestBothFamilies(t *testing.T) {
+	w := newWorld(t)
+	const four, six = "10.0.0.1", "2001:db8::1"
+	both := ep("cali1", "a", four, six)
+	w.ipam[both.Handle()] = both.Addrs
+	l := w.link(both)
+	if added, _ := w.readBack(t); len(added) != 1 || len(added[0].Routes()) != 2 {
+		t.Fatalf("read back: %+v", added)
+	}
+	for _, a := range both.Addrs {
+		if !w.d.InUse(a) {
+			t.Errorf("%s is not in use", a)
+		}
+	}
+	if dropped, _ := w.d.LinkChanged(l, false, true); len(dropped) != 2 {
+		t.Errorf("dropped with the link: %v", dropped)
+	}
+	if _, obsolete, err := w.d.Add(ep("cali1", "a", four)); err != nil || len(obsolete) != 1 || obsolete[0].Dst.String() != six+"/128" {
+		t.Errorf("obsolete: %v %v", obsolete, err)
+	}
+	if w.d.InUse(both.Addrs[1]) {
+		t.Error("an address that was given up is in use")
+	}
+	// IPv6 alone is an endpoint, too.
+	alone := ep("cali2", "b", "2001:db8::2")
+	w.ipam[alone.Handle()] = alone.Addrs
+	w.link(alone)
+	if added, _ := w.readBack(t); len(added) != 1 || !added[0].Equal(alone) {
+		t.Errorf("read back: %+v", added)
+	}
+	if c := w.d.Conditions(); len(c) != 0 {
+		t.Errorf("conditions: %+v", c)
+	}
+}

@@ -42,9 +42,11 @@ type Changes struct {
 	Routes bool
 	// Links that changed, by index.
 	Links map[int]LinkChange
-	// AddrLinks are the links on which addresses changed, and Addrs the addresses.
-	AddrLinks map[int]bool
-	Addrs     map[netip.Addr]bool
+	// AddrLinks are the links on which IPv4 addresses changed, and Addrs the
+	// addresses; AddrLinks6 and Addrs6 are those of IPv6, which change for reasons
+	// of their own: every router advertisement renews them.
+	AddrLinks, AddrLinks6 map[int]bool
+	Addrs, Addrs6         map[netip.Addr]bool
 }
 
 // LinkChange is the last known state of a changed link.
@@ -112,11 +114,15 @@ func (c *Changes) add(e nl.Event) {
 	case nl.EventRoute:
 		c.Routes = true
 	case nl.EventAddr:
-		if c.AddrLinks == nil {
-			c.AddrLinks, c.Addrs = map[int]bool{}, map[netip.Addr]bool{}
+		links, addrs := &c.AddrLinks, &c.Addrs
+		if e.Addr.Is6() {
+			links, addrs = &c.AddrLinks6, &c.Addrs6
 		}
-		c.AddrLinks[e.Link.Index] = true
-		c.Addrs[e.Addr] = true
+		if *links == nil {
+			*links, *addrs = map[int]bool{}, map[netip.Addr]bool{}
+		}
+		(*links)[e.Link.Index] = true
+		(*addrs)[e.Addr] = true
 	case nl.EventLink:
 		if c.Links == nil {
 			c.Links = map[int]LinkChange{}
@@ -126,7 +132,7 @@ func (c *Changes) add(e nl.Event) {
 			Link: e.Link, Gone: e.Gone, Flushed: before.Flushed || e.Gone || !e.Link.Up,
 		}
 	}
-	if len(c.Links) > maxLinks || len(c.Addrs) > maxLinks {
+	if len(c.Links) > maxLinks || len(c.Addrs) > maxLinks || len(c.Addrs6) > maxLinks {
 		*c = Changes{Everything: true}
 	}
 }
@@ -143,11 +149,20 @@ func (c Changes) PodLinks() []LinkChange {
 	return out
 }
 
-// Touches reports whether the uplink, given by its index and the node's
-// address, may have changed.
+// Touches reports whether the uplink, given by its index and the node's address,
+// may have changed, as far as that address's family is concerned.
 func (c Changes) Touches(uplinkIndex int, node netip.Addr) bool {
-	_, link := c.Links[uplinkIndex]
-	return c.Everything || link || c.AddrLinks[uplinkIndex] || c.Addrs[node]
+	links, addrs := c.AddrLinks, c.Addrs
+	if node.Is6() {
+		links, addrs = c.AddrLinks6, c.Addrs6
+	}
+	return c.TouchesIndex(uplinkIndex) || links[uplinkIndex] || addrs[node]
+}
+
+// TouchesIndex reports whether the link of that index may have changed.
+func (c Changes) TouchesIndex(index int) bool {
+	_, link := c.Links[index]
+	return c.Everything || link
 }
 
 // TouchesLink reports whether the link of that name may have changed.
@@ -163,8 +178,9 @@ func (c Changes) TouchesLink(name string) bool {
 	return false
 }
 
-// FindUplink finds the interface that has the node's address. It returns no
-// error but an empty Uplink when there is none. Of several interfaces with the
+// FindUplink finds the interface that has the node's address, and the subnets of
+// that address's family on it. It returns no error but an empty Uplink when there
+// is none. Of several interfaces with the
 // address the loopback counts last (fabrics that route to the host put the
 // address there too), then the lowest index wins.
 func FindUplink(k nl.Kernel, node netip.Addr) (calc.Uplink, int, error) {
@@ -191,7 +207,7 @@ func FindUplink(k nl.Kernel, node netip.Addr) (calc.Uplink, int, error) {
 	}
 	up := calc.Uplink{Name: found.Name, MTU: found.MTU}
 	for _, a := range addrs {
-		if a.LinkIndex == found.Index {
+		if a.LinkIndex == found.Index && a.Prefix.Addr().Is4() == node.Is4() {
 			up.Prefixes = append(up.Prefixes, a.Prefix.Masked())
 		}
 	}

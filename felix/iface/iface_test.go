@@ -43,6 +43,18 @@ func TestFindUplink(t *testing.T) {
 	if got, _, err := iface.FindUplink(k, netip.MustParseAddr("192.0.2.2")); err != nil || got.Name != "" {
 		t.Errorf("nobody's address: %+v %v", got, err)
 	}
+	// The IPv6 address is on another interface, whose IPv4 subnets are not its.
+	k.AddAddr(eth1.Index, pfx("2001:db8::5/64"))
+	k.AddAddr(eth1.Index, pfx("fe80::1/64"))
+	k.AddAddr(eth0.Index, pfx("2001:db8:1::5/64"))
+	got, index, err = iface.FindUplink(k, netip.MustParseAddr("2001:db8::5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = calc.Uplink{Name: "eth1", MTU: 9000, Prefixes: []netip.Prefix{pfx("2001:db8::/64"), pfx("fe80::/64")}}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" || index != eth1.Index {
+		t.Errorf("IPv6: index %d (-want +got):\n%s", index, diff)
+	}
 	for _, op := range []nltest.Op{nltest.OpLinks, nltest.OpAddrs} {
 		k.FailWith(func(o nltest.Op, _ string) error {
 			if o == op {
@@ -115,6 +127,15 @@ func TestWatcher(t *testing.T) {
 		}
 		if c := w.Take(); c.Everything || c.Routes || len(c.Links) != 0 {
 			t.Errorf("taken twice: %+v", c)
+		}
+		v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+		send(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: 3}, Addr: v6})
+		if c := w.Take(); c.Touches(3, v4) || !c.Touches(3, netip.MustParseAddr("2001:db8::2")) || !c.Touches(0, v6) || c.TouchesIndex(3) {
+			t.Errorf("one family's address touches the other, or not its own: %+v", c)
+		}
+		send(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: 3}, Addr: v4})
+		if c := w.Take(); !c.Touches(3, v4) || c.Touches(3, v6) {
+			t.Errorf("one family's address touches the other, or not its own: %+v", c)
 		}
 		for i := range 5000 { // a storm
 			link(100+i, "veth", true, false)

@@ -1,8 +1,9 @@
 // Package nft writes the packet filter through nftables.
 //
-// It owns one table, "ip manx", and nothing outside it. The table's name is the
-// ownership mark: whatever is in it and not wanted is removed, so nothing of
-// an earlier version stays behind. Other tables (kube-proxy's, the
+// A Driver owns one table, "ip manx", and nothing outside it; a second one owns
+// "ip6 manx", which is there only while the node has an IPv6 address. The table's
+// name is the ownership mark: whatever is in it and not wanted is removed, so
+// nothing of an earlier version stays behind. Other tables (kube-proxy's, the
 // administrator's) are neither read for rules nor changed.
 //
 // Every rule carries a comment "manx:<hash> <why>", the hash being over the

@@ -15,19 +15,25 @@ import (
 
 // Config is what a Driver needs.
 type Config struct {
+	// Family is the table's; IPv4 when empty.
+	Family Family
 	// NewRunner finds nft; NewRunner of this package when nil. It is called
 	// until it succeeds.
-	NewRunner func() (Runner, error)
+	NewRunner func(Family) (Runner, error)
 	Log       *slog.Logger
 }
 
-// Driver keeps the table "ip manx" as it should be. One goroutine owns it.
+// Driver keeps the table "ip manx", or "ip6 manx", as it should be. One goroutine
+// owns it.
 type Driver struct {
 	cfg    Config
+	table  string // in words
 	runner Runner
 
 	want    image
 	wantErr error
+	absent  bool // no table is wanted
+	gone    bool // and there is none
 	has     image
 	resync  bool
 
@@ -45,18 +51,38 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{cfg: cfg, resync: true, drops: newTally(), status: state.DriverStatus{Name: "nft"}}
+	d := &Driver{cfg: cfg, table: TableName, resync: true, drops: newTally(), status: state.DriverStatus{Name: "nft"}}
+	switch cfg.Family {
+	case "":
+		d.cfg.Family = IPv4
+	case IPv6:
+		d.table, d.status.Name = "ip6 "+TableName, "nft6"
+		d.cfg.Log = cfg.Log.With("family", IPv6)
+	}
+	return d
 }
 
 // SetTable says what the table should be.
 func (d *Driver) SetTable(t state.Table) {
-	d.want, d.wantErr = imageOf(t)
+	d.want, d.wantErr = d.cfg.Family.imageOf(t)
+	if d.absent {
+		d.absent, d.gone, d.resync = false, false, true
+	}
 	d.status.Desired = size(d.want)
 	d.drops.expect(t)
 }
 
-// QueueResync makes the next Apply read the table back.
-func (d *Driver) QueueResync() { d.resync = true }
+// SetAbsent says that there should be no table.
+func (d *Driver) SetAbsent() {
+	if !d.absent {
+		d.want, d.wantErr, d.absent, d.resync = image{}, nil, true, true
+		d.status.Desired = 0
+	}
+}
+
+// QueueResync makes the next Apply read the table back. One that is gone for good
+// is not looked for again.
+func (d *Driver) QueueResync() { d.resync = d.resync || !d.gone }
 
 // Apply makes the table what it should be.
 func (d *Driver) Apply(ctx context.Context) error {
@@ -74,8 +100,11 @@ func (d *Driver) Apply(ctx context.Context) error {
 }
 
 func (d *Driver) apply(ctx context.Context) error {
+	if d.absent {
+		return d.remove(ctx)
+	}
 	if d.wantErr != nil {
-		return fmt.Errorf("render table %s: %w", TableName, d.wantErr)
+		return fmt.Errorf("render table %s: %w", d.table, d.wantErr)
 	}
 	if err := d.start(); err != nil {
 		return err
@@ -87,7 +116,7 @@ func (d *Driver) apply(ctx context.Context) error {
 		}
 	}
 	tx := d.runner.NewTransaction()
-	d.status.Pending = plan(tx, d.want, d.has)
+	d.status.Pending = d.cfg.Family.plan(tx, d.want, d.has)
 	if d.status.Pending == 0 {
 		d.status.InKernel = size(d.has)
 		return nil
@@ -101,9 +130,9 @@ func (d *Driver) apply(ctx context.Context) error {
 	if err := d.runner.Run(ctx, tx); err != nil {
 		// Perhaps it was not as we thought it was.
 		d.resync = true
-		return fmt.Errorf("program table %s: %w", TableName, err)
+		return fmt.Errorf("program table %s: %w", d.table, err)
 	}
-	d.cfg.Log.Info("packet filter programmed", "table", TableName, "changes", d.status.Pending)
+	d.cfg.Log.Info("packet filter programmed", "table", d.table, "changes", d.status.Pending)
 	d.status.Writes += uint64(d.status.Pending)
 	d.has, d.status.Pending = d.want, 0
 	d.status.InKernel = size(d.has)
@@ -115,7 +144,7 @@ func (d *Driver) start() error {
 	if d.runner != nil {
 		return nil
 	}
-	r, err := d.cfg.NewRunner()
+	r, err := d.cfg.NewRunner(d.cfg.Family)
 	if err != nil {
 		if d.unavailable == "" {
 			d.cfg.Log.Error("nftables is not available: no masquerading, no protection against spoofed sources and tunnel packets", "err", err)
@@ -138,22 +167,22 @@ func (d *Driver) Version() string {
 func (d *Driver) read(ctx context.Context) error {
 	out, err := d.runner.ListTable(ctx)
 	if err != nil {
-		return fmt.Errorf("read table %s back: %w", TableName, err)
+		return fmt.Errorf("read table %s back: %w", d.table, err)
 	}
 	l, err := parseListing(out)
 	if err != nil {
-		return fmt.Errorf("read table %s back: %w", TableName, err)
+		return fmt.Errorf("read table %s back: %w", d.table, err)
 	}
-	has, err := imageIn(l)
+	has, err := d.cfg.Family.imageIn(l)
 	if err != nil {
-		return fmt.Errorf("read table %s back: %w", TableName, err)
+		return fmt.Errorf("read table %s back: %w", d.table, err)
 	}
 	d.drops.look(l)
 	d.has, d.resync = has, false
 	d.status.Resyncs++
 	// Reading the others' chains is for a condition only: no failure of ours.
 	if out, err := d.runner.ListChains(ctx); err == nil {
-		d.forward, err = droppingForwardChains(out)
+		d.forward, err = d.cfg.Family.droppingForwardChains(out)
 		if err != nil {
 			d.cfg.Log.Debug("other tables' chains not understood", "err", err)
 		}
@@ -164,16 +193,16 @@ func (d *Driver) read(ctx context.Context) error {
 // LookCounters reads what the counted rules have dropped, for Dropped. It
 // writes nothing, and is cheap enough for every time somebody asks.
 func (d *Driver) LookCounters(ctx context.Context) error {
-	if d.runner == nil {
+	if d.runner == nil || d.absent {
 		return nil // no nft yet, so no rules; Apply says what is wrong
 	}
 	out, err := d.runner.ListRules(ctx)
 	if err != nil {
-		return fmt.Errorf("read the counters of table %s: %w", TableName, err)
+		return fmt.Errorf("read the counters of table %s: %w", d.table, err)
 	}
 	l, err := parseListing(out)
 	if err != nil {
-		return fmt.Errorf("read the counters of table %s: %w", TableName, err)
+		return fmt.Errorf("read the counters of table %s: %w", d.table, err)
 	}
 	d.drops.look(l)
 	return nil
@@ -196,7 +225,7 @@ func rewritesRules(want, has image) bool {
 
 // plan puts what differs into tx and returns how many objects do. Sets come
 // before the rules that name them; what is not wanted goes last.
-func plan(tx *knftables.Transaction, want, has image) int {
+func (f Family) plan(tx *knftables.Transaction, want, has image) int {
 	table := &knftables.Table{Comment: knftables.PtrTo("Manx pod networking; rewritten by manx-node")}
 	changes := 0
 	if mustRebuild(want, has) {
@@ -208,7 +237,7 @@ func plan(tx *knftables.Transaction, want, has image) int {
 	}
 	tx.Add(table)
 	for _, name := range slices.Sorted(maps.Keys(want.sets)) {
-		changes += planSet(tx, name, want.sets[name], has.sets)
+		changes += f.planSet(tx, name, want.sets[name], has.sets)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.chains)) {
 		changes += planChain(tx, name, want.chains[name], has.chains)
@@ -240,12 +269,12 @@ func mustRebuild(want, has image) bool {
 	return has.odd
 }
 
-func planSet(tx *knftables.Transaction, name string, want map[string]bool, has map[string]map[string]bool) int {
+func (f Family) planSet(tx *knftables.Transaction, name string, want map[string]bool, has map[string]map[string]bool) int {
 	had, exists := has[name]
 	if exists && maps.Equal(want, had) {
 		return 0
 	}
-	set := &knftables.Set{Name: name, Type: "ipv4_addr", Flags: []knftables.SetFlag{knftables.IntervalFlag}}
+	set := &knftables.Set{Name: name, Type: f.setType(), Flags: []knftables.SetFlag{knftables.IntervalFlag}}
 	if exists {
 		// Old and new networks may overlap, which adding before deleting would
 		// trip over; within a transaction no packet sees the set empty.
@@ -297,6 +326,41 @@ func (d *Driver) Conditions() []state.Condition {
 	return out
 }
 
+// remove removes a table that is not wanted, if there is one.
+func (d *Driver) remove(ctx context.Context) error {
+	d.status.Pending, d.status.InKernel = 0, 0
+	if !d.resync {
+		return nil
+	}
+	d.forward, d.unavailable = nil, ""
+	d.drops.last = nil // the rules go; the sum stays
+	if d.runner == nil {
+		r, err := d.cfg.NewRunner(d.cfg.Family)
+		if err != nil {
+			// Where no table can be made there is hardly one; it is looked for again
+			// with the next resync.
+			d.cfg.Log.Debug("not looked for a table to remove", "err", err)
+			d.resync = false
+			return nil
+		}
+		d.runner = r
+	}
+	out, err := d.runner.ListRules(ctx)
+	if err != nil {
+		return fmt.Errorf("look for table %s: %w", d.table, err)
+	}
+	if out != nil {
+		if err := d.Uninstall(ctx); err != nil {
+			return err
+		}
+		d.cfg.Log.Info("packet filter removed", "table", d.table)
+		d.status.Writes++
+	}
+	d.has, d.gone, d.resync = image{}, true, false
+	d.status.Resyncs++
+	return nil
+}
+
 // Uninstall removes the table.
 func (d *Driver) Uninstall(ctx context.Context) error {
 	if err := d.start(); err != nil {
@@ -306,7 +370,7 @@ func (d *Driver) Uninstall(ctx context.Context) error {
 	tx.Add(&knftables.Table{}) // so that deleting it can not fail
 	tx.Delete(&knftables.Table{})
 	if err := d.runner.Run(ctx, tx); err != nil {
-		return fmt.Errorf("remove table %s: %w", TableName, err)
+		return fmt.Errorf("remove table %s: %w", d.table, err)
 	}
 	d.has = image{}
 	return nil

@@ -81,12 +81,12 @@ func newDriver(t *testing.T) (*nft.Driver, *runner) {
 	t.Helper()
 	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
 	r := &runner{}
-	d := nft.New(nft.Config{NewRunner: func() (nft.Runner, error) {
+	d := nft.New(nft.Config{NewRunner: func(nft.Family) (nft.Runner, error) {
 		if err := r.check("new"); err != nil {
 			return nil, err
 		}
 		var err error
-		r.Runner, err = nft.NewRunner()
+		r.Runner, err = nft.NewRunner(nft.IPv4)
 		return r, err
 	}})
 	return d, r
@@ -97,6 +97,22 @@ func apply(t *testing.T, d *nft.Driver) {
 	if err := d.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// newDriver6 is newDriver for the table of IPv6.
+func newDriver6(t *testing.T) (*nft.Driver, *runner) {
+	t.Helper()
+	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
+	r := &runner{}
+	d := nft.New(nft.Config{Family: nft.IPv6, NewRunner: func(f nft.Family) (nft.Runner, error) {
+		if err := r.check("new"); err != nil {
+			return nil, err
+		}
+		var err error
+		r.Runner, err = nft.NewRunner(f)
+		return r, err
+	}})
+	return d, r
 }
 
 // list leaves out counts, and protocols' names, which depend on /etc/protocols.
@@ -300,7 +316,7 @@ func TestFailures(t *testing.T) {
 // TestNoNft: without the program the reason is said, and what to do.
 func TestNoNft(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, err := nft.NewRunner(); err == nil || !strings.Contains(err.Error(), "nft") {
+	if _, err := nft.NewRunner(nft.IPv4); err == nil || !strings.Contains(err.Error(), "nft") {
 		t.Errorf("no nft: %v", err)
 	}
 }

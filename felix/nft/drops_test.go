@@ -63,7 +63,7 @@ func TestRenderRefuses(t *testing.T) {
 		"port of IPIP":        {Protocol: state.IPIP, DstPort: 4789, Verdict: state.VerdictDrop},
 		"counted accept":      {Counted: true, Verdict: state.VerdictAccept},
 	} {
-		if text, err := render(r); err == nil {
+		if text, err := IPv4.render(r); err == nil {
 			t.Errorf("%s: rendered as %q", what, text)
 		}
 	}

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -51,7 +52,7 @@ func parseListing(out []byte) (listing, error) {
 }
 
 // imageIn is what a listing of our table says.
-func imageIn(l listing) (image, error) {
+func (f Family) imageIn(l listing) (image, error) {
 	var err error
 	img := image{chains: map[string]chainImage{}, sets: map[string]map[string]bool{}}
 	for _, o := range l.Objects {
@@ -62,7 +63,7 @@ func imageIn(l listing) (image, error) {
 			if img.sets[o.Set.Name], err = parseElements(o.Set.Elem); err != nil {
 				return image{}, fmt.Errorf("set %s: %w", o.Set.Name, err)
 			}
-			if string(o.Set.Type) != `"ipv4_addr"` {
+			if string(o.Set.Type) != strconv.Quote(f.setType()) {
 				img.odd = true
 			}
 		case o.Map != nil, o.Counter != nil, o.Flowtable != nil:
@@ -108,9 +109,10 @@ func parseElements(raw []json.RawMessage) (map[string]bool, error) {
 	return out, nil
 }
 
-// droppingForwardChains names the chains of others that drop forwarded IPv4
-// packets unless one of their own rules accepts them.
-func droppingForwardChains(out []byte) ([]state.Condition, error) {
+// droppingForwardChains names the chains of others that drop forwarded packets
+// unless one of their own rules accepts them. Those of both families are IPv4's to
+// report, whose table is always there.
+func (f Family) droppingForwardChains(out []byte) ([]state.Condition, error) {
 	l, err := parseListing(out)
 	if err != nil {
 		return nil, err
@@ -118,14 +120,15 @@ func droppingForwardChains(out []byte) ([]state.Condition, error) {
 	var found []state.Condition
 	for _, o := range l.Objects {
 		c := o.Chain
-		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" || (c.Family != "ip" && c.Family != "inet") {
+		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" || (c.Family != string(f) && (c.Family != "inet" || f != IPv4)) {
 			continue
 		}
 		name := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)
 		found = append(found, state.Condition{
 			Kind: state.ForwardDropped, Subject: name,
-			Message: fmt.Sprintf("chain %s drops forwarded packets by default, and no other table can overrule it: "+
-				`accept pod traffic there too, such as with: iptables -A FORWARD -i cali+ -j ACCEPT; iptables -A FORWARD -o cali+ -j ACCEPT`, name),
+			Message: fmt.Sprintf("chain %[1]s drops forwarded packets by default, and no other table can overrule it: "+
+				`accept pod traffic there too, such as with: %[2]s -A FORWARD -i cali+ -j ACCEPT; %[2]s -A FORWARD -o cali+ -j ACCEPT`,
+				name, f+"tables"),
 		})
 	}
 	return found, nil

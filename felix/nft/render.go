@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"hash/fnv"
+	"net/netip"
 	"strings"
 
 	"sigs.k8s.io/knftables"
@@ -10,11 +11,37 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 )
 
-// TableName is the name of the table Manx owns.
+// TableName is the name of the tables Manx owns, one of each family.
 const TableName = "manx"
 
+// Family is an address family, by nft's name for it.
+type Family string
+
+// The families.
+const (
+	IPv4 = Family(knftables.IPv4Family)
+	IPv6 = Family(knftables.IPv6Family)
+)
+
+// setType is the type of a set of the family's addresses.
+func (f Family) setType() string {
+	if f == IPv6 {
+		return "ipv6_addr"
+	}
+	return "ipv4_addr"
+}
+
+// icmpv6Types are the messages of each group, by their numbers at IANA.
+var icmpv6Types = map[state.ICMPv6]string{
+	// Multicast listener query, report, done; router solicitation; neighbour
+	// solicitation, advertisement; multicast listener report of version 2.
+	state.ICMPv6Neighbours: "130, 131, 132, 133, 135, 136, 143",
+	// Router advertisement, redirect.
+	state.ICMPv6Router: "134, 137",
+}
+
 // render writes a rule in nft's syntax.
-func render(r state.Rule) (string, error) {
+func (f Family) render(r state.Rule) (string, error) {
 	var parts []string
 	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	if r.InIface != "" {
@@ -28,17 +55,26 @@ func render(r state.Rule) (string, error) {
 		add("udp dport %d", r.DstPort)
 	case r.DstPort != 0:
 		return "", fmt.Errorf("rule %+v: a port without UDP", r)
+	case r.Protocol != 0 && f == IPv6:
+		add("meta l4proto %d", r.Protocol) // wherever in the chain of headers
 	case r.Protocol != 0:
 		add("ip protocol %d", r.Protocol)
 	}
+	if r.ICMPv6 != "" {
+		types, known := icmpv6Types[r.ICMPv6]
+		if !known || f != IPv6 {
+			return "", fmt.Errorf("rule %+v: no such messages in table %s %s", r, f, TableName)
+		}
+		add("icmpv6 type { %s }", types)
+	}
 	if r.SrcSet != "" {
-		add("ip saddr @%s", r.SrcSet)
+		add("%s saddr @%s", f, r.SrcSet)
 	}
 	if r.NotSrcSet != "" {
-		add("ip saddr != @%s", r.NotSrcSet)
+		add("%s saddr != @%s", f, r.NotSrcSet)
 	}
 	if r.NotDstSet != "" {
-		add("ip daddr != @%s", r.NotDstSet)
+		add("%s daddr != @%s", f, r.NotDstSet)
 	}
 	if r.NoReturnPath {
 		// Look the source address up as a destination, through the incoming
@@ -106,7 +142,7 @@ type hookImage struct {
 	policy    string
 }
 
-func imageOf(t state.Table) (image, error) {
+func (f Family) imageOf(t state.Table) (image, error) {
 	img := image{chains: map[string]chainImage{}, sets: map[string]map[string]bool{}}
 	for _, s := range t.Sets {
 		elems := make(map[string]bool, len(s.Prefixes))
@@ -118,7 +154,7 @@ func imageOf(t state.Table) (image, error) {
 	for _, c := range t.Chains {
 		ci := chainImage{hook: hookImage{string(c.Type), string(c.Hook), int(c.Priority), "accept"}}
 		for _, r := range c.Rules {
-			text, err := render(r)
+			text, err := f.render(r)
 			if err != nil {
 				return image{}, fmt.Errorf("chain %s: %w", c.Name, err)
 			}
@@ -131,4 +167,9 @@ func imageOf(t state.Table) (image, error) {
 }
 
 // element is a prefix as nft lists it: a single address without its length.
-func element(prefix string) string { return strings.TrimSuffix(prefix, "/32") }
+func element(prefix string) string {
+	if p, err := netip.ParsePrefix(prefix); err == nil && p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return prefix
+}

@@ -26,9 +26,9 @@ type Runner interface {
 }
 
 // NewRunner finds nft(8) and tries, without changing anything, whether it is
-// new enough (1.0.1) and permitted.
-func NewRunner() (Runner, error) {
-	iface, err := knftables.New(knftables.IPv4Family, TableName)
+// new enough (1.0.1) and permitted, and knows the family.
+func NewRunner(f Family) (Runner, error) {
+	iface, err := knftables.New(knftables.Family(f), TableName)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,13 @@ func NewRunner() (Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nft --version: %w", err)
 	}
-	return &command{Interface: iface, path: path, version: strings.TrimSpace(string(version))}, nil
+	return &command{Interface: iface, family: f, path: path, version: strings.TrimSpace(string(version))}, nil
 }
 
 // command runs the nft program.
 type command struct {
 	knftables.Interface
+	family        Family
 	path, version string
 }
 
@@ -60,7 +61,7 @@ func (c *command) ListRules(ctx context.Context) ([]byte, error) {
 }
 
 func (c *command) listTable(ctx context.Context, options ...string) ([]byte, error) {
-	out, err := c.list(ctx, append(options, "list", "table", string(knftables.IPv4Family), TableName)...)
+	out, err := c.list(ctx, append(options, "list", "table", string(c.family), TableName)...)
 	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
 		return nil, nil
 	}

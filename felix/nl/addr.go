@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Addrs lists the IPv4 addresses of all links.
+// Addrs lists the addresses of all links.
 func (h *Handle) Addrs() ([]Addr, error) {
 	var out []Addr
 	err := h.read("list addresses", func(lib *netlink.Handle, _ *rtSocket) error {
 		out = nil
-		addrs, err := lib.AddrList(nil, netlink.FAMILY_V4)
+		addrs, err := lib.AddrList(nil, netlink.FAMILY_ALL)
 		for _, a := range addrs {
 			if addr, ok := fromAddr(a); ok {
 				out = append(out, addr)

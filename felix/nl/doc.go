@@ -13,6 +13,8 @@
 //     by its sequence number whether or not an acknowledgement was asked for.
 //   - What /proc/sys would be needed for elsewhere (rp_filter) is read and set by
 //     messages: an agent without privileges has /proc/sys read-only.
+//   - IPv6 routes are said as IPv4's: the kernel's default metric (1024) is none,
+//     and a blackhole has no device, although the kernel puts it on lo.
 //   - Sockets are reopened after errors that leave them unusable.
 //   - Events carry no more than what makes somebody look again, and leave out
 //     the echo of our own route changes.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -150,15 +152,22 @@ func (h *Handle) write(what string, op func(*netlink.Handle, *rtSocket) error) e
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// Routes calls visit with every IPv4 route of table, of all tables when it is 0.
+// Routes calls visit with every route of table, of all tables when it is 0: a
+// dump for each family.
 func (h *Handle) Routes(table uint32, visit func(Route)) error {
 	var routes []Route
-	err := h.read(fmt.Sprintf("list routes of table %d", table), func(_ *netlink.Handle, rs *rtSocket) error {
-		routes = routes[:0]
-		return rs.dump(table, func(r Route) { routes = append(routes, r) })
-	})
-	if err != nil {
-		return err
+	for _, f := range []struct {
+		family uint8
+		name   string
+	}{{unix.AF_INET, "routes"}, {unix.AF_INET6, "IPv6 routes"}} {
+		before := len(routes)
+		err := h.read(fmt.Sprintf("list %s of table %d", f.name, table), func(_ *netlink.Handle, rs *rtSocket) error {
+			routes = routes[:before]
+			return rs.dump(f.family, table, func(r Route) { routes = append(routes, r) })
+		})
+		if err != nil {
+			return err
+		}
 	}
 	for _, r := range routes {
 		visit(r)
@@ -191,16 +200,25 @@ func (h *Handle) ChangeRoutes(changes []RouteChange) []error {
 	return errs
 }
 
-// ForgetConnections deletes the IPv4 conntrack entries that have one of addrs
-// at either end. It reads the whole connection table once.
+// ForgetConnections deletes the conntrack entries that have one of addrs at
+// either end. It reads the connections of each family in addrs once.
 func (h *Handle) ForgetConnections(addrs map[netip.Addr]bool) (int, error) {
+	families := map[uint8]bool{}
+	for a := range addrs {
+		families[family(a)] = true
+	}
 	var n uint
-	err := h.read("delete conntrack entries", func(lib *netlink.Handle, _ *rtSocket) error {
-		deleted, err := lib.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, connectionsOf(addrs))
-		n += deleted
-		return err
-	})
-	return int(n), err
+	for _, fam := range slices.Sorted(maps.Keys(families)) {
+		err := h.read("delete conntrack entries", func(lib *netlink.Handle, _ *rtSocket) error {
+			deleted, err := lib.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(fam), connectionsOf(addrs))
+			n += deleted
+			return err
+		})
+		if err != nil {
+			return int(n), err
+		}
+	}
+	return int(n), nil
 }
 
 // connectionsOf selects connections by their ends.

@@ -71,6 +71,9 @@ type Route struct {
 	// Plain is false when the route has something that state.Route can not say
 	// (several next hops, an encapsulation, a type Manx does not use).
 	Plain bool
+	// Multipath: it has several next hops. In IPv6, Gw and LinkIndex are the first
+	// one's, and so is Protocol: the others may have been appended by somebody else.
+	Multipath bool
 }
 
 // RouteOp is what to do with a route.
@@ -83,6 +86,8 @@ const (
 	// RouteReplace changes in place, without a moment in which there is none
 	// (NLM_F_CREATE|NLM_F_REPLACE). It hits the first route with that
 	// destination and metric, whoever's: use it only over a route of our own.
+	// IPv6 prefers, of several, the first that has a gateway if the new one has
+	// one, and none if not (fib6_add_rt2node).
 	RouteReplace
 	// RouteDelete removes our own route (the protocol is part of the match) and
 	// fails with ErrNotFound when there is none.
@@ -143,16 +148,16 @@ type Kernel interface {
 	LinkSetRPFilter(index, mode int) error
 	// RPFilterAll reads net.ipv4.conf.all.rp_filter.
 	RPFilterAll() (int, error)
-	// Addrs lists the IPv4 addresses of all links.
+	// Addrs lists the addresses of all links, of both families.
 	Addrs() ([]Addr, error)
 	// AddrAdd gives a link an address; ErrExists when it has that address with
 	// that subnet, whatever else differs: the kernel can not change the rest.
 	AddrAdd(a Addr) error
 	// AddrDel takes an address from a link; ErrNotFound when it has none such.
-	// With a link's last address go all routes over it (fib_disable_ip).
+	// With a link's last IPv4 address go all IPv4 routes over it (fib_disable_ip).
 	AddrDel(a Addr) error
-	// Routes calls visit with every IPv4 route of table, whoever's; 0 stands for
-	// all tables.
+	// Routes calls visit with every route of table, whoever's, IPv4's before
+	// IPv6's; 0 stands for all tables.
 	Routes(table uint32, visit func(Route)) error
 	// ChangeRoutes makes all changes in order and returns one error, or nil,
 	// for each.

@@ -18,6 +18,9 @@ const (
 	rtaHeader   = unix.SizeofRtAttr
 	// rtaNextHopID is RTA_NH_ID: the route uses a next-hop object.
 	rtaNextHopID = 30
+	// metricIPv6 is IP6_RT_PRIO_USER: what the kernel makes of an IPv6 route
+	// without a metric.
+	metricIPv6 = 1024
 )
 
 func align4(n int) int { return (n + 3) &^ 3 }
@@ -105,6 +108,9 @@ func appendRouteBody(b []byte, r state.Route, linkIndex int, del bool) []byte {
 	if r.Src.IsValid() {
 		b = appendAttr(b, unix.RTA_PREFSRC, r.Src.AsSlice())
 	}
+	if r.Metric == 0 && dst.Addr().Is6() {
+		r.Metric = metricIPv6 // a deletion without it would take any metric
+	}
 	if r.Metric != 0 {
 		b = appendAttr32(b, unix.RTA_PRIORITY, r.Metric)
 	}
@@ -160,7 +166,12 @@ func parseRoute(m []byte) (Route, error) {
 			r.Table = binary.NativeEndian.Uint32(v)
 		case typ == unix.RTA_METRICS:
 			r.readMetrics(v)
-		case typ == unix.RTA_MULTIPATH, typ == unix.RTA_ENCAP, typ == unix.RTA_VIA, typ == rtaNextHopID:
+		case typ == unix.RTA_MULTIPATH:
+			r.Plain, r.Multipath = false, true
+			if fam == unix.AF_INET6 {
+				r.readFirstHop(v)
+			}
+		case typ == unix.RTA_ENCAP, typ == unix.RTA_VIA, typ == rtaNextHopID:
 			r.Plain = false
 		}
 	})
@@ -170,7 +181,40 @@ func parseRoute(m []byte) (Route, error) {
 	if r.Dst = netip.PrefixFrom(dst, bits); !r.Dst.IsValid() {
 		return Route{}, fmt.Errorf("route message with destination %s/%d", dst, bits)
 	}
+	if dst.Is6() {
+		r.likeIPv4()
+	}
 	return r, nil
+}
+
+// likeIPv4 says what the kernel adds to an IPv6 route the way state.Route does:
+// the default metric is none, and a blackhole, which the kernel puts on lo, has
+// no device.
+func (r *Route) likeIPv4() {
+	if r.Metric == metricIPv6 {
+		r.Metric = 0
+	}
+	if r.Type == state.Blackhole {
+		r.LinkIndex = 0
+	}
+}
+
+// readFirstHop takes the first of several next hops, each a struct rtnexthop with
+// attributes: the one that the rest of the message is about.
+func (r *Route) readFirstHop(v []byte) {
+	if len(v) < unix.SizeofRtNexthop {
+		return
+	}
+	n := int(binary.NativeEndian.Uint16(v))
+	if n < unix.SizeofRtNexthop || n > len(v) {
+		return
+	}
+	r.LinkIndex = int(binary.NativeEndian.Uint32(v[4:]))
+	_ = eachAttr(v[unix.SizeofRtNexthop:n], func(typ uint16, v []byte) { // a broken one has no gateway
+		if typ == unix.RTA_GATEWAY {
+			r.Gw = address(v)
+		}
+	})
 }
 
 func (r *Route) readMetrics(v []byte) {

@@ -1,6 +1,8 @@
 package nl
 
 import (
+	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -30,6 +32,36 @@ func TestRouteMessageRoundTrip(t *testing.T) {
 			continue
 		}
 		if got.Route != want || !got.Plain || got.LinkIndex != 7 || got.Protocol != state.RouteProtocol {
+			t.Errorf("wrote %s, read %+v", want, got)
+		}
+	}
+}
+
+// TestIPv6RouteMessages: what the kernel makes of an IPv6 route is read as it was
+// written.
+func TestIPv6RouteMessages(t *testing.T) {
+	for _, want := range []state.Route{
+		{Dst: netip.MustParsePrefix("2001:db8::5/128"), Table: 254},
+		{Dst: netip.MustParsePrefix("2001:db8::/122"), Type: state.Blackhole, Table: 254},
+		{Dst: netip.MustParsePrefix("2001:db8:1::/122"), Gw: netip.MustParseAddr("2001:db8:2::1"), Table: 254, Metric: 512},
+	} {
+		m := appendRoute(nil, RouteChange{Op: RouteCreate, Route: want, LinkIndex: 1}, 42, true)[unix.SizeofNlMsghdr:]
+		var metric uint32
+		if err := eachAttr(m[sizeofRtMsg:], func(typ uint16, v []byte) {
+			if typ == unix.RTA_PRIORITY {
+				metric = binary.NativeEndian.Uint32(v)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if metric != cmp.Or(want.Metric, 1024) {
+			t.Errorf("%s written with metric %d", want, metric)
+		}
+		got, err := parseRoute(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Route != want || !got.Plain || (got.LinkIndex == 0) != (want.Type == state.Blackhole) {
 			t.Errorf("wrote %s, read %+v", want, got)
 		}
 	}

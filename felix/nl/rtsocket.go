@@ -139,13 +139,16 @@ func replyError(flags uint16, data []byte) error {
 	return err
 }
 
-// dump visits every IPv4 route of a table, of all tables when it is 0. It may
-// return nl.ErrDumpInterrupted after some visits.
-func (rs *rtSocket) dump(table uint32, visit func(Route)) error {
+// dump visits every route of a family (AF_INET, AF_INET6) in a table, in all
+// tables when that is 0. It may return nl.ErrDumpInterrupted after some visits.
+func (rs *rtSocket) dump(family uint8, table uint32, visit func(Route)) error {
 	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}})
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family}})
 	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(table)))
 	err := rs.ask(req, unix.RTM_NEWROUTE, func(m []byte) error {
+		if len(m) > 0 && m[0] != family {
+			return nil // a kernel without IPv6 answers with what it has
+		}
 		r, err := parseRoute(m)
 		if err != nil {
 			return err
@@ -157,8 +160,11 @@ func (rs *rtSocket) dump(table uint32, visit func(Route)) error {
 		}
 		return nil
 	})
-	if errors.Is(err, unix.ENOENT) {
+	switch {
+	case errors.Is(err, unix.ENOENT):
 		return nil // the table does not exist: it has no routes
+	case family == unix.AF_INET6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)):
+		return nil // a kernel without IPv6
 	}
 	return err
 }

@@ -17,12 +17,12 @@ import (
 // watch listens on two sockets: what happens to links and addresses must not be
 // lost in a storm of route changes.
 func watch(ctx context.Context, ns netns.NsHandle, ownPort func() uint32, event func(Event)) error {
-	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
+	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
 		return err
 	}
 	defer links.Close()
-	routes, err := subscribe(ns, unix.RTNLGRP_IPV4_ROUTE)
+	routes, err := subscribe(ns, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,9 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 		}
 		e := Event{Kind: EventAddr, Link: Link{Index: int(binary.NativeEndian.Uint32(m.Data[4:]))}}
 		err := eachAttr(m.Data[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) {
-			if typ == unix.IFA_LOCAL {
+			// IPv6 has IFA_LOCAL only beside the other end's address, which
+			// comes after it.
+			if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && m.Data[0] == unix.AF_INET6 && !e.Addr.IsValid() {
 				e.Addr = address(v)
 			}
 		})
@@ -133,15 +135,18 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 	}
 }
 
-// routeEvent reports what others do to our routes: change or remove one, or
-// replace one by a route of their own, which the kernel tells as theirs.
+// routeEvent reports what others do to our routes: change or remove one, replace
+// one by a route of their own, which the kernel tells as theirs, or put one beside
+// it. That IPv6 tells by the flag that is missing: whoever adds the first route
+// with a destination and metric could have asked for NLM_F_EXCL.
 func routeEvent(m syscall.NetlinkMessage, ownPort uint32, event func(Event)) {
 	if m.Header.Pid == ownPort || len(m.Data) < sizeofRtMsg {
 		return
 	}
 	ours := m.Data[5] == state.RouteProtocol
 	replaced := m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_REPLACE != 0
-	if ours || replaced {
+	beside := m.Data[0] == unix.AF_INET6 && m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_EXCL == 0
+	if ours || replaced || beside {
 		event(Event{Kind: EventRoute})
 	}
 }

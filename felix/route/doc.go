@@ -19,5 +19,14 @@
 //     freshly started agent has learned nothing yet, and its predecessor's
 //     routes are the best knowledge there is.
 //
+// IPv4 and IPv6 are one table here: the destination tells them apart, and a pod's
+// routes of both are written together. What the kernel does differently in IPv6,
+// felix/nl says as in IPv4 (the default metric, a blackhole's device), with one
+// exception: a second route with a destination, metric and a gateway becomes
+// another next hop of the first one (RTA_MULTIPATH). Ours are created with EXCL and
+// replaced in place, never deleted to be added again, so that they never do that.
+// Where somebody appends his to ours, that is a ForeignRoute, too: replacing would
+// remove his next hop with ours.
+//
 // A route the kernel refuses stays pending and is tried again; the others go on.
 package route

@@ -46,10 +46,11 @@ type Driver struct {
 	// refused are desired or stale keys the kernel did not take at the last try.
 	refused map[state.RouteKey]error
 
-	readBack  bool // the kernel has been read at least once
-	resync    bool
-	converged bool
-	status    state.DriverStatus
+	readBack bool // the kernel has been read at least once
+	resync   bool
+	// converged4 and converged6 are what SetConverged was told, by family.
+	converged4, converged6 bool
+	status                 state.DriverStatus
 }
 
 // New makes a driver. It does nothing before the first Apply.
@@ -71,9 +72,9 @@ func New(cfg Config) *Driver {
 // SetRoutes says what all routes should be.
 func (d *Driver) SetRoutes(want map[state.RouteKey]state.Route) { d.routes.ReplaceDesired(want) }
 
-// SetConverged says whether routes through a next hop that are not desired are
-// really obsolete.
-func (d *Driver) SetConverged(yes bool) { d.converged = yes }
+// SetConverged says of each family whether routes through a next hop that are not
+// desired are really obsolete.
+func (d *Driver) SetConverged(ipv4, ipv6 bool) { d.converged4, d.converged6 = ipv4, ipv6 }
 
 // QueueResync makes the next Apply read the kernel back.
 func (d *Driver) QueueResync() { d.resync = true }
@@ -158,6 +159,16 @@ func (d *Driver) readKernel() error {
 		if _, twice := have[key]; twice {
 			return // the first one is the one that counts, for packets and for replacing
 		}
+		if r.Multipath && r.Gw.IsValid() {
+			// Somebody has appended next hops to ours, which IPv6 makes one route
+			// of. Replacing it would take them along; a deletion names ours.
+			r.Dev = byIndex[r.LinkIndex]
+			have[key] = r.Route
+			if _, wanted := d.routes.Desired(key); wanted {
+				foreign[key] = "next hops beside " + r.Route.String()
+			}
+			return
+		}
 		if !r.Plain {
 			// Ours by its mark but of a shape we do not write: as a unicast
 			// route without a device it equals nothing desired.
@@ -226,7 +237,13 @@ func (d *Driver) planDeletes(keys []state.RouteKey) []nl.RouteChange {
 }
 
 // held reports whether a route that is not desired is kept for now.
-func (d *Driver) held(r state.Route) bool { return r.Gw.IsValid() && !d.converged }
+func (d *Driver) held(r state.Route) bool {
+	converged := d.converged4
+	if r.Dst.Addr().Is6() {
+		converged = d.converged6
+	}
+	return r.Gw.IsValid() && !converged
+}
 
 func (d *Driver) linkIndex(name string) (int, error) {
 	if index, ok := d.links[name]; ok {
@@ -275,7 +292,9 @@ func describe(c nl.RouteChange, err error) error {
 		return fmt.Errorf("remove route %s: %w", c.Route, err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("program route %s: %w: the agent needs CAP_NET_ADMIN", c.Route, err)
-	case errors.Is(err, unix.ENETUNREACH):
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("program route %s: %w: is net.ipv6.conf.%s.disable_ipv6 1?", c.Route, err, c.Route.Dev)
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH): // as IPv4 says it, and IPv6
 		return fmt.Errorf("program route %s: %w: is %s still in a subnet of %s?", c.Route, err, c.Route.Gw, c.Route.Dev)
 	}
 	return fmt.Errorf("program route %s: %w", c.Route, err)

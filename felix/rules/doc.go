@@ -47,6 +47,17 @@
 // at all. Nodes' own addresses are outside in this sense, as with Calico's
 // default NATOutgoingExclusions=IPPoolsOnly.
 //
+// The table for IPv6 is the same as far as it goes: there is no tunnel, so there is
+// no input chain and no rule about the host's packets into it. What hosts need on
+// their link passes raw-prerouting before the source is looked at: neighbour
+// discovery and multicast listener reports, from a link-local address or, by a pod
+// that is about to take an address, from none (::). These packets never leave the
+// link: nobody forwards them. A pod has no say in routing, so its router
+// advertisements and redirects are dropped, whatever the host would make of them.
+// Connection tracking leaves all of these alone (nf_conntrack_icmpv6_error), and with them
+// address translation. Whether masquerading is wanted is the pool's natOutgoing, as
+// in IPv4, and off by default.
+//
 // It also gives the host's own packets into the tunnel the tunnel's address
 // when they have another one, as they have when the sender was bound to the
 // node's address or kube-proxy translated the destination after the source was

@@ -12,6 +12,8 @@ const (
 	SetInside  = "network-ip-pools"
 	SetSources = "masq-ipam-pools"
 	SetNodes   = "all-hosts-net"
+	// SetOnLink has no counterpart there.
+	SetOnLink = "on-link-sources"
 
 	ChainRaw     = "raw-prerouting"
 	ChainInput   = "input"
@@ -25,6 +27,7 @@ const (
 	DropIPIPFromStranger = "IPIP from no node"
 	DropIPIPFromPod      = "IPIP from a pod"
 	DropVXLANFromPod     = "VXLAN from a pod"
+	DropRouterFromPod    = "router advertisement from a pod"
 )
 
 // defaultVXLANPort is VXLAN's UDP port (RFC 7348 §8).
@@ -33,31 +36,20 @@ const defaultVXLANPort = 4789
 // podInterfaces matches every pod interface.
 const podInterfaces = state.InterfacePrefix + "*"
 
+// onLink are the sources of packets that stay on their link: link-local addresses
+// (RFC 4291 §2.5.6), and the unspecified one of a host that is about to choose an
+// address (§2.5.2).
+var onLink = []netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
+
 // IPv4 is the whole packet filter of a node for IPv4.
 func IPv4(f state.PacketFilter) state.Table {
-	t := state.Table{
-		Sets: []state.Set{
-			{Name: SetSources, Prefixes: ipv4(f.Masquerade.Sources)},
-			{Name: SetInside, Prefixes: ipv4(f.Masquerade.Inside)},
-		},
-		Chains: []state.Chain{
-			{
-				Name: ChainForward, Type: state.FilterChain, Hook: state.Forward, Priority: state.PriorityFilter,
-				Rules: []state.Rule{
-					{InIface: podInterfaces, Verdict: state.VerdictAccept, Comment: "from pods"},
-					{OutIface: podInterfaces, Verdict: state.VerdictAccept, Comment: "to pods"},
-				},
-			},
-			{
-				Name: ChainNAT, Type: state.NATChain, Hook: state.Postrouting, Priority: state.PrioritySrcNAT,
-				Rules: masquerade(f),
-			},
-			{
-				Name: ChainRaw, Type: state.FilterChain, Hook: state.Prerouting, Priority: state.PriorityRaw,
-				Rules: fromPods(f),
-			},
-		},
+	raw := []state.Rule{ownAddress()}
+	if !f.AllowIPIPFromPods {
+		raw = append(raw, state.Rule{
+			InIface: podInterfaces, Protocol: state.IPIP, Counted: true, Verdict: state.VerdictDrop, Comment: DropIPIPFromPod,
+		})
 	}
+	t := table(f, netip.Addr.Is4, masquerade(f), append(raw, vxlan(f)...))
 	if f.Tunnel != "" {
 		t.Sets = append(t.Sets, state.Set{Name: SetNodes, Prefixes: hosts(f.Nodes)})
 		t.Chains = append(t.Chains, state.Chain{
@@ -70,10 +62,47 @@ func IPv4(f state.PacketFilter) state.Table {
 	return t
 }
 
-func masquerade(f state.PacketFilter) []state.Rule {
-	rules := []state.Rule{
-		{SrcSet: SetSources, NotDstSet: SetInside, Verdict: state.VerdictMasquerade, Comment: "leaves the pools"},
+// IPv6 is the whole packet filter of a node for IPv6. There is no IPIP in it: no
+// node takes such packets, so that a pod gains nothing by sending them.
+func IPv6(f state.PacketFilter) state.Table {
+	raw := []state.Rule{
+		{InIface: podInterfaces, ICMPv6: state.ICMPv6Router, Counted: true, Verdict: state.VerdictDrop, Comment: DropRouterFromPod},
+		{InIface: podInterfaces, ICMPv6: state.ICMPv6Neighbours, SrcSet: SetOnLink, Verdict: state.VerdictAccept, Comment: "neighbour discovery"},
+		ownAddress(),
 	}
+	t := table(f, state.Is6, []state.Rule{leavesPools()}, append(raw, vxlan(f)...))
+	t.Sets = append(t.Sets, state.Set{Name: SetOnLink, Prefixes: onLink})
+	return t
+}
+
+// table is what both families have, with their own rules for what leaves and for
+// what comes from pods.
+func table(f state.PacketFilter, family func(netip.Addr) bool, nat, raw []state.Rule) state.Table {
+	return state.Table{
+		Sets: []state.Set{
+			{Name: SetSources, Prefixes: of(family, f.Masquerade.Sources)},
+			{Name: SetInside, Prefixes: of(family, f.Masquerade.Inside)},
+		},
+		Chains: []state.Chain{
+			{
+				Name: ChainForward, Type: state.FilterChain, Hook: state.Forward, Priority: state.PriorityFilter,
+				Rules: []state.Rule{
+					{InIface: podInterfaces, Verdict: state.VerdictAccept, Comment: "from pods"},
+					{OutIface: podInterfaces, Verdict: state.VerdictAccept, Comment: "to pods"},
+				},
+			},
+			{Name: ChainNAT, Type: state.NATChain, Hook: state.Postrouting, Priority: state.PrioritySrcNAT, Rules: nat},
+			{Name: ChainRaw, Type: state.FilterChain, Hook: state.Prerouting, Priority: state.PriorityRaw, Rules: raw},
+		},
+	}
+}
+
+func leavesPools() state.Rule {
+	return state.Rule{SrcSet: SetSources, NotDstSet: SetInside, Verdict: state.VerdictMasquerade, Comment: "leaves the pools"}
+}
+
+func masquerade(f state.PacketFilter) []state.Rule {
+	rules := []state.Rule{leavesPools()}
 	if f.Tunnel != "" {
 		rules = append(rules, state.Rule{
 			OutIface: f.Tunnel, SrcLocalElsewhere: true, Verdict: state.VerdictMasquerade, Comment: "the host, into the tunnel",
@@ -82,33 +111,30 @@ func masquerade(f state.PacketFilter) []state.Rule {
 	return rules
 }
 
-// fromPods is what a pod must not send, wherever to.
-func fromPods(f state.PacketFilter) []state.Rule {
-	rules := []state.Rule{
-		{InIface: podInterfaces, NoReturnPath: true, Verdict: state.VerdictDrop, Comment: "not the pod's own address"},
-	}
-	if !f.AllowIPIPFromPods {
-		rules = append(rules, state.Rule{
-			InIface: podInterfaces, Protocol: state.IPIP, Counted: true, Verdict: state.VerdictDrop, Comment: DropIPIPFromPod,
-		})
-	}
-	if !f.AllowVXLANFromPods {
-		port := f.VXLANPort
-		if port == 0 {
-			port = defaultVXLANPort
-		}
-		rules = append(rules, state.Rule{
-			InIface: podInterfaces, Protocol: state.UDP, DstPort: port, Counted: true, Verdict: state.VerdictDrop, Comment: DropVXLANFromPod,
-		})
-	}
-	return rules
+// ownAddress keeps a pod from sending under another's address, wherever to.
+func ownAddress() state.Rule {
+	return state.Rule{InIface: podInterfaces, NoReturnPath: true, Verdict: state.VerdictDrop, Comment: "not the pod's own address"}
 }
 
-// ipv4 leaves out the other family's prefixes.
-func ipv4(in []netip.Prefix) []netip.Prefix {
+// vxlan keeps a pod from sending VXLAN, wherever to, unless it is allowed.
+func vxlan(f state.PacketFilter) []state.Rule {
+	if f.AllowVXLANFromPods {
+		return nil
+	}
+	port := f.VXLANPort
+	if port == 0 {
+		port = defaultVXLANPort
+	}
+	return []state.Rule{{
+		InIface: podInterfaces, Protocol: state.UDP, DstPort: port, Counted: true, Verdict: state.VerdictDrop, Comment: DropVXLANFromPod,
+	}}
+}
+
+// of leaves out the prefixes of other families.
+func of(family func(netip.Addr) bool, in []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range in {
-		if p.Addr().Is4() {
+		if family(p.Addr()) {
 			out = append(out, p)
 		}
 	}

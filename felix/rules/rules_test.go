@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,8 +27,8 @@ func addrs(in ...string) []netip.Addr {
 // filters are the shapes the packet filter takes.
 func filters() map[string]state.PacketFilter {
 	masq := state.Masquerade{
-		Sources: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-		Inside:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16"), netip.MustParsePrefix("2001:db8::/64")},
+		Sources: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("2001:db8::/64")},
+		Inside:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fd00::/8")},
 	}
 	nodes := addrs("192.0.2.3", "192.0.2.1", "2001:db8::1", "192.0.2.3", "192.0.2.20")
 	return map[string]state.PacketFilter{
@@ -40,9 +41,18 @@ func filters() map[string]state.PacketFilter {
 	}
 }
 
-func TestIPv4(t *testing.T) {
+// tables renders every shape for both families.
+func tables() map[string]state.Table {
+	out := map[string]state.Table{}
 	for name, f := range filters() {
-		got, err := json.MarshalIndent(IPv4(f), "", " ")
+		out[name], out[name+"6"] = IPv4(f), IPv6(f)
+	}
+	return out
+}
+
+func TestGolden(t *testing.T) {
+	for name, table := range tables() {
+		got, err := json.MarshalIndent(table, "", " ")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,11 +72,30 @@ func TestIPv4(t *testing.T) {
 	}
 }
 
+// TestNoTunnelInIPv6: neither the tunnel nor its nodes are IPv6's business, and no
+// set has an address of the other family.
+func TestNoTunnelInIPv6(t *testing.T) {
+	all := filters()
+	plain, tunnel := IPv6(all["plain"]), all["tunnel"]
+	tunnel.VXLANPort = 0
+	if diff := cmp.Diff(plain, IPv6(tunnel), cmp.Comparer(state.Table.Equal)); diff != "" {
+		t.Errorf("(-without +with a tunnel):\n%s", diff)
+	}
+	for name, table := range tables() {
+		for _, s := range table.Sets {
+			for _, p := range s.Prefixes {
+				if p.Addr().Is6() != strings.HasSuffix(name, "6") {
+					t.Errorf("%s: set %s has %s", name, s.Name, p)
+				}
+			}
+		}
+	}
+}
+
 // TestConsistent: every set a rule names is there and every set is named, every
 // rule says what it does and why, and counts are told apart by the reason.
 func TestConsistent(t *testing.T) {
-	for name, f := range filters() {
-		table := IPv4(f)
+	for name, table := range tables() {
 		exists, used := map[string]bool{"": true}, map[string]bool{}
 		for _, s := range table.Sets {
 			exists[s.Name] = true

@@ -41,7 +41,8 @@ const (
 	NftablesUnavailable ConditionKind = "NftablesUnavailable"
 	// ForwardDropped: another table's forward chain drops by default.
 	ForwardDropped ConditionKind = "ForwardDropped"
-	// ForwardingDisabled: net.ipv4.ip_forward is 0.
+	// ForwardingDisabled: net.ipv4.ip_forward, or net.ipv6.conf.all.forwarding on a
+	// node with IPv6, is 0.
 	ForwardingDisabled ConditionKind = "ForwardingDisabled"
 )
 

@@ -57,17 +57,23 @@ func ParseAlias(alias string) (network, containerID string, ok bool) {
 	return handle[:i], handle[i+1:], true
 }
 
-// Routes are the routes that deliver packets to the endpoint: one host route
-// per IPv4 address, on its interface, scope link.
+// Routes are the routes that deliver packets to the endpoint: one host route per
+// address, on its interface; scope link where the family has scopes.
 func (e Endpoint) Routes() []Route {
 	routes := make([]Route, 0, len(e.Addrs))
 	for _, a := range e.Addrs {
-		if !a.Is4() {
+		if !a.Is4() && !Is6(a) {
 			continue
 		}
-		routes = append(routes, Route{
-			Dst: netip.PrefixFrom(a, a.BitLen()), Dev: e.Iface, Scope: ScopeLink, Table: MainTable,
-		})
+		r := Route{Dst: netip.PrefixFrom(a, a.BitLen()), Dev: e.Iface, Table: MainTable}
+		if a.Is4() {
+			r.Scope = ScopeLink
+		}
+		routes = append(routes, r)
 	}
 	return routes
 }
+
+// Is6 reports an address that is IPv6 on the wire; one that only wraps an IPv4
+// address (::ffff:0:0/96, RFC 4291 §2.5.5.2) is neither.
+func Is6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() }

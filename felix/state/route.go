@@ -33,7 +33,8 @@ func (t RouteType) String() string {
 	return "unicast"
 }
 
-// Scope is the part of rtm_scope that Manx uses.
+// Scope is the part of rtm_scope that Manx uses. IPv6 has no scopes of routes:
+// all of them are ScopeUniverse.
 type Scope uint8
 
 const (
@@ -53,8 +54,10 @@ func (s Scope) String() string {
 // RouteKey is what the kernel tells routes apart by (for TOS 0): two routes
 // with one key are one route replaced by another.
 type RouteKey struct {
-	Dst    netip.Prefix
-	Table  uint32
+	Dst   netip.Prefix
+	Table uint32
+	// Metric 0 is the kernel's default: 0 in IPv4, IP6_RT_PRIO_USER (1024) in
+	// IPv6, where 0 does not exist.
 	Metric uint32
 }
 

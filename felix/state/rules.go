@@ -7,7 +7,7 @@ import (
 
 // Table is everything Manx wants from the packet filter for one address
 // family, said without naming a backend. nftables renders it into one table of
-// its own.
+// its own. All sets are of that family.
 type Table struct {
 	Sets   []Set
 	Chains []Chain
@@ -71,13 +71,28 @@ const (
 	VerdictMasquerade Verdict = "masquerade"
 )
 
-// Protocol is the protocol number of the IPv4 header (RFC 791 §3.1).
+// Protocol is the protocol number of the IPv4 header (RFC 791 §3.1), and of the
+// last of the IPv6 headers (RFC 8200 §4).
 type Protocol uint8
 
 // The protocols that Manx uses, by their numbers at IANA.
 const (
 	IPIP Protocol = 4
 	UDP  Protocol = 17
+)
+
+// ICMPv6 names messages of ICMPv6 (protocol 58); empty matches all packets.
+type ICMPv6 string
+
+// The groups of ICMPv6 messages that Manx uses.
+const (
+	// ICMPv6Neighbours is what every host must be able to send on a link:
+	// solicitations and neighbour advertisements (RFC 4861), and multicast
+	// listener messages (RFC 2710, RFC 3810).
+	ICMPv6Neighbours ICMPv6 = "neighbours"
+	// ICMPv6Router is what routers tell hosts: router advertisements and
+	// redirects (RFC 4861 §4.2, §4.5).
+	ICMPv6Router ICMPv6 = "router"
 )
 
 // Rule matches when every one of its non-zero matches does.
@@ -88,6 +103,8 @@ type Rule struct {
 	Protocol Protocol
 	// DstPort is the destination port; only together with Protocol UDP.
 	DstPort uint16
+	// ICMPv6 selects messages of ICMPv6; only in tables for IPv6.
+	ICMPv6 ICMPv6 `json:",omitempty"`
 	// SrcSet names a set that must contain the source address.
 	SrcSet string
 	// NotSrcSet and NotDstSet name sets that must not contain the source or

@@ -13,7 +13,7 @@
 // packets through the tunnel have that as their source. The mark of a leftover
 // is therefore an address of length 32, on that device, inside a pool. All other
 // addresses, and all routes, are other people's: the routes through the tunnel
-// are felix/route's.
+// are felix/route's. IPv6 addresses and routes are not even looked at.
 //
 // What the order of changes is about:
 //

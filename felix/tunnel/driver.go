@@ -274,14 +274,14 @@ func (d *Driver) create() bool {
 	return errors.Is(err, nl.ErrExists) || d.done(d.name, "create as "+d.kind, err)
 }
 
-// addrs reads the device's addresses.
+// addrs reads the device's IPv4 addresses; IPIP carries nothing else.
 func (d *Driver) addrs(link nl.Link) ([]nl.Addr, bool) {
 	addrs, err := d.cfg.Kernel.Addrs()
 	if err != nil {
 		d.fail(d.name, err)
 		return nil, false
 	}
-	return slices.DeleteFunc(addrs, func(a nl.Addr) bool { return a.LinkIndex != link.Index }), true
+	return slices.DeleteFunc(addrs, func(a nl.Addr) bool { return a.LinkIndex != link.Index || !a.Prefix.Addr().Is4() }), true
 }
 
 // done records what became of a change.

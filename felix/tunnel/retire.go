@@ -93,7 +93,7 @@ func (d *Driver) retired() bool {
 	return d.tighten(func(string) bool { return false }) && len(d.failures) == 0
 }
 
-// routeCount counts routes over the device; those that the kernel makes for
+// routeCount counts IPv4 routes over the device; those that the kernel makes for
 // addresses are neither.
 type routeCount struct{ own, foreign int }
 
@@ -101,7 +101,7 @@ func (d *Driver) routesOver(link nl.Link) (routeCount, bool) {
 	var n routeCount
 	err := d.cfg.Kernel.Routes(0, func(r nl.Route) {
 		switch {
-		case r.LinkIndex != link.Index || r.Protocol == unix.RTPROT_KERNEL:
+		case r.LinkIndex != link.Index || !r.Dst.Addr().Is4() || r.Protocol == unix.RTPROT_KERNEL:
 		case r.Protocol == state.RouteProtocol:
 			n.own++
 		default:

@@ -310,3 +310,24 @@ func TestTrafficIsCounted(t *testing.T) {
 		}
 	})
 }
+
+// TestIPv6IsNobodysBusiness: the device's IPv6 addresses and routes are not counted
+// as others', and keep nothing from being retired.
+func TestIPv6IsNobodysBusiness(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		d := w.wanting(t)
+		must(t, w.AddrAdd(nl.Addr{LinkIndex: w.link(t).Index, Prefix: netip.MustParsePrefix("2001:db8::7/64")}))
+		w.foreignRoute(t, "2001:db8:7::/64")
+		resync(t, d)
+		w.expect(t, "kept", asWanted)
+		if s := d.Status(); s.Foreign != 0 {
+			t.Errorf("status while it is wanted: %+v", s)
+		}
+		d.SetTunnel(nil)
+		apply(t, d)
+		w.expect(t, "retired", "down mtu 1440")
+		if s := d.Status(); s.Foreign != 0 || s.Held != 0 || s.Pending != 0 {
+			t.Errorf("status: %+v", s)
+		}
+	})
+}

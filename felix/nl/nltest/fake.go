@@ -34,7 +34,8 @@ const (
 
 // Kernel is a kernel in memory. It keeps the rules of the real one that drivers
 // rely on: one key per route for NLM_F_EXCL, routes that go with their link, or
-// when it is set down or loses its last address, deletion by protocol. It may be
+// when it is set down or, those of IPv4, when it loses its last IPv4 address,
+// deletion by protocol. It may be
 // used from several goroutines.
 type Kernel struct {
 	mu        sync.Mutex
@@ -140,14 +141,14 @@ func (k *Kernel) SetRPFilterAll(mode int) {
 // settled does what follows a change of a link.
 func (k *Kernel) settled(l nl.Link) {
 	if !l.Up {
-		k.flush(l.Index)
+		k.flush(l.Index, func(nl.Route) bool { return true })
 	}
 	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
 }
 
-// flush drops the routes over a link, without a word about it.
-func (k *Kernel) flush(index int) {
-	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool { return r.LinkIndex == index })
+// flush drops routes over a link, without a word about it.
+func (k *Kernel) flush(index int, which func(nl.Route) bool) {
+	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool { return r.LinkIndex == index && which(r) })
 }
 
 // AddRoute puts a route there as somebody else would.
@@ -347,8 +348,8 @@ func (k *Kernel) AddrDel(a nl.Addr) error {
 		return nl.ErrNotFound
 	}
 	k.addrs = slices.Delete(k.addrs, i, i+1)
-	if !slices.ContainsFunc(k.addrs, func(b nl.Addr) bool { return b.LinkIndex == a.LinkIndex }) {
-		k.flush(a.LinkIndex)
+	if !slices.ContainsFunc(k.addrs, func(b nl.Addr) bool { return b.LinkIndex == a.LinkIndex && b.Prefix.Addr().Is4() }) {
+		k.flush(a.LinkIndex, func(r nl.Route) bool { return r.Dst.Addr().Is4() })
 	}
 	k.log = append(k.log, "address deleted "+a.Prefix.String())
 	k.emit(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: a.LinkIndex}, Addr: a.Prefix.Addr()})
