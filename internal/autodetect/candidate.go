@@ -7,11 +7,12 @@ import (
 	"strings"
 )
 
-// candidate is one IPv4 address of one interface, or an interface without any.
+// candidate is one address of one interface, or an interface without any.
 type candidate struct {
 	iface string
 	up    bool
 	addr  netip.Prefix
+	unfit string // what its Interface says of the address
 	why   string // it was refused; empty: it qualifies
 }
 
@@ -22,8 +23,8 @@ func (c candidate) String() string {
 	return c.iface + " " + c.addr.String()
 }
 
-// candidates lists the interfaces' IPv4 addresses in the order of the walk,
-// highest interface index first, with a verdict for each.
+// candidates lists the interfaces' addresses of the family in the order of the
+// walk, highest interface index first, with a verdict for each.
 func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix) string) []candidate {
 	ifaces := slices.Clone(r.Interfaces)
 	slices.SortStableFunc(ifaces, func(a, b Interface) int { return b.Index - a.Index })
@@ -35,12 +36,15 @@ func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix
 		}
 		n := len(out)
 		for _, p := range i.Addrs {
-			if !p.Addr().Is4() {
-				continue
+			if !r.Family.Has(p.Addr()) || r.Family == IPv6 && !p.Addr().IsGlobalUnicast() && excluded.MatchString(i.Name) {
+				continue // every pod's interface has a link-local address
 			}
-			c := candidate{iface: i.Name, up: i.Up, addr: p, why: verdict}
+			c := candidate{iface: i.Name, up: i.Up, addr: p, unfit: i.Unfit[p.Addr()], why: verdict}
 			if c.why == "" {
 				c.why = reject(!p.Addr().IsGlobalUnicast(), "not a global unicast address")
+			}
+			if c.why == "" {
+				c.why = c.unfit
 			}
 			if c.why == "" && addr != nil {
 				c.why = addr(p)
@@ -49,7 +53,7 @@ func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix
 		}
 		if len(out) == n && !excluded.MatchString(i.Name) { // pods' interfaces have no address and are legion
 			if verdict == "" {
-				verdict = "no IPv4 address"
+				verdict = fmt.Sprintf("no %s address", r.Family)
 			}
 			out = append(out, candidate{iface: i.Name, up: i.Up, why: verdict})
 		}
@@ -106,8 +110,8 @@ func (r Request) fail(why string, cands []candidate) error {
 		}
 		seen = list(cands)
 	}
-	return fmt.Errorf("IP_AUTODETECTION_METHOD=%q: %s; interfaces seen: %s; want %s, or set IP to this node's address",
-		r.Method.String(), why, seen, MethodForms)
+	return fmt.Errorf("%s=%q: %s; interfaces seen: %s; want %s, %s",
+		r.Family.methodVariable(), r.Method.String(), why, seen, MethodForms, r.Family.wayOut())
 }
 
 // owner finds the interface that has address a.
@@ -115,7 +119,7 @@ func owner(ifaces []Interface, a netip.Addr) (candidate, bool) {
 	for _, i := range ifaces {
 		for _, p := range i.Addrs {
 			if p.Addr() == a {
-				return candidate{iface: i.Name, up: i.Up, addr: p}, true
+				return candidate{iface: i.Name, up: i.Up, addr: p, unfit: i.Unfit[a]}, true
 			}
 		}
 	}

@@ -1,6 +1,7 @@
-// Package autodetect chooses the IPv4 address under which other nodes reach
-// this one: the value of the Node annotation projectcalico.org/IPv4Address, the
-// source of BGP sessions and the next hop of every route to this node's pods.
+// Package autodetect chooses the addresses under which other nodes reach this
+// one, IPv4 and, when asked for, IPv6: the values of the Node annotations
+// projectcalico.org/IPv4Address and IPv6Address, the sources of BGP sessions and
+// the next hops of every route to this node's pods.
 //
 // A wrong choice is the most common way to break such a network, so the rule of
 // the package is that every answer explains itself:
@@ -15,6 +16,12 @@
 // over the order of the interfaces, because it is the one that the kubelet, the
 // API server and the other nodes already use for this machine.
 //
-// Only Interfaces and Reach touch the system; they read and never write. Both
-// act in the network namespace of the calling thread.
+// IP6 and IP6_AUTODETECTION_METHOD do the same for IPv6, with two differences. A
+// node has IPv6 only when IP6 asks for it, so that nothing is stored without it.
+// And an interface has several IPv6 addresses as a rule, some of which pass away:
+// temporary (RFC 8981), deprecated (RFC 4862 §5.5.4) and not yet confirmed ones are
+// never detected.
+//
+// Only Interfaces, Reach and Reach6 touch the system; they read and never write.
+// They act in the network namespace of the calling thread.
 package autodetect

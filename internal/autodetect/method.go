@@ -8,11 +8,12 @@ import (
 	"strings"
 )
 
-// The forms that the two variables accept, for error messages and docs.
+// The forms that the variables accept, for error messages and docs.
 const (
 	MethodForms = "first-found, interface=REGEX[,REGEX], skip-interface=REGEX[,REGEX], can-reach=IP-OR-NAME, " +
 		"cidr=CIDR[,CIDR] or kubernetes-internal-ip"
-	AddressForms = `empty, autodetect, none, or this node's IPv4 address such as 10.0.0.5 or 10.0.0.5/24`
+	AddressForms  = `empty, autodetect, none, or this node's IPv4 address such as 10.0.0.5 or 10.0.0.5/24`
+	AddressForms6 = `empty or none for a node without IPv6, autodetect, or this node's IPv6 address such as fd00::5 or fd00::5/64`
 )
 
 type kind int
@@ -33,7 +34,8 @@ var prefixes = map[kind]string{
 	byCIDR:        "cidr=",
 }
 
-// Method is a parsed IP_AUTODETECTION_METHOD. The zero value is first-found.
+// Method is a parsed IP_AUTODETECTION_METHOD or IP6_AUTODETECTION_METHOD. The zero
+// value is first-found.
 type Method struct {
 	kind    kind
 	text    string
@@ -59,7 +61,12 @@ var comma = regexp.MustCompile(`\s*,\s*`)
 // anywhere in an interface's name, as they do in Calico: write ^eth0$ for an
 // exact name. The error says what is wrong with s; MethodForms says what is
 // accepted.
-func ParseMethod(s string) (Method, error) {
+func ParseMethod(s string) (Method, error) { return parseMethod(IPv4, s) }
+
+// ParseMethod6 reads an IP6_AUTODETECTION_METHOD in the same way.
+func ParseMethod6(s string) (Method, error) { return parseMethod(IPv6, s) }
+
+func parseMethod(f Family, s string) (Method, error) {
 	switch s {
 	case "", "first-found":
 		return Method{text: s}, nil
@@ -77,9 +84,9 @@ func ParseMethod(s string) (Method, error) {
 		case byInterface, skipInterface:
 			m.names, err = parseList(rest, "regular expression", regexp.Compile)
 		case byCIDR:
-			m.cidrs, err = parseList(rest, "CIDR", netip.ParsePrefix)
+			m.cidrs, err = parseCIDRs(f, rest)
 		case canReach:
-			m.reaches, err = rest, checkDestination(rest)
+			m.reaches, err = rest, checkDestination(f, rest)
 		}
 		return m, err
 	}
@@ -101,15 +108,32 @@ func parseList[T any](s, what string, parse func(string) (T, error)) ([]T, error
 	return out, nil
 }
 
-func checkDestination(s string) error {
+// parseCIDRs reads the ranges of cidr=. One of the other family could not match
+// anything; for IPv4 it is let through all the same, as it always was.
+func parseCIDRs(f Family, s string) ([]netip.Prefix, error) {
+	if f == IPv4 {
+		return parseList(s, "CIDR", netip.ParsePrefix)
+	}
+	return parseList(s, "CIDR of IPv6", func(item string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(item)
+		if err == nil && !f.Has(p.Addr()) {
+			err = errors.New("of the other family")
+		}
+		return p, err
+	})
+}
+
+// checkDestination tells whether the kernel can be asked for the way to s. A
+// link-local destination of IPv6 says nothing: its source is link-local too.
+func checkDestination(f Family, s string) error {
 	if a, err := netip.ParseAddr(s); err == nil {
-		if !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
-			return fmt.Errorf("%q is not an IPv4 destination", s)
+		if !f.Has(a) || a.IsUnspecified() || a.IsMulticast() || f == IPv6 && a.IsLinkLocalUnicast() {
+			return fmt.Errorf("%q is not an %s destination", s, f)
 		}
 		return nil
 	}
 	if s == "" || strings.ContainsAny(s, "/:, \t\n") {
-		return fmt.Errorf("%q is neither an IPv4 address nor a host name", s)
+		return fmt.Errorf("%q is neither an %s address nor a host name", s, f)
 	}
 	return nil
 }
@@ -129,8 +153,8 @@ const (
 	explicit
 )
 
-// Address is a parsed value of the variable IP. The zero value means: keep the
-// address stored on the Node, detect one when there is none.
+// Address is a parsed value of the variable IP or IP6. The zero value means: keep
+// the address stored on the Node, detect one when there is none; for IP6: none.
 type Address struct {
 	kind   addressKind
 	prefix netip.Prefix // explicit
@@ -139,7 +163,12 @@ type Address struct {
 
 // ParseAddress reads the variable IP. The error says what is wrong with s;
 // AddressForms says what is accepted.
-func ParseAddress(s string) (Address, error) {
+func ParseAddress(s string) (Address, error) { return parseAddress(IPv4, s) }
+
+// ParseAddress6 reads the variable IP6; AddressForms6 says what is accepted.
+func ParseAddress6(s string) (Address, error) { return parseAddress(IPv6, s) }
+
+func parseAddress(f Family, s string) (Address, error) {
 	switch s {
 	case "":
 		return Address{}, nil
@@ -151,23 +180,24 @@ func ParseAddress(s string) (Address, error) {
 	out := Address{kind: explicit, bare: !strings.Contains(s, "/")}
 	if out.bare {
 		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return Address{}, errors.New("not an IPv4 address")
+		if err != nil || a.Zone() != "" {
+			return Address{}, fmt.Errorf("not an %s address", f)
 		}
 		out.prefix = netip.PrefixFrom(a, a.BitLen())
 	} else {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return Address{}, errors.New("not an IPv4 address with a prefix length")
+			return Address{}, fmt.Errorf("not an %s address with a prefix length", f)
 		}
 		out.prefix = p
 	}
 	switch a := out.prefix.Addr(); {
-	case !a.Is4():
-		return Address{}, errors.New("not an IPv4 address")
+	case !f.Has(a):
+		return Address{}, fmt.Errorf("not an %s address", f)
 	case !a.IsGlobalUnicast():
 		return Address{}, errors.New("not a unicast address that other nodes can reach")
-	case out.prefix.Bits() < 31 && a == out.prefix.Masked().Addr():
+	case out.prefix.Bits() < f.Bits()-1 && a == out.prefix.Masked().Addr():
+		// In IPv6 that is every router's anycast address (RFC 4291 §2.6.1).
 		return Address{}, errors.New("the network's address, not a host's")
 	}
 	return out, nil
@@ -175,6 +205,9 @@ func ParseAddress(s string) (Address, error) {
 
 // None tells whether the variable switches the address off.
 func (a Address) None() bool { return a.kind == none }
+
+// Wanted tells whether IP6 asks for IPv6. (IP need not ask: every node has IPv4.)
+func (a Address) Wanted() bool { return a.kind == detect || a.kind == explicit }
 
 // Detects tells whether the address is to be detected again at every look,
 // instead of being given or kept.

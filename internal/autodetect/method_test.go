@@ -82,7 +82,7 @@ func TestParseAddress(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x"} {
+	for _, s := range []string{"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x", "fd00::5/64", "cidr=fd00::/8", "fd00000000000000000000000000000g 04 40 00 01 x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -98,5 +98,18 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("ParseAddress(%q) does not survive its own String: %v %v", s, again, err)
 			}
 		}
+		if m, err := ParseMethod6(s); err == nil {
+			again, err := ParseMethod6(m.String())
+			if err != nil || !again.Equal(m) {
+				t.Fatalf("ParseMethod6(%q) does not survive its own String: %v %v", s, again, err)
+			}
+		}
+		if a, err := ParseAddress6(s); err == nil {
+			again, err := ParseAddress6(a.String())
+			if err != nil || again != a {
+				t.Fatalf("ParseAddress6(%q) does not survive its own String: %v %v", s, again, err)
+			}
+		}
+		parseUnfit(s) // whatever it is: no panic
 	})
 }

@@ -14,13 +14,17 @@ type Interface struct {
 	Index int
 	Up    bool
 	Addrs []netip.Prefix
+	// Unfit says of addresses among Addrs why they are not to be detected: they
+	// are valid now and may not be tomorrow. Only IPv6 has such.
+	Unfit map[netip.Addr]string
 }
 
 // Request is everything that the choice depends on.
 type Request struct {
-	IP     Address      // the variable IP
-	Method Method       // the variable IP_AUTODETECTION_METHOD
-	Stored netip.Prefix // annotation projectcalico.org/IPv4Address; zero when absent
+	Family Family
+	IP     Address      // the variable IP; of IPv6: IP6
+	Method Method       // the variable IP_AUTODETECTION_METHOD; of IPv6: IP6_AUTODETECTION_METHOD
+	Stored netip.Prefix // annotation projectcalico.org/IPv4Address or IPv6Address; zero when absent
 	// Sticky keeps the stored address as long as the method accepts it, so that
 	// an interface that appears while the node runs does not move the node.
 	Sticky      bool
@@ -35,7 +39,7 @@ type Request struct {
 type Result struct {
 	// Addr carries the prefix length of the interface's subnet, by which
 	// CrossSubnet tells who is a neighbour. It is zero only for IP=none without
-	// a stored address.
+	// a stored address, and for IP6 empty or none.
 	Addr      netip.Prefix
 	Interface string // that owns the address; "" when none on this host does
 	Reason    string // why this one, and what else was there
@@ -43,6 +47,9 @@ type Result struct {
 
 // Resolve chooses the node's address. It is pure apart from Request.Reach.
 func Resolve(ctx context.Context, r Request) (Result, error) {
+	if r.Family == IPv6 && !r.IP.Wanted() {
+		return Result{Reason: fmt.Sprintf("IP6=%q: a node without IPv6", r.IP)}, nil
+	}
 	switch r.IP.kind {
 	case explicit:
 		return r.given(), nil
@@ -70,7 +77,7 @@ func Resolve(ctx context.Context, r Request) (Result, error) {
 
 // given answers for an explicit IP.
 func (r Request) given() Result {
-	res := Result{Addr: r.IP.prefix, Reason: fmt.Sprintf("given: IP=%s", r.IP)}
+	res := Result{Addr: r.IP.prefix, Reason: fmt.Sprintf("given: %s=%s", r.Family.Variable(), r.IP)}
 	o, ok := owner(r.Interfaces, r.IP.prefix.Addr())
 	switch {
 	case !ok:
@@ -147,7 +154,7 @@ func matchesAny(m Method, name string) bool {
 func (r Request) firstFound() (Result, error) {
 	cands := r.candidates(byName, nil)
 	isInternal := func(c candidate) bool {
-		return c.addr.IsValid() && slices.Contains(r.InternalIPs, c.addr.Addr()) && c.up && c.addr.Addr().IsGlobalUnicast()
+		return c.addr.IsValid() && slices.Contains(r.InternalIPs, c.addr.Addr()) && c.up && c.addr.Addr().IsGlobalUnicast() && c.unfit == ""
 	}
 	i := slices.IndexFunc(cands, func(c candidate) bool { return c.why == "" && isInternal(c) })
 	if i < 0 {
@@ -190,14 +197,18 @@ func (r Request) reach(ctx context.Context) (Result, error) {
 		return Result{}, r.fail(fmt.Sprintf("the source address towards %s is %s, which no interface has", r.Method.reaches, src),
 			r.candidates(nil, nil))
 	}
+	if o.unfit != "" {
+		return Result{}, r.fail(fmt.Sprintf("the source address towards %s is %s of %s: %s", r.Method.reaches, src, o.iface, o.unfit),
+			r.candidates(nil, nil))
+	}
 	return Result{Addr: o.addr, Interface: o.iface,
 		Reason: fmt.Sprintf("%s: the kernel's source address towards %s, owned by %s", r.Method, r.Method.reaches, o.iface)}, nil
 }
 
 func (r Request) internalIP() (Result, error) {
-	i := slices.IndexFunc(r.InternalIPs, func(a netip.Addr) bool { return a.Is4() })
+	i := slices.IndexFunc(r.InternalIPs, r.Family.Has)
 	if i < 0 {
-		return Result{}, r.fail("the Node has no IPv4 InternalIP in its status; set the kubelet's --node-ip", r.candidates(nil, nil))
+		return Result{}, r.fail(fmt.Sprintf("the Node has no %s InternalIP in its status; set the kubelet's --node-ip", r.Family), r.candidates(nil, nil))
 	}
 	a := r.InternalIPs[i]
 	if o, ok := owner(r.Interfaces, a); ok {

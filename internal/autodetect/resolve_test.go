@@ -39,6 +39,7 @@ func host() []Interface {
 
 type resolveCase struct {
 	name         string
+	family       Family
 	ip, method   string
 	stored       string
 	sticky       bool
@@ -50,15 +51,15 @@ type resolveCase struct {
 }
 
 func (tc resolveCase) request(t *testing.T) Request {
-	ip, err := ParseAddress(tc.ip)
+	ip, err := parseAddress(tc.family, tc.ip)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := ParseMethod(tc.method)
+	m, err := parseMethod(tc.family, tc.method)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Request{IP: ip, Method: m, Sticky: tc.sticky, InternalIPs: tc.internal, Interfaces: tc.ifaces}
+	r := Request{Family: tc.family, IP: ip, Method: m, Sticky: tc.sticky, InternalIPs: tc.internal, Interfaces: tc.ifaces}
 	if r.Interfaces == nil {
 		r.Interfaces = host()
 	}
@@ -140,31 +141,33 @@ func TestResolve(t *testing.T) {
 		{name: "explicit bare", ip: "192.168.7.5", want: "192.168.7.5/24", iface: "eth1", reason: []string{"prefix length from eth1"}},
 		{name: "explicit bare, foreign", ip: "203.0.113.9", want: "203.0.113.9/32", reason: []string{"no interface of this host owns it"}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			res, err := Resolve(t.Context(), tc.request(t))
-			if len(tc.fail) > 0 {
-				if err == nil {
-					t.Fatalf("got %s on %s, want an error", res.Addr, res.Interface)
-				}
-				contains(t, err.Error(), tc.fail)
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if res.Addr.IsValid() {
-				got = res.Addr.String()
-			}
-			if got != tc.want || res.Interface != tc.iface {
-				t.Errorf("got %q on %q, want %q on %q (%s)", got, res.Interface, tc.want, tc.iface, res.Reason)
-			}
-			if res.Reason == "" {
-				t.Error("no reason given")
-			}
-			contains(t, res.Reason, tc.reason)
-		})
+		t.Run(tc.name, tc.check)
 	}
+}
+
+func (tc resolveCase) check(t *testing.T) {
+	res, err := Resolve(t.Context(), tc.request(t))
+	if len(tc.fail) > 0 {
+		if err == nil {
+			t.Fatalf("got %s on %s, want an error", res.Addr, res.Interface)
+		}
+		contains(t, err.Error(), tc.fail)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	if res.Addr.IsValid() {
+		got = res.Addr.String()
+	}
+	if got != tc.want || res.Interface != tc.iface {
+		t.Errorf("got %q on %q, want %q on %q (%s)", got, res.Interface, tc.want, tc.iface, res.Reason)
+	}
+	if res.Reason == "" {
+		t.Error("no reason given")
+	}
+	contains(t, res.Reason, tc.reason)
 }
 
 func contains(t *testing.T, text string, want []string) {

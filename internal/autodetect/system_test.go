@@ -46,6 +46,13 @@ func inNamespace(t *testing.T, setup [][]string, f func()) {
 	}
 }
 
+func write(t *testing.T, path, value string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		t.Error(err) // not Fatal: the caller is on a goroutine of its own
+	}
+}
+
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {

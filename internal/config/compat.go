@@ -19,7 +19,6 @@ type compat struct {
 }
 
 const (
-	whyIPv4      = "this version of Manx carries IPv4 only"
 	whyMTU       = "this version of Manx has no such tunnel"
 	whyDetected  = "Manx decides from the pools"
 	whyNoTypha   = "agents watch the Kubernetes API themselves"
@@ -38,16 +37,8 @@ var compatible = []compat{
 	{name: "CALICO_K8S_NODE_REF", why: "the Kubernetes Node is the one that NODENAME names"},
 	{name: "CALICO_MANAGE_CNI", harmless: []string{"true", "false"}, why: "the CNI plugin has no credential to refresh"},
 	{name: "CALICO_NETWORKING", harmless: []string{"true"}, why: "use CALICO_NETWORKING_BACKEND"},
-	{name: "CALICO_IPV6POOL_CIDR", harmless: []string{"none"}, why: whyIPv4},
-	{name: "CALICO_IPV6POOL_VXLAN", harmless: []string{"never", "off"}, why: whyIPv4},
-	{name: "CALICO_IPV6POOL_BLOCK_SIZE", why: whyIPv4},
-	{name: "CALICO_IPV6POOL_NAT_OUTGOING", harmless: falsy, why: whyIPv4},
-	{name: "CALICO_IPV6POOL_NODE_SELECTOR", why: whyIPv4},
-	{name: "CALICO_IPV6POOL_DISABLE_BGP_EXPORT", why: whyIPv4},
-	{name: "IP6", harmless: []string{"none"}, why: whyIPv4},
-	{name: "IP6_AUTODETECTION_METHOD", why: whyIPv4},
+	{name: "CALICO_IPV6POOL_VXLAN", harmless: []string{"never", "off"}, why: "this version of Manx has no VXLAN; packets to an IPv6 pool travel as they are", refused: true},
 	{name: "USE_POD_CIDR", harmless: falsy, why: whyNoPodCIDR},
-	{name: "FELIX_IPV6SUPPORT", harmless: falsy, why: whyIPv4},
 	{name: "FELIX_DEFAULTENDPOINTTOHOSTACTION", harmless: []string{"accept", "return"}, why: "pods may reach their own host; this version of Manx has no policy"},
 	{name: "FELIX_INTERFACEPREFIX", harmless: []string{"cali"}, why: "host interfaces of pods are always called cali…"},
 	{name: "FELIX_VXLANENABLED", harmless: falsy, why: whyDetected},

@@ -41,6 +41,7 @@ type Config struct {
 	Address   Address
 	BGP       BGP
 	Pool      Pool
+	Pool6     Pool
 	Dataplane Dataplane
 	Health    Server
 	Metrics   Server
@@ -55,16 +56,21 @@ type Datastore struct {
 	Kubeconfig string // a file; empty: the pod's service account
 }
 
-// Address says how the node's own IPv4 address is found.
+// Address says how the node's own addresses are found.
 type Address struct {
 	IP     autodetect.Address
 	Method autodetect.Method
 	// IP6 and Method6 are the same for IPv6, where the default is none.
-	IP6               autodetect.Address
-	Method6           autodetect.Method
+	IP6     autodetect.Address
+	Method6 autodetect.Method
+	// IPv6Support is Calico's switch; nil: as IP6 says, which is what decides.
+	IPv6Support       *bool
 	PollInterval      time.Duration // between looks for a changed address; 0: never
 	SkipConflictCheck bool          // do not look for another node with the same address
 }
+
+// WantsIPv6 tells whether the node is to carry IPv6 beside IPv4.
+func (a Address) WantsIPv6() bool { return a.IP6.Wanted() }
 
 // Backend is who carries routes between nodes.
 type Backend string
@@ -106,12 +112,12 @@ func (r RouterID) For(node string, address netip.Addr) netip.Addr {
 	return address
 }
 
-// Pool describes the IPv4 pool that is created when the cluster has none.
+// Pool describes the pool that is created when the cluster has none of its family.
 type Pool struct {
 	Skip             bool         // NO_DEFAULT_POOLS, or CIDR none
-	CIDR             netip.Prefix // zero: kubeadm's podSubnet or a default range
-	IPIP, VXLAN      v1.EncapMode
-	BlockSize        int // prefix length
+	CIDR             netip.Prefix // zero: kubeadm's podSubnet or a default range; of IPv6: no pool
+	IPIP, VXLAN      v1.EncapMode // of IPv6: empty, never
+	BlockSize        int          // prefix length
 	NATOutgoing      bool
 	NodeSelector     string
 	DisableBGPExport bool
@@ -230,30 +236,57 @@ func Parse(environ []string) (Config, []Warning, error) {
 			warnings = append(warnings, Warning{s.name, v, note})
 		}
 	}
-	errs = append(errs, c.checkPool()...)
-	w, err := checkCompat(env)
+	errs = append(errs, c.checkPools()...)
+	w, err := c.checkIPv6()
+	warnings, errs = append(warnings, w...), append(errs, err...)
+	w, err = checkCompat(env)
 	warnings, errs = append(warnings, w...), append(errs, err...)
 	warnings = append(warnings, unknown(env)...)
 	slices.SortFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Name, b.Name) })
 	return c, warnings, errors.Join(errs...)
 }
 
-// checkPool reports settings of the default pool that contradict one another.
-func (c *Config) checkPool() (errs []error) {
-	p := c.Pool
-	if v, ok := c.given["CALICO_IPV4POOL_CIDR"]; ok && p.Skip && isTrue(c.given["NO_DEFAULT_POOLS"]) {
-		errs = append(errs, fmt.Errorf("NO_DEFAULT_POOLS=%q with CALICO_IPV4POOL_CIDR=%q: contradictory; want one of them unset",
-			c.given["NO_DEFAULT_POOLS"], v))
+// checkPools completes the default pools and reports settings of theirs that
+// contradict one another.
+func (c *Config) checkPools() (errs []error) {
+	skip := isTrue(c.given["NO_DEFAULT_POOLS"])
+	c.Pool6.Skip = c.Pool6.Skip || skip
+	for _, f := range []struct {
+		pool     Pool
+		variable string // its start
+		bits     int    // of an address
+	}{{c.Pool, "CALICO_IPV4POOL", 32}, {c.Pool6, "CALICO_IPV6POOL", 128}} {
+		p, cidr := f.pool, f.variable+"_CIDR"
+		if v, ok := c.given[cidr]; ok && skip {
+			errs = append(errs, fmt.Errorf("NO_DEFAULT_POOLS=%q with %s=%q: contradictory; want one of them unset", c.given["NO_DEFAULT_POOLS"], cidr, v))
+		}
+		if p.CIDR.IsValid() && p.BlockSize > 0 && p.BlockSize < p.CIDR.Bits() {
+			errs = append(errs, fmt.Errorf("%s_BLOCK_SIZE=%d with %s=%q: a block is larger than the pool; want a block size of %d to %d",
+				f.variable, p.BlockSize, cidr, c.given[cidr], p.CIDR.Bits(), f.bits))
+		}
 	}
-	if encapsulates(p.IPIP) && encapsulates(p.VXLAN) {
+	if p := c.Pool; encapsulates(p.IPIP) && encapsulates(p.VXLAN) {
 		errs = append(errs, fmt.Errorf("CALICO_IPV4POOL_IPIP=%q with CALICO_IPV4POOL_VXLAN=%q: a pool has one encapsulation; want one of them Never",
 			c.given["CALICO_IPV4POOL_IPIP"], c.given["CALICO_IPV4POOL_VXLAN"]))
 	}
-	if p.CIDR.IsValid() && p.BlockSize > 0 && p.BlockSize < p.CIDR.Bits() {
-		errs = append(errs, fmt.Errorf("CALICO_IPV4POOL_BLOCK_SIZE=%d with CALICO_IPV4POOL_CIDR=%q: a block is larger than the pool; want a block size of %d to 32",
-			p.BlockSize, c.given["CALICO_IPV4POOL_CIDR"], p.CIDR.Bits()))
-	}
 	return errs
+}
+
+// checkIPv6 reports settings of IPv6 that contradict one another, and those that do
+// less than they seem to on a node without IPv6.
+func (c *Config) checkIPv6() (warnings []Warning, errs []error) {
+	a := c.Address
+	if a.IPv6Support != nil && !*a.IPv6Support && a.WantsIPv6() {
+		errs = append(errs, fmt.Errorf("FELIX_IPV6SUPPORT=%q with IP6=%q: contradictory; want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset for one without",
+			c.given["FELIX_IPV6SUPPORT"], c.given["IP6"]))
+	}
+	if v, ok := c.given["IP6_AUTODETECTION_METHOD"]; ok && !a.IP6.Detects() {
+		warnings = append(warnings, Warning{"IP6_AUTODETECTION_METHOD", v, "no effect: IP6 is not autodetect"})
+	}
+	if v, ok := c.given["CALICO_IPV6POOL_CIDR"]; ok && c.Pool6.CIDR.IsValid() && !a.WantsIPv6() {
+		warnings = append(warnings, Warning{"CALICO_IPV6POOL_CIDR", v, "the pool is made, but this node has no IPv6: set IP6 to autodetect, or to the node's IPv6 address"})
+	}
+	return warnings, errs
 }
 
 func encapsulates(m v1.EncapMode) bool { return m != "" && m != v1.EncapNever }

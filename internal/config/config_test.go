@@ -23,6 +23,9 @@ func TestDefaults(t *testing.T) {
 		c.Pool.NodeSelector != "all()" || c.Pool.DisableBGPExport || c.Pool.Skip || c.Pool.CIDR.IsValid() {
 		t.Errorf("pool: %+v", c.Pool)
 	}
+	if c.Pool6 != (Pool{BlockSize: 122, NodeSelector: "all()"}) || c.Address.WantsIPv6() || c.Address.IPv6Support != nil {
+		t.Errorf("IPv6: %+v, %+v", c.Pool6, c.Address)
+	}
 	if c.Health.Addr() != "127.0.0.1:9099" || !c.Health.Enabled || c.Metrics.Addr() != "127.0.0.1:9091" || !c.Metrics.Enabled {
 		t.Errorf("servers: %+v %+v", c.Health, c.Metrics)
 	}
@@ -80,6 +83,34 @@ func TestValues(t *testing.T) {
 		{env: "AUTODETECT_POLL_INTERVAL=5m", get: func(c Config) any { return c.Address.PollInterval }, want: 5 * time.Minute},
 		{env: "AUTODETECT_POLL_INTERVAL=60", note: "not a duration; want a duration such as 60s"},
 		{env: "AUTODETECT_POLL_INTERVAL=1ms", note: "shorter than a second"},
+		{env: "IP6=none", get: func(c Config) any { return c.Address.WantsIPv6() }, want: false},
+		{env: "IP6=", get: func(c Config) any { return c.Address.WantsIPv6() }, want: false},
+		{env: "IP6=autodetect", get: func(c Config) any { return c.Address.WantsIPv6() && c.Address.IP6.Detects() }, want: true},
+		{env: "IP6=fd00::5/64", get: func(c Config) any { return c.Address.IP6.String() }, want: "fd00::5/64"},
+		{env: "IP6=fd00::5", get: func(c Config) any { return c.Address.WantsIPv6() }, want: true},
+		{env: "IP6=10.0.0.5", note: `IP6="10.0.0.5": not an IPv6 address; want empty or none for a node without IPv6, autodetect, or this node's IPv6 address such as fd00::5`},
+		{env: "IP6=fe80::1", note: `IP6="fe80::1": not a unicast address that other nodes can reach`},
+		{env: "IP6_AUTODETECTION_METHOD=cidr=10.0.0.0/8", note: `IP6_AUTODETECTION_METHOD="cidr=10.0.0.0/8": "10.0.0.0/8" is not a CIDR of IPv6; want first-found`},
+		{env: "FELIX_IPV6SUPPORT=false", get: func(c Config) any { return *c.Address.IPv6Support }, want: false},
+		{env: "FELIX_IPV6SUPPORT=True", get: func(c Config) any { return *c.Address.IPv6Support }, want: true},
+		{env: "FELIX_IPV6SUPPORT=maybe", note: `FELIX_IPV6SUPPORT="maybe": not a boolean; want empty, or true`},
+		{env: "CALICO_IPV6POOL_CIDR=none", get: func(c Config) any { return c.Pool6.Skip && !c.Pool.Skip }, want: true},
+		{env: "CALICO_IPV6POOL_CIDR=10.244.0.0/16", note: `CALICO_IPV6POOL_CIDR="10.244.0.0/16": not an IPv6 CIDR; want e.g. fd00:10:244::/48, or "none"`},
+		{env: "CALICO_IPV6POOL_CIDR=fd00::", note: "not an IPv6 CIDR"},
+		{env: "CALICO_IPV6POOL_CIDR=fe80::/64", note: "overlaps fe80::/10, whose addresses can not be given to pods"},
+		{env: "CALICO_IPV6POOL_CIDR=::ffff:10.0.0.0/112", note: "not an IPv6 CIDR"},
+		{env: "CALICO_IPV6POOL_CIDR=::/0", note: "overlaps ::/8"},
+		{env: "CALICO_IPV6POOL_CIDR=64:ff9b::/96", note: "overlaps ::/8"},
+		{env: "CALICO_IPV6POOL_CIDR=ff00::/16", note: "overlaps ff00::/8"},
+		{env: "CALICO_IPV6POOL_CIDR=fd00::/124", note: `CALICO_IPV6POOL_BLOCK_SIZE=122 with CALICO_IPV6POOL_CIDR="fd00::/124": a block is larger than the pool; want a block size of 124 to 128`},
+		{env: "CALICO_IPV6POOL_BLOCK_SIZE=116", get: func(c Config) any { return c.Pool6.BlockSize }, want: 116},
+		{env: "CALICO_IPV6POOL_BLOCK_SIZE=115", note: `CALICO_IPV6POOL_BLOCK_SIZE="115": out of range; want 116 to 128`},
+		{env: "CALICO_IPV6POOL_BLOCK_SIZE=129", note: "out of range"},
+		{env: "CALICO_IPV6POOL_NAT_OUTGOING=true", get: func(c Config) any { return c.Pool6.NATOutgoing }, want: true},
+		{env: "CALICO_IPV6POOL_NODE_SELECTOR=zone == 'a'", get: func(c Config) any { return c.Pool6.NodeSelector }, want: "zone == 'a'"},
+		{env: "CALICO_IPV6POOL_DISABLE_BGP_EXPORT=yes", get: func(c Config) any { return c.Pool6.DisableBGPExport }, want: true},
+		{env: "CALICO_IPV6POOL_VXLAN=Never", get: func(c Config) any { return c.Pool6.VXLAN }, want: v1.EncapMode("")},
+		{env: "CALICO_IPV6POOL_VXLAN=Always", note: `CALICO_IPV6POOL_VXLAN="Always": this version of Manx has no VXLAN; packets to an IPv6 pool travel as they are; want never, or unset`},
 		{env: "AS=64512", get: func(c Config) any { return c.BGP.AS }, want: uint32(64512)},
 		{env: "AS=1.10", get: func(c Config) any { return c.BGP.AS }, want: uint32(65546)},
 		{env: "AS=65535.65535", get: func(c Config) any { return c.BGP.AS }, want: uint32(4294967295)},
@@ -157,9 +188,47 @@ func TestNoDefaultPoolsContradicts(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "want one of them unset") {
 		t.Errorf("got %v", err)
 	}
+	if _, _, err := Parse([]string{"NO_DEFAULT_POOLS=true", "CALICO_IPV6POOL_CIDR=fd00::/48"}); err == nil ||
+		!strings.Contains(err.Error(), `NO_DEFAULT_POOLS="true" with CALICO_IPV6POOL_CIDR="fd00::/48": contradictory; want one of them unset`) {
+		t.Errorf("IPv6: %v", err)
+	}
 	c, _, err := Parse([]string{"NO_DEFAULT_POOLS=true"})
-	if err != nil || !c.Pool.Skip {
-		t.Errorf("got %+v, %v", c.Pool, err)
+	if err != nil || !c.Pool.Skip || !c.Pool6.Skip {
+		t.Errorf("got %+v, %+v, %v", c.Pool, c.Pool6, err)
+	}
+}
+
+// Calico's switch and IP6 must not say different things; the one that is unset says nothing.
+func TestIPv6Support(t *testing.T) {
+	for _, tc := range []struct {
+		env []string
+		bad bool
+	}{
+		{[]string{"FELIX_IPV6SUPPORT=false", "IP6=autodetect"}, true},
+		{[]string{"FELIX_IPV6SUPPORT=No", "IP6=fd00::5"}, true},
+		{[]string{"FELIX_IPV6SUPPORT=false", "IP6=none"}, false},
+		{[]string{"FELIX_IPV6SUPPORT=false"}, false},
+		{[]string{"FELIX_IPV6SUPPORT=true"}, false},
+		{[]string{"FELIX_IPV6SUPPORT=true", "IP6=autodetect", "IP6_AUTODETECTION_METHOD=interface=eth0", "CALICO_IPV6POOL_CIDR=fd00::/48"}, false},
+		{[]string{"IP6=autodetect"}, false},
+	} {
+		_, warnings, err := Parse(tc.env)
+		if len(warnings) > 0 || (err != nil) != tc.bad {
+			t.Errorf("%v: %v, %v", tc.env, warnings, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "contradictory; want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset") {
+			t.Errorf("%v: %v", tc.env, err)
+		}
+	}
+}
+
+func TestIPv6Pool(t *testing.T) {
+	c, warnings, err := Parse([]string{"IP6=autodetect", "CALICO_IPV6POOL_CIDR=fd00:10:244:0:7::/64", "CALICO_IPV6POOL_BLOCK_SIZE=120"})
+	if err != nil || c.Pool6.CIDR != netip.MustParsePrefix("fd00:10:244::/64") || c.Pool6.BlockSize != 120 || c.Pool6.Skip || c.Pool.Skip || c.Pool.CIDR.IsValid() {
+		t.Errorf("got %+v, %+v, %v", c.Pool6, c.Pool, err)
+	}
+	if len(warnings) != 1 || warnings[0].Text != "has host bits set; read as fd00:10:244::/64" {
+		t.Errorf("warnings %v", warnings)
 	}
 }
 
@@ -188,6 +257,7 @@ func TestIPIPEnabledMayBeLeftOpen(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	_, warnings, err := Parse([]string{
 		"CALICO_IPV4_POOL_CIDR=10.0.0.0/16", "FELIX_NOSUCHTHING=1", "FELIX_IPV6SUPPORT=true", "FELIX_VXLANMTU=1440",
+		"CALICO_IPV6POOL_CIDR=fd00::/48", "IP6_AUTODETECTION_METHOD=interface=eth0", "IP6=none",
 		"CALICO_TYPHA_SERVICE_HOST=10.96.0.5", "CALICO_TYPHA_SERVICE_PORT=5473", "CALICO_TYPHA_SERVICE_PORT_CALICO_TYPHA=5473",
 		"CALICO_TYPHA_PORT=tcp://10.96.0.5:5473", "CALICO_TYPHA_PORT_5473_TCP_ADDR=10.96.0.5", "CALICO_TYPHA_PORT_5473_TCP=x",
 		"PATH=/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1", "", "novalue",
@@ -197,9 +267,10 @@ func TestWarnings(t *testing.T) {
 	}
 	want := []string{
 		`CALICO_IPV4_POOL_CIDR="10.0.0.0/16": not a setting of Manx, ignored; did you mean CALICO_IPV4POOL_CIDR?`,
-		`FELIX_IPV6SUPPORT="true": no effect: this version of Manx carries IPv4 only`,
+		`CALICO_IPV6POOL_CIDR="fd00::/48": the pool is made, but this node has no IPv6: set IP6 to autodetect, or to the node's IPv6 address`,
 		`FELIX_NOSUCHTHING="1": not a setting of Manx, ignored`,
 		`FELIX_VXLANMTU="1440": no effect: this version of Manx has no such tunnel`,
+		`IP6_AUTODETECTION_METHOD="interface=eth0": no effect: IP6 is not autodetect`,
 	}
 	var got []string
 	for _, w := range warnings {
@@ -323,6 +394,9 @@ func FuzzParse(f *testing.F) {
 		}
 		if c.Pool.CIDR.IsValid() && (c.Pool.CIDR != c.Pool.CIDR.Masked() || !c.Pool.CIDR.Addr().Is4() || c.Pool.CIDR.Bits() > c.Pool.BlockSize) {
 			t.Fatalf("pool %v with blocks /%d", c.Pool.CIDR, c.Pool.BlockSize)
+		}
+		if p := c.Pool6; p.CIDR.IsValid() && (p.CIDR != p.CIDR.Masked() || !p.CIDR.Addr().Is6() || p.CIDR.Bits() > p.BlockSize) {
+			t.Fatalf("pool %v with blocks /%d", p.CIDR, p.BlockSize)
 		}
 		if c.Dataplane.RouteRefresh < 0 || c.Address.PollInterval < 0 || c.Health.Port == 0 || c.Metrics.Port == 0 {
 			t.Fatalf("%+v", c)

@@ -123,7 +123,11 @@ var encapMode = choice[v1.EncapMode]("Always", "Always", "CrossSubnet", "CrossSu
 
 var address = plain("address", autodetect.AddressForms, autodetect.ParseAddress)
 
+var address6 = plain("address", autodetect.AddressForms6, autodetect.ParseAddress6)
+
 var method = plain("method", autodetect.MethodForms, autodetect.ParseMethod)
+
+var method6 = plain("method", autodetect.MethodForms, autodetect.ParseMethod6)
 
 var asNumber = plain("AS number", v1.ASNumberForms, ParseAS)
 
@@ -154,30 +158,39 @@ var routerID = plain("router id", "empty, hash, or an IPv4 address such as 192.0
 	return RouterID{Literal: a}, nil
 })
 
-// poolRange is the value of CALICO_IPV4POOL_CIDR.
+// poolRange is the value of CALICO_IPV4POOL_CIDR or CALICO_IPV6POOL_CIDR.
 type poolRange struct {
 	cidr netip.Prefix
 	none bool
 }
 
-var poolCIDR = kind[poolRange]{"CIDR", `e.g. 10.244.0.0/16, or "none"`, func(s string) (poolRange, string, error) {
-	if s == "" || s == "none" {
-		return poolRange{none: s == "none"}, "", nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil || !p.Addr().Is4() {
-		return poolRange{}, "", errors.New("not an IPv4 CIDR")
-	}
-	for _, reserved := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"} {
-		if p.Overlaps(netip.MustParsePrefix(reserved)) {
-			return poolRange{}, "", fmt.Errorf("overlaps %s, whose addresses can not be given to pods", reserved)
+var (
+	poolCIDR = rangeOf(autodetect.IPv4, `e.g. 10.244.0.0/16, or "none"`, "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+	// ::/8 is the IETF's (RFC 4291 §2.4): loopback, mapped and translated addresses.
+	poolCIDR6 = rangeOf(autodetect.IPv6, `e.g. fd00:10:244::/48, or "none"`, "::/8", "fe80::/10", "ff00::/8")
+)
+
+// rangeOf is the kind of a pool's range, of one family and outside the reserved ranges.
+func rangeOf(family autodetect.Family, accepts string, reserved ...string) kind[poolRange] {
+	return kind[poolRange]{"CIDR", accepts, func(s string) (poolRange, string, error) {
+		if s == "" || s == "none" {
+			return poolRange{none: s == "none"}, "", nil
 		}
-	}
-	if p != p.Masked() {
-		return poolRange{cidr: p.Masked()}, fmt.Sprintf("has host bits set; read as %s", p.Masked()), nil
-	}
-	return poolRange{cidr: p}, "", nil
-}}
+		p, err := netip.ParsePrefix(s)
+		if err != nil || !family.Has(p.Addr()) {
+			return poolRange{}, "", fmt.Errorf("not an %s CIDR", family)
+		}
+		for _, r := range reserved {
+			if p.Overlaps(netip.MustParsePrefix(r)) {
+				return poolRange{}, "", fmt.Errorf("overlaps %s, whose addresses can not be given to pods", r)
+			}
+		}
+		if p != p.Masked() {
+			return poolRange{cidr: p.Masked()}, fmt.Sprintf("has host bits set; read as %s", p.Masked()), nil
+		}
+		return poolRange{cidr: p}, "", nil
+	}}
+}
 
 func integer[T ~int | ~uint16](name, accepts string, lo, hi T, also ...T) kind[T] {
 	return plain(name, accepts, func(s string) (T, error) {
@@ -193,8 +206,9 @@ func integer[T ~int | ~uint16](name, accepts string, lo, hi T, also ...T) kind[T
 }
 
 var (
-	blockSize = integer("prefix length", "20 to 32", 20, 32)
-	port      = integer[uint16]("port", "1 to 65535", 1, 65535)
+	blockSize  = integer("prefix length", "20 to 32", 20, 32)
+	blockSize6 = integer("prefix length", "116 to 128", 116, 128)
+	port       = integer[uint16]("port", "1 to 65535", 1, 65535)
 	// 68 is the least MTU that IPv4 knows (RFC 791 §3.2), 65535 the largest packet.
 	mtu = integer("bytes", "0, or 68 to 65535", 68, 65535, 0)
 )

@@ -38,13 +38,14 @@ func as[T any](k kind[T], field func(*Config) *T, s setting) setting {
 	return s
 }
 
-// poolRangeField stores a poolRange in two fields.
-func poolRangeField(s setting) setting {
-	s.kind, s.accepts = poolCIDR.name, poolCIDR.accepts
+// poolRangeField stores a poolRange in two fields of a pool.
+func poolRangeField(k kind[poolRange], pool func(*Config) *Pool, s setting) setting {
+	s.kind, s.accepts = k.name, k.accepts
 	s.parse = func(c *Config, text string) (string, error) {
-		v, note, err := poolCIDR.parse(text)
+		v, note, err := k.parse(text)
 		if err == nil {
-			c.Pool.CIDR, c.Pool.Skip = v.cidr, c.Pool.Skip || v.none
+			p := pool(c)
+			p.CIDR, p.Skip = v.cidr, p.Skip || v.none
 		}
 		return note, err
 	}
@@ -57,6 +58,7 @@ const (
 	groupAddress   = "Node address"
 	groupBGP       = "BGP"
 	groupPool      = "Default IPv4 pool"
+	groupPool6     = "Default IPv6 pool"
 	groupDataplane = "Dataplane"
 	groupObserve   = "Health, metrics and log"
 )
@@ -101,9 +103,25 @@ var settings = []setting{
 			"name matches, or does not match, a regular expression (anywhere in the name; write `^eth0$` for an exact one). `can-reach`: the source address " +
 			"that the kernel uses towards a destination. `cidr`: the first address in one of the ranges. `kubernetes-internal-ip`: the Node's InternalIP only.",
 	}),
+	as(address6, func(c *Config) *autodetect.Address { return &c.Address.IP6 }, setting{
+		name: "IP6", group: groupAddress,
+		doc: "The node's IPv6 address, and with it whether the node carries IPv6: BGP sessions over IPv6, routes, rules and pods' addresses. Empty or `none`: " +
+			"no IPv6, and the Node's annotation `projectcalico.org/IPv6Address` is removed. `autodetect`: detected as for `IP`, except that an address in use is kept " +
+			"as long as the method accepts it; the start fails when there is none. An address without a prefix length gets that of the interface that owns it. " +
+			"Set it in the container `init-host` too, which turns on IPv6 forwarding.",
+	}),
+	as(method6, func(c *Config) *autodetect.Method { return &c.Address.Method6 }, setting{
+		name: "IP6_AUTODETECTION_METHOD", group: groupAddress, preset: "first-found",
+		doc: "How the IPv6 address is detected, with `IP6=autodetect`: the methods of `IP_AUTODETECTION_METHOD`. Link-local, temporary, deprecated and " +
+			"not yet confirmed addresses are never taken.",
+	}),
+	as(maybeBool, func(c *Config) **bool { return &c.Address.IPv6Support }, setting{
+		name: "FELIX_IPV6SUPPORT", group: groupAddress,
+		doc: "Accepted from Calico's manifests; `IP6` decides. `false` with an `IP6` that asks for IPv6 stops the start.",
+	}),
 	as(duration, func(c *Config) *time.Duration { return &c.Address.PollInterval }, setting{
 		name: "AUTODETECT_POLL_INTERVAL", group: groupAddress, preset: "60s",
-		doc: "How often to look whether the address has changed, with `IP=autodetect`. An address in use is kept as long as the method accepts it.",
+		doc: "How often to look whether an address has changed, with `IP=autodetect` or `IP6=autodetect`. An address in use is kept as long as the method accepts it.",
 	}),
 	as(exactlyTrue, func(c *Config) *bool { return &c.Address.SkipConflictCheck }, setting{
 		name: "DISABLE_NODE_IP_CHECK", group: groupAddress, preset: "false",
@@ -125,9 +143,9 @@ var settings = []setting{
 	}),
 
 	as(onlyTrue, func(c *Config) *bool { return &c.Pool.Skip }, setting{
-		name: "NO_DEFAULT_POOLS", group: groupPool, preset: "false", doc: "Create no pool. `CALICO_IPV4POOL_CIDR` must be empty then.",
+		name: "NO_DEFAULT_POOLS", group: groupPool, preset: "false", doc: "Create no pool. `CALICO_IPV4POOL_CIDR` and `CALICO_IPV6POOL_CIDR` must be empty then.",
 	}),
-	poolRangeField(setting{
+	poolRangeField(poolCIDR, func(c *Config) *Pool { return &c.Pool }, setting{
 		name: "CALICO_IPV4POOL_CIDR", group: groupPool,
 		doc: "The pool's range. Empty: kubeadm's `podSubnet`, else 192.168.0.0/16, or the first of 172.16.0.0/16 to 172.31.0.0/16 that holds no " +
 			"address of this host when that one does. `none`: create no pool.",
@@ -150,6 +168,23 @@ var settings = []setting{
 	}),
 	as(looseBool, func(c *Config) *bool { return &c.Pool.DisableBGPExport }, setting{
 		name: "CALICO_IPV4POOL_DISABLE_BGP_EXPORT", group: groupPool, preset: "false", doc: "Keep the pool's routes from being announced over BGP.",
+	}),
+
+	poolRangeField(poolCIDR6, func(c *Config) *Pool { return &c.Pool6 }, setting{
+		name: "CALICO_IPV6POOL_CIDR", group: groupPool6,
+		doc: "The pool's range. Empty or `none`: create no pool. (Calico's default is a random range of fd00::/8; Manx asks for one.)",
+	}),
+	as(blockSize6, func(c *Config) *int { return &c.Pool6.BlockSize }, setting{
+		name: "CALICO_IPV6POOL_BLOCK_SIZE", group: groupPool6, preset: "122", doc: "Prefix length of the blocks that nodes claim from the pool.",
+	}),
+	as(looseBool, func(c *Config) *bool { return &c.Pool6.NATOutgoing }, setting{
+		name: "CALICO_IPV6POOL_NAT_OUTGOING", group: groupPool6, preset: "false", doc: "Masquerade packets from the pool to addresses outside every pool.",
+	}),
+	as(text, func(c *Config) *string { return &c.Pool6.NodeSelector }, setting{
+		name: "CALICO_IPV6POOL_NODE_SELECTOR", group: groupPool6, preset: "all()", doc: "Which nodes may claim blocks of the pool, in Calico's selector language.",
+	}),
+	as(looseBool, func(c *Config) *bool { return &c.Pool6.DisableBGPExport }, setting{
+		name: "CALICO_IPV6POOL_DISABLE_BGP_EXPORT", group: groupPool6, preset: "false", doc: "Keep the pool's routes from being announced over BGP.",
 	}),
 
 	as(mtu, func(c *Config) *int { return &c.Dataplane.MTU }, setting{

@@ -25,8 +25,8 @@ type trimmedNode struct {
 }
 
 // parseNode reads the facts of a Node. It reports every annotation that does
-// not parse. Without one that BGP needs the Node counts as absent; without one
-// of the tunnel's it can still be routed to.
+// not parse. Without one that BGP needs the Node counts as absent; without its IPv6
+// address, or one of the tunnel's, it can still be routed to.
 func parseNode(n *corev1.Node) trimmedNode {
 	out := Node{Name: n.Name, Labels: n.Labels}
 	var errs []error
@@ -52,6 +52,13 @@ func parseNode(n *corev1.Node) trimmedNode {
 		out.RouteReflectorClusterID = id
 	}
 	var without []error
+	if v := n.Annotations[apiv1.AnnotationNodeIPv6]; v != "" {
+		p, err := parseNodeAddress6(v)
+		if err != nil {
+			without = append(without, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeIPv6, v, err))
+		}
+		out.IPv6 = p
+	}
 	if v := n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; v != "" {
 		a, err := netip.ParseAddr(v)
 		if err != nil || !a.Is4() || !a.IsGlobalUnicast() {
@@ -77,6 +84,18 @@ func parseNodeAddress(v string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(v)
 	if err != nil || !p.Addr().Is4() || !p.Addr().IsGlobalUnicast() {
 		return netip.Prefix{}, errors.New("want an IPv4 unicast address with its prefix length, such as 10.0.0.5/24")
+	}
+	return p, nil
+}
+
+// parseNodeAddress6 does the same for IPv6; a bare address stands for a /128.
+func parseNodeAddress6(v string) (netip.Prefix, error) {
+	if !strings.Contains(v, "/") {
+		v += "/128"
+	}
+	p, err := netip.ParsePrefix(v)
+	if a := p.Addr(); err != nil || !a.Is6() || a.Is4In6() || !a.IsGlobalUnicast() {
+		return netip.Prefix{}, errors.New("want an IPv6 unicast address with its prefix length, such as fd00::5/64")
 	}
 	return p, nil
 }

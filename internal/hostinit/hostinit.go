@@ -1,14 +1,18 @@
-// Package hostinit makes the two settings of a node that only a privileged
-// process can make, so that the agent need not be one. It runs as a short init
-// container before each start of the agent and does nothing that is done already:
+// Package hostinit makes the settings of a node that only a privileged process can
+// make, so that the agent need not be one. It runs as a short init container before
+// each start of the agent's pod and does nothing that is done already:
 //
 //   - net.ipv4.ip_forward=1, without which no packet passes between a pod's veth
 //     and the uplink. /proc/sys is read-only to unprivileged containers and the
 //     kernel offers no netlink message for it.
+//   - for a node with IPv6, net.ipv6.conf.all.forwarding=1 for the same reason. A
+//     router does not listen to router advertisements, and the kernel drops what it
+//     has learned from them: interfaces that live on them are set to accept_ra=2
+//     first, "even if forwarding is enabled" (ip-sysctl.rst, accept_ra).
 //   - /etc/iproute2/rt_protos.d/manx.conf, by which `ip route` prints Manx's route
 //     protocol as "manx" instead of 70. Nothing depends on it but the reader.
 //
-// Uninstall removes the file; ip_forward stays, since others rely on it too.
+// Uninstall removes the file; the forwarding stays, since others rely on it too.
 package hostinit
 
 import (
@@ -28,6 +32,7 @@ type Config struct {
 	ProcSys  string // "/proc/sys"; the pod must be in the host's network namespace
 	IPRoute2 string // the host's /etc/iproute2; "" leaves the name out
 	Protocol int    // Manx's route protocol, include/uapi/linux/rtnetlink.h rtm_protocol
+	IPv6     bool   // the variable IP6 asks for IPv6
 }
 
 // Run applies the settings and returns what it changed, one line each.
@@ -42,6 +47,13 @@ func Run(cfg Config) (changed []string, err error) {
 			return nil, fmt.Errorf("turn on IPv4 forwarding: %w; this container must be privileged, or set net.ipv4.ip_forward=1 on the node", err)
 		}
 		changed = append(changed, fmt.Sprintf("net.ipv4.ip_forward: %s → 1", v))
+	}
+	if cfg.IPv6 {
+		more, err := forward6(cfg.ProcSys, routes6)
+		changed = append(changed, more...)
+		if err != nil {
+			return changed, err
+		}
 	}
 	if cfg.IPRoute2 == "" {
 		return changed, nil

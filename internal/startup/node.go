@@ -17,11 +17,19 @@ import (
 	"github.com/manx-cni/manx/internal/config"
 )
 
-// address chooses the node's address, AS and router id, and makes sure that no
-// other node has the address.
+// address chooses the node's addresses, AS and router id, and makes sure that no
+// other node has one of the addresses.
 func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, sticky bool) (Result, error) {
+	res, err := s.address4(ctx, node, ifaces, sticky)
+	if err != nil {
+		return Result{}, err
+	}
+	return res, s.address6(ctx, node, ifaces, &res)
+}
+
+func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, sticky bool) (Result, error) {
 	set := s.Settings
-	stored := storedAddress(node)
+	stored := storedAddress(node, autodetect.IPv4)
 	got, err := autodetect.Resolve(ctx, autodetect.Request{
 		IP:          set.Address.IP,
 		Method:      set.Address.Method,
@@ -48,20 +56,55 @@ func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autod
 		res.RouterID = set.BGP.RouterID.For(s.NodeName, got.Addr.Addr())
 	}
 	if got.Addr.IsValid() && got.Addr != stored && !set.Address.SkipConflictCheck {
-		return res, s.checkDuplicate(ctx, got.Addr.Addr())
+		return res, s.checkDuplicate(ctx, autodetect.IPv4, got.Addr.Addr())
 	}
 	return res, nil
 }
 
+// address6 chooses the node's IPv6 address, if it is to have one. The one in use is
+// kept at the start too: an interface has several as a rule, and the kernel lists the
+// latest first.
+func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, res *Result) error {
+	set := s.Settings.Address
+	stored := storedAddress(node, autodetect.IPv6)
+	got, err := autodetect.Resolve(ctx, autodetect.Request{
+		Family:      autodetect.IPv6,
+		IP:          set.IP6,
+		Method:      set.Method6,
+		Stored:      stored,
+		Sticky:      true,
+		InternalIPs: internalIPs(node),
+		Interfaces:  ifaces,
+		Reach:       s.Reach6,
+	})
+	if err != nil {
+		return err
+	}
+	res.Address6, res.Interface6, res.Reason6 = got.Addr, got.Interface, got.Reason
+	if got.Addr.IsValid() && got.Addr != stored && !set.SkipConflictCheck {
+		return s.checkDuplicate(ctx, autodetect.IPv6, got.Addr.Addr())
+	}
+	return nil
+}
+
+// addressAnnotation is where a Node says its address.
+func addressAnnotation(f autodetect.Family) string {
+	if f == autodetect.IPv6 {
+		return v1.AnnotationNodeIPv6
+	}
+	return v1.AnnotationNodeIPv4
+}
+
 // storedAddress reads the Node's address annotation; a bare address, which older
-// versions of Calico wrote, stands for a /32. What does not parse counts as absent.
-func storedAddress(node *corev1.Node) netip.Prefix {
-	v := node.Annotations[v1.AnnotationNodeIPv4]
+// versions of Calico wrote, stands for a /32 or /128. What does not parse counts as
+// absent.
+func storedAddress(node *corev1.Node, f autodetect.Family) netip.Prefix {
+	v := node.Annotations[addressAnnotation(f)]
 	if v != "" && !strings.Contains(v, "/") {
-		v += "/32"
+		v += "/" + strconv.Itoa(f.Bits())
 	}
 	p, err := netip.ParsePrefix(v)
-	if err != nil || !p.Addr().Is4() || !p.Addr().IsGlobalUnicast() {
+	if err != nil || !f.Has(p.Addr()) || !p.Addr().IsGlobalUnicast() {
 		return netip.Prefix{}
 	}
 	return p
@@ -81,7 +124,7 @@ func internalIPs(node *corev1.Node) (out []netip.Addr) {
 
 // checkDuplicate looks for another Node that has published address a. It is asked
 // only when the address is new, since it lists every Node.
-func (s *Startup) checkDuplicate(ctx context.Context, a netip.Addr) error {
+func (s *Startup) checkDuplicate(ctx context.Context, f autodetect.Family, a netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// Resource version 0: from the API server's cache, without touching etcd.
@@ -91,33 +134,43 @@ func (s *Startup) checkDuplicate(ctx context.Context, a netip.Addr) error {
 	}
 	for i := range nodes.Items {
 		other := &nodes.Items[i]
-		if other.Name != s.NodeName && storedAddress(other).Addr() == a {
-			return fmt.Errorf("node %s already has the address %s (annotation %s=%q); want IP or IP_AUTODETECTION_METHOD to give an address of this machine, "+
-				"or, if node %s is gone, kubectl delete node %s", other.Name, a, v1.AnnotationNodeIPv4, other.Annotations[v1.AnnotationNodeIPv4], other.Name, other.Name)
+		if other.Name != s.NodeName && storedAddress(other, f).Addr() == a {
+			annotation, variable := addressAnnotation(f), f.Variable()
+			return fmt.Errorf("node %s already has the address %s (annotation %s=%q); want %s or %s_AUTODETECTION_METHOD to give an address of this machine, "+
+				"or, if node %s is gone, kubectl delete node %s", other.Name, a, annotation, other.Annotations[annotation], variable, variable, other.Name, other.Name)
 		}
 	}
 	return nil
 }
 
-// publish writes the node's address, and its AS when the environment gives one,
-// to the Node's annotations, if they differ.
+// publish writes the node's addresses, and its AS when the environment gives one, to
+// the Node's annotations, if they differ. A node without IPv6 that has been one with
+// loses that annotation: other nodes would go on talking to the address.
 func (s *Startup) publish(ctx context.Context, node *corev1.Node, res Result) error {
 	want := map[string]string{}
 	if res.Address.IsValid() {
 		want[v1.AnnotationNodeIPv4] = res.Address.String()
 	}
+	if res.Address6.IsValid() {
+		want[v1.AnnotationNodeIPv6] = res.Address6.String()
+	}
 	if s.Settings.BGP.AS != 0 {
 		want[v1.AnnotationNodeAS] = strconv.FormatUint(uint64(s.Settings.BGP.AS), 10)
 	}
+	write := map[string]*string{}
 	for k, v := range want {
-		if node.Annotations[k] == v {
-			delete(want, k)
+		if node.Annotations[k] != v {
+			write[k] = &v
 		}
 	}
-	if len(want) == 0 {
+	if old, has := node.Annotations[v1.AnnotationNodeIPv6]; has && !res.Address6.IsValid() {
+		s.Log.Info("node IPv6 address withdrawn", "node", s.NodeName, "was", old, "reason", res.Reason6)
+		write[v1.AnnotationNodeIPv6] = nil
+	}
+	if len(write) == 0 {
 		return nil
 	}
-	return s.patchStatus(ctx, map[string]any{"metadata": map[string]any{"annotations": want}})
+	return s.Annotate(ctx, write)
 }
 
 // patchStatus patches the Node through nodes/status, the only part of Nodes that

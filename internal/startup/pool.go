@@ -20,6 +20,7 @@ import (
 
 const (
 	defaultPool      = "default-ipv4-ippool"
+	defaultPool6     = "default-ipv6-ippool"
 	kubeadmConfigMap = "kubeadm-config" // in kube-system, written by kubeadm init
 	defaultRange     = "192.168.0.0/16"
 )
@@ -96,34 +97,64 @@ func addressIn(ifaces []autodetect.Interface, r netip.Prefix) (netip.Addr, bool)
 	return netip.Addr{}, false
 }
 
-// ensurePool creates the default IPv4 pool when the cluster has no IPv4 pool.
-// Otherwise it tells where the environment asks for something else.
-func (s *Startup) ensurePool(ctx context.Context, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface, node netip.Prefix) ([]Note, error) {
-	want := s.Settings.Pool
-	if want.Skip {
+// ensurePools creates the default pool of each family that the cluster has no pool
+// of. Where existing ones differ from the environment is shown as long as they do.
+func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface, node Result) (notes []Note, err error) {
+	want, want6 := s.Settings.Pool, s.Settings.Pool6
+	ask6 := !want6.Skip && (want6.CIDR.IsValid() || node.Address6.IsValid())
+	if want.Skip && !ask6 {
 		return nil, nil
 	}
-	pools, err := s.listPools(ctx)
+	pools, pools6, err := s.listPools(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(pools) > 0 {
-		return nil, nil // where they differ from the environment is shown as long as they do
+	if !want.Skip && len(pools) == 0 {
+		cidr, source, more, err := chooseRange(want, kubeadm, ifaces)
+		if err != nil {
+			return nil, err
+		}
+		want.CIDR, notes = cidr, more
+		if notes, err = s.makePool(ctx, ipv4Pool, want, source, node.Address, notes); err != nil {
+			return nil, err
+		}
 	}
-	cidr, source, notes, err := chooseRange(want, kubeadm, ifaces)
-	if err != nil {
-		return nil, err
+	switch {
+	case !ask6 || len(pools6) > 0:
+		return notes, nil
+	case !want6.CIDR.IsValid():
+		return append(notes, Note{"IPPool " + defaultPool6, "this node has IPv6, and there is no IPv6 pool for its pods: set CALICO_IPV6POOL_CIDR to a range of your network, " +
+			"e.g. fd00:10:244::/48, or to none if that is meant"}), nil
 	}
+	return s.makePool(ctx, ipv6Pool, want6, ipv6Pool.variable+"_CIDR", node.Address6, notes)
+}
+
+// poolKind is what tells the default pools of the families apart.
+type poolKind struct {
+	name      string
+	variable  string // with which the names of its variables start
+	blockSize int    // Calico's default
+}
+
+var (
+	ipv4Pool = poolKind{defaultPool, "CALICO_IPV4POOL", 26}
+	ipv6Pool = poolKind{defaultPool6, "CALICO_IPV6POOL", 122}
+)
+
+// makePool creates a default pool with the range want.CIDR, which comes from source,
+// and appends to notes what is wrong with it.
+func (s *Startup) makePool(ctx context.Context, kind poolKind, want config.Pool, source string, node netip.Prefix, notes []Note) ([]Note, error) {
+	cidr := want.CIDR
 	if cidr.Contains(node.Addr()) {
-		notes = append(notes, Note{"IPPool " + defaultPool, fmt.Sprintf("its range %s (%s) contains this node's own address %s: pods and nodes must not share a range; "+
-			"set CALICO_IPV4POOL_CIDR to another one and delete the pool", cidr, source, node.Addr())})
+		notes = append(notes, Note{"IPPool " + kind.name, fmt.Sprintf("its range %s (%s) contains this node's own address %s: pods and nodes must not share a range; "+
+			"set %s_CIDR to another one and delete the pool", cidr, source, node.Addr(), kind.variable)})
 	}
 	pool := &v1.IPPool{
-		ObjectMeta: metav1.ObjectMeta{Name: defaultPool},
+		ObjectMeta: metav1.ObjectMeta{Name: kind.name},
 		Spec: v1.IPPoolSpec{
 			CIDR:             cidr.String(),
-			IPIPMode:         want.IPIP,
-			VXLANMode:        want.VXLAN,
+			IPIPMode:         orDefault(want.IPIP, v1.EncapNever),
+			VXLANMode:        orDefault(want.VXLAN, v1.EncapNever),
 			NATOutgoing:      want.NATOutgoing,
 			BlockSize:        want.BlockSize,
 			NodeSelector:     want.NodeSelector,
@@ -132,14 +163,14 @@ func (s *Startup) ensurePool(ctx context.Context, kubeadm *corev1.ConfigMap, ifa
 		},
 	}
 	if err := pool.Validate(); err != nil {
-		return nil, fmt.Errorf("default pool with range from %s: %w; want CALICO_IPV4POOL_CIDR and CALICO_IPV4POOL_BLOCK_SIZE to fit", source, err)
+		return nil, fmt.Errorf("default pool with range from %s: %w; want %s_CIDR and %s_BLOCK_SIZE to fit", source, err, kind.variable, kind.variable)
 	}
 	created, err := s.create(ctx, "IPPool", v1.PluralIPPools, pool)
 	if err != nil {
 		return nil, err
 	}
 	if created {
-		s.Log.Info("default pool created", "pool", defaultPool, "cidr", cidr, "source", source, "ipip", want.IPIP, "vxlan", want.VXLAN, "nat", want.NATOutgoing)
+		s.Log.Info("default pool created", "pool", kind.name, "cidr", cidr, "source", source, "ipip", pool.Spec.IPIPMode, "vxlan", pool.Spec.VXLANMode, "nat", want.NATOutgoing)
 	}
 	return notes, nil
 }
@@ -160,28 +191,41 @@ func chooseRange(want config.Pool, kubeadm *corev1.ConfigMap, ifaces []autodetec
 	return cidr, "default", notes, err
 }
 
-// listPools lists the pools whose range is IPv4.
-func (s *Startup) listPools(ctx context.Context) ([]v1.IPPool, error) {
+// listPools lists the pools of each family.
+func (s *Startup) listPools(ctx context.Context) (ipv4, ipv6 []v1.IPPool, err error) {
 	all, err := list[v1.IPPool](ctx, s.Dynamic, v1.PluralIPPools)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(all, func(p v1.IPPool) bool {
-		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
-		return err != nil || !cidr.Addr().Is4()
-	}), nil
+	return poolsOf(autodetect.IPv4, all), poolsOf(autodetect.IPv6, all), nil
 }
 
-// ComparePools notes where variables that are set differ from the pool they
-// would have made, among the cluster's IPv4 pools. Only variables that are set
+// poolsOf are those pools whose range is of the family.
+func poolsOf(f autodetect.Family, pools []v1.IPPool) (out []v1.IPPool) {
+	for _, p := range pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && f.Has(cidr.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ComparePools notes where variables that are set differ from the pool they would
+// have made, among the cluster's pools of that family. Only variables that are set
 // count: defaults express no wish.
-func ComparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
-	if set.Pool.Skip || len(pools) == 0 {
+func ComparePools(set config.Config, pools []v1.IPPool) []Note {
+	return slices.Concat(
+		comparePools(set, ipv4Pool, set.Pool, poolsOf(autodetect.IPv4, pools)),
+		comparePools(set, ipv6Pool, set.Pool6, poolsOf(autodetect.IPv6, pools)))
+}
+
+func comparePools(set config.Config, kind poolKind, want config.Pool, pools []v1.IPPool) (notes []Note) {
+	if want.Skip || len(pools) == 0 {
 		return nil
 	}
-	i := slices.IndexFunc(pools, func(p v1.IPPool) bool { return set.Pool.CIDR.IsValid() && p.Spec.CIDR == set.Pool.CIDR.String() })
+	i := slices.IndexFunc(pools, func(p v1.IPPool) bool { return want.CIDR.IsValid() && p.Prefix() == want.CIDR })
 	if i < 0 {
-		i = slices.IndexFunc(pools, func(p v1.IPPool) bool { return p.Name == defaultPool })
+		i = slices.IndexFunc(pools, func(p v1.IPPool) bool { return p.Name == kind.name })
 	}
 	if i < 0 {
 		if len(pools) > 1 {
@@ -191,6 +235,7 @@ func ComparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
 	}
 	p := pools[i]
 	add := func(variable, field string, has, wants any, how string) {
+		variable = kind.variable + variable
 		if v, given := set.Given(variable); given && has != wants {
 			notes = append(notes, Note{"IPPool " + p.Name, fmt.Sprintf("its %s is %v, while %s=%q: the variable counts only when the first pool is created; %s",
 				field, has, variable, v, how)})
@@ -201,13 +246,13 @@ func ComparePools(set config.Config, pools []v1.IPPool) (notes []Note) {
 		return fmt.Sprintf("to change the pool: kubectl patch ippools.%s %s --type merge -p '%s'", v1.GroupName, p.Name, body)
 	}
 	const fixed = "it can not be changed in a pool: create another pool, set disabled on this one, and restart the pods"
-	add("CALICO_IPV4POOL_CIDR", "cidr", p.Spec.CIDR, set.Pool.CIDR.String(), fixed)
-	add("CALICO_IPV4POOL_BLOCK_SIZE", "blockSize", orDefault(p.Spec.BlockSize, 26), set.Pool.BlockSize, fixed)
-	add("CALICO_IPV4POOL_IPIP", "ipipMode", orDefault(p.Spec.IPIPMode, v1.EncapNever), set.Pool.IPIP, patch("ipipMode", set.Pool.IPIP))
-	add("CALICO_IPV4POOL_VXLAN", "vxlanMode", orDefault(p.Spec.VXLANMode, v1.EncapNever), set.Pool.VXLAN, patch("vxlanMode", set.Pool.VXLAN))
-	add("CALICO_IPV4POOL_NAT_OUTGOING", "natOutgoing", p.Spec.NATOutgoing, set.Pool.NATOutgoing, patch("natOutgoing", set.Pool.NATOutgoing))
-	add("CALICO_IPV4POOL_NODE_SELECTOR", "nodeSelector", orDefault(p.Spec.NodeSelector, "all()"), set.Pool.NodeSelector, patch("nodeSelector", set.Pool.NodeSelector))
-	add("CALICO_IPV4POOL_DISABLE_BGP_EXPORT", "disableBGPExport", p.Spec.DisableBGPExport, set.Pool.DisableBGPExport, patch("disableBGPExport", set.Pool.DisableBGPExport))
+	add("_CIDR", "cidr", p.Prefix(), want.CIDR, fixed)
+	add("_BLOCK_SIZE", "blockSize", orDefault(p.Spec.BlockSize, kind.blockSize), want.BlockSize, fixed)
+	add("_IPIP", "ipipMode", orDefault(p.Spec.IPIPMode, v1.EncapNever), want.IPIP, patch("ipipMode", want.IPIP))
+	add("_VXLAN", "vxlanMode", orDefault(p.Spec.VXLANMode, v1.EncapNever), want.VXLAN, patch("vxlanMode", want.VXLAN))
+	add("_NAT_OUTGOING", "natOutgoing", p.Spec.NATOutgoing, want.NATOutgoing, patch("natOutgoing", want.NATOutgoing))
+	add("_NODE_SELECTOR", "nodeSelector", orDefault(p.Spec.NodeSelector, "all()"), want.NodeSelector, patch("nodeSelector", want.NodeSelector))
+	add("_DISABLE_BGP_EXPORT", "disableBGPExport", p.Spec.DisableBGPExport, want.DisableBGPExport, patch("disableBGPExport", want.DisableBGPExport))
 	return notes
 }
 

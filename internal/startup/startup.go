@@ -1,12 +1,12 @@
 // Package startup makes a node known to the cluster before its agent begins to
-// work: it waits for the Kubernetes API, finds the node's own address, publishes
-// it, and creates the objects that every cluster needs when they are missing.
+// work: it waits for the Kubernetes API, finds the node's own addresses, publishes
+// them, and creates the objects that every cluster needs when they are missing.
 //
-//	wait for the API ─▶ read Node ─▶ choose address ─▶ duplicate? ─▶ annotate Node
-//	     ─▶ default pool ─▶ default ClusterInformation, FelixConfiguration, BGPConfiguration
+//	wait for the API ─▶ read Node ─▶ choose addresses ─▶ duplicates? ─▶ annotate Node
+//	     ─▶ default pools ─▶ default ClusterInformation, FelixConfiguration, BGPConfiguration
 //
-// It owns the annotations projectcalico.org/IPv4Address and (when the variable
-// AS is set) projectcalico.org/ASNumber of its own Node, and the Node's
+// It owns the annotations projectcalico.org/IPv4Address, IPv6Address and (when the
+// variable AS is set) projectcalico.org/ASNumber of its own Node, and the Node's
 // condition NetworkUnavailable. The default objects it only ever creates: what
 // exists belongs to the user. Every step reads first and writes only a
 // difference, so that a restarted agent writes nothing at all.
@@ -23,6 +23,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,7 @@ import (
 
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/hostinit"
 )
 
 // Config says what to start and with what. Kubernetes, Dynamic, NodeName and Log
@@ -46,6 +48,8 @@ type Config struct {
 
 	Interfaces func() ([]autodetect.Interface, error)                     // autodetect.Interfaces
 	Reach      func(ctx context.Context, dest string) (netip.Addr, error) // autodetect.Reach
+	Reach6     func(ctx context.Context, dest string) (netip.Addr, error) // autodetect.Reach6
+	Forwards6  func() (bool, error)                                       // hostinit.Forwards6 of /proc/sys
 	Random     io.Reader                                                  // crypto/rand; for the cluster's GUID
 	Now        func() time.Time                                           // time.Now; for the condition
 	RetryEvery time.Duration                                              // 1 s; between tries of the API
@@ -55,6 +59,7 @@ type Config struct {
 type Startup struct {
 	Config
 	denied time.Time // when the API first refused the agent's credentials
+	found  Result    // of Run, without its notes
 }
 
 // Result is what the node is in the network.
@@ -63,12 +68,14 @@ type Result struct {
 	// It is zero only with CALICO_NETWORKING_BACKEND=none and IP=none.
 	Address netip.Prefix
 	// Address6 is the same for IPv6; zero for a node without (IP6 empty or none).
-	Address6  netip.Prefix
-	Interface string // that owns the address; "" when none on this host does
-	Reason    string // why this address
-	AS        uint32 // of this node alone; 0: the cluster's, from BGPConfiguration
-	RouterID  netip.Addr
-	Notes     []Note
+	Address6   netip.Prefix
+	Interface  string // that owns the address; "" when none on this host does
+	Reason     string // why this address
+	Interface6 string // the same of Address6
+	Reason6    string
+	AS         uint32 // of this node alone; 0: the cluster's, from BGPConfiguration
+	RouterID   netip.Addr
+	Notes      []Note
 }
 
 // Note is something the user should know of and that does not stop the start.
@@ -85,6 +92,12 @@ func New(cfg Config) *Startup {
 	}
 	if cfg.Reach == nil {
 		cfg.Reach = autodetect.Reach
+	}
+	if cfg.Reach6 == nil {
+		cfg.Reach6 = autodetect.Reach6
+	}
+	if cfg.Forwards6 == nil {
+		cfg.Forwards6 = func() (bool, error) { return hostinit.Forwards6("/proc/sys") }
 	}
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
@@ -117,14 +130,18 @@ func (s *Startup) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	s.Log.Info("node address", "node", s.NodeName, "address", res.Address, "iface", res.Interface, "reason", res.Reason)
+	if res.Address6.IsValid() {
+		s.Log.Info("node IPv6 address", "node", s.NodeName, "address", res.Address6, "iface", res.Interface6, "reason", res.Reason6)
+	}
 	if err := s.publish(ctx, node, res); err != nil {
 		return Result{}, err
 	}
+	s.found = res
 	kubeadm, err := s.kubeadmConfig(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	notes, err := s.ensurePool(ctx, kubeadm, ifaces, res.Address)
+	notes, err := s.ensurePools(ctx, kubeadm, ifaces, res)
 	if err != nil {
 		return Result{}, err
 	}
@@ -132,18 +149,37 @@ func (s *Startup) Run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	res.Notes = append(notes, more...)
+	res.Notes = slices.Concat(notes, more, s.checkForwarding(res))
 	for _, n := range res.Notes {
 		s.Log.Warn("start-up note", "subject", n.Subject, "note", n.Text)
 	}
 	return res, nil
 }
 
-// Redetect looks whether the node's address has changed, and publishes the new
-// one. It is for calling every Settings.Address.PollInterval; unless IP is
-// autodetect it does nothing. An error leaves everything as it was.
+// checkForwarding notes that the kernel does not forward what pods send over IPv6:
+// the variable IP6 is probably missing in the init container.
+func (s *Startup) checkForwarding(res Result) []Note {
+	if !res.Address6.IsValid() {
+		return nil
+	}
+	on, err := s.Forwards6()
+	switch {
+	case err != nil:
+		return []Note{{"Node " + s.NodeName, fmt.Sprintf("whether it forwards IPv6 is not known: %v", err)}}
+	case !on:
+		return []Note{{"Node " + s.NodeName, "it does not forward IPv6, so pods reach nobody over it: set IP6 in the init container init-host as well, " +
+			"which sets net.ipv6.conf.all.forwarding=1"}}
+	}
+	return nil
+}
+
+// Redetect looks whether the node's addresses have changed, and publishes the new
+// ones. It is for calling every Settings.Address.PollInterval; a family whose variable
+// (IP, IP6) is not autodetect stays as it is, and when neither is, nothing is done. An
+// error leaves everything as it was.
 func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err error) {
-	if !s.Settings.Address.IP.Detects() {
+	set := s.Settings.Address
+	if !set.IP.Detects() && !set.IP6.Detects() {
 		return Result{}, false, nil
 	}
 	node, err := s.getNode(ctx)
@@ -154,16 +190,32 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	if err != nil {
 		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
 	}
-	res, err = s.address(ctx, node, ifaces, true)
+	if set.IP.Detects() {
+		res, err = s.address(ctx, node, ifaces, true)
+	} else {
+		res = s.found
+		err = s.address6(ctx, node, ifaces, &res)
+	}
 	if err != nil {
 		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
 	}
-	old := storedAddress(node)
-	if res.Address == old {
+	old, old6 := storedAddress(node, autodetect.IPv4), storedAddress(node, autodetect.IPv6)
+	if set.IP.Detects() && res.Address != old {
+		changed = true
+		s.Log.Info("node address changed", "node", s.NodeName, "address", res.Address, "was", old, "iface", res.Interface, "reason", res.Reason)
+	}
+	if set.IP6.Detects() && res.Address6 != old6 {
+		changed = true
+		s.Log.Info("node IPv6 address changed", "node", s.NodeName, "address", res.Address6, "was", old6, "iface", res.Interface6, "reason", res.Reason6)
+	}
+	if !changed {
 		return res, false, nil
 	}
-	s.Log.Info("node address changed", "node", s.NodeName, "address", res.Address, "was", old, "iface", res.Interface, "reason", res.Reason)
-	return res, true, s.publish(ctx, node, res)
+	publish := res
+	if !set.IP.Detects() {
+		publish.Address = netip.Prefix{} // what the Node says of it is the user's, or lost, which is for Restore
+	}
+	return res, true, s.publish(ctx, node, publish)
 }
 
 // Restore publishes what Run found when the Node has lost it: a Node that was deleted
@@ -174,10 +226,17 @@ func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err e
 	if err != nil {
 		return false, fmt.Errorf("publish the node's address again: read Node %s: %w", s.NodeName, err)
 	}
-	if storedAddress(node).IsValid() || !res.Address.IsValid() {
+	lost := func(a netip.Prefix, f autodetect.Family) bool {
+		return a.IsValid() && !storedAddress(node, f).IsValid()
+	}
+	if !lost(res.Address, autodetect.IPv4) && !lost(res.Address6, autodetect.IPv6) {
 		return false, nil
 	}
-	s.Log.Info("the Node has lost its annotations; published again", "node", s.NodeName, "address", res.Address)
+	said := []any{"node", s.NodeName, "address", res.Address}
+	if res.Address6.IsValid() {
+		said = append(said, "address6", res.Address6)
+	}
+	s.Log.Info("the Node has lost its annotations; published again", said...)
 	return true, s.publish(ctx, node, res)
 }
 

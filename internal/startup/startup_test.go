@@ -34,6 +34,7 @@ type cluster struct {
 	dynamic *dynamicfake.FakeDynamicClient
 	ifaces  []autodetect.Interface
 	now     time.Time
+	noFwd6  bool // the kernel does not forward IPv6
 	log     bytes.Buffer
 }
 
@@ -76,6 +77,8 @@ func (c *cluster) start(env ...string) *Startup {
 		Log:        slog.New(slog.NewTextHandler(&c.log, nil)),
 		Interfaces: func() ([]autodetect.Interface, error) { return c.ifaces, nil },
 		Reach:      func(context.Context, string) (netip.Addr, error) { return netip.Addr{}, errors.New("no route") },
+		Reach6:     func(context.Context, string) (netip.Addr, error) { return netip.Addr{}, errors.New("no IPv6 route") },
+		Forwards6:  func() (bool, error) { return !c.noFwd6, nil },
 		Random:     strings.NewReader(strings.Repeat("\x2a", 16)),
 		Now:        func() time.Time { return c.now },
 		RetryEvery: time.Nanosecond,
