@@ -26,7 +26,7 @@ func main() {
 	root.AddCommand(
 		command("run", "Run the agent, configured by the environment (docs/reference/settings.md)", run),
 		command("pod-network", "Change the MTU of running pods when the agent asks; needs CAP_SYS_ADMIN", agent.PodNetwork),
-		command("init-host", "Turn on IPv4 forwarding and name the route protocol; needs privilege", agent.InitHost),
+		command("init-host", "Turn on forwarding (of IPv6 too where IP6 is set) and name the route protocol; needs privilege", agent.InitHost),
 		command("install-cni", "Write the CNI binaries and configuration under /host", installCNI),
 		command("uninstall", "Remove every route and rule of Manx from this node; pods lose their network", agent.Uninstall),
 		command("version", "Print the version", func(context.Context, *slog.Logger) error {

@@ -61,9 +61,10 @@ type fakeAgent struct {
 	held  map[string][]netip.Addr
 	calls []string
 	next  netip.Addr
+	next6 netip.Addr
 	mtu   int
 	mac   string
-	ipv6  bool
+	ipv6  bool // beside what is asked for
 
 	keepLinks bool // leave interfaces alone, as an agent that does not know them
 
@@ -90,11 +91,16 @@ func (f *fakeAgent) Add(_ context.Context, req nodeapi.AddRequest) (nodeapi.AddR
 		return nodeapi.AddReply{}, f.failAdd
 	}
 	if f.held[req.ContainerID] == nil {
-		f.next = f.next.Next()
-		f.held[req.ContainerID] = []netip.Addr{f.next}
-		if f.ipv6 {
-			f.held[req.ContainerID] = append(f.held[req.ContainerID], netip.MustParseAddr("fd00:99::7"))
+		var addrs []netip.Addr
+		if req.IPv4 {
+			f.next = f.next.Next()
+			addrs = append(addrs, f.next)
 		}
+		if req.IPv6 || f.ipv6 {
+			f.next6 = f.next6.Next()
+			addrs = append(addrs, f.next6)
+		}
+		f.held[req.ContainerID] = addrs
 	}
 	return nodeapi.AddReply{Addrs: f.held[req.ContainerID], MTU: f.mtu, MAC: f.mac}, nil
 }
@@ -193,7 +199,7 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &rig{
 		t: t, node: node, socket: filepath.Join(dir, "manx.sock"),
-		agent: &fakeAgent{t: t, node: node, held: map[string][]netip.Addr{}, next: netip.MustParseAddr("10.99.1.0")},
+		agent: &fakeAgent{t: t, node: node, held: map[string][]netip.Addr{}, next: netip.MustParseAddr("10.99.1.0"), next6: netip.MustParseAddr("fd00:99::6")},
 	}
 	r.conf = map[string]any{
 		"name": "k8s-pod-network", "cniVersion": "1.0.0", "type": "manx", "log_level": "info",

@@ -29,9 +29,15 @@ func Check(e Expect) ([]string, error) {
 	if err := host.do(getLink(e.HostIface, &h)); err != nil {
 		return nil, err
 	}
+	gateway := true
+	if h != nil && familiesOf(e.Addrs).ipv6 {
+		if err := host.do(getAddr(h, Gateway6, &gateway)); err != nil {
+			return nil, err
+		}
+	}
 	ns, err := openNamespace(e.NetNS)
 	if errors.Is(err, ErrNamespaceGone) {
-		return append(e.checkHost(h), err.Error()), nil
+		return append(e.checkHost(h, gateway), err.Error()), nil
 	}
 	if err != nil {
 		return nil, err
@@ -41,7 +47,7 @@ func Check(e Expect) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	wrong := append(e.checkHost(h), e.checkPod(pod)...)
+	wrong := append(e.checkHost(h, gateway), e.checkPod(pod)...)
 	if h == nil || pod.eth == nil {
 		return wrong, nil
 	}
@@ -54,7 +60,9 @@ func Check(e Expect) ([]string, error) {
 	return wrong, nil
 }
 
-func (e Expect) checkHost(h *link) []string {
+// checkHost compares the host side; gateway says whether it has its link-local
+// address, which pods with IPv6 need.
+func (e Expect) checkHost(h *link, gateway bool) []string {
 	if h == nil {
 		return []string{"the node has no interface " + e.HostIface}
 	}
@@ -72,7 +80,10 @@ func (e Expect) checkHost(h *link) []string {
 	if h.mac.String() != HostMAC.String() {
 		say(" has MAC %s, want %s", h.mac, HostMAC)
 	}
-	for _, s := range hostSysctls(h.name, e.ipv6()) {
+	if !gateway {
+		say(" lacks address %s, the pod's gateway", hostLinkLocal)
+	}
+	for _, s := range hostSysctls(h.name, familiesOf(e.Addrs)) {
 		if diff := s.differs(); diff != "" {
 			wrong = append(wrong, diff)
 		}
@@ -111,15 +122,6 @@ func (e Expect) checkPod(p podState) []string {
 		}
 	}
 	return wrong
-}
-
-func (e Expect) ipv6() bool {
-	for _, a := range e.Addrs {
-		if a.Is6() {
-			return true
-		}
-	}
-	return false
 }
 
 // podState is what a check reads in the pod's namespace.

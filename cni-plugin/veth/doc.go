@@ -13,7 +13,16 @@
 // gateway 169.254.1.1 is on no interface; the host side answers ARP for it
 // because proxy_arp is on and the node has a route to it (its default route).
 // For IPv6 the gateway is the host side's link-local address, which follows from
-// its MAC by EUI-64.
+// its MAC by EUI-64 (RFC 4291 appendix A). That is an address of the interface,
+// so neighbour discovery needs no proxy:
+//
+//	│ eth0  fd00:10::7/128          │       │ cali0123456789a  fe80::ecee:eeff:feee:eeee/64
+//	│ default via fe80::ecee:…:eeee │◀─────▶│ fd00:10::7 dev cali…  (by the agent)  │
+//
+// A pod has one address of either family or one of both. The family that it has
+// not is turned off: no proxy_arp for a pod without IPv4, disable_ipv6=1 on both
+// ends for one without IPv6. Duplicate address detection is off (accept_dad=0,
+// IFA_F_NODAD): the link has no third party, and a pod should not wait a second.
 //
 // Ownership: the host side carries the alias "manx:<network>.<containerID>"
 // (IFLA_IFALIAS). An interface is removed only when its alias names the container

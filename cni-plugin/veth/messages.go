@@ -128,6 +128,26 @@ func getLink(name string, into **link) *message {
 	return m
 }
 
+// getAddr looks whether the interface has an IPv6 address.
+func getAddr(l *link, addr netip.Addr, has *bool) *message {
+	*has = false
+	m := newMessage(fmt.Sprintf("read address %s of %s", addr, l.name), unix.RTM_GETADDR, 0).tolerating(unix.EADDRNOTAVAIL, unix.ENODEV)
+	info := nl.NewIfAddrmsg(unix.AF_INET6)
+	info.Index = uint32(l.index)
+	m.req.AddData(info)
+	m.attr(unix.IFA_ADDRESS, addr.AsSlice())
+	m.answer = unix.RTM_NEWADDR
+	m.into = func(b []byte) error {
+		if len(b) < unix.SizeofIfAddrmsg {
+			return fmt.Errorf("address message of %d bytes", len(b))
+		}
+		// For an index that is gone the kernel looks at all interfaces.
+		*has = int(nl.DeserializeIfAddrmsg(b).Index) == l.index
+		return nil
+	}
+	return m
+}
+
 func parseLink(b []byte) (*link, error) {
 	if len(b) < unix.SizeofIfInfomsg {
 		return nil, fmt.Errorf("interface message of %d bytes", len(b))

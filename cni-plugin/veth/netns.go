@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -70,18 +72,33 @@ type sysctl struct {
 	optional    bool // the kernel may lack it: IPv6 compiled out or disabled
 }
 
+// families are the address families that a pod has.
+type families struct{ ipv4, ipv6 bool }
+
+func familiesOf(addrs []netip.Addr) (f families) {
+	for _, a := range addrs {
+		f.ipv4 = f.ipv4 || a.Is4()
+		f.ipv6 = f.ipv6 || a.Is6()
+	}
+	return f
+}
+
 // hostSysctls are those of the host side. Router advertisements are refused
 // because a pod could otherwise become the node's default router (CVE-2020-13597).
-func hostSysctls(iface string, ipv6 bool) []sysctl {
+// A pod without IPv4 is not answered for the IPv4 gateway.
+func hostSysctls(iface string, has families) []sysctl {
 	v4, v6 := "ipv4/conf/"+iface+"/", "ipv6/conf/"+iface+"/"
-	out := []sysctl{
-		{path: v4 + "route_localnet", value: "1"}, // portmap's 127.0.0.1 → pod
-		{path: "ipv4/neigh/" + iface + "/proxy_delay", value: "0"},
-		{path: v4 + "proxy_arp", value: "1"},
-		{path: v4 + "forwarding", value: "1"},
-		{path: v6 + "accept_ra", value: "0", optional: true},
+	var out []sysctl
+	if has.ipv4 {
+		out = append(out,
+			sysctl{path: v4 + "route_localnet", value: "1"}, // portmap's 127.0.0.1 → pod
+			sysctl{path: "ipv4/neigh/" + iface + "/proxy_delay", value: "0"},
+			sysctl{path: v4 + "proxy_arp", value: "1"},
+			sysctl{path: v4 + "forwarding", value: "1"},
+		)
 	}
-	if !ipv6 {
+	out = append(out, sysctl{path: v6 + "accept_ra", value: "0", optional: true})
+	if !has.ipv6 {
 		return append(out, sysctl{path: v6 + "disable_ipv6", value: "1", optional: true})
 	}
 	return append(out,
@@ -92,19 +109,28 @@ func hostSysctls(iface string, ipv6 bool) []sysctl {
 	)
 }
 
-// podSysctls are those of the pod. A new namespace copies the node's ip_forward;
-// a pod is no router unless its network says so.
-func podSysctls(iface string, ipv6, forwarding bool) []sysctl {
+// podSysctls are those of the pod. A new namespace copies the node's ip_forward; a
+// pod is no router unless its network says so. Of IPv6 it has the kernel's own
+// defaults, or the node's with net.core.devconf_inherit_init_net, so both ways are
+// written. Runtimes turn IPv6 off in the namespaces of pods whose network they take
+// to be IPv4 alone: lo has ::1 again when the pod has IPv6.
+func podSysctls(iface string, has families, forwarding bool) []sysctl {
 	v6 := "ipv6/conf/" + iface + "/"
 	var out []sysctl
 	if !forwarding {
 		out = append(out, sysctl{path: "ipv4/ip_forward", value: "0"})
 	}
 	out = append(out, sysctl{path: v6 + "accept_ra", value: "0", optional: true})
-	if !ipv6 {
+	if !has.ipv6 {
 		return append(out, sysctl{path: v6 + "disable_ipv6", value: "1", optional: true})
 	}
+	router := sysctl{path: "ipv6/conf/all/forwarding", value: "0"}
+	if forwarding {
+		router.value = "1"
+	}
 	return append(out,
+		router,
+		sysctl{path: "ipv6/conf/lo/disable_ipv6", value: "0"},
 		sysctl{path: v6 + "accept_dad", value: "0"},
 		sysctl{path: v6 + "disable_ipv6", value: "0"},
 	)
@@ -115,7 +141,11 @@ const sysctlRoot = "/proc/sys/net/"
 func writeSysctls(list []sysctl) error {
 	for _, s := range list {
 		if err := s.write(); err != nil {
-			return fmt.Errorf("set sysctl %s=%s: %w", sysctlRoot+s.path, s.value, err)
+			err = fmt.Errorf("set sysctl %s=%s: %w", sysctlRoot+s.path, s.value, err)
+			if errors.Is(err, unix.ENOENT) && strings.HasPrefix(s.path, "ipv6/") {
+				err = fmt.Errorf("%w; the pod has an IPv6 address and the interface has no IPv6: is the node's kernel started with ipv6.disable=1?", err)
+			}
+			return err
 		}
 	}
 	return nil

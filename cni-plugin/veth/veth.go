@@ -1,6 +1,7 @@
 package veth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -18,10 +19,16 @@ var (
 	Gateway4 = netip.MustParseAddr("169.254.1.1")
 	// Gateway6 is the host side's link-local address, EUI-64 of HostMAC.
 	Gateway6 = netip.MustParseAddr("fe80::ecee:eeff:feee:eeee")
+
+	hostLinkLocal = netip.PrefixFrom(Gateway6, 64)
 )
 
-// DefaultMTU is used while the agent has not said otherwise, in bytes.
-const DefaultMTU = 1500
+const (
+	// DefaultMTU is used while the agent has not said otherwise, in bytes.
+	DefaultMTU = 1500
+	// minMTU6 is IPV6_MIN_MTU of the kernel, RFC 8200 section 5, in bytes.
+	minMTU6 = 1280
+)
 
 // Config is what must be known to make the pair.
 type Config struct {
@@ -31,10 +38,12 @@ type Config struct {
 	Alias     string // owner mark of the host side
 	// OwnPrefix starts every alias of Manx: a leftover of HostIface's name with
 	// such an alias, or none, is replaced; any other is somebody else's.
-	OwnPrefix  string
-	MTU        int  // bytes; 0 is DefaultMTU
-	Queues     int  // transmit and receive queues; 0 is 1
-	Forwarding bool // leave net.ipv4.ip_forward of the pod alone
+	OwnPrefix string
+	MTU       int // bytes; 0 is DefaultMTU
+	Queues    int // transmit and receive queues; 0 is 1
+	// Forwarding leaves net.ipv4.ip_forward of the pod alone, and lets a pod with
+	// IPv6 forward that.
+	Forwarding bool
 }
 
 // Settings is what the agent decides meanwhile.
@@ -142,18 +151,19 @@ func (p *Pair) mark() error {
 // Configure gives both sides their settings and brings them up: the host side
 // first, so that the pod's first packet finds it ready.
 func (p *Pair) Configure(s Settings) error {
-	ipv6 := false
-	for _, a := range s.Addrs {
-		ipv6 = ipv6 || a.Is6()
+	has := familiesOf(s.Addrs)
+	if mtu := cmp.Or(s.MTU, p.MTU); has.ipv6 && mtu < minMTU6 {
+		// The kernel would take IPv6 off the interface without a word.
+		return fmt.Errorf("give %s an IPv6 address with an MTU of %d: want %d at least (RFC 8200 section 5); raise the MTU of pods, or give them IPv4 only", p.cfg.IfName, mtu, minMTU6)
 	}
-	if err := p.configureHost(s.MTU, ipv6); err != nil {
+	if err := p.configureHost(s.MTU, has); err != nil {
 		return err
 	}
 	err := p.netns.enter(func() (err error) {
 		if p.pod, err = openSocket(); err != nil {
 			return err
 		}
-		return writeSysctls(podSysctls(p.cfg.IfName, ipv6, p.cfg.Forwarding))
+		return writeSysctls(podSysctls(p.cfg.IfName, has, p.cfg.Forwarding))
 	})
 	if err != nil {
 		return fmt.Errorf("in the pod: %w", err)
@@ -164,8 +174,8 @@ func (p *Pair) Configure(s Settings) error {
 	return nil
 }
 
-func (p *Pair) configureHost(mtu int, ipv6 bool) error {
-	if err := writeSysctls(hostSysctls(p.cfg.HostIface, ipv6)); err != nil {
+func (p *Pair) configureHost(mtu int, has families) error {
+	if err := writeSysctls(hostSysctls(p.cfg.HostIface, has)); err != nil {
 		return err
 	}
 	var batch []*message
@@ -173,10 +183,11 @@ func (p *Pair) configureHost(mtu int, ipv6 bool) error {
 		batch = append(batch, setMTU(p.HostIndex, p.cfg.HostIface, mtu))
 	}
 	batch = append(batch, setUp(p.HostIndex, p.cfg.HostIface))
-	if ipv6 {
-		// The kernel makes the same address by itself unless the node prefers
-		// stable-privacy addresses (addr_gen_mode).
-		batch = append(batch, addAddr(p.HostIndex, p.cfg.HostIface, netip.PrefixFrom(Gateway6, 64)).tolerating(unix.EEXIST))
+	if has.ipv6 {
+		// The kernel makes the same address by itself, but only once the pod's side
+		// is up too, and not where the node prefers stable-privacy addresses
+		// (addr_gen_mode).
+		batch = append(batch, addAddr(p.HostIndex, p.cfg.HostIface, hostLinkLocal).tolerating(unix.EEXIST))
 	}
 	return p.host.do(batch...)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/startup"
 	"github.com/manx-cni/manx/ipam"
 )
 
@@ -80,7 +81,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	plan := a.planFor(s, a.generation)
 	a.handed = plan
 	in := calc.Input{
-		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address},
+		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address, IPv6: a.identity.Address6},
 		Owners:            s.Owners,
 		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
 		Lent:              lentTo(a.ipam.Lent(), s),
@@ -90,7 +91,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 		Converged:  converged,
 	}
 	for _, n := range s.Nodes {
-		in.Nodes = append(in.Nodes, calc.Node{Name: n.Name, IPv4: n.IPv4})
+		in.Nodes = append(in.Nodes, calc.Node{Name: n.Name, IPv4: n.IPv4, IPv6: n.IPv6})
 	}
 	for _, p := range s.Pools {
 		in.Pools = append(in.Pools, calc.Pool{
@@ -110,46 +111,83 @@ const maxPrefixes = 4096
 
 // speakerDesired is what the speaker should be.
 func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
-	as := a.identity.AS
-	if as == 0 {
-		as = s.BGP.AS
-	}
-	self := a.identity.Address.Addr()
-	d := speaker.Desired{Global: bgp.Global{AS: as, RouterID: a.identity.RouterID, ListenAddr: self, ListenPort: s.BGP.ListenPort}}
-
-	in := peering.Input{Self: a.node, Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MaxPrefixes: maxPrefixes}
-	var others []netip.Addr
-	for _, n := range s.Nodes {
-		addr := n.IPv4.Addr()
-		if n.Name == a.node {
-			addr = self // the informer may be behind what was just published
-		} else if n.IPv4.IsValid() {
-			others = append(others, addr)
-		}
-		in.Nodes = append(in.Nodes, peering.Node{Name: n.Name, IPv4: addr, AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID})
-	}
-	var conflicts []peering.Conflict
-	d.Peers, conflicts = peering.Peers(in)
+	// A claim under way may still be lost to the node that announces the block.
+	own := confirmedBlocks(a.ipam.Blocks())
+	d, conflicts := speakerOf(a.node, a.identity, s, addressing{own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed()})
 	for _, c := range conflicts {
 		a.errors.add("bgp", c)
 	}
+	return d
+}
+
+// addressing is what IPAM says of this node's addresses, of both families.
+type addressing struct {
+	own      []netip.Prefix // blocks, beyond doubt
+	lent     map[netip.Addr]string
+	borrowed []netip.Addr
+}
+
+// speakerOf is what the speaker of a node should be. A node without an IPv6 address
+// knows of nobody's, and so speaks of IPv4 alone whatever the others have.
+func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs addressing) (speaker.Desired, []peering.Conflict) {
+	as := self.AS
+	if as == 0 {
+		as = s.BGP.AS
+	}
+	ipv4, ipv6 := self.Address.Addr(), self.Address6.Addr()
+	d := speaker.Desired{Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: ipv4, ListenAddr6: ipv6, ListenPort: s.BGP.ListenPort}}
+
+	in := peering.Input{Self: node, Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MaxPrefixes: maxPrefixes}
+	var others []netip.Addr
+	for _, n := range s.Nodes {
+		peer := peering.Node{Name: n.Name, IPv4: n.IPv4.Addr(), AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID}
+		if ipv6.IsValid() {
+			peer.IPv6 = n.IPv6.Addr()
+		}
+		if n.Name == node {
+			peer.IPv4, peer.IPv6 = ipv4, ipv6 // the informer may be behind what was just published
+		} else {
+			others = append(others, validOf(peer.IPv4, peer.IPv6)...)
+		}
+		in.Nodes = append(in.Nodes, peer)
+	}
+	var conflicts []peering.Conflict
+	d.Peers, conflicts = peering.Peers(in)
 
 	var imports []policy.Pool
 	var exports []advertise.Pool
 	for _, p := range s.Pools {
 		cidr := cidrOf(p)
-		if !cidr.Addr().Is4() {
-			continue
-		}
 		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: p.BlockBits()})
 		exports = append(exports, advertise.Pool{CIDR: cidr, DisableBGPExport: p.Spec.DisableBGPExport})
 	}
 	d.Import = policy.Import(imports, others)
-	d.Own = confirmedBlocks(a.ipam.Blocks()) // a claim under way may still be lost to the node that announces the block
-	d.Lent = lentTo(a.ipam.Lent(), s)
-	d.Paths = advertise.Paths(advertise.Self{IPv4: self}, d.Own, a.ipam.Borrowed(), exports)
-	return d
+	d.Own = addrs.own
+	d.Lent = lentTo(addrs.lent, s)
+	d.Paths = advertise.Paths(advertise.Self{IPv4: ipv4, IPv6: ipv6}, d.Own, addrs.borrowed, exports)
+	return d, conflicts
 }
+
+func validOf(addrs ...netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// ipv6Refusal says why pods of a node can have no IPv6 address; nil when they can.
+// Which pools a pod may draw from, and whether they have addresses, IPAM says.
+func ipv6Refusal(node string, self netip.Prefix, pools []*apiv1.IPPool) error {
+	if !self.IsValid() {
+		return nodeapi.Errorf(nodeapi.CodeInvalidConfig,
+			"node %s has no IPv6 address, for IP6 is not set there: set IP6=autodetect, or the node's address, in the environment of manx-node; or ask for IPv4 alone", node)
+	}
+	if !slices.ContainsFunc(pools, func(p *apiv1.IPPool) bool { return cidrOf(p).Addr().Is6() }) {
+		return nodeapi.Errorf(nodeapi.CodeTryAgain,
+			"the cluster has no IPv6 pool: create an IPPool, or set CALICO_IPV6POOL_CIDR in the environment of manx-node; or ask for IPv4 alone")
+	}
+	return nil
+}
+
+// podIPv6 is ipv6Refusal of this node, now.
+func (a *Agent) podIPv6() error { return ipv6Refusal(a.node, a.identity.Address6, a.pools()) }
 
 // cidrOf is the range of a pool that the datastore has validated.
 func cidrOf(p *apiv1.IPPool) netip.Prefix { return p.Prefix().Masked() }

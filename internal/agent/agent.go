@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -217,8 +218,8 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	return cfg, nil
 }
 
-// watchAddress ends the agent when the node's address changes: sessions, routes
-// and announcements all hang on it, and a new process starts with the new one.
+// watchAddress ends the agent when one of the node's addresses changes: sessions,
+// routes and announcements all hang on them, and a new process starts with the new one.
 func (a *Agent) watchAddress(ctx context.Context, every time.Duration) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -232,18 +233,39 @@ func (a *Agent) watchAddress(ctx context.Context, every time.Duration) error {
 		switch {
 		case err != nil:
 			a.errors.add("address", err)
-		case changed && now.Address != a.identity.Address:
-			return fmt.Errorf("the node's address changed from %s to %s: starting again with it", a.identity.Address, now.Address)
+		case changed:
+			if err := addressChanged(a.identity, now); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// addressChanged is the reason to start again when an address of the node is another
+// than it was; nil when none is.
+func addressChanged(was, now startup.Result) error {
+	if now.Address != was.Address {
+		return fmt.Errorf("the node's address changed from %s to %s: starting again with it", was.Address, now.Address)
+	}
+	if now.Address6 != was.Address6 {
+		return fmt.Errorf("the node's IPv6 address changed from %s to %s: starting again with it", orNone(was.Address6), orNone(now.Address6))
+	}
+	return nil
+}
+
+func orNone(p netip.Prefix) string {
+	if !p.IsValid() {
+		return "none"
+	}
+	return p.String()
 }
 
 // serveNodeAPI answers the CNI plugin and manxctl until ctx ends. What was put
 // off while no agent ran is done first.
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
-		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, annotate: a.annotator.add,
-		mtu: a.podMTU, status: a.status, observe: a.observe,
+		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
+		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, observe: a.observe,
 	}
 	a.serving.Store(true)
 	defer a.serving.Store(false)

@@ -23,7 +23,8 @@ import (
 type recorder struct {
 	calls      []string
 	held       map[string][]netip.Addr
-	request    ipam.Request // the last one
+	request    ipam.Request   // the last one
+	endpoint   state.Endpoint // the last one
 	failAssign error
 	failRemove error
 }
@@ -34,7 +35,13 @@ func (r *recorder) Assign(_ context.Context, req ipam.Request) ([]netip.Addr, er
 	if r.failAssign != nil {
 		return nil, r.failAssign
 	}
-	r.held[req.Handle] = []netip.Addr{netip.MustParseAddr("10.244.0.1")}
+	r.held[req.Handle] = nil
+	if req.Num4 == 1 {
+		r.held[req.Handle] = append(r.held[req.Handle], netip.MustParseAddr("10.244.0.1"))
+	}
+	if req.Num6 == 1 {
+		r.held[req.Handle] = append(r.held[req.Handle], netip.MustParseAddr("fd00:10::1"))
+	}
 	return r.held[req.Handle], nil
 }
 
@@ -55,6 +62,7 @@ func (r *recorder) Interface(network, containerID string) string {
 
 func (r *recorder) AddEndpoint(_ context.Context, ep state.Endpoint) error {
 	r.calls = append(r.calls, "endpoint "+ep.Iface)
+	r.endpoint = ep
 	return nil
 }
 
@@ -68,7 +76,7 @@ func (r *recorder) CheckEndpoint(context.Context, string, string) error { return
 func newPodAPI() (*podAPI, *recorder) {
 	r := &recorder{held: map[string][]netip.Addr{}}
 	return &podAPI{
-		node: "node1", lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
+		node: "node1", lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 }, ipv6: func() error { return nil },
 		status: func() status.Node { return status.Node{Name: "node1"} }, observe: func(string, time.Time, error) {},
 	}, r
 }

@@ -7,16 +7,25 @@ import (
 )
 
 // lentTo translates the nodes that hold addresses in this node's blocks from their
-// names, which IPAM knows, to their addresses, which BGP and the dataplane know. One
-// that has none yet, or that is gone, is left out: nothing can be sent there.
+// names, which IPAM knows, to their addresses of the same family, which BGP and the
+// dataplane know. One that has none yet, or that is gone, is left out: nothing can be
+// sent there.
 func lentTo(lent map[netip.Addr]string, s *datastore.Snapshot) map[netip.Addr]netip.Addr {
 	if len(lent) == 0 {
 		return nil
 	}
 	out := make(map[netip.Addr]netip.Addr, len(lent))
 	for addr, name := range lent {
-		if n, ok := s.Node(name); ok && n.IPv4.IsValid() {
-			out[addr] = n.IPv4.Addr()
+		n, ok := s.Node(name)
+		if !ok {
+			continue
+		}
+		holder := n.IPv4
+		if addr.Is6() {
+			holder = n.IPv6
+		}
+		if holder.IsValid() {
+			out[addr] = holder.Addr()
 		}
 	}
 	return out

@@ -16,6 +16,14 @@ func TestLentTo(t *testing.T) {
 	if !maps.Equal(got, map[netip.Addr]netip.Addr{a: netip.MustParseAddr("10.0.0.1")}) {
 		t.Errorf("%v", got)
 	}
+	// An address leads to its holder's address of the same family, or nowhere.
+	six, lost := netip.MustParseAddr("fd00:10::1"), netip.MustParseAddr("fd00:10::2")
+	s.Nodes[0].IPv6 = netip.MustParsePrefix("fd00::1/64")
+	s.Nodes = append(s.Nodes, datastore.Node{Name: "n4", IPv4: netip.MustParsePrefix("10.0.0.4/24")})
+	got = lentTo(map[netip.Addr]string{a: "n1", six: "n1", lost: "n4"}, s)
+	if !maps.Equal(got, map[netip.Addr]netip.Addr{a: netip.MustParseAddr("10.0.0.1"), six: netip.MustParseAddr("fd00::1")}) {
+		t.Errorf("of two families: %v", got)
+	}
 	if got := lentTo(nil, s); got != nil {
 		t.Errorf("nothing lent: %v", got)
 	}

@@ -42,16 +42,18 @@ type podAPI struct {
 	lookup    func(context.Context, nodeapi.Endpoint) (podMeta, error)
 	ipam      allocator
 	dataplane endpointProgrammer
-	annotate  func(podRecord)
-	mtu       func() int
-	status    func() status.Node
-	observe   func(verb string, started time.Time, err error)
+	// ipv6 says why pods can have no IPv6 address here; nil when they can.
+	ipv6     func() error
+	annotate func(podRecord)
+	mtu      func() int
+	status   func() status.Node
+	observe  func(verb string, started time.Time, err error)
 }
 
 // handleOf is Calico's IPAM handle of a container: "<network>.<containerID>".
 func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerID }
 
-// Add assigns the container's address; the same container gets the same again.
+// Add assigns the container's addresses; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
 	meta, err := p.lookup(ctx, req.Endpoint)
@@ -61,6 +63,12 @@ func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi
 	wish, err := wishOf(req, meta)
 	if err != nil {
 		return reply, err
+	}
+	if wish.families.ipv6 {
+		if err := p.ipv6(); err != nil {
+			coded := nodeapi.AsError(err)
+			return reply, nodeapi.Errorf(coded.Code, "pod %s/%s asks for an IPv6 address (%s): %s", req.Namespace, req.Pod, wish.from6, coded.Msg)
+		}
 	}
 	addrs, err := p.ipam.Assign(ctx, wish.request(handleOf(req.Endpoint), map[string]string{
 		"pod":       req.Pod,

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,9 +26,17 @@ import (
 // world is what outlives an agent: the API server, and the kernel, here the routes
 // to pods by interface.
 type world struct {
-	t      *testing.T
-	store  store.Store
-	kernel map[string]state.Endpoint
+	t        *testing.T
+	backend  *fake.Backend
+	store    store.Store
+	kernel   map[string]state.Endpoint
+	families families // of its pods
+}
+
+func newWorld(t *testing.T, f families) *world {
+	w := &world{t: t, backend: &fake.Backend{}, kernel: map[string]state.Endpoint{}, families: f}
+	w.store = store.New(w.backend)
+	return w
 }
 
 // life is one run of an agent over a world. Everything that its podAPI asks of others
@@ -68,11 +78,15 @@ var errInjected = errors.New("injected")
 // start runs an agent as its process would: it reads its blocks first.
 func (w *world) start(k kill) *life {
 	w.t.Helper()
-	pools := []*apiv1.IPPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: apiv1.IPPoolSpec{CIDR: "10.244.0.0/24", BlockSize: 29}}}
+	pools := []*apiv1.IPPool{
+		{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: apiv1.IPPoolSpec{CIDR: "10.244.0.0/24", BlockSize: 29}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "six"}, Spec: apiv1.IPPoolSpec{CIDR: "fd00:10::/120", BlockSize: 125}},
+	}
 	l := &life{world: w, kill: k}
 	l.ipam = ipam.New(ipam.Config{Node: "node1", Store: w.store, Pools: func() []*apiv1.IPPool { return pools }, InUse: w.inUse, Ticks: make(chan time.Time)})
 	l.api = &podAPI{
 		node: "node1", lookup: l.lookup, ipam: l, dataplane: l, annotate: l.annotate, mtu: func() int { return 1500 },
+		ipv6:   func() error { return nil },
 		status: func() status.Node { return status.Node{} }, observe: func(string, time.Time, error) {},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -201,16 +215,19 @@ func (l *life) CheckEndpoint(context.Context, string, string) error { return nil
 func (l *life) Interface(string, string) string { return "" }
 
 // add is an ADD as the plugin makes it.
-func (l *life) add(e nodeapi.Endpoint) (addr netip.Addr, err error) {
+func (l *life) add(e nodeapi.Endpoint) (addrs []netip.Addr, err error) {
 	err = l.try(func(p *podAPI) error {
-		reply, err := p.Add(l.t.Context(), nodeapi.AddRequest{Endpoint: e, IPv4: true})
+		reply, err := p.Add(l.t.Context(), nodeapi.AddRequest{Endpoint: e, IPv4: l.families.ipv4, IPv6: l.families.ipv6})
 		if err != nil {
 			return err
 		}
-		addr = reply.Addrs[0]
+		addrs = reply.Addrs
+		if familiesOf(addrs) != l.families || len(addrs) > 1 && !addrs[0].Is4() {
+			l.t.Errorf("ADD answers %v; want one of each family of %+v, IPv4 first", addrs, l.families)
+		}
 		return p.Ready(l.t.Context(), nodeapi.ReadyRequest{Endpoint: e})
 	})
-	return addr, err
+	return addrs, err
 }
 
 func (l *life) del(e nodeapi.Endpoint) error {
@@ -218,13 +235,13 @@ func (l *life) del(e nodeapi.Endpoint) error {
 }
 
 // mustAdd and mustDel are requests of which nothing goes wrong.
-func (l *life) mustAdd(e nodeapi.Endpoint) netip.Addr {
+func (l *life) mustAdd(e nodeapi.Endpoint) []netip.Addr {
 	l.t.Helper()
-	addr, err := l.add(e)
+	addrs, err := l.add(e)
 	if err != nil {
 		l.t.Fatalf("ADD %s: %v", e.ContainerID, err)
 	}
-	return addr
+	return addrs
 }
 
 func (l *life) mustDel(e nodeapi.Endpoint) {
@@ -288,18 +305,18 @@ func (l *life) checkGone(e nodeapi.Endpoint) {
 	}
 }
 
-// checkLives fails unless a container has this address, and no other, everywhere.
-func (l *life) checkLives(e nodeapi.Endpoint, addr netip.Addr) {
+// checkLives fails unless a container has these addresses, and no other, everywhere.
+func (l *life) checkLives(e nodeapi.Endpoint, want []netip.Addr) {
 	l.t.Helper()
 	if err := l.ipam.Flush(l.t.Context()); err != nil {
 		l.t.Fatal(err)
 	}
 	handle := handleOf(e)
-	if addrs := l.held()[handle]; !slices.Equal(addrs, []netip.Addr{addr}) || l.handleCount(handle) != 1 {
-		l.t.Errorf("%s holds %v, its handle counts %d; want %s alone", handle, addrs, l.handleCount(handle), addr)
+	if addrs := l.held()[handle]; !slices.Equal(addrs, want) || l.handleCount(handle) != len(want) {
+		l.t.Errorf("%s holds %v, its handle counts %d; want %s alone", handle, addrs, l.handleCount(handle), want)
 	}
-	if ep := l.kernel[e.HostIface]; ep.Handle() != handle || !slices.Equal(ep.Addrs, []netip.Addr{addr}) {
-		l.t.Errorf("%s leads to %+v; want %s with %s", e.HostIface, ep, handle, addr)
+	if ep := l.kernel[e.HostIface]; ep.Handle() != handle || !slices.Equal(ep.Addrs, want) {
+		l.t.Errorf("%s leads to %+v; want %s with %s", e.HostIface, ep, handle, want)
 	}
 }
 
@@ -310,21 +327,23 @@ func endpoint(container, iface string) nodeapi.Endpoint {
 }
 
 // eachKill runs a scenario with every step of one action going wrong, in every way,
-// until there is no further step. The scenario returns the steps that the action took.
+// until there is no further step, with pods of either family and of both. The scenario
+// returns the steps that the action took: the same whatever the families.
 func eachKill(t *testing.T, want []string, scenario func(w *world, k kill) []string) {
 	t.Helper()
-	for _, k := range []kill{{}, {after: true}, {crash: true}, {crash: true, after: true}} {
-		for ; ; k.at++ {
-			w := &world{t: t, store: store.New(&fake.Backend{}), kernel: map[string]state.Endpoint{}}
-			taken := scenario(w, k)
-			if t.Failed() {
-				t.Fatalf("%v, of %q", k, taken)
-			}
-			if len(taken) <= k.at { // nothing went wrong
-				if !slices.Equal(taken, want) {
-					t.Fatalf("the steps are %q; want %q", taken, want)
+	for _, f := range []families{{ipv4: true}, {ipv6: true}, {ipv4: true, ipv6: true}} {
+		for _, k := range []kill{{}, {after: true}, {crash: true}, {crash: true, after: true}} {
+			for ; ; k.at++ {
+				taken := scenario(newWorld(t, f), k)
+				if t.Failed() {
+					t.Fatalf("%+v, %v, of %q", f, k, taken)
 				}
-				break
+				if len(taken) <= k.at { // nothing went wrong
+					if !slices.Equal(taken, want) {
+						t.Fatalf("the steps are %q; want %q", taken, want)
+					}
+					break
+				}
 			}
 		}
 	}
@@ -354,26 +373,26 @@ func TestCrashedAddIsRepeated(t *testing.T) {
 	eachKill(t, addSteps, func(w *world, k kill) []string {
 		other, e := endpoint("other", "cali0"), endpoint("c1", "cali1")
 		l := w.start(kill{at: -1})
-		otherAddr := l.mustAdd(other)
+		otherAddrs := l.mustAdd(other)
 		l.steps, l.kill = nil, k
 		told, _ := l.add(e)
 		taken, held := l.steps, w.held()[handleOf(e)]
 
 		l = l.next()
-		addr := l.mustAdd(e)
-		if told.IsValid() && addr != told || len(held) > 0 && !slices.Equal(held, []netip.Addr{addr}) {
-			t.Errorf("the container was told %s and held %v; now it gets %s", told, held, addr)
+		addrs := l.mustAdd(e)
+		if told != nil && !slices.Equal(addrs, told) || len(held) > 0 && !slices.Equal(held, addrs) {
+			t.Errorf("the container was told %s and held %v; now it gets %s", told, held, addrs)
 		}
-		if again := l.mustAdd(e); again != addr {
-			t.Errorf("the container gets %s, then %s", addr, again)
+		if again := l.mustAdd(e); !slices.Equal(again, addrs) {
+			t.Errorf("the container gets %s, then %s", addrs, again)
 		}
-		l.checkLives(e, addr)
-		l.checkLives(other, otherAddr)
+		l.checkLives(e, addrs)
+		l.checkLives(other, otherAddrs)
 		for range 2 {
 			l.mustDel(e)
 			l.checkGone(e)
 		}
-		l.checkLives(other, otherAddr)
+		l.checkLives(other, otherAddrs)
 		return taken
 	})
 }
@@ -410,12 +429,12 @@ func TestCrashedDelIsRepeated(t *testing.T) {
 		_ = l.del(e)
 		taken := l.steps
 		l = l.next()
-		addr := l.mustAdd(other)
+		addrs := l.mustAdd(other)
 		for range 2 {
 			l.mustDel(e)
 			l.checkGone(e)
 		}
-		l.checkLives(other, addr)
+		l.checkLives(other, addrs)
 		return taken
 	})
 }
@@ -427,7 +446,7 @@ func TestCrashedStaleDel(t *testing.T) {
 	eachKill(t, delSteps, func(w *world, k kill) []string {
 		l, old, live := w.start(kill{at: -1}), endpoint("old", "cali1"), endpoint("live", "cali1")
 		l.mustAdd(old)
-		addr := l.mustAdd(live)
+		addrs := l.mustAdd(live)
 		l.steps, l.kill = nil, k
 		_ = l.del(old)
 		taken := l.steps
@@ -435,10 +454,75 @@ func TestCrashedStaleDel(t *testing.T) {
 		for range 2 {
 			l.mustDel(old)
 			l.checkGone(old)
-			l.checkLives(live, addr)
+			l.checkLives(live, addrs)
 		}
 		l.mustDel(endpoint("never seen", "cali1"))
-		l.checkLives(live, addr)
+		l.checkLives(live, addrs)
 		return taken
 	})
+}
+
+// blockWrites counts the writes of blocks since it was asked last, by the block.
+func (w *world) blockWrites() map[string]int {
+	out := map[string]int{}
+	for _, op := range w.backend.TakeOps() {
+		if op.Write() && op.Resource == apiv1.PluralIPAMBlocks {
+			out[op.Name]++
+		}
+	}
+	return out
+}
+
+// One ADD and one DEL of a pod with both families write each family's block once.
+func TestDualStackWritesOncePerFamily(t *testing.T) {
+	w := newWorld(t, families{ipv4: true, ipv6: true})
+	l := w.start(kill{at: -1})
+	l.mustAdd(endpoint("first", "cali0")) // claims the blocks
+	w.blockWrites()
+	once := map[string]int{}
+	for _, b := range l.ipam.Blocks() {
+		once[apiv1.BlockName(b.CIDR)] = 1
+	}
+	if len(once) != 2 {
+		t.Fatalf("blocks %v; want one of each family", once)
+	}
+	check := func(what string) {
+		t.Helper()
+		if got := w.blockWrites(); !maps.Equal(got, once) {
+			t.Errorf("%s wrote %v; want %v", what, got, once)
+		}
+	}
+	e := endpoint("c1", "cali1")
+	l.mustAdd(e)
+	check("ADD")
+	l.mustAdd(e)
+	if got := w.blockWrites(); len(got) > 0 {
+		t.Errorf("the same ADD again wrote %v", got)
+	}
+	l.mustDel(e)
+	check("DEL")
+}
+
+// When the block of one family can not be written, the pod is not told of the other
+// family's address, and the DEL that follows leaves none.
+func TestHalfAnAdd(t *testing.T) {
+	for _, family := range []string{"10-244", "fd00"} {
+		w := newWorld(t, families{ipv4: true, ipv6: true})
+		l, e := w.start(kill{at: -1}), endpoint("c1", "cali1")
+		l.mustAdd(endpoint("first", "cali0"))
+		w.backend.SetHook(func(_ context.Context, op fake.Op) (before, after error) {
+			if op.Write() && op.Resource == apiv1.PluralIPAMBlocks && strings.HasPrefix(op.Name, family) {
+				return errInjected, nil
+			}
+			return nil, nil
+		})
+		addrs, err := l.add(e)
+		if coded := nodeapi.AsError(err); err == nil || coded.Code != nodeapi.CodeTryAgain || addrs != nil || w.kernel["cali1"].Addrs != nil {
+			t.Errorf("%s: ADD answers %v, %v", family, addrs, err)
+		}
+		w.backend.SetHook(nil)
+		l.mustDel(e)
+		l.checkGone(e)
+		l.checkLives(e, l.mustAdd(e))
+	}
 }

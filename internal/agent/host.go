@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/hostinit"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/podnet"
@@ -29,13 +31,28 @@ func PodNetwork(ctx context.Context, log *slog.Logger) error {
 	return podnet.Serve(ctx, podnet.Config{Socket: podNetworkSocket, NetNSDir: netNSDir, Log: log.With("component", "pod-network")})
 }
 
-// InitHost is `manx-node init-host`.
+// InitHost is `manx-node init-host`. IPv6 is forwarded where the agent will have an
+// IPv6 address: the container has the same IP6 as the agent's.
 func InitHost(_ context.Context, log *slog.Logger) error {
-	changed, err := hostinit.Run(hostFiles)
+	files := hostFiles
+	var err error
+	if files.IPv6, err = wantsIPv6(os.Getenv("IP6")); err != nil {
+		return fmt.Errorf("prepare the host: %w", err)
+	}
+	changed, err := hostinit.Run(files)
 	for _, c := range changed {
 		log.Info("host prepared", "changed", c)
 	}
 	return err
+}
+
+// wantsIPv6 reads IP6 as the agent does.
+func wantsIPv6(ip6 string) (bool, error) {
+	a, err := autodetect.ParseAddress6(ip6)
+	if err != nil {
+		return false, fmt.Errorf("IP6=%q: %w; want %s", ip6, err, autodetect.AddressForms6)
+	}
+	return a.Wanted(), nil
 }
 
 // Uninstall is `manx-node uninstall`: it removes every kernel object that carries

@@ -63,7 +63,9 @@ func newInUse(kernel podKernel, endpoints func() []state.Endpoint) (*inUse, erro
 	}
 	err = kernel.Routes(state.MainTable, func(r nl.Route) {
 		pod, ok := pods[r.LinkIndex]
-		if ok && r.Protocol == state.RouteProtocol && r.Plain && r.Dst.IsSingleIP() && r.Scope == state.ScopeLink {
+		// IPv6 routes have no scope: the kernel says universe for all.
+		onLink := r.Scope == state.ScopeLink || r.Dst.Addr().Is6() && !r.Gw.IsValid()
+		if ok && r.Protocol == state.RouteProtocol && r.Plain && r.Dst.IsSingleIP() && onLink {
 			u.inherited[r.Dst.Addr()] = pod
 		}
 	})

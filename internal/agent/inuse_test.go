@@ -90,6 +90,42 @@ func TestInUse(t *testing.T) {
 	check("once gone it stays gone", map[string]string{"10.0.0.9": "net.new"})
 }
 
+// The addresses that an earlier agent's pods have, of both families: IPv6 routes have
+// no scope, and only one without a gateway is to a pod.
+func TestInUseOfBothFamilies(t *testing.T) {
+	k := nltest.NewKernel()
+	both := k.AddLink(nl.Link{Name: "cali1", Alias: "manx:net.both", Kind: "veth", Up: true})
+	only6 := k.AddLink(nl.Link{Name: "cali2", Alias: "manx:net.six", Kind: "veth", Up: true})
+	route := func(l nl.Link, dst, gw string, scope state.Scope) {
+		r := nl.Route{Route: state.Route{Dst: netip.MustParsePrefix(dst), Dev: l.Name, Scope: scope, Table: state.MainTable}, Protocol: state.RouteProtocol, Plain: true}
+		if gw != "" {
+			r.Gw = netip.MustParseAddr(gw)
+		}
+		k.AddRoute(r)
+	}
+	route(both, "10.0.0.1/32", "", state.ScopeLink)
+	route(both, "10.0.0.2/32", "", state.ScopeUniverse)
+	route(both, "fd00::1/128", "", state.ScopeUniverse)
+	route(only6, "fd00::2/128", "", state.ScopeUniverse)
+	route(only6, "fd00::3/128", "fe80::1", state.ScopeUniverse)
+	route(only6, "fd00:1::/122", "", state.ScopeUniverse)
+	u, err := newInUse(k, func() []state.Endpoint { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr
+	if got, want := u.addresses(), map[netip.Addr]string{addr("10.0.0.1"): "net.both", addr("fd00::1"): "net.both", addr("fd00::2"): "net.six"}; !maps.Equal(got, want) {
+		t.Errorf("%v; want %v", got, want)
+	}
+	if got := u.interfaceOf("net.six"); got != "cali2" {
+		t.Errorf("the pod with IPv6 alone has %q", got)
+	}
+	u.forget("both")
+	if got, want := u.addresses(), map[netip.Addr]string{addr("fd00::2"): "net.six"}; !maps.Equal(got, want) {
+		t.Errorf("after DEL: %v; want %v", got, want)
+	}
+}
+
 func TestWithInUse(t *testing.T) {
 	addr := netip.MustParseAddr
 	held := map[string][]netip.Addr{"net.a": {addr("10.0.0.1")}, "net.b": {addr("10.0.0.2")}}

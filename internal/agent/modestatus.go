@@ -29,6 +29,10 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 			Target: string(s.target), Stage: string(s.stage),
 		}
 		switch {
+		case cidrOf(p).Addr().Is6() && !a.identity.Address6.IsValid():
+			o.Why = "not routed here: this node has no IPv6 address (IP6 is not set)"
+		case cidrOf(p).Addr().Is6():
+			o.Why = "IPv6 travels as it is"
 		case !known:
 			o.Why = "its mode is not published yet"
 		case s.held != "":
@@ -76,9 +80,7 @@ func modeName(m calc.EncapMode) string {
 func (a *Agent) poolNotes(snap *datastore.Snapshot) []startup.Note {
 	var pools []apiv1.IPPool
 	for _, p := range snap.Pools {
-		if cidrOf(p).Addr().Is4() {
-			pools = append(pools, *p)
-		}
+		pools = append(pools, *p)
 	}
 	return startup.ComparePools(a.settings, pools)
 }

@@ -29,10 +29,9 @@ const (
 
 // What is accepted, for errors.
 const (
-	onlyIPv4     = "this version assigns IPv4 only"
 	wantPools    = `want a JSON list of pool names or CIDRs, such as ["pool-a"]`
-	wantAddrs    = `want a JSON list with one IPv4 address, such as ["10.244.0.9"]`
-	wantFamilies = `want ["IPv4"]`
+	wantAddrs    = `want a JSON list with one address of a family, such as ["10.244.0.9"] or ["10.244.0.9","fd00:10::9"]`
+	wantFamilies = `want ["IPv4"], ["IPv6"] or ["IPv4","IPv6"]`
 	wantMAC      = "want the hardware address of one interface, six bytes such as 0a:58:0a:f4:00:09"
 )
 
@@ -47,14 +46,27 @@ type podMeta struct {
 }
 
 // podWish is what a pod asks for, once pod, namespace and network configuration
-// are weighed against each other. This version assigns IPv4 only: a wish is
-// always for one IPv4 address.
+// are weighed against each other: one address of each of its families.
 type podWish struct {
+	families        families
 	pools4, pools6  []string     // names or CIDRs; empty: any pool that fits
-	addrs           []netip.Addr // exactly these; empty: any
+	addrs           []netip.Addr // exactly these, one a family; of the other family any
 	from            string       // who chose the pools or addresses, for errors; or ""
+	from6           string       // who asks for IPv6, for errors; or ""
 	namespaceLabels map[string]string
 	mac             net.HardwareAddr // nil: the kernel's choice
+}
+
+// families are address families.
+type families struct{ ipv4, ipv6 bool }
+
+func (f families) has(a netip.Addr) bool { return a.Is4() && f.ipv4 || a.Is6() && f.ipv6 }
+
+func familiesOf(addrs []netip.Addr) (f families) {
+	for _, a := range addrs {
+		f.ipv4, f.ipv6 = f.ipv4 || a.Is4(), f.ipv6 || a.Is6()
+	}
+	return f
 }
 
 // wishOf reads what a pod asks for. What the pod says beats what its namespace
@@ -76,45 +88,83 @@ func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
 			return w, s.refuse(err)
 		}
 	}
-	var from6 string
-	if w.pools4, w.from, err = poolsOf(req, meta, annotationPools4, req.IPv4Pools); err != nil {
+	var pools4From, pools6From string
+	if w.pools4, pools4From, err = poolsOf(req, meta, annotationPools4, req.IPv4Pools); err != nil {
 		return w, err
 	}
-	if w.pools6, from6, err = poolsOf(req, meta, annotationPools6, req.IPv6Pools); err != nil {
+	if w.pools6, pools6From, err = poolsOf(req, meta, annotationPools6, req.IPv6Pools); err != nil {
 		return w, err
 	}
-	if w.from == "" {
-		w.from = from6
-	}
-	if s := own(annotationFamilies); s.value != "" {
-		if err := checkFamilies(s.value); err != nil {
-			return w, s.refuse(err)
+	w.families, w.from6 = families{req.IPv4, req.IPv6}, `ipam.assign_ipv6="true" of the network configuration`
+	named := own(annotationFamilies)
+	if named.value != "" {
+		if w.families, err = parseFamilies(named.value); err != nil {
+			return w, named.refuse(err)
 		}
-		req.IPv4, req.IPv6 = true, false
+		w.from6 = named.String()
 	}
+	w.from = chooser(w.families, pools4From, pools6From)
 	if s := own(annotationAddrs); s.value != "" {
 		if w.addrs, err = parseAddrs(s.value); err != nil {
 			return w, s.refuse(err)
 		}
-		// An address that is named is in whatever pool it is in, of its own family.
-		w.pools4, w.pools6, w.from = nil, nil, s.String()
-		req.IPv4, req.IPv6 = true, false
+		for _, a := range w.addrs {
+			if named.value != "" && !w.families.has(a) {
+				return w, s.refuse(fmt.Errorf("%s is of a family that %s=%q leaves out; change one of them", a, annotationFamilies, named.value))
+			}
+		}
+		w.takeAddrs(s.String(), named.value != "", pools4From, pools6From)
 	}
-	switch {
-	case req.IPv6:
-		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv6 is "true": %s; want "false"`, onlyIPv4)
-	case !req.IPv4:
-		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv4 is "false": %s; want "true"`, onlyIPv4)
+	if w.families == (families{}) {
+		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv4 is "false", and so is ipam.assign_ipv6; want "true" for at least one`)
 	}
 	return w, nil
 }
 
+// takeAddrs lets the addresses that a pod names decide. They say which families it
+// has, unless ipFamilies does: then a family without a named address gets any. An
+// address that is named is in whatever pool it is in.
+func (w *podWish) takeAddrs(from string, familiesNamed bool, pools4From, pools6From string) {
+	exact := familiesOf(w.addrs)
+	if !familiesNamed {
+		w.families, w.from6 = exact, from
+	}
+	if exact.ipv4 || !w.families.ipv4 {
+		w.pools4, pools4From = nil, ""
+	}
+	if exact.ipv6 || !w.families.ipv6 {
+		w.pools6, pools6From = nil, ""
+	}
+	w.from = from
+	if pools := pools4From + pools6From; pools != "" { // of the other family, if any
+		w.from += " and the " + pools
+	}
+}
+
+// chooser names who chose the pools, for errors.
+func chooser(f families, pools4From, pools6From string) string {
+	switch {
+	case pools4From == "" || !f.ipv4:
+		return pools6From
+	case pools6From == "" || !f.ipv6 || pools6From == pools4From:
+		return pools4From
+	}
+	return pools4From + " and the " + pools6From
+}
+
 // request asks IPAM for it.
 func (w podWish) request(handle string, attrs map[string]string) ipam.Request {
-	return ipam.Request{
+	r := ipam.Request{
 		Handle: handle, Attrs: attrs, Use: apiv1.UseWorkload,
-		Num4: 1, Pools4: w.pools4, Pools6: w.pools6, Addrs: w.addrs, NamespaceLabels: w.namespaceLabels,
+		Pools4: w.pools4, Pools6: w.pools6, Addrs: w.addrs, NamespaceLabels: w.namespaceLabels,
 	}
+	if w.families.ipv4 {
+		r.Num4 = 1
+	}
+	if w.families.ipv6 {
+		r.Num6 = 1
+	}
+	return r
 }
 
 // source is where a pod's wish stands.
@@ -172,26 +222,26 @@ func stringList(text string) (list []string, err error) {
 	return list, nil
 }
 
-// checkFamilies accepts what comes to IPv4 alone.
-func checkFamilies(text string) error {
+// parseFamilies reads which families a pod asks for.
+func parseFamilies(text string) (f families, err error) {
 	list, err := stringList(text)
 	if err != nil || len(list) == 0 {
-		return errors.New(wantFamilies)
+		return f, errors.New(wantFamilies)
 	}
-	for _, f := range list {
+	for _, name := range list {
 		switch {
-		case strings.EqualFold(f, "IPv4"):
-		case strings.EqualFold(f, "IPv6"):
-			return fmt.Errorf("%s; %s", onlyIPv4, wantFamilies)
+		case strings.EqualFold(name, "IPv4"):
+			f.ipv4 = true
+		case strings.EqualFold(name, "IPv6"):
+			f.ipv6 = true
 		default:
-			return fmt.Errorf("%q is no address family; %s", f, wantFamilies)
+			return f, fmt.Errorf("%q is no address family; %s", name, wantFamilies)
 		}
 	}
-	return nil
+	return f, nil
 }
 
-// parseAddrs reads the addresses that a pod asks for: at most one a family, of
-// which this version has one.
+// parseAddrs reads the addresses that a pod asks for: at most one a family.
 func parseAddrs(text string) ([]netip.Addr, error) {
 	list, err := stringList(text)
 	if err != nil || len(list) == 0 {
@@ -203,9 +253,7 @@ func parseAddrs(text string) ([]netip.Addr, error) {
 		switch {
 		case err != nil || a.Is4In6() || a.Zone() != "":
 			return nil, fmt.Errorf("%q is no address; %s", s, wantAddrs)
-		case a.Is6():
-			return nil, fmt.Errorf("%s; %s", onlyIPv4, wantAddrs)
-		case len(addrs) > 0:
+		case familiesOf(addrs).has(a):
 			return nil, fmt.Errorf("a pod has one address of a family; %s", wantAddrs)
 		}
 		addrs = append(addrs, a)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,15 +34,40 @@ func TestWish(t *testing.T) {
 	only6.IPv4 = false
 	configured6 := request()
 	configured6.IPv6Pools = []string{"six"}
+	configured := dual
+	configured.IPv4Pools, configured.IPv6Pools = []string{"four"}, []string{"six"}
+	const pods, assign6 = " of its pod", `ipam.assign_ipv6="true" of the network configuration`
+	const byFamilies, byAddrs = "annotation cni.projectcalico.org/ipFamilies" + pods, "annotation cni.projectcalico.org/ipAddrs" + pods
 	for name, tt := range map[string]struct {
 		req    nodeapi.AddRequest
 		meta   podMeta
 		pools4 []string
 		pools6 []string
-		addrs  string
+		addrs  string // with spaces in between
 		mac    string
 		from   string
+		want   string // families; "4" when empty
+		from6  string // who asks for IPv6
 	}{
+		"both":                         {req: dual, want: "46", from6: assign6},
+		"IPv6 alone":                   {req: only6, want: "6", from6: assign6},
+		"both, by families":            {req: request(), meta: metaOf("ipFamilies", `["IPv4","IPv6"]`), want: "46", from6: byFamilies},
+		"both, in the other order":     {req: request(), meta: metaOf("ipFamilies", `["IPv6","ipv4"]`), want: "46", from6: byFamilies},
+		"IPv6 alone, by families":      {req: dual, meta: metaOf("ipFamilies", `["IPv6"]`), want: "6", from6: byFamilies},
+		"families are not a namespace": {req: request(), meta: metaOf("ns:ipFamilies", `["IPv6"]`)},
+		"the configuration's pools of both": {req: configured, pools4: []string{"four"}, pools6: []string{"six"}, from: "network configuration",
+			want: "46", from6: assign6},
+		"pools of both": {req: configured, meta: metaOf("ns:ipv4pools", `["n"]`, "ipv6pools", `["p"]`), pools4: []string{"n"}, pools6: []string{"p"},
+			from: "annotation cni.projectcalico.org/ipv4pools of its namespace and the annotation cni.projectcalico.org/ipv6pools of its pod", want: "46", from6: assign6},
+		"pools of the family that is not asked for": {req: configured, meta: metaOf("ipFamilies", `["IPv6"]`, "ipv4pools", `["n"]`), pools4: []string{"n"}, pools6: []string{"six"},
+			from: "network configuration", want: "6", from6: byFamilies},
+		"an IPv6 address":                    {req: request("c"), meta: metaOf("ipAddrs", `["fd00::9"]`), addrs: "fd00::9", from: byAddrs, want: "6", from6: byAddrs},
+		"an address of each":                 {req: request(), meta: metaOf("ipAddrs", `["fd00::9","10.244.0.9"]`), addrs: "fd00::9 10.244.0.9", from: byAddrs, want: "46", from6: byAddrs},
+		"addresses and the families of them": {req: request(), meta: metaOf("ipAddrs", `["10.244.0.9","fd00::9"]`, "ipFamilies", `["IPv4","IPv6"]`), addrs: "10.244.0.9 fd00::9", from: byAddrs, want: "46", from6: byFamilies},
+		"an address, and any of the other":   {req: configured, meta: metaOf("ipAddrs", `["10.244.0.9"]`, "ipFamilies", `["IPv4","IPv6"]`), addrs: "10.244.0.9", pools6: []string{"six"}, from: byAddrs + " and the network configuration", want: "46", from6: byFamilies},
+		"an IPv6 address, and any of the other": {req: request(), meta: metaOf("ipAddrs", `["fd00::9"]`, "ipFamilies", `["IPv4","IPv6"]`, "ipv4pools", `["p"]`, "ipv6pools", `["q"]`),
+			addrs: "fd00::9", pools4: []string{"p"}, from: byAddrs + " and the annotation cni.projectcalico.org/ipv4pools of its pod", want: "46", from6: byFamilies},
+
 		"nothing":                         {req: request()},
 		"empty annotations":               {req: request(), meta: metaOf("ipv4pools", "", "ipv6pools", "", "ipAddrs", "", "ipFamilies", "", "hwAddr", "", "ipAddrsNoIpam", "", "floatingIPs", "")},
 		"what is not for the address":     {req: request(), meta: metaOf("podIP", "10.0.0.1/32", "allowedSourcePrefixes", "x")},
@@ -70,14 +96,18 @@ func TestWish(t *testing.T) {
 				t.Fatal(err)
 			}
 			var addrs []netip.Addr
-			if tt.addrs != "" {
-				addrs = append(addrs, netip.MustParseAddr(tt.addrs))
+			for _, a := range strings.Fields(tt.addrs) {
+				addrs = append(addrs, netip.MustParseAddr(a))
 			}
 			if !slices.Equal(w.pools4, tt.pools4) || !slices.Equal(w.pools6, tt.pools6) || !slices.Equal(w.addrs, addrs) || w.mac.String() != tt.mac || w.from != tt.from {
 				t.Errorf("%+v", w)
 			}
 			q := w.request("h", nil)
-			if q.Num4 != 1 || q.Num6 != 0 || q.Handle != "h" || !slices.Equal(q.Pools4, tt.pools4) || !slices.Equal(q.Pools6, tt.pools6) ||
+			got := strings.Repeat("4", q.Num4) + strings.Repeat("6", q.Num6)
+			if want := cmp.Or(tt.want, "4"); got != want || w.families.ipv6 && w.from6 != tt.from6 {
+				t.Errorf("families %s, IPv6 for the %q; want %s, %q", got, w.from6, want, tt.from6)
+			}
+			if q.Handle != "h" || !slices.Equal(q.Pools4, tt.pools4) || !slices.Equal(q.Pools6, tt.pools6) ||
 				!slices.Equal(q.Addrs, addrs) || q.NamespaceLabels["team"] != "a" {
 				t.Errorf("request %+v", q)
 			}
@@ -88,16 +118,15 @@ func TestWish(t *testing.T) {
 // Every refusal names what is wrong, its value, and what is accepted.
 func TestWishRefused(t *testing.T) {
 	plain := nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true}
-	dual, none := plain, plain
-	dual.IPv6, none.IPv4 = true, false
+	none := plain
+	none.IPv4 = false
 	const pod, namespace = "pod default/web: annotation cni.projectcalico.org/", "namespace default: annotation cni.projectcalico.org/"
 	for name, tt := range map[string]struct {
 		req  nodeapi.AddRequest
 		meta podMeta
 		want []string
 	}{
-		"assign_ipv6":              {dual, metaOf(), []string{`ipam.assign_ipv6 is "true"`, onlyIPv4, `want "false"`}},
-		"no family":                {none, metaOf(), []string{`ipam.assign_ipv4 is "false"`, `want "true"`}},
+		"no family":                {none, metaOf(), []string{`ipam.assign_ipv4 is "false"`, "so is ipam.assign_ipv6", `want "true"`}},
 		"outside IPAM":             {plain, metaOf("ipAddrsNoIpam", `["10.0.0.1"]`), []string{pod + `ipAddrsNoIpam="[\"10.0.0.1\"]"`, "remove the annotation"}},
 		"floating":                 {plain, metaOf("floatingIPs", `["10.0.0.1"]`), []string{pod + "floatingIPs", "remove the annotation"}},
 		"pools: no JSON":           {plain, metaOf("ipv4pools", `pool-a`), []string{pod + `ipv4pools="pool-a"`, wantPools}},
@@ -109,14 +138,15 @@ func TestWishRefused(t *testing.T) {
 		"IPv6 pools":               {plain, metaOf("ns:ipv6pools", `x`), []string{namespace + `ipv6pools="x"`, wantPools}},
 		"families: no JSON":        {plain, metaOf("ipFamilies", `IPv4`), []string{pod + `ipFamilies="IPv4"`, wantFamilies}},
 		"families: none":           {plain, metaOf("ipFamilies", `[]`), []string{pod + "ipFamilies", wantFamilies}},
-		"families: both":           {plain, metaOf("ipFamilies", `["IPv4","IPv6"]`), []string{pod + "ipFamilies", onlyIPv4, wantFamilies}},
 		"families: another":        {plain, metaOf("ipFamilies", `["IPX"]`), []string{pod + "ipFamilies", `"IPX" is no address family`, wantFamilies}},
-		"families with an address": {plain, metaOf("ipFamilies", `["IPv6"]`, "ipAddrs", `["10.0.0.1"]`), []string{pod + "ipFamilies", onlyIPv4}},
+		"families with an address": {plain, metaOf("ipFamilies", `["IPv6"]`, "ipAddrs", `["10.0.0.1"]`), []string{pod + "ipAddrs", "10.0.0.1 is of a family", `ipFamilies="[\"IPv6\"]" leaves out`}},
+		"IPv6 address, left out":   {plain, metaOf("ipFamilies", `["IPv4"]`, "ipAddrs", `["10.0.0.1","fd00::1"]`), []string{pod + "ipAddrs", "fd00::1 is of a family"}},
 		"address: no JSON":         {plain, metaOf("ipAddrs", `10.0.0.1`), []string{pod + `ipAddrs="10.0.0.1"`, wantAddrs}},
 		"address: none":            {plain, metaOf("ipAddrs", `[]`), []string{pod + "ipAddrs", wantAddrs}},
 		"address: a range":         {plain, metaOf("ipAddrs", `["10.0.0.1/32"]`), []string{pod + "ipAddrs", `"10.0.0.1/32" is no address`, wantAddrs}},
 		"address: two":             {plain, metaOf("ipAddrs", `["10.0.0.1","10.0.0.2"]`), []string{pod + "ipAddrs", "one address of a family", wantAddrs}},
-		"address: IPv6":            {plain, metaOf("ipAddrs", `["10.0.0.1","fd00::1"]`), []string{pod + "ipAddrs", onlyIPv4, wantAddrs}},
+		"address: two of IPv6":     {plain, metaOf("ipAddrs", `["fd00::2","10.0.0.1","fd00::1"]`), []string{pod + "ipAddrs", "one address of a family", wantAddrs}},
+		"address: with a zone":     {plain, metaOf("ipAddrs", `["fe80::1%eth0"]`), []string{pod + "ipAddrs", "is no address", wantAddrs}},
 		"address: mapped":          {plain, metaOf("ipAddrs", `["::ffff:10.0.0.1"]`), []string{pod + "ipAddrs", "is no address", wantAddrs}},
 		"hardware address: text":   {plain, metaOf("hwAddr", `x`), []string{pod + `hwAddr="x"`, wantMAC}},
 		"hardware address: long":   {plain, metaOf("hwAddr", `00:00:00:00:fe:80:00:00`), []string{pod + "hwAddr", wantMAC}},

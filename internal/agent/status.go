@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/startup"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/internal/version"
 )
@@ -26,10 +28,7 @@ func (a *Agent) status() status.Node {
 		return n
 	}
 	dp, sp, snap := a.dataplane.Status(), a.speaker.Status(), a.snapshot.Load()
-	n.Address = status.Address{
-		IPv4: a.identity.Address.String(), Reason: a.identity.Reason, Interface: dp.Uplink.Name, MTU: a.podMTU(),
-		AS: sp.Global.AS, RouterID: sp.Global.RouterID.String(),
-	}
+	n.Address = addressOf(a.identity, dp, sp.Global, a.podMTU())
 	a.modeStatus(&n, snap, dp)
 	for _, s := range sp.Sessions {
 		n.Sessions = append(n.Sessions, status.Session{
@@ -73,6 +72,17 @@ func (a *Agent) status() status.Node {
 		n.Addresses = a.addresses()
 	}
 	return n
+}
+
+func addressOf(self startup.Result, dp felix.Status, g bgp.Global, podMTU int) status.Address {
+	out := status.Address{
+		IPv4: self.Address.String(), Reason: self.Reason, Interface: dp.Uplink.Name, MTU: podMTU,
+		AS: g.AS, RouterID: g.RouterID.String(),
+	}
+	if self.Address6.IsValid() {
+		out.IPv6, out.Reason6, out.Interface6 = self.Address6.String(), self.Reason6, dp.Uplink6.Name
+	}
+	return out
 }
 
 // addresses is what uses addresses as this node sees it.

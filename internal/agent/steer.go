@@ -8,8 +8,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/startup"
 )
 
 // steerEvery is how often the steering looks without being told: for what has no
@@ -142,7 +144,12 @@ func (a *Agent) lostAddress() bool {
 		return false
 	}
 	n, ok := s.Node(a.node)
-	return ok && !n.IPv4.IsValid()
+	return ok && lacksAddress(n, a.identity)
+}
+
+// lacksAddress reports whether a Node lacks one of the addresses that it has.
+func lacksAddress(n datastore.Node, self startup.Result) bool {
+	return !n.IPv4.IsValid() || self.Address6.IsValid() && !n.IPv6.IsValid()
 }
 
 // ready tells why the agent can not serve pods yet, or that nothing hinders it.
@@ -161,10 +168,23 @@ func (a *Agent) ready() error {
 	if st.LastError != "" {
 		errs = append(errs, errors.New("bgp: "+st.LastError))
 	}
-	if n := len(st.Sessions); n > 0 && len(notEstablished(st.Sessions)) == n {
-		errs = append(errs, fmt.Errorf("bgp: BGP not established with %s", unestablished(st.Sessions)))
+	return errors.Join(append(errs, cutOff(st.Sessions)...)...)
+}
+
+// cutOff says that no session of a family is established: nothing of that family
+// leads to other nodes.
+func cutOff(sessions []bgp.Session) (errs []error) {
+	byFamily := map[bool][]bgp.Session{}
+	for _, s := range sessions {
+		is6 := s.Peer.Addr.Is6()
+		byFamily[is6] = append(byFamily[is6], s)
 	}
-	return errors.Join(errs...)
+	for _, is6 := range []bool{false, true} {
+		if of := byFamily[is6]; len(of) > 0 && len(notEstablished(of)) == len(of) {
+			errs = append(errs, fmt.Errorf("bgp: BGP not established with %s", unestablished(of)))
+		}
+	}
+	return errs
 }
 
 // startingReason names the step that the start is at.

@@ -12,8 +12,10 @@ import (
 func (k *checker) announcements() {
 	at := map[netip.Addr]string{}
 	for _, n := range k.Nodes {
-		if n.Addr.IsValid() {
-			at[n.Addr] = n.Name
+		for _, addr := range []netip.Addr{n.Addr, n.Addr6} {
+			if addr.IsValid() {
+				at[addr] = n.Name
+			}
 		}
 	}
 	heard := map[string]map[netip.Prefix]bool{} // by the node that announces
@@ -46,7 +48,7 @@ func (k *checker) announcements() {
 		}
 	}
 	for _, due := range k.due() {
-		if k.hears(due.node) && !heard[due.node][due.prefix] {
+		if k.hears(due) && !heard[due.node][due.prefix] {
 			k.report(Problem{Kind: OwnedNotAnnounced, Subject: due.prefix.String(), Node: due.node, Detail: fmt.Sprintf("is %s of node %s, and no other node has learned it from there", due.what, due.node)})
 		}
 	}
@@ -113,8 +115,12 @@ func (k *checker) exported(cidr netip.Prefix) bool {
 	return ok && pool.Exported && pool.CIDR.Bits() <= cidr.Bits()
 }
 
-// hears reports whether an agent that would know what node announces has answered.
-func (k *checker) hears(node string) bool {
-	n, ok := k.nodes[node]
-	return ok && n.Addr.IsValid() && slices.ContainsFunc(k.Agents, func(a Agent) bool { return a.Node != node && a.Converged })
+// hears reports whether an agent that would know of the announcement has answered: one
+// on another node, both with an address of its family.
+func (k *checker) hears(due announcement) bool {
+	speaks := func(node string) bool {
+		n, ok := k.nodes[node]
+		return ok && n.speaks(due.prefix.Addr())
+	}
+	return speaks(due.node) && slices.ContainsFunc(k.Agents, func(a Agent) bool { return a.Node != due.node && a.Converged && speaks(a.Node) })
 }

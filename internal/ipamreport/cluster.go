@@ -134,9 +134,18 @@ type Pod struct {
 // Node is a Kubernetes Node.
 type Node struct {
 	Name string
-	Addr netip.Addr // its own, by which BGP reaches it; may be invalid
+	// Addr and Addr6 are its own, by which BGP reaches it; either may be invalid.
+	Addr, Addr6 netip.Addr
 	// Tunnels are the addresses of its tunnel devices, by the type that IPAM notes.
 	Tunnels map[string]netip.Addr
+}
+
+// speaks reports whether the node has the family of an address.
+func (n Node) speaks(a netip.Addr) bool {
+	if a.Is4() {
+		return n.Addr.IsValid()
+	}
+	return n.Addr6.IsValid()
 }
 
 // Agent is what a node's agent says of its kernel and its BGP speaker.

@@ -84,8 +84,7 @@ func (c *Cluster) addPool(p *v1.IPPool) {
 		return
 	}
 	cidr := p.Prefix().Masked()
-	// The agents speak BGP for IPv4 alone.
-	c.Pools = append(c.Pools, Pool{Name: p.Name, CIDR: cidr, Disabled: p.Spec.Disabled, Exported: !p.Spec.DisableBGPExport && cidr.Addr().Is4()})
+	c.Pools = append(c.Pools, Pool{Name: p.Name, CIDR: cidr, Disabled: p.Spec.Disabled, Exported: !p.Spec.DisableBGPExport})
 }
 
 func (c *Cluster) addBlock(o *v1.IPAMBlock) {
@@ -115,14 +114,19 @@ func (c *Cluster) addUnreadable(name string) {
 	}
 }
 
-// cidrOfName undoes v1.BlockName where that is possible: for IPv4.
+// cidrOfName undoes v1.BlockName: only one family's separator makes a range of a name.
 func cidrOfName(name string) (netip.Prefix, bool) {
-	parts := strings.Split(name, "-")
-	if len(parts) != 5 {
+	i := strings.LastIndex(name, "-")
+	if i < 0 {
 		return netip.Prefix{}, false
 	}
-	cidr, err := netip.ParsePrefix(strings.Join(parts[:4], ".") + "/" + parts[4])
-	return cidr, err == nil && cidr == cidr.Masked()
+	for _, separator := range []string{".", ":"} {
+		cidr, err := netip.ParsePrefix(strings.ReplaceAll(name[:i], "-", separator) + "/" + name[i+1:])
+		if err == nil && cidr == cidr.Masked() && v1.BlockName(cidr) == name {
+			return cidr, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 func (c *Cluster) addAffinity(o *v1.BlockAffinity) {
@@ -183,8 +187,11 @@ func (c *Cluster) addPod(o *corev1.Pod) {
 
 func (c *Cluster) addNode(o *corev1.Node) {
 	n := Node{Name: o.Name, Tunnels: map[string]netip.Addr{}}
-	text, _, _ := strings.Cut(o.Annotations[v1.AnnotationNodeIPv4], "/")
-	n.Addr, _ = netip.ParseAddr(text) // a node without an address speaks no BGP
+	// A node without an address speaks no BGP of that family.
+	for annotation, into := range map[string]*netip.Addr{v1.AnnotationNodeIPv4: &n.Addr, v1.AnnotationNodeIPv6: &n.Addr6} {
+		text, _, _ := strings.Cut(o.Annotations[annotation], "/")
+		*into, _ = netip.ParseAddr(text)
+	}
 	for kind, annotation := range tunnelAnnotations {
 		text, ok := o.Annotations[annotation]
 		if !ok || text == "" {

@@ -54,7 +54,7 @@ func TestFromObjects(t *testing.T) {
 	old.Status.PodIP, old.Status.Phase = "10.244.0.9", corev1.PodFailed
 	host := corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true}}
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", Annotations: map[string]string{
-		v1.AnnotationNodeIPv4: "192.0.2.1/24", v1.AnnotationNodeIPIPTunnelAddr: "10.244.0.5", "projectcalico.org/IPv4VXLANTunnelAddr": "junk",
+		v1.AnnotationNodeIPv4: "192.0.2.1/24", v1.AnnotationNodeIPv6: "fd00::1/64", v1.AnnotationNodeIPIPTunnelAddr: "10.244.0.5", "projectcalico.org/IPv4VXLANTunnelAddr": "junk",
 	}}}
 	c := FromObjects(Objects{
 		Pools: []*v1.IPPool{
@@ -81,7 +81,7 @@ func TestFromObjects(t *testing.T) {
 		}
 		blocks = append(blocks, text)
 	}
-	wantBlocks := "10.244.0.0/26 host:node1, 10.244.0.64/26 unreadable, 10.244.9.0/26 unreadable, 10.244.2.0/26 <none>, 10.244.3.0/26 virtual:load-balancer, 10.244.7.0/26 unreadable"
+	wantBlocks := "10.244.0.0/26 host:node1, 10.244.0.64/26 unreadable, 10.244.9.0/26 unreadable, 10.244.2.0/26 <none>, 10.244.3.0/26 virtual:load-balancer, 10.244.7.0/26 unreadable, fd00::40/122 unreadable"
 	if got := strings.Join(blocks, ", "); got != wantBlocks {
 		t.Errorf("blocks\n%s\nwant\n%s", got, wantBlocks)
 	}
@@ -97,7 +97,7 @@ func TestFromObjects(t *testing.T) {
 	if got := strings.Join(bad, ", "); got != wantBad {
 		t.Errorf("malformed\n%s\nwant\n%s", got, wantBad)
 	}
-	if len(c.Pools) != 2 || !c.Pools[0].Exported || c.Pools[1].Exported {
+	if len(c.Pools) != 2 || !c.Pools[0].Exported || !c.Pools[1].Exported {
 		t.Errorf("pools %+v", c.Pools)
 	}
 	if len(c.Affinities) != 1 || !c.Affinities[0].Confirmed || c.Affinities[0].State != "confirmed" {
@@ -109,7 +109,7 @@ func TestFromObjects(t *testing.T) {
 	if len(c.Pods) != 2 || len(c.Pods[0].Addrs) != 2 || c.Pods[0].Iface != nodeapi.HostIfaceName("default", "p") || !c.Pods[1].Leaving || !c.Pods[1].Finished || len(c.Pods[1].Addrs) != 1 {
 		t.Errorf("pods %+v", c.Pods)
 	}
-	if len(c.Nodes) != 1 || c.Nodes[0].Addr != ip("192.0.2.1") || len(c.Nodes[0].Tunnels) != 1 || c.Nodes[0].Tunnels["ipipTunnelAddress"] != ip("10.244.0.5") {
+	if len(c.Nodes) != 1 || c.Nodes[0].Addr != ip("192.0.2.1") || c.Nodes[0].Addr6 != ip("fd00::1") || len(c.Nodes[0].Tunnels) != 1 || c.Nodes[0].Tunnels["ipipTunnelAddress"] != ip("10.244.0.5") {
 		t.Errorf("nodes %+v", c.Nodes)
 	}
 	if len(c.Agents) != 1 || c.Agents[0].Node != "node2" || !c.Agents[0].Converged || len(c.Agents[0].Interfaces) != 1 || len(c.Agents[0].Learned) != 1 {

@@ -51,7 +51,8 @@
 // the data is sent again in smaller pieces. What the path taught the pod before
 // (RFC 1191) is forgotten, as it belongs to the route that was replaced.
 //
-// IPv6 default routes are left alone: IPIP carries IPv4 only.
+// IPv6 default routes are left alone, and pods that have IPv6 alone are none of those
+// above: IPIP carries IPv4 only, so that what fits into the device goes through.
 //
 // # A namespace is hostile
 //

@@ -30,9 +30,13 @@ type testPod struct {
 	path, host string
 }
 
-// newPod makes one with eth0 and the host end of the given name.
-func newPod(t *testing.T, host string, mtu int) testPod {
+// newPod makes one with eth0 and the host end of the given name, and podAddr unless
+// other addresses are given.
+func newPod(t *testing.T, host string, mtu int, addrs ...netip.Addr) testPod {
 	t.Helper()
+	if len(addrs) == 0 {
+		addrs = []netip.Addr{podAddr}
+	}
 	ns := nltest.NewNS(t)
 	p := testPod{ns: ns, path: "/run/netns/" + string(ns), host: host}
 	pair, err := veth.Create(veth.Config{
@@ -44,7 +48,7 @@ func newPod(t *testing.T, host string, mtu int) testPod {
 	}
 	t.Cleanup(func() { _, _ = nltest.TryRun("ip", "link", "del", host) }) // may be gone already
 	defer pair.Close()
-	if err := pair.Configure(veth.Settings{Addrs: []netip.Addr{podAddr}}); err != nil {
+	if err := pair.Configure(veth.Settings{Addrs: addrs}); err != nil {
 		t.Fatal(err)
 	}
 	nltest.Eventually(t, "the veth carries", func() bool {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/cni-plugin/veth"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/internal/netns"
 )
@@ -94,6 +96,32 @@ func TestSetMTU(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Nothing of IPv6 travels in IPIP: its routes stay as they are, and so do pods that
+// have it alone.
+func TestIPv6StaysAsItIs(t *testing.T) {
+	addr6 := netip.MustParseAddr("fd00:1::1")
+	both, only6 := newPod(t, "cali0", 1500, podAddr, addr6), newPod(t, "cali1", 1500, addr6)
+	routes := func(p testPod) string { return p.ns.Run(t, "ip", "-6", "-d", "route", "show", "default") }
+	before := routes(both) + routes(only6)
+	s := newServer(mountDir(t, both.ns, only6.ns))
+	for _, mtu := range []int{1480, 1500} {
+		if got, want := fmt.Sprint(set(t, s, mtu)), "{1 1 []}"; got != want {
+			t.Errorf("%d: report %s, want %s", mtu, got, want)
+		}
+		if got := both.pathMTU(t); got != mtu {
+			t.Errorf("%d: IPv4 has %d", mtu, got)
+		}
+		if after := routes(both) + routes(only6); after != before || !strings.Contains(before, veth.Gateway6.String()) {
+			t.Errorf("%d: IPv6 routes were\n%sand are\n%s", mtu, before, after)
+		}
+		for _, p := range []testPod{both, only6} {
+			if mtuOf(t, p.host) != "1500" || p.mtuInside(t, "eth0") != "1500" {
+				t.Errorf("%d: %s has %s and %s", mtu, p.host, mtuOf(t, p.host), p.mtuInside(t, "eth0"))
+			}
+		}
 	}
 }
 

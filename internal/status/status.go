@@ -37,10 +37,14 @@ type Node struct {
 type Address struct {
 	IPv4      string `json:"ipv4"` // CIDR
 	Reason    string `json:"reason"`
-	Interface string `json:"interface"`
-	MTU       int    `json:"mtu"` // bytes, of pod interfaces
-	AS        uint32 `json:"as"`
-	RouterID  string `json:"routerID"`
+	Interface string `json:"interface"` // that has IPv4
+	// IPv6, Reason6 and Interface6 are the same of IPv6, absent on a node without.
+	IPv6       string `json:"ipv6,omitempty"`
+	Reason6    string `json:"reason6,omitempty"`
+	Interface6 string `json:"interface6,omitempty"`
+	MTU        int    `json:"mtu"` // bytes, of pod interfaces
+	AS         uint32 `json:"as"`
+	RouterID   string `json:"routerID"`
 }
 
 // Pool is one IPPool as it acts on this node.

@@ -79,6 +79,12 @@ func (p *printer) head(n Node) {
 	if a.Reason != "" {
 		p.printf("              %s\n", a.Reason)
 	}
+	if a.IPv6 != "" {
+		p.printf("IPv6          %s on %s\n", a.IPv6, dash(a.Interface6))
+		if a.Reason6 != "" {
+			p.printf("              %s\n", a.Reason6)
+		}
+	}
 	p.printf("Mode          %s, pod MTU %d\n", n.Mode, a.MTU)
 	if t := n.Tunnel; t != nil {
 		state := "ready"
