@@ -12,7 +12,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 .PHONY: help
 help: ## Print this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every binary into bin/
@@ -58,6 +58,10 @@ unit: ## Unit tests and tests in network namespaces (root)
 .PHONY: e2e
 e2e: image ## Tests on real clusters: API server conformance, the lab, end to end
 	MANX_IMAGE=$(CURDIR)/build/manx.tar go test -tags cluster -count=1 -timeout 40m ./test/e2e/...
+
+.PHONY: test-dual
+test-dual: image ## IPv4 and IPv6 side by side on real clusters
+	MANX_IMAGE=$(CURDIR)/build/manx.tar MANX_E2E_FAMILIES=dual go test -tags 'cluster dual' -count=1 -timeout 20m -run '^TestDualStack' ./test/e2e
 
 .PHONY: test-vm
 test-vm: image ## IPIP on real clusters, in a guest with a stock kernel

@@ -8,12 +8,13 @@
 // calls lost packets or silence is checked by a control in the same test,
 // which causes them on purpose and must see them.
 //
-// # Three clusters
+// # Four clusters
 //
-//	tags          MANX_E2E_MODE, _NODES, _SUBNETS  tests            kernel
-//	cluster       bgp (default), 3, 1              all there are    any
-//	cluster ipip  ipip, 3, 1                       ^TestIPIP        with the module ipip
-//	cluster ipip  crosssubnet, 4, 2                ^TestCrossSubnet with the module ipip
+//	tags          MANX_E2E_MODE, _NODES, _SUBNETS, _FAMILIES  tests             kernel
+//	cluster       bgp (default), 3, 1, ipv4                   all there are     any
+//	cluster dual  bgp, 3 (or 2), 1, dual                      ^TestDualStack    any
+//	cluster ipip  ipip, 3, 1, ipv4                            ^TestIPIP         with the module ipip
+//	cluster ipip  crosssubnet, 4, 2, ipv4                     ^TestCrossSubnet  with the module ipip
 //
 // The last two run in a guest where the kernel at hand has no ipip (package vm). Without
 // KVM everything takes ten times longer there: waits are longer, flows are slower, and no
@@ -32,6 +33,16 @@
 //	large packets, a smaller uplink       TestIPIPLargePackets
 //	who may send IPIP                     TestIPIPFilter
 //	the controls                          TestIPIPFlowControl, TestIPIPRetired
+//
+// # What is tested of IPv6
+//
+//	addresses, sessions, the pool         TestDualStackNodes, TestDualStackPool
+//	routes and packet filter of a node    TestDualStackRoutes, TestDualStackFilter
+//	what a pod sees and what it may ask   TestDualStackPodInterface, TestDualStackFamilies, TestDualStackWrong
+//	who reaches whom, under which address TestDualStackPing, TestDualStackReach, TestDualStackOutside
+//	who a pod can pretend to be           TestDualStackSpoof
+//	pods that go, agents that die         TestDualStackRelease, TestDualStackKillAgent
+//	the control                           TestDualStackFlowControl
 //
 // # What is tested of IPAM
 //

@@ -19,7 +19,7 @@ import (
 )
 
 // flow is numbered UDP packets from one network namespace to another, and which of
-// them arrived. The sockets live in the namespaces; the goroutines need not.
+// them arrived, in the family of its ends' addresses. The sockets live in the namespaces; the goroutines need not.
 type flow struct {
 	name     string
 	in, out  *net.UDPConn
@@ -46,7 +46,7 @@ const receiveBuffer = 8 << 20
 func startFlow(name string, from, to end, rate int) (*flow, error) {
 	f := &flow{name: name, stop: make(chan struct{})}
 	err := netns.Do(to.netns, func() (err error) {
-		if f.in, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr, 0))); err != nil {
+		if f.in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr, 0))); err != nil {
 			return err
 		}
 		return force(f.in, receiveBuffer)
@@ -55,7 +55,7 @@ func startFlow(name string, from, to end, rate int) (*flow, error) {
 		return nil, fmt.Errorf("receiver of %s: %w", name, err)
 	}
 	err = netns.Do(from.netns, func() (err error) {
-		f.out, err = net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.addr, 0)), f.in.LocalAddr().(*net.UDPAddr))
+		f.out, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.addr, 0)), f.in.LocalAddr().(*net.UDPAddr))
 		return err
 	})
 	if err != nil {

@@ -129,14 +129,21 @@ func noLeak(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if len(s.addrs) != len(pods) || len(s.handles) != len(pods) {
-			return fmt.Errorf("%d pods, %d addresses (%v), %d handles (%v)", len(pods), len(s.addrs), s.pods, len(s.handles), s.handles)
-		}
+		held := 0
 		for _, p := range pods {
-			handle, ok := s.addrs[p.Status.PodIP]
-			if !ok || s.handles[handle] != 1 {
-				return fmt.Errorf("pod %s/%s has %q, not in IPAM with a handle of one address: %v", p.Namespace, p.Name, p.Status.PodIP, s.pods)
+			if len(p.Status.PodIPs) == 0 {
+				return fmt.Errorf("pod %s/%s has no address yet", p.Namespace, p.Name)
 			}
+			for _, ip := range p.Status.PodIPs {
+				held++
+				handle, ok := s.addrs[ip.IP]
+				if n := len(p.Status.PodIPs); !ok || s.handles[handle] != n {
+					return fmt.Errorf("pod %s/%s has %q, not in IPAM with a handle of as many addresses as it has, %d: %v", p.Namespace, p.Name, ip.IP, n, s.pods)
+				}
+			}
+		}
+		if len(s.addrs) != held || len(s.handles) != len(pods) {
+			return fmt.Errorf("%d pods, %d addresses (%v), %d handles (%v)", len(pods), len(s.addrs), s.pods, len(s.handles), s.handles)
 		}
 		return nil
 	})

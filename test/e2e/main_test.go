@@ -32,10 +32,11 @@ const (
 	guardEnv = "MANX_E2E_GUARD"
 
 	// The shape of the lab, also of one that is used again.
-	modeEnv    = "MANX_E2E_MODE"    // bgp (default), ipip or crosssubnet
-	nodesEnv   = "MANX_E2E_NODES"   // 3
-	subnetsEnv = "MANX_E2E_SUBNETS" // 1
-	mtuEnv     = "MANX_E2E_MTU"     // 1500
+	modeEnv     = "MANX_E2E_MODE"     // bgp (default), ipip or crosssubnet
+	nodesEnv    = "MANX_E2E_NODES"    // 3
+	subnetsEnv  = "MANX_E2E_SUBNETS"  // 1
+	mtuEnv      = "MANX_E2E_MTU"      // 1500
+	familiesEnv = "MANX_E2E_FAMILIES" // ipv4 (default) or dual
 )
 
 const manifest = "../../manifests/manx.yaml"
@@ -111,7 +112,22 @@ func readShape() (o lab.Options, err error) {
 			}
 		}
 	}
+	switch text := os.Getenv(familiesEnv); text {
+	case "", "ipv4":
+	case "dual":
+		o.DualStack = true
+	default:
+		return o, fmt.Errorf("%s=%s: want ipv4 or dual", familiesEnv, text)
+	}
 	return o, nil
+}
+
+// families is how many addresses a pod has, and sessions a node with another.
+func families() int {
+	if shape.DualStack {
+		return 2
+	}
+	return 1
 }
 
 // bringUp starts a lab with the Manx image on its nodes. Its removal is the work of a
@@ -189,6 +205,11 @@ func install(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if shape.DualStack {
+		if edited, err = lab.DualStackManifest(edited); err != nil {
+			return err
+		}
+	}
 	if err := create("Manx", "kube-system", "manx-node", bytes.NewReader(edited), "-"); err != nil {
 		return err
 	}
@@ -236,6 +257,9 @@ func diagnose(ctx context.Context, w io.Writer) {
 	}
 	for _, node := range nodes {
 		fmt.Fprintf(w, "\n--- %s: ip route\n%s", node, show(cluster.Exec(ctx, node, "ip", "route")))
+		if shape.DualStack {
+			fmt.Fprintf(w, "--- %s: ip -6 route\n%s", node, show(cluster.Exec(ctx, node, "ip", "-6", "route")))
+		}
 		fmt.Fprintf(w, "--- %s: ip -d addr\n%s", node, show(cluster.Exec(ctx, node, "ip", "-d", "addr")))
 		fmt.Fprintf(w, "--- %s: nft list ruleset\n%s", node, show(cluster.Exec(ctx, node, "nft", "list", "ruleset")))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -90,7 +91,7 @@ func TestGatewayARP(t *testing.T) {
 
 // fetch is curl from a machine or, with a pod's node, from its web pod.
 func fetch(where, url string) func(context.Context) (string, error) {
-	args := []string{"curl", "-sS", "--fail", "--max-time", fmt.Sprint(5 * slowness), url}
+	args := []string{"curl", "-sS", "--fail", "--globoff", "--max-time", fmt.Sprint(5 * slowness), url}
 	node, fromPod := strings.CutPrefix(where, "pod on ")
 	if !fromPod {
 		return func(ctx context.Context) (string, error) { return cluster.Exec(ctx, where, args...) }
@@ -157,13 +158,19 @@ func reach(t *testing.T, near, far func(node string) string) {
 // outsideServer answers on the outside host with the client's address, as the outside host sees it.
 func outsideServer(t *testing.T) string {
 	t.Helper()
+	return serverOn(t, layout.Outside, lab.OutsideAddr())
+}
+
+// serverOn answers on an address of a machine with the client's address, as it sees it.
+func serverOn(t *testing.T, where string, addr netip.Addr) string {
+	t.Helper()
 	var l net.Listener
-	err := netns.Do(cluster.NetNSPath(layout.Outside), func() (err error) {
-		l, err = net.Listen("tcp4", net.JoinHostPort(lab.OutsideAddr().String(), "0"))
+	err := netns.Do(cluster.NetNSPath(where), func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 		return err
 	})
 	if err != nil {
-		t.Fatalf("listen on the outside host: %v", err)
+		t.Fatalf("listen on %s of %s: %v", addr, where, err)
 	}
 	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.RemoteAddr)

@@ -84,6 +84,18 @@ func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want
 	if err != nil {
 		return nil, err
 	}
+	return wantRoutesOf(ctx, node, netip.Addr.Is4, " scope link", func(to string) (string, error) {
+		via, err := cluster.Addr(to)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("via %s dev %s", via, device(ipipMode, self, via)), nil
+	})
+}
+
+// wantRoutesOf are the routes of one family: family tells its addresses, link is what
+// "ip route" prints behind the interface of a pod, and way how to get to another node.
+func wantRoutesOf(ctx context.Context, node string, family func(netip.Addr) bool, link string, way func(to string) (string, error)) (want []string, err error) {
 	state, err := readIPAM(ctx)
 	if err != nil {
 		return nil, err
@@ -94,16 +106,21 @@ func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want
 	}
 	perNode := map[string]int{}
 	for cidr, owner := range state.blocks {
+		if p, err := netip.ParsePrefix(cidr); err != nil {
+			return nil, err
+		} else if !family(p.Addr()) {
+			continue
+		}
 		perNode[owner]++
 		if owner == node {
 			want = append(want, "blackhole "+cidr)
 			continue
 		}
-		via, err := cluster.Addr(owner)
+		there, err := way(owner)
 		if err != nil {
 			return nil, err
 		}
-		want = append(want, fmt.Sprintf("%s via %s dev %s", cidr, via, device(ipipMode, self, via)))
+		want = append(want, cidr+" "+there)
 	}
 	for _, n := range nodes {
 		if perNode[n] == 0 {
@@ -115,21 +132,35 @@ func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want
 		return nil, err
 	}
 	for _, p := range pods {
+		addr := addrIn(&p, family)
+		if addr == "" && p.Status.PodIP != "" {
+			continue // it has the other family only
+		}
 		if p.Spec.NodeName == node {
-			want = append(want, fmt.Sprintf("%s dev %s scope link", p.Status.PodIP, hostIface(&p)))
+			want = append(want, fmt.Sprintf("%s dev %s%s", addr, hostIface(&p), link))
 			continue
 		}
-		if owner := state.owner(p.Status.PodIP); owner == "" || owner == p.Spec.NodeName {
+		if owner := state.owner(addr); owner == "" || owner == p.Spec.NodeName {
 			continue
 		}
-		via, err := cluster.Addr(p.Spec.NodeName) // its address is borrowed
+		there, err := way(p.Spec.NodeName) // its address is borrowed
 		if err != nil {
 			return nil, err
 		}
-		want = append(want, fmt.Sprintf("%s via %s dev %s", p.Status.PodIP, via, device(ipipMode, self, via)))
+		want = append(want, addr+" "+there)
 	}
 	slices.Sort(want)
 	return want, nil
+}
+
+// addrIn is the pod's address of a family; empty for none.
+func addrIn(pod *corev1.Pod, family func(netip.Addr) bool) string {
+	for _, ip := range pod.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil && family(a) {
+			return a.String()
+		}
+	}
+	return ""
 }
 
 // device is where a node's packets to another leave it, as "ip route" prints it.

@@ -26,7 +26,12 @@ func endOf(t *testing.T, pod *corev1.Pod) end {
 // flowsBetween sends both ways between the web pods of two nodes.
 func flowsBetween(t *testing.T, a, b string) []*flow {
 	t.Helper()
-	ea, eb := endOf(t, web(t, a)), endOf(t, web(t, b))
+	return flowsBothWays(t, a, b, endOf(t, web(t, a)), endOf(t, web(t, b)))
+}
+
+// flowsBothWays sends both ways between two ends, which are called a and b.
+func flowsBothWays(t *testing.T, a, b string, ea, eb end) []*flow {
+	t.Helper()
 	var flows []*flow
 	for _, d := range []struct {
 		name     string
@@ -83,15 +88,21 @@ func TestFlowControl(t *testing.T) { flowControl(t) }
 // flowControl breaks forwarding for 100 packets, which has to be seen as their loss.
 func flowControl(t *testing.T) {
 	t.Helper()
-	flows := flowsBetween(t, "node1", "node2")
-	target := web(t, "node2").Status.PodIP
+	flowControlOf(t, "ip", flowsBetween(t, "node1", "node2"), web(t, "node2").Status.PodIP)
+}
+
+// flowControlOf breaks the first of two flows on node2, where it has a target in a family
+// of nftables: ip or ip6.
+func flowControlOf(t *testing.T, family string, flows []*flow, target string) {
+	t.Helper()
 	sendMore(t, flows[0], 100)
+	table := family + " e2e"
 	t.Cleanup(func() {
-		_, _ = cluster.Exec(context.Background(), "node2", "nft", "add table ip e2e; delete table ip e2e")
+		_, _ = cluster.Exec(context.Background(), "node2", "nft", "add table "+table+"; delete table "+table)
 	})
-	on(t, "node2", "nft", "add table ip e2e; add chain ip e2e f { type filter hook forward priority -300; }; add rule ip e2e f ip daddr "+target+" udp dport 1-65535 drop")
+	on(t, "node2", "nft", "add table "+table+"; add chain "+table+" f { type filter hook forward priority -300; }; add rule "+table+" f "+family+" daddr "+target+" udp dport 1-65535 drop")
 	sendMore(t, flows[0], 100)
-	on(t, "node2", "nft", "delete table ip e2e")
+	on(t, "node2", "nft", "delete table "+table)
 	sendMore(t, flows[0], 100)
 	r := finish(t, flows)
 	if r[0].Lost < 100 || len(r[0].Gaps) != 1 {
@@ -105,15 +116,22 @@ func flowControl(t *testing.T) {
 // routeMonitor is "ip monitor route" on a node, with a route of the test's own as control.
 type routeMonitor struct {
 	*recorder
-	node string
-	mark int // where the part to judge starts
+	node, route string // where it is, and the control's destination
+	mark        int    // where the part to judge starts
 }
 
 const controlRoute = "203.0.113.7"
 
 func monitorRoutes(t *testing.T, node string) *routeMonitor {
 	t.Helper()
-	m := &routeMonitor{recorder: record(t, node, "ip", "monitor", "route"), node: node}
+	return monitorWith(t, node, controlRoute)
+}
+
+// monitorWith is monitorRoutes with the control's destination, which is of the family of
+// which silence is to mean something. It prints the routes of both.
+func monitorWith(t *testing.T, node, route string) *routeMonitor {
+	t.Helper()
+	m := &routeMonitor{recorder: record(t, node, "ip", "monitor", "route"), node: node, route: route}
 	m.mark = m.control(t)
 	return m
 }
@@ -124,13 +142,13 @@ func (m *routeMonitor) control(t *testing.T) (ends int) {
 	eventually(t, "route monitor on "+m.node, func(ctx context.Context) error {
 		before := len(m.String())
 		for _, verb := range []string{"replace", "del"} {
-			if _, err := cluster.Exec(ctx, m.node, "ip", "route", verb, controlRoute, "dev", "eth0"); err != nil {
+			if _, err := cluster.Exec(ctx, m.node, "ip", "route", verb, m.route, "dev", "eth0"); err != nil {
 				return err
 			}
 		}
 		for range 20 {
 			out := m.String()
-			if i := strings.Index(out[before:], "Deleted "+controlRoute); i >= 0 {
+			if i := strings.Index(out[before:], "Deleted "+m.route); i >= 0 {
 				return nil
 			}
 			if _, err := cluster.Exec(ctx, m.node, "true"); err != nil {
@@ -147,7 +165,7 @@ func (m *routeMonitor) silent(t *testing.T) {
 	t.Helper()
 	m.control(t)
 	for _, l := range lines(m.String()[m.mark:]) {
-		if l != "" && !strings.Contains(l, controlRoute) {
+		if l != "" && !strings.Contains(l, m.route) {
 			t.Errorf("ip monitor route on %s printed %q, want nothing", m.node, l)
 		}
 	}
@@ -194,8 +212,8 @@ func settled(ctx context.Context, pod *corev1.Pod) error {
 			established++
 		}
 	}
-	if established != len(all)-1 {
-		return fmt.Errorf("%d sessions established, want %d", established, len(all)-1)
+	if want := families() * (len(all) - 1); established != want {
+		return fmt.Errorf("%d sessions established, want %d", established, want)
 	}
 	return nil
 }

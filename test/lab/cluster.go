@@ -100,6 +100,22 @@ func (c *Cluster) Addr(name string) (netip.Addr, error) {
 	return netip.Addr{}, unknownMachine(c.Name, name, s)
 }
 
+// Addr6 is the IPv6 address of what Addr has the IPv4 address of, in a dual-stack lab.
+func (c *Cluster) Addr6(name string) (netip.Addr, error) {
+	s, err := loadState(c.Lab)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	a, err := c.Addr(name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if !s.DualStack {
+		return netip.Addr{}, fmt.Errorf("lab %s has IPv4 only, so %s has no IPv6 address; \"lab up --dual-stack\" makes one with both", c.Name, name)
+	}
+	return s.addr6(a), nil
+}
+
 // OutsideAddr is the address of the outside host in every lab.
 func OutsideAddr() netip.Addr { return fabric.Addr(3) }
 

@@ -10,6 +10,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// separator is between a manifest's documents.
+const separator = "\n---\n"
+
 const (
 	// poolVariable says how the pool that the agent makes encapsulates.
 	poolVariable = "CALICO_IPV4POOL_IPIP"
@@ -43,18 +46,29 @@ func IPIPMode(mode string) (string, error) {
 	return "", fmt.Errorf("mode %q: want one of %s", mode, strings.Join(Modes(), ", "))
 }
 
-func inMode(mode string) string {
-	value, err := IPIPMode(mode)
-	if err != nil {
-		return "" // the empty mode: Up has refused any other
+// changes says what Up changes in the manifest.
+func (o Options) changes() string {
+	var with []string
+	if value, err := IPIPMode(o.Mode); err == nil { // else the empty mode: Up has refused any other
+		with = append(with, poolVariable+"="+value)
 	}
-	return fmt.Sprintf(" with %s=%s", poolVariable, value)
+	if o.DualStack {
+		with = append(with, "IPv6")
+	}
+	if len(with) == 0 {
+		return ""
+	}
+	return " with " + strings.Join(with, " and ")
 }
 
 func (o Options) manifest() ([]byte, error) {
 	switch {
 	case o.Manifest != "":
-		return ManifestForMode(o.Manifest, o.Mode)
+		b, err := ManifestForMode(o.Manifest, o.Mode)
+		if err != nil || !o.DualStack {
+			return b, err
+		}
+		return DualStackManifest(b)
 	case o.Mode != "":
 		return nil, errors.New("a mode is nothing without a manifest: it changes one")
 	}
@@ -77,7 +91,6 @@ func ManifestForMode(path, mode string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	const separator = "\n---\n"
 	docs := strings.Split(string(b), separator)
 	set := 0
 	for i, doc := range docs {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/proc"
 )
@@ -29,6 +30,8 @@ type state struct {
 	NextAddr int `json:"nextAddr"`
 	// Subnets is how many the fabric has.
 	Subnets int `json:"subnets"`
+	// DualStack is set when every machine has IPv6 too: the address that fabric.Addr6 gives it.
+	DualStack bool `json:"dualStack,omitempty"`
 }
 
 // Machine is a machine of a lab: the control plane or a node.
@@ -53,6 +56,14 @@ func (s *state) machine(name string) *Machine {
 		return nil
 	}
 	return &s.Machines[i]
+}
+
+// addr6 is the IPv6 address that goes with a, zero in a lab with IPv4 only.
+func (s *state) addr6(a netip.Addr) netip.Addr {
+	if !s.DualStack {
+		return netip.Addr{}
+	}
+	return fabric.Addr6(a)
 }
 
 func loadState(l layout.Lab) (*state, error) {

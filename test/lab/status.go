@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
@@ -23,6 +24,8 @@ type Status struct {
 	Created          time.Time
 	// Subnets is how many the fabric has; a machine's address says which is its own.
 	Subnets int
+	// DualStack: machines have IPv6 too.
+	DualStack bool
 	// Complete is false for a lab whose start failed or still goes on.
 	Complete bool
 	// APIError says why the API server could not be asked; empty when it answered.
@@ -46,7 +49,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, Complete: st.Complete}
+	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, DualStack: st.DualStack, Complete: st.Complete}
 	conditions, err := c.nodeConditions(ctx)
 	if err != nil {
 		s.APIError = err.Error()
@@ -127,17 +130,23 @@ func (s Status) Print(w io.Writer) error {
 	if s.Subnets > 1 {
 		fmt.Fprintf(w, "%d subnets, %s and %s, with a router between\n", s.Subnets, fabric.Subnet(1), fabric.Subnet(2))
 	}
+	if s.DualStack {
+		fmt.Fprintf(w, "dual stack: pods in %s, cluster IPs in %s\n", controlplane.PodCIDRs(true), controlplane.ServiceCIDRs(true))
+	}
 	if s.APIError != "" {
 		fmt.Fprintf(w, "API server: %s\n", s.APIError)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "MACHINE\tADDRESS\tPOWER\tNODE\tRUNNING\tDOWN")
 	for _, m := range s.Machines {
-		power := "off"
+		power, addr := "off", m.Addr.String()
+		if s.DualStack {
+			addr += "," + fabric.Addr6(m.Addr).String()
+		}
 		if m.On {
 			power = fmt.Sprintf("on (pid %d)", m.Init.PID)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Addr, power, dash(m.Condition),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, addr, power, dash(m.Condition),
 			dash(strings.Join(m.Running, " ")), dash(strings.Join(m.Down, " ")))
 	}
 	return t.Flush()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,8 @@ type Options struct {
 	Subnets int
 	// MTU, in bytes, is that of the machines' uplinks; fabric.DefaultMTU when zero.
 	MTU int
+	// DualStack gives machines, Services and, with Manifest, pods IPv6 beside IPv4.
+	DualStack bool
 	// Manifest is created with kubectl once the API server is ready, and Up then waits
 	// for the nodes to be Ready. Empty: no pod network, and the nodes only have to be registered.
 	Manifest string
@@ -68,7 +71,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if o.Nodes < 0 || o.Nodes > maxNodes {
 		return nil, fmt.Errorf("a lab of %d nodes: want 1 to %d", o.Nodes, maxNodes)
 	}
-	plan, err := fabric.Plan{Subnets: o.Subnets, MTU: o.MTU}.Complete()
+	plan, err := fabric.Plan{Subnets: o.Subnets, MTU: o.MTU, DualStack: o.DualStack}.Complete()
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +108,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
 		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr, Subnets: plan.Subnets,
+		DualStack: plan.DualStack,
 	}}
 	if err := b.up(ctx, o, plan, manifest); err != nil {
 		return nil, fmt.Errorf("bring up lab %s (\"lab down --name %[1]s\" removes what there is of it): %w", l.Name, err)
@@ -157,14 +161,14 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 	if err := plan.Create(b.Lab); err != nil {
 		return err
 	}
-	if err := fabric.Attach(b.Lab, layout.Outside, OutsideAddr(), false); err != nil {
+	if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
 		return err
 	}
 	ca, err := pki.Create(b.PKI())
 	if err != nil {
 		return err
 	}
-	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), o.Audit); err != nil {
+	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), controlplane.Options{Audit: o.Audit, DualStack: o.DualStack}); err != nil {
 		return err
 	}
 	b.state.Machines = append(b.state.Machines, Machine{Name: layout.Control, Addr: controlplane.Addr()})
@@ -196,7 +200,7 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 		return err
 	}
 	if manifest != nil {
-		b.progress("kubectl create -f " + o.Manifest + inMode(o.Mode))
+		b.progress("kubectl create -f " + o.Manifest + o.changes())
 		if err := b.install(ctx, manifest, names); err != nil {
 			return err
 		}
@@ -211,7 +215,7 @@ func subnetOf(i, n, subnets int) int { return 1 + i*subnets/n }
 // prepareNode makes a node's disk and enters it in the state, switched off.
 func (b *builder) prepareNode(ca *pki.CA, name string, subnet int) error {
 	addr := fabric.AddrIn(subnet, b.state.NextAddr)
-	if err := node.Prepare(b.Lab, ca, b.bin, name, addr, hosts(name)); err != nil {
+	if err := node.Prepare(b.Lab, ca, b.bin, name, addr, b.state.addr6(addr), hosts(name)); err != nil {
 		return err
 	}
 	b.state.NextAddr++
@@ -219,12 +223,20 @@ func (b *builder) prepareNode(ca *pki.CA, name string, subnet int) error {
 	return nil
 }
 
+// attach plugs a machine, or the outside host, into the fabric.
+func (b *builder) attach(name string, addr netip.Addr, defaultRoute bool) error {
+	if b.state.DualStack { // never changed, so it needs no lock
+		return fabric.AttachDual(b.Lab, name, addr, defaultRoute)
+	}
+	return fabric.Attach(b.Lab, name, addr, defaultRoute)
+}
+
 // boot switches a machine on.
 func (b *builder) boot(name string) error {
 	b.mu.Lock()
 	addr := b.state.machine(name).Addr
 	b.mu.Unlock()
-	if err := fabric.Attach(b.Lab, name, addr, true); err != nil {
+	if err := b.attach(name, addr, true); err != nil {
 		return err
 	}
 	id, err := machine.Boot(b.Machine(name))
@@ -245,7 +257,7 @@ func (b *builder) startControl(ctx context.Context) error {
 		return err
 	}
 	b.progress("API server ready")
-	return b.publishConfig(ctx)
+	return b.publishConfig(ctx, b.state.DualStack)
 }
 
 // startNode switches a node on that has the base images and the given ones, from the

@@ -23,6 +23,9 @@ const (
 	PodCIDR = "10.244.0.0/16"
 	// ServiceCIDR is the range of cluster IPs.
 	ServiceCIDR = "10.96.0.0/16"
+	// PodCIDR6 and ServiceCIDR6 are the IPv6 ones of a dual-stack cluster.
+	PodCIDR6     = "fd00:10:244::/48"
+	ServiceCIDR6 = "fd00:10:96::/112"
 
 	// AuditLog is the log of the API server's requests, named like a component's.
 	AuditLog = "audit"
@@ -40,10 +43,28 @@ func Addr() netip.Addr { return fabric.Addr(2) }
 // Server is the URL of the API server, reachable inside the lab.
 func Server() string { return fmt.Sprintf("https://%s:%d", Addr(), Port) }
 
+// PodCIDRs is what Kubernetes is told of the pod range: IPv4, and after a comma IPv6.
+func PodCIDRs(dualStack bool) string { return families(PodCIDR, PodCIDR6, dualStack) }
+
+// ServiceCIDRs is the same of the range of cluster IPs.
+func ServiceCIDRs(dualStack bool) string { return families(ServiceCIDR, ServiceCIDR6, dualStack) }
+
+func families(ipv4, ipv6 string, dualStack bool) string {
+	if dualStack {
+		return ipv4 + "," + ipv6
+	}
+	return ipv4
+}
+
+// Options say what control plane to prepare.
+type Options struct {
+	Audit     bool // the API server writes AuditLog
+	DualStack bool // Services have cluster IPs of both families
+}
+
 // Prepare makes the control plane's disk and certificates, the administrator's
 // kubeconfig, and the machine's spec. bin is the directory of the Kubernetes binaries.
-// With audited the API server writes AuditLog.
-func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, audited bool) error {
+func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, o Options) error {
 	dir := l.Machine(layout.Control)
 	if err := machine.MakeDisk(dir, layout.Control, hosts); err != nil {
 		return err
@@ -65,7 +86,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, audited bool) e
 		return err
 	}
 	var apiFlags []string
-	if audited {
+	if o.Audit {
 		if err := os.WriteFile(filepath.Join(l.Disk(layout.Control), auditPolicy), []byte(audit.Policy), 0o644); err != nil {
 			return fmt.Errorf("write the audit policy: %w", err)
 		}
@@ -76,7 +97,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, audited bool) e
 		NetNS:      l.NetNSPath(layout.Control),
 		Cgroup:     l.Cgroup() + "/" + layout.Control,
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
-		Components: components(apiFlags),
+		Components: components(apiFlags, o.DualStack),
 	}.Save(dir)
 }
 
@@ -118,7 +139,7 @@ func makePKI(l layout.Lab, ca *pki.CA) error {
 var collectLess = []string{"GOGC=400"}
 
 // components are the machine's programs; apiFlags are added to the API server's.
-func components(apiFlags []string) []machine.Component {
+func components(apiFlags []string, dualStack bool) []machine.Component {
 	api := fmt.Sprintf("%s:%d", Addr(), Port)
 	return []machine.Component{
 		{
@@ -139,7 +160,7 @@ func components(apiFlags []string) []machine.Component {
 				fmt.Sprintf("--secure-port=%d", Port),
 				"--tls-cert-file=" + pkiDir + "/apiserver.crt", "--tls-private-key-file=" + pkiDir + "/apiserver.key",
 				"--client-ca-file=" + pkiDir + "/ca.crt",
-				"--service-cluster-ip-range=" + ServiceCIDR,
+				"--service-cluster-ip-range=" + ServiceCIDRs(dualStack),
 				"--service-account-issuer=https://kubernetes.default.svc",
 				"--service-account-key-file=" + pkiDir + "/sa.pub",
 				"--service-account-signing-key-file=" + pkiDir + "/sa.key",

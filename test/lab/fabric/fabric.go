@@ -77,6 +77,8 @@ func MAC(a netip.Addr) net.HardwareAddr {
 type Plan struct {
 	Subnets int // 1 when zero, at most MaxSubnets
 	MTU     int // of every link, in bytes; DefaultMTU when zero
+	// DualStack gives the gateways, and the router, IPv6 beside IPv4.
+	DualStack bool
 }
 
 // Complete fills in what is zero. The error says what of the plan can not be made.
@@ -113,6 +115,11 @@ func (p Plan) Create(l layout.Lab) error {
 		if err := setSysctls(map[string]string{"net/ipv4/ip_forward": "0"}); err != nil {
 			return err
 		}
+		if p.DualStack {
+			if err := setSysctls(map[string]string{"net/ipv6/conf/all/forwarding": "0"}); err != nil {
+				return err
+			}
+		}
 		for subnet := 1; subnet <= p.Subnets; subnet++ {
 			hw := MAC(Gateway(subnet))
 			if p.Subnets > 1 {
@@ -128,9 +135,14 @@ func (p Plan) Create(l layout.Lab) error {
 		return err
 	}
 	if p.Subnets > 1 {
-		return makeRouter(l, p.Subnets)
+		return makeRouter(l, p)
 	}
-	return netns.Do(l.NetNSPath(layout.Fabric), func() error { return configure(Bridge(1), Gateway(1)) })
+	return netns.Do(l.NetNSPath(layout.Fabric), func() error {
+		if err := configure(Bridge(1), Gateway(1)); err != nil || !p.DualStack {
+			return err
+		}
+		return configure6(Bridge(1), Gateway(1))
+	})
 }
 
 // makeBridge makes the bridge of a subnet. Its own hardware address is the gateway's,
@@ -152,12 +164,12 @@ func makeBridge(subnet, mtu int, hw net.HardwareAddr) error {
 }
 
 // makeRouter makes the router with one interface per subnet: eth0, eth1.
-func makeRouter(l layout.Lab, subnets int) error {
+func makeRouter(l layout.Lab, p Plan) error {
 	path := l.NetNSPath(layout.Router)
 	if err := netns.Make(path); err != nil {
 		return err
 	}
-	for subnet := 1; subnet <= subnets; subnet++ {
+	for subnet := 1; subnet <= p.Subnets; subnet++ {
 		port, iface := fmt.Sprintf("%s%d", layout.Router, subnet-1), fmt.Sprintf("eth%d", subnet-1)
 		if err := plug(l, path, port, iface, Gateway(subnet)); err != nil {
 			return err
@@ -167,14 +179,21 @@ func makeRouter(l layout.Lab, subnets int) error {
 			if err := setSysctls(map[string]string{"net/ipv4/conf/" + iface + "/rp_filter": "1"}); err != nil {
 				return err
 			}
-			return configure(iface, Gateway(subnet))
+			if !p.DualStack {
+				return configure(iface, Gateway(subnet))
+			}
+			return configureDual(iface, Gateway(subnet))
 		})
 		if err != nil {
 			return fmt.Errorf("set up the router: %w", err)
 		}
 	}
 	return netns.Do(path, func() error {
-		return errors.Join(up("lo"), setSysctls(map[string]string{"net/ipv4/conf/all/rp_filter": "1", "net/ipv4/ip_forward": "1"}))
+		err := errors.Join(up("lo"), setSysctls(map[string]string{"net/ipv4/conf/all/rp_filter": "1", "net/ipv4/ip_forward": "1"}))
+		if p.DualStack {
+			err = errors.Join(err, rulesOfRouter6(p.Subnets), setSysctls(map[string]string{"net/ipv6/conf/all/forwarding": "1"}))
+		}
+		return err
 	})
 }
 
@@ -182,6 +201,16 @@ func makeRouter(l layout.Lab, subnets int) error {
 // address, which says the subnet. A machine without a default route (the outside
 // host) reaches the fabric's subnets only.
 func Attach(l layout.Lab, machine string, address netip.Addr, defaultRoute bool) error {
+	return attach(l, machine, address, defaultRoute, false)
+}
+
+// AttachDual is Attach in a fabric of both families: the machine has IPv6 too, with the
+// address that goes with the other.
+func AttachDual(l layout.Lab, machine string, address netip.Addr, defaultRoute bool) error {
+	return attach(l, machine, address, defaultRoute, true)
+}
+
+func attach(l layout.Lab, machine string, address netip.Addr, defaultRoute, dual bool) error {
 	path := l.NetNSPath(machine)
 	if err := netns.Make(path); err != nil {
 		return err
@@ -197,7 +226,17 @@ func Attach(l layout.Lab, machine string, address netip.Addr, defaultRoute bool)
 		if err := setSysctls(map[string]string{"net/ipv4/ip_forward": "0"}); err != nil {
 			return err
 		}
-		if err := configure(Uplink, address); err != nil {
+		if dual {
+			if err := setSysctls(map[string]string{"net/ipv6/conf/all/forwarding": "0"}); err != nil {
+				return err
+			}
+			if err := configureDual(Uplink, address); err != nil {
+				return err
+			}
+			if err := routes6(l, SubnetOf(address), defaultRoute); err != nil {
+				return err
+			}
+		} else if err := configure(Uplink, address); err != nil {
 			return err
 		}
 		for _, dst := range destinations(l, SubnetOf(address), defaultRoute) {

@@ -88,15 +88,16 @@ evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree
 const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
-clusterCIDR: ` + controlplane.PodCIDR + `
+clusterCIDR: %s
 clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
 # The size of the connection table can be set in the host's namespace only.
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `
 
-// Prepare makes the disk and the spec of node name with address addr.
+// Prepare makes the disk and the spec of node name with address addr, and, in a
+// dual-stack cluster, the IPv6 address addr6; the zero Addr is none.
 // bin is the directory of the Kubernetes binaries.
-func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr netip.Addr, hosts []byte) error {
+func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.Addr, hosts []byte) error {
 	dir := l.Machine(name)
 	if err := machine.MakeDisk(dir, name, hosts); err != nil {
 		return err
@@ -108,7 +109,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr netip.Addr, hosts 
 	files := map[string]string{
 		"etc/containerd/config.toml":     fmt.Sprintf(containerdConfig, snapshotter),
 		"etc/kubernetes/kubelet.yaml":    kubeletConfig,
-		"etc/kubernetes/kube-proxy.yaml": proxyConfig,
+		"etc/kubernetes/kube-proxy.yaml": fmt.Sprintf(proxyConfig, controlplane.PodCIDRs(addr6.IsValid())),
 		"etc/kubernetes/pki/ca.crt":      string(ca.PEM()),
 	}
 	for file, content := range files {
@@ -131,7 +132,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr netip.Addr, hosts 
 		NetNS:      l.NetNSPath(name),
 		Cgroup:     l.Cgroup() + "/" + name,
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
-		Components: components(name, addr),
+		Components: components(name, addr, addr6),
 	}.Save(dir)
 }
 
@@ -170,7 +171,11 @@ func plugins(dir string) error {
 	return nil
 }
 
-func components(name string, addr netip.Addr) []machine.Component {
+func components(name string, addr, addr6 netip.Addr) []machine.Component {
+	nodeIP := addr.String()
+	if addr6.IsValid() {
+		nodeIP += "," + addr6.String()
+	}
 	api := fmt.Sprintf("%s:%d", controlplane.Addr(), controlplane.Port)
 	return []machine.Component{
 		{Name: "containerd", Args: []string{"containerd", "--config", "/etc/containerd/config.toml"}},
@@ -178,7 +183,7 @@ func components(name string, addr netip.Addr) []machine.Component {
 			Name: "kubelet", WaitPath: Socket, WaitTCP: api,
 			Args: []string{
 				"kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
-				"--hostname-override=" + name, "--node-ip=" + addr.String(),
+				"--hostname-override=" + name, "--node-ip=" + nodeIP,
 			},
 		},
 		{

@@ -30,7 +30,7 @@ func upCmd() *cobra.Command {
 		Use:   "up",
 		Short: "Bring up a lab",
 		Long: "Bring up a lab. Without --no-cni it also loads the images given with --image, creates the manifest\n" +
-			"with kubectl, with what --mode changes in it, and waits for the nodes to be Ready.",
+			"with kubectl, with what --mode and --dual-stack change in it, and waits for the nodes to be Ready.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -58,6 +58,7 @@ func upCmd() *cobra.Command {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "number of nodes")
 	cmd.Flags().IntVar(&o.Subnets, "subnets", 1, "subnets of the fabric, 1 or 2; with 2 there is a router between, and the second half of the nodes is in the second")
 	cmd.Flags().IntVar(&o.MTU, "mtu", fabric.DefaultMTU, "MTU of the machines' uplinks in bytes")
+	cmd.Flags().BoolVar(&o.DualStack, "dual-stack", false, "give machines, Services and pods IPv6 beside IPv4")
 	cmd.Flags().StringVar(&o.Mode, "mode", "", "how pods on different nodes reach each other: "+strings.Join(lab.Modes(), ", ")+" (default: what the manifest says)")
 	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
