@@ -8,6 +8,7 @@
 package bgp
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -36,6 +37,15 @@ type Global struct {
 	// ListenAddr6 is where IPv6 sessions come in; zero when the node has none.
 	ListenAddr6 netip.Addr
 	ListenPort  uint16
+}
+
+// String names all of it: AS 64512, router id 10.0.0.1, 10.0.0.1 and fd00::1, port 179.
+func (g Global) String() string {
+	addrs := g.ListenAddr.String()
+	if g.ListenAddr6.IsValid() {
+		addrs += " and " + g.ListenAddr6.String()
+	}
+	return fmt.Sprintf("AS %d, router id %s, %s, port %d", g.AS, g.RouterID, addrs, g.ListenPort)
 }
 
 // Peer is one neighbour as configured. It is comparable: two peers that differ in

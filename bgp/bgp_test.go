@@ -9,6 +9,17 @@ import (
 	"testing"
 )
 
+func TestGlobalString(t *testing.T) {
+	g := Global{AS: 64512, RouterID: netip.MustParseAddr("10.0.0.1"), ListenAddr: netip.MustParseAddr("10.0.0.1"), ListenPort: 179}
+	if got := g.String(); got != "AS 64512, router id 10.0.0.1, 10.0.0.1, port 179" {
+		t.Errorf("%q", got)
+	}
+	g.ListenAddr6 = netip.MustParseAddr("fd00::1")
+	if got := g.String(); got != "AS 64512, router id 10.0.0.1, 10.0.0.1 and fd00::1, port 179" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestStatementAdmits(t *testing.T) {
 	node, other := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.99")
 	blocks := Statement{Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{node}}

@@ -179,7 +179,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 		}
 	}
 	if d.Global != r.global { // written by this goroutine alone
-		return fmt.Errorf("%w (from %+v to %+v)", errGlobalChanged, r.global, d.Global)
+		return fmt.Errorf("%w (from %s to %s)", errGlobalChanged, r.global, d.Global)
 	}
 	var errs []error
 	if !slices.EqualFunc(d.Import, r.imports, bgp.Statement.Equal) {

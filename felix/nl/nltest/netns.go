@@ -62,10 +62,18 @@ func Run(t testing.TB, name string, args ...string) string {
 	return out
 }
 
-// TryRun runs a program and returns what it printed.
+// TryRun runs a program and returns what it printed; what it printed to standard
+// error only when it failed. ip(8) complains there of peers in namespaces that have no
+// name for each other, and shows the link all the same.
 func TryRun(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	return strings.TrimSpace(string(out)), err
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err != nil {
+		stdout.Write(stderr.Bytes())
+	}
+	return strings.TrimSpace(stdout.String()), err
 }
 
 // NS is a named network namespace beside the test's own.
