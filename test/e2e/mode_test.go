@@ -291,8 +291,11 @@ func podsHaveMTU(t *testing.T, want int) {
 	}
 }
 
-// nodeStatus asks the node's agent.
+// nodeStatus asks the node's agent. One answer that does not come must not use up the
+// patience of who asks again and again.
 func nodeStatus(ctx context.Context, node string) (s status.Node, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience/4)
+	defer cancel()
 	pod, err := podOn(ctx, "kube-system", "k8s-app=manx-node", node)
 	if err != nil {
 		return s, err
