@@ -169,7 +169,15 @@ func TestWatchIPv6(t *testing.T) {
 	change(t, h, nl.RouteReplace, state.Route{Dst: r.Dst, Type: state.Blackhole, Table: state.MainTable}, 0)
 	change(t, h, nl.RouteReplace, r, l.Index)
 	nltest.Run(t, "ip", "-6", "route", "add", "2001:db8:7::/64", "via", "2001:db8::9") // nobody's business
-	nltest.Run(t, "ip", "link", "set", "eth0", "alias", "flag")                        // comes after those
+	for _, pod := range []string{"cali1", "cali2", "cali3"} {                          // each brings another fe80::/64 of the kernel's
+		nltest.Run(t, "ip", "link", "add", pod, "up", "type", "veth", "peer", "name", "p"+pod)
+		t.Cleanup(func() { nltest.Run(t, "ip", "link", "del", pod) })
+		nltest.Run(t, "ip", "link", "set", "p"+pod, "up")
+	}
+	nltest.Eventually(t, "the kernel's routes", func() bool {
+		return strings.Count(nltest.Run(t, "ip", "-6", "route", "show", "fe80::/64"), "dev cali") == 3
+	})
+	nltest.Run(t, "ip", "link", "set", "eth0", "alias", "flag") // comes after those
 	nltest.Eventually(t, "the alias", func() bool { mu.Lock(); defer mu.Unlock(); return names["flag"] })
 	if n := count(); n != 0 {
 		t.Errorf("%d events about our own changes and other people's routes", n)

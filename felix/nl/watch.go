@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -138,15 +139,28 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 // routeEvent reports what others do to our routes: change or remove one, replace
 // one by a route of their own, which the kernel tells as theirs, or put one beside
 // it. That IPv6 tells by the flag that is missing: whoever adds the first route
-// with a destination and metric could have asked for NLM_F_EXCL.
+// with a destination and metric could have asked for NLM_F_EXCL. What stays on a link
+// is left out: the kernel puts fe80::/64 and ff00::/8 beside those of other links with
+// every interface that comes up, so with every pod.
 func routeEvent(m syscall.NetlinkMessage, ownPort uint32, event func(Event)) {
 	if m.Header.Pid == ownPort || len(m.Data) < sizeofRtMsg {
 		return
 	}
 	ours := m.Data[5] == state.RouteProtocol
 	replaced := m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_REPLACE != 0
-	beside := m.Data[0] == unix.AF_INET6 && m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_EXCL == 0
+	beside := m.Data[0] == unix.AF_INET6 && m.Header.Type == unix.RTM_NEWROUTE && m.Header.Flags&unix.NLM_F_EXCL == 0 && !staysOnLink(m.Data)
 	if ours || replaced || beside {
 		event(Event{Kind: EventRoute})
 	}
+}
+
+// staysOnLink reports whether an rtmsg is about link-local or multicast addresses.
+func staysOnLink(rtmsg []byte) bool {
+	var dst netip.Addr
+	_ = eachAttr(rtmsg[sizeofRtMsg:], func(typ uint16, v []byte) { // a broken one counts as anybody's
+		if typ == unix.RTA_DST {
+			dst = address(v)
+		}
+	})
+	return dst.IsLinkLocalUnicast() || dst.IsMulticast()
 }
