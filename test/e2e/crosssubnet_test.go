@@ -59,7 +59,7 @@ func TestCrossSubnet(t *testing.T) {
 // change waits, names who is in one, and nothing is lost.
 func TestCrossSubnetHoldsNever(t *testing.T) {
 	inMode(t, calc.CrossSubnet)
-	near, far := flowsBetween(t, "node1", "node2"), flowsBetween(t, "node1", "node3")
+	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node1", "node3"})
 	if err := setMode(t.Context(), calc.Never); err != nil {
 		t.Fatal(err)
 	}
@@ -72,24 +72,22 @@ func TestCrossSubnetHoldsNever(t *testing.T) {
 	for _, node := range nodeNames(t) {
 		routesSettleIn(t, node, calc.CrossSubnet)
 	}
-	sendMore(t, far[0], 2*rate)
+	sendMore(t, flows[len(flows)-1], 2*rate)
 	changeMode(t, calc.CrossSubnet)
 	onNodes(t, "tunnel up", func(ctx context.Context, node string) error { return tunnelUp(ctx, node, tunnelMTU()) })
-	unhurt(t, near)
-	unhurt(t, far)
+	unhurt(t, flows)
 }
 
 // TestCrossSubnetAlways: from CrossSubnet to Always and back under traffic, across the router.
 func TestCrossSubnetAlways(t *testing.T) {
 	inMode(t, calc.CrossSubnet)
-	near, far := flowsBetween(t, "node1", "node2"), flowsBetween(t, "node2", "node4")
+	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node2", "node4"})
 	changeMode(t, calc.Always)
 	onWire(t, "node1", "node2", true)
 	onWire(t, "node2", "node4", true)
 	changeMode(t, calc.CrossSubnet)
 	onWire(t, "node1", "node2", false)
 	onWire(t, "node2", "node4", true)
-	sendMore(t, near[0], 2*rate)
-	unhurt(t, near)
-	unhurt(t, far)
+	sendMore(t, flows[0], 2*rate)
+	unhurt(t, flows)
 }

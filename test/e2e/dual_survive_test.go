@@ -14,7 +14,7 @@ const controlRoute6 = "2001:db8::7"
 // flowsBetween6 is flowsBetween over IPv6.
 func flowsBetween6(t *testing.T, a, b string) []*flow {
 	t.Helper()
-	return flowsBothWays(t, a, b, endOf6(t, web(t, a)), endOf6(t, web(t, b)))
+	return flowsBothWays(t, a, b, endOf6(t, web(t, a)), endOf6(t, web(t, b)), rate)
 }
 
 // TestDualStackFlowControl is the control of the test below: a break of 100 packets is seen.

@@ -13,13 +13,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	udp "golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"github.com/manx-cni/manx/test/lab/netns"
 )
 
 // flow is numbered UDP packets from one network namespace to another, and which of
-// them arrived, in the family of its ends' addresses. The sockets live in the namespaces; the goroutines need not.
+// them arrived, in the family of its ends' addresses. The sockets live in the
+// namespaces; the goroutines need not.
 type flow struct {
 	name     string
 	in, out  *net.UDPConn
@@ -82,12 +84,16 @@ func force(c *net.UDPConn, bytes int) error {
 	return set
 }
 
-// send keeps the average rate: a late tick sends what it owes.
+// batch is how many packets one system call takes at most.
+const batch = 64
+
+// send keeps the average rate: a late beat sends what it owes.
 func (f *flow) send(rate int) {
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	start := time.Now()
-	var number [8]byte
+	conn := udp.NewPacketConn(f.out) // its batches know no family
+	msgs := messages(numberSize)
 	for {
 		select {
 		case <-f.stop:
@@ -95,38 +101,74 @@ func (f *flow) send(rate int) {
 		case <-tick.C:
 		}
 		due := int64(time.Since(start).Seconds() * float64(rate))
-		for n := f.sent.Load(); n < due; n++ {
-			binary.BigEndian.PutUint64(number[:], uint64(n))
-			// ICMP errors about earlier packets come back here; the packets count as lost.
-			if _, err := f.out.Write(number[:]); err != nil {
+		for first := f.sent.Load(); first < due; first = f.sent.Load() {
+			n := min(due-first, batch)
+			for i := range n {
+				binary.BigEndian.PutUint64(msgs[i].Buffers[0], uint64(first+i))
+			}
+			sent, err := conn.WriteBatch(msgs[:n], 0)
+			if err != nil {
 				f.mu.Lock()
 				f.sendErr = err
 				f.mu.Unlock()
+				// An ICMP error about an earlier packet comes back here in the place of
+				// the next one, which so counts as sent and is lost.
+				sent = max(sent, 1)
 			}
-			f.sent.Store(n + 1)
+			f.sent.Add(int64(sent))
 		}
 	}
 }
 
+// receive empties the socket at each beat.
 func (f *flow) receive() {
-	buf := make([]byte, 64)
-	for {
-		n, err := f.in.Read(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	conn := udp.NewPacketConn(f.in)
+	msgs := messages(2 * numberSize) // what is longer is not ours
+	for ; ; <-tick.C {
+		for n := batch; n == batch; {
+			var err error
+			n, err = conn.ReadBatch(msgs, 0)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			f.arrived(msgs[:max(n, 0)])
 		}
-		if err != nil || n != 8 {
+	}
+}
+
+// arrived takes note of packets.
+func (f *flow) arrived(msgs []udp.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range msgs {
+		if m.N != numberSize {
 			continue
 		}
-		number := binary.BigEndian.Uint64(buf)
-		f.mu.Lock()
-		for uint64(len(f.seen)) <= number && number < 1<<24 {
+		number := binary.BigEndian.Uint64(m.Buffers[0])
+		if number >= maxNumber {
+			continue
+		}
+		for uint64(len(f.seen)) <= number {
 			f.seen = append(f.seen, 0)
 		}
 		f.seen[number]++
-		f.mu.Unlock()
 		f.arrivals.Add(1)
 	}
+}
+
+const (
+	numberSize = 8
+	maxNumber  = 1 << 24 // of a packet; more is not ours
+)
+
+func messages(size int) []udp.Message {
+	msgs := make([]udp.Message, batch)
+	for i := range msgs {
+		msgs[i].Buffers = [][]byte{make([]byte, size)}
+	}
+	return msgs
 }
 
 // result is the account of a flow.

@@ -68,7 +68,7 @@ func eventuallyIn(t *testing.T, limit time.Duration, what string, check func(con
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s: not within %v: %v", what, limit, last)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pollEvery):
 		}
 	}
 }

@@ -68,6 +68,9 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	if shape, err = readShape(); err != nil {
 		return 1, err
 	}
+	if err := widenBacklog(); err != nil {
+		return 1, err
+	}
 	if name := os.Getenv(reuseEnv); name != "" {
 		if cluster, err = lab.Open(name); err != nil {
 			return 1, err

@@ -26,18 +26,35 @@ func endOf(t *testing.T, pod *corev1.Pod) end {
 // flowsBetween sends both ways between the web pods of two nodes.
 func flowsBetween(t *testing.T, a, b string) []*flow {
 	t.Helper()
-	return flowsBothWays(t, a, b, endOf(t, web(t, a)), endOf(t, web(t, b)))
+	return flowsAtRate(t, rate, a, b)
 }
 
-// flowsBothWays sends both ways between two ends, which are called a and b.
-func flowsBothWays(t *testing.T, a, b string, ea, eb end) []*flow {
+// flowsAtRate is flowsBetween with pps packets per second each way.
+func flowsAtRate(t *testing.T, pps int, a, b string) []*flow {
+	t.Helper()
+	return flowsBothWays(t, a, b, endOf(t, web(t, a)), endOf(t, web(t, b)), pps)
+}
+
+// flowsBetweenPairs is flowsBetween for several pairs of nodes at once, which share the
+// packets per second of one.
+func flowsBetweenPairs(t *testing.T, pairs ...[2]string) (flows []*flow) {
+	t.Helper()
+	for _, p := range pairs {
+		flows = append(flows, flowsAtRate(t, rate/len(pairs), p[0], p[1])...)
+	}
+	return flows
+}
+
+// flowsBothWays sends both ways between two ends, which are called a and b, pps
+// packets per second each way.
+func flowsBothWays(t *testing.T, a, b string, ea, eb end, pps int) []*flow {
 	t.Helper()
 	var flows []*flow
 	for _, d := range []struct {
 		name     string
 		from, to end
 	}{{a + " to " + b, ea, eb}, {b + " to " + a, eb, ea}} {
-		f, err := startFlow(d.name, d.from, d.to, rate)
+		f, err := startFlow(d.name, d.from, d.to, pps)
 		if err != nil {
 			t.Fatal(err)
 		}
