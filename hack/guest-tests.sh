@@ -19,7 +19,10 @@ e2e() { # MODE NODES SUBNETS TESTS
 
 step 'the tunnel device' bash -c 'cd felix/tunnel && "$0/build/tunnel.test"' "$root"
 if [ "${1:-all}" = short ]; then
-	step 'IPIP on three nodes' e2e ipip 3 1 '^TestIPIP(Device|Routes|HostSource|Wire|FlowControl|Filter|LargePackets|Repair|Switch|Retired)$'
+	if grep -q 'QEMU TCG' /proc/cpuinfo; then
+		export MANX_E2E_RATE=250 # also while modes change: 1,000 take twice the time
+	fi
+	step 'IPIP on two nodes' e2e ipip 2 1 '^TestIPIP(Device|Routes|HostSource|Wire|FlowControl|Filter|LargePackets|Repair|Switch|Retired)$'
 	exit
 fi
 step 'IPIP on three nodes' e2e ipip 3 1 '^TestIPIP'

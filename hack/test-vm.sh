@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What needs a kernel with ipip: the tunnel driver on a real tunl0, and real clusters in
 # IPIP modes. When the kernel at hand has no ipip it all runs in a guest that has it.
-# With the argument "short", which make test gives, it leaves out the clusters and tests
-# that take longest: CrossSubnet on four nodes, preflight, a held change, every path.
+# With the argument "short", which make test gives, it is a cluster of two nodes, without
+# what takes longest: CrossSubnet on four nodes, preflight, a held change, every path.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -12,15 +12,44 @@ step() {
 	printf '=== %s: ok, %d s\n' "$name" $((SECONDS - start))
 }
 
+# aside starts a step that runs beside the next ones, and join waits for it and shows
+# what it printed. A job of its own (set -m) so that all of it ends when this script does.
+aside() {
+	aside_name=$1 aside_start=$SECONDS aside_log=$(mktemp)
+	shift
+	set -m
+	"$@" >"$aside_log" 2>&1 &
+	set +m
+	aside_pid=$!
+	trap 'kill -TERM -- "-$aside_pid" 2>/dev/null; wait; rm -f "$aside_log"' EXIT
+}
+
+join() {
+	local code=0
+	wait "$aside_pid" || code=$?
+	trap - EXIT
+	printf '\n=== %s\n' "$aside_name"
+	cat "$aside_log"
+	rm -f "$aside_log"
+	[ "$code" = 0 ] || exit "$code"
+	printf '=== %s: ok, %d s\n' "$aside_name" $((SECONDS - aside_start))
+}
+
 [ "$(id -u)" = 0 ] || { echo 'make test makes network namespaces and clusters: run it as root' >&2; exit 1; }
 
-step 'unit and network namespace tests' go test ./...
-step 'race detector on what is concurrent' go test -race ./internal/... ./ipam/... ./felix/... ./bgp/...
+# Each package once: what has goroutines that share something, with the race detector.
+concurrent='/(internal|ipam|felix|bgp)(/|$)'
+mapfile -t alone < <(go list ./... | grep -vE "$concurrent")
+mapfile -t shared < <(go list ./... | grep -E "$concurrent")
+
+step 'unit and network namespace tests' go test "${alone[@]}"
+step 'the same with the race detector, where there is concurrency' go test -race "${shared[@]}"
 step 'programs' make --no-print-directory build
 step 'Kubernetes binaries (built once, then cached)' bin/lab build
+aside 'addresses while everything is killed' go test -tags cluster -count=1 -timeout 15m ./test/chaos
 step 'API server conformance' go test -tags cluster -count=1 ./ipam/... ./internal/startup ./internal/controllers ./api/...
-step 'addresses while everything is killed' go test -tags cluster -count=1 -timeout 15m ./test/chaos
 step 'labs' go test -tags cluster -count=1 -timeout 15m ./test/lab/...
+join
 step 'image' make --no-print-directory image
 step 'end to end on three real nodes' env "MANX_IMAGE=$PWD/build/manx.tar" go test -tags cluster -count=1 -timeout 30m ./test/e2e/...
 step 'dual stack on real nodes' env "MANX_IMAGE=$PWD/build/manx.tar" MANX_E2E_FAMILIES=dual go test -tags 'cluster dual' -count=1 -timeout 20m -run '^TestDualStack' ./test/e2e
