@@ -28,3 +28,13 @@ const (
 	// not changed by it. It counts only while it equals the pool's ipipMode.
 	AnnotationPoolForceMode = "manx.io/force-ipip-mode"
 )
+
+// NodeAnnotations are those that an agent writes by itself, and that mean nothing
+// without it. A node's AS number and its cluster ID are the user's to set.
+var NodeAnnotations = []string{AnnotationNodeIPv4, AnnotationNodeIPv6, AnnotationNodeIPIPTunnelAddr, AnnotationNodePoolModes}
+
+// Reasons of the Node's condition NetworkUnavailable when an agent has set it.
+const (
+	ReasonNodeNetworkUp       = "ManxIsUp"
+	ReasonNodeIPIPUnavailable = "IPIPUnavailable"
+)

@@ -28,7 +28,8 @@ func main() {
 		command("pod-network", "Change the MTU of running pods when the agent asks; needs CAP_SYS_ADMIN", agent.PodNetwork),
 		command("init-host", "Turn on forwarding (of IPv6 too where IP6 is set) and name the route protocol; needs privilege", agent.InitHost),
 		command("install-cni", "Write the CNI binaries and configuration under /host", installCNI),
-		command("uninstall", "Remove every route and rule of Manx from this node; pods lose their network", agent.Uninstall),
+		uninstallCommand(),
+		command("pause", "Do nothing until told to end; for a pod that has done its work in an init container", pause),
 		command("version", "Print the version", func(context.Context, *slog.Logger) error {
 			_, err := fmt.Println(version.String())
 			return err
@@ -44,6 +45,21 @@ func command(use, short string, do func(context.Context, *slog.Logger) error) *c
 	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		return do(cmd.Context(), obs.NewLogger(os.Stderr, slog.LevelInfo))
 	}}
+}
+
+func uninstallCommand() *cobra.Command {
+	var opts agent.UninstallOptions
+	cmd := command("uninstall", "Remove every route, rule and file of Manx from this node; pods lose their network", func(ctx context.Context, log *slog.Logger) error {
+		return agent.Uninstall(ctx, log, opts)
+	})
+	cmd.Flags().BoolVar(&opts.Wait, "wait", false, "wait for the agent of this node to end")
+	cmd.Flags().BoolVar(&opts.Pods, "pods", false, "remove the interfaces of running pods, too")
+	return cmd
+}
+
+func pause(ctx context.Context, _ *slog.Logger) error {
+	<-ctx.Done()
+	return nil
 }
 
 // run parses the environment first: a bad value stops here, before anything is touched.

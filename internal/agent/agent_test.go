@@ -274,8 +274,9 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 	p, _ := newPodAPI()
 	socket := filepath.Join(t.TempDir(), "run", "manx.sock")
 	removed := 0
+	remove := func(context.Context) error { removed++; return nil }
 	try := func() error {
-		return uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, func(context.Context) error { removed++; return nil })
+		return uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, false, remove)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -290,14 +291,24 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := try(); err == nil || !strings.Contains(err.Error(), "delete the DaemonSet first") || removed != 0 {
+	if err := try(); err == nil || !strings.Contains(err.Error(), "manxctl uninstall") || removed != 0 {
 		t.Fatalf("beside an agent: %v, removed %d times", err, removed)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, true, remove) }()
+	select {
+	case err := <-waited:
+		t.Fatalf("it does not wait for the agent: %v", err)
+	case <-time.After(2 * agentGoneEvery): // a pass is right only if nothing happens
 	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if err := try(); err != nil || removed != 1 {
-		t.Fatalf("without an agent: %v, removed %d times", err, removed)
+	if err := <-waited; err != nil || removed != 1 {
+		t.Fatalf("after the agent: %v, removed %d times", err, removed)
+	}
+	if err := try(); err != nil || removed != 2 {
+		t.Fatalf("once more: %v, removed %d times", err, removed)
 	}
 }

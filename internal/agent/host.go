@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"time"
 
+	"github.com/manx-cni/manx/cni-plugin/install"
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/autodetect"
@@ -55,24 +59,71 @@ func wantsIPv6(ip6 string) (bool, error) {
 	return a.Wanted(), nil
 }
 
-// Uninstall is `manx-node uninstall`: it removes every kernel object that carries
-// our marks, and the route protocol's name where the host's files are mounted. Pods
-// keep their interfaces and lose their routes. It refuses while an agent answers,
-// which would put everything back.
-func Uninstall(ctx context.Context, log *slog.Logger) error {
-	return uninstall(ctx, log, nodeapi.DefaultSocket, func(ctx context.Context) error {
-		return errors.Join(felix.Uninstall(ctx, felix.UninstallOptions{}), hostinit.Undo(hostFiles))
+// UninstallOptions are the flags of `manx-node uninstall`.
+type UninstallOptions struct {
+	// Wait waits for an agent that runs, until ctx ends, instead of refusing.
+	Wait bool
+	// Pods removes the interfaces of pods as well.
+	Pods bool
+}
+
+// Uninstall is `manx-node uninstall`: it removes the CNI configuration, so that no new
+// pod is plugged in, every kernel object that carries our marks, and our files, where
+// the host's directories are mounted as manifests/manx.yaml has them. Pods keep their
+// interfaces and lose their routes. It refuses beside an agent, which would put
+// everything back, and is safe to repeat.
+func Uninstall(ctx context.Context, log *slog.Logger, opts UninstallOptions) error {
+	return uninstall(ctx, log, nodeapi.DefaultSocket, opts.Wait, func(ctx context.Context) error {
+		return errors.Join(
+			install.Uninstall(install.FromEnvironment(os.Environ()), log),
+			felix.Uninstall(ctx, felix.UninstallOptions{Pods: opts.Pods}),
+			hostinit.Undo(hostFiles),
+			clearDir(filepath.Dir(nodeapi.DefaultSocket)),
+		)
 	})
 }
 
-func uninstall(ctx context.Context, log *slog.Logger, socket string, remove func(context.Context) error) error {
-	if c, err := nodeapi.Dial(ctx, socket); err == nil {
-		c.Close()
-		return fmt.Errorf("uninstall: an agent runs on this node and would write everything again (it answers on %s); delete the DaemonSet first", socket)
+// agentGoneEvery is how often the socket of an agent that is to go is tried.
+const agentGoneEvery = 500 * time.Millisecond
+
+func uninstall(ctx context.Context, log *slog.Logger, socket string, wait bool, remove func(context.Context) error) error {
+	for waited := false; answers(ctx, socket); waited = true {
+		if !wait {
+			return fmt.Errorf("uninstall: an agent runs on this node and would write everything again (it answers on %s); stop it first: manxctl uninstall does both", socket)
+		}
+		if !waited {
+			log.Info("waiting for the agent of this node to end", "socket", socket)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("uninstall: an agent still runs on this node (it answers on %s): %w", socket, ctx.Err())
+		case <-time.After(agentGoneEvery):
+		}
 	}
 	if err := remove(ctx); err != nil {
 		return fmt.Errorf("uninstall: %w", err)
 	}
-	log.Info("uninstalled: no route and no rule of Manx is left on this node")
+	log.Info("uninstalled: no route, no rule and no file of Manx is left on this node")
 	return nil
+}
+
+func answers(ctx context.Context, socket string) bool {
+	c, err := nodeapi.Dial(ctx, socket)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+// clearDir empties a directory, which stays: it may be a mount point.
+func clearDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
 }

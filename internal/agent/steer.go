@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
@@ -120,7 +121,7 @@ func (a *Agent) markNode(ctx context.Context) error {
 			set := a.startup.SetNetworkReady
 			if now != "" {
 				set = func(ctx context.Context) error {
-					return a.startup.SetNetworkUnavailable(ctx, string(state.IPIPUnavailable), now)
+					return a.startup.SetNetworkUnavailable(ctx, apiv1.ReasonNodeIPIPUnavailable, now)
 				}
 			}
 			if err := set(ctx); err != nil {

@@ -110,11 +110,7 @@ func TestReferencePage(t *testing.T) {
 | False | ` + "`" + v1.PoolFinalizing + "`" + ` | The pool is being deleted and has addresses in use; the message says how many, and on which nodes. |
 
 A pool that is deleted keeps the finalizer ` + "`" + v1.FinalizerPoolInUse + "`" + ` until none of its addresses is in use, and its
-routes as long. To remove Manx from a cluster, stop the controllers and take the finalizer off first, because nobody will afterwards:
-
-    kubectl -n kube-system delete deployment manx-controllers
-    kubectl get ippools -o name | xargs -I{} kubectl patch {} --type=merge -p '{"metadata":{"finalizers":null}}'
-    kubectl delete -f manx.yaml
+routes as long. ` + "`manxctl uninstall`" + ` takes the finalizer off, because without the controllers nobody else does.
 
 ## Events
 

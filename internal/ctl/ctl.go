@@ -6,7 +6,8 @@
 // user's kubeconfig, and prints all answers. preflight tries the fabric the same
 // way, from every agent's pod at once; ippool changes what the user asks for in the
 // Kubernetes API; ipam shows who has which address, compares that with who uses it
-// (internal/ipamreport judges), and releases what nobody does. It owns no state.
+// (internal/ipamreport judges), and releases what nobody does; uninstall takes Manx off
+// the nodes. It owns no state.
 package ctl
 
 import (
@@ -21,13 +22,13 @@ import (
 func NewCommand(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "manxctl",
-		Short:         "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode, look after addresses",
+		Short:         "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode, look after addresses, take Manx away",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
-	root.AddCommand(newStatusCommand(), newPreflightCommand(), newIPPoolCommand(), newIPAMCommand(), newVersionCommand())
+	root.AddCommand(newStatusCommand(), newPreflightCommand(), newIPPoolCommand(), newIPAMCommand(), newUninstallCommand(), newVersionCommand())
 	return root
 }
 

@@ -189,11 +189,9 @@ func (s *Startup) patchStatus(ctx context.Context, patch map[string]any) error {
 	return nil
 }
 
-// The condition NetworkUnavailable of a node with working pod network.
-const (
-	reasonUp  = "ManxIsUp"
-	messageUp = "Manx is running on this node"
-)
+// messageUp is what the condition NetworkUnavailable of a node with working pod
+// network says.
+const messageUp = "Manx is running on this node"
 
 // Annotate sets annotations of the Node; nil removes one.
 func (s *Startup) Annotate(ctx context.Context, annotations map[string]*string) error {
@@ -205,7 +203,7 @@ func (s *Startup) Annotate(ctx context.Context, annotations map[string]*string) 
 // the condition says something else, and does nothing with
 // CALICO_NETWORKING_BACKEND=none.
 func (s *Startup) SetNetworkReady(ctx context.Context) error {
-	return s.setNetworkUnavailable(ctx, corev1.ConditionFalse, reasonUp, messageUp)
+	return s.setNetworkUnavailable(ctx, corev1.ConditionFalse, v1.ReasonNodeNetworkUp, messageUp)
 }
 
 // SetNetworkUnavailable sets it to True, with the reason in CamelCase, upon which

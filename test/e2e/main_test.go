@@ -203,15 +203,9 @@ func install(ctx context.Context) (err error) {
 		}
 		return nil
 	}
-	// The kernel at hand may have no ipip: what needs it runs in a guest (package vm).
-	edited, err := lab.ManifestForMode(manifest, shape.Mode)
+	edited, err := editedManifest()
 	if err != nil {
 		return err
-	}
-	if shape.DualStack {
-		if edited, err = lab.DualStackManifest(edited); err != nil {
-			return err
-		}
 	}
 	if err := create("Manx", "kube-system", "manx-node", bytes.NewReader(edited), "-"); err != nil {
 		return err
@@ -233,6 +227,16 @@ func install(ctx context.Context) (err error) {
 	}
 	_, err = cluster.Kubectl(ctx, "rollout", "status", "daemonset/web", timeout)
 	return err
+}
+
+// editedManifest is the manifest for the lab's mode and families. The kernel at hand may
+// have no ipip: what needs it runs in a guest (package vm).
+func editedManifest() ([]byte, error) {
+	edited, err := lab.ManifestForMode(manifest, shape.Mode)
+	if err == nil && shape.DualStack {
+		edited, err = lab.DualStackManifest(edited)
+	}
+	return edited, err
 }
 
 // diagnose prints what one needs to understand a failure.

@@ -198,8 +198,9 @@ func tunnelUp(ctx context.Context, node string, wantMTU int) error {
 	return nil
 }
 
-// tunnelRetired tells what is left of a tunnel on the node. The device itself stays:
-// the module ipip puts it into every network namespace, and nobody can delete it.
+// tunnelRetired tells what is left of a tunnel on the node, in the API server and in
+// the kernel. The device itself stays: the module ipip puts it into every network
+// namespace, and nobody can delete it.
 func tunnelRetired(ctx context.Context, node string) error {
 	addr, err := tunnelAddr(ctx, node)
 	if err != nil {
@@ -215,6 +216,11 @@ func tunnelRetired(ctx context.Context, node string) error {
 	if n := s.handles[tunnelHandle(node)]; n != 0 {
 		return fmt.Errorf("IPAM still holds %d addresses for the tunnel", n)
 	}
+	return tunnelDown(ctx, node)
+}
+
+// tunnelDown tells what the node's kernel still has of a tunnel.
+func tunnelDown(ctx context.Context, node string) error {
 	links, err := cluster.Exec(ctx, node, "ip", "-o", "link", "show")
 	if err != nil || !strings.Contains(links, " "+state.TunnelDevice+"@") {
 		return err // a kernel without ipip
@@ -291,16 +297,13 @@ func podsHaveMTU(t *testing.T, want int) {
 	}
 }
 
-// nodeStatus asks the node's agent. One answer that does not come must not use up the
-// patience of who asks again and again.
+// nodeStatus asks the node's agent, as a user on the node does: where the machine is slow
+// and busy, kubectl exec takes a minute. One answer that does not come must not use up
+// the patience of who asks again and again.
 func nodeStatus(ctx context.Context, node string) (s status.Node, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience/4)
 	defer cancel()
-	pod, err := podOn(ctx, "kube-system", "k8s-app=manx-node", node)
-	if err != nil {
-		return s, err
-	}
-	out, err := cluster.Kubectl(ctx, "-n", pod.Namespace, "exec", pod.Name, "-c", "manx-node", "--", "manxctl", "status", "-o", "json")
+	out, err := cluster.Exec(ctx, node, "sh", "-c", "exec /proc/$(pgrep -o -x manx-node)/root/usr/local/bin/manxctl status -o json")
 	if err != nil {
 		return s, err
 	}

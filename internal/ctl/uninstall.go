@@ -1,0 +1,450 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// Names of manifests/manx.yaml, and of what uninstall adds to them for a while.
+const (
+	agentDaemonSet        = "manx-node"
+	controllersDeployment = "manx-controllers" // and the Lease that it holds
+	cleanerDaemonSet      = "manx-uninstall"
+	appLabel              = "k8s-app"
+	// stoppedLabel is what the agents' DaemonSet selects nodes by once it is stopped.
+	// No node has it.
+	stoppedLabel = "manx.io/uninstalled"
+)
+
+func newUninstallCommand() *cobra.Command {
+	var kubeconfig string
+	u := uninstaller{poll: time.Second}
+	var yes bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "uninstall --yes",
+		Short: "Take Manx off every node, without a reboot",
+		Long: `Take Manx off every node, without a reboot: the agents are stopped, and a pod on
+each node (DaemonSet manx-uninstall) removes the CNI configuration and plugins, the
+routes, the nftables tables, the address of tunl0 and Manx's files. Then the agents'
+annotations and conditions go from the Nodes, and the finalizers from the pools, so
+that
+
+    kubectl delete -f manx.yaml
+
+removes everything else without waiting for anybody. What belongs to others on the
+nodes stays. Pods that run keep their interfaces and lose their network; they need
+another network plugin and a restart, or Manx again. --pods removes the interfaces.
+
+A node that can not be reached is named; the command waits for it (--timeout). It
+can be repeated, and goes on where it was. Without --yes it says what would happen.
+
+Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := userKubeconfig(kubeconfig)
+			if err != nil {
+				return fmt.Errorf("uninstall: %w", err)
+			}
+			if u.client, err = kubernetes.NewForConfig(cfg); err != nil {
+				return err
+			}
+			if u.objects, err = dynamic.NewForConfig(cfg); err != nil {
+				return err
+			}
+			u.out = cmd.OutOrStdout()
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			if !yes {
+				return u.plan(ctx)
+			}
+			if err := u.run(ctx); err != nil {
+				return fmt.Errorf("uninstall: %w; what is done stays done, and the command can be repeated", err)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
+	f.StringVar(&u.namespace, "namespace", metav1.NamespaceSystem, "namespace of the agents")
+	f.BoolVar(&yes, "yes", false, "do it")
+	f.BoolVar(&u.pods, "pods", false, "remove the interfaces of running pods, too")
+	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long nodes are waited for")
+	return cmd
+}
+
+// uninstaller takes Manx off a cluster. Each of its steps can be repeated: the agents'
+// DaemonSet, which tells how the nodes' directories are mounted, is kept to the end.
+type uninstaller struct {
+	client    kubernetes.Interface
+	objects   dynamic.Interface
+	namespace string
+	pods      bool
+	out       io.Writer
+	poll      time.Duration
+}
+
+func (u uninstaller) say(format string, args ...any) { fmt.Fprintf(u.out, format+"\n", args...) }
+
+// plan says what run would do, and fails.
+func (u uninstaller) plan(ctx context.Context) error {
+	ds, err := u.agents(ctx)
+	if err != nil {
+		return err
+	}
+	pods, err := u.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("uninstall: list pods: %w", err)
+	}
+	onNetwork := 0
+	for _, p := range pods.Items {
+		if !p.Spec.HostNetwork && p.Status.PodIP != "" && p.Status.Phase == corev1.PodRunning {
+			onNetwork++
+		}
+	}
+	return fmt.Errorf("nothing was changed: Manx would be taken off %d nodes, and %d running pods would lose their network; to do it: manxctl uninstall --yes",
+		ds.Status.DesiredNumberScheduled, onNetwork)
+}
+
+// agents returns the agents' DaemonSet.
+func (u uninstaller) agents(ctx context.Context) (*appsv1.DaemonSet, error) {
+	ds, err := u.client.AppsV1().DaemonSets(u.namespace).Get(ctx, agentDaemonSet, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("there is no DaemonSet %s in namespace %s, which says how nodes are to be cleaned: create manx.yaml first, also where it was deleted too early", agentDaemonSet, u.namespace)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read DaemonSet %s: %w", agentDaemonSet, err)
+	}
+	return ds, nil
+}
+
+func (u uninstaller) run(ctx context.Context) error {
+	ds, err := u.agents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{
+		u.stopControllers,
+		u.stopAgents,
+		func(ctx context.Context) error { return u.cleanNodes(ctx, ds) },
+		u.forgetNodes,
+		u.freePools,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	u.say("Manx is off every node. What is left are objects of the cluster, its pools among them: kubectl delete -f manx.yaml")
+	return nil
+}
+
+// stopControllers ends manx-controllers, which would put finalizers on pools again.
+func (u uninstaller) stopControllers(ctx context.Context) error {
+	_, err := u.client.AppsV1().Deployments(u.namespace).Patch(ctx, controllersDeployment, types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("stop Deployment %s: %w", controllersDeployment, err)
+	}
+	if err := u.awaitNoPods(ctx, controllersDeployment); err != nil {
+		return err
+	}
+	err = u.client.CoordinationV1().Leases(u.namespace).Delete(ctx, controllersDeployment, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete Lease %s: %w", controllersDeployment, err)
+	}
+	u.say("manx-controllers are stopped")
+	return nil
+}
+
+// stopAgents sends the agents away and keeps their DaemonSet.
+func (u uninstaller) stopAgents(ctx context.Context) error {
+	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":{%q:"true"}}}}}`, stoppedLabel)
+	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Patch(ctx, agentDaemonSet, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("stop DaemonSet %s: %w", agentDaemonSet, err)
+	}
+	if err := u.awaitNoPods(ctx, agentDaemonSet); err != nil {
+		return err
+	}
+	u.say("the agents are stopped")
+	return nil
+}
+
+// awaitNoPods waits until the last pod of the app has gone.
+func (u uninstaller) awaitNoPods(ctx context.Context, app string) error {
+	return u.await(ctx, func() (string, error) {
+		pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: appLabel + "=" + app})
+		if err != nil || len(pods.Items) == 0 {
+			return "", err
+		}
+		var left []string
+		for _, p := range pods.Items {
+			left = append(left, fmt.Sprintf("%s on %s (%s)", p.Name, p.Spec.NodeName, p.Status.Phase))
+		}
+		return "to end: " + strings.Join(left, ", "), nil
+	})
+}
+
+// await calls look until it waits for nothing. Its last word is in the error, and what
+// a user can do.
+func (u uninstaller) await(ctx context.Context, look func() (waitsFor string, err error)) error {
+	last := errors.New("the API server to answer")
+	for {
+		waitsFor, err := look()
+		switch {
+		case err != nil && ctx.Err() == nil:
+			last = err
+		case err == nil && waitsFor == "":
+			return nil
+		case err == nil:
+			last = errors.New(waitsFor)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gave up waiting for %w; for a machine that is gone: kubectl delete node NAME", last)
+		case <-time.After(u.poll):
+		}
+	}
+}
+
+// cleanNodes runs `manx-node uninstall` on every node.
+func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet) error {
+	sets := u.client.AppsV1().DaemonSets(u.namespace)
+	cleaner, err := cleanerOf(agents, u.pods)
+	if err != nil {
+		return err
+	}
+	if _, err := sets.Create(ctx, cleaner, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create DaemonSet %s: %w", cleanerDaemonSet, err)
+	}
+	clean := map[string]bool{}
+	if err := u.await(ctx, func() (string, error) { return u.cleaning(ctx, clean) }); err != nil {
+		return err
+	}
+	foreground := metav1.DeletePropagationForeground
+	if err := sets.Delete(ctx, cleanerDaemonSet, metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete DaemonSet %s: %w", cleanerDaemonSet, err)
+	}
+	return u.awaitNoPods(ctx, cleanerDaemonSet)
+}
+
+// cleaning says of each node when it is clean, and returns which are not yet.
+func (u uninstaller) cleaning(ctx context.Context, clean map[string]bool) (string, error) {
+	ds, err := u.client.AppsV1().DaemonSets(u.namespace).Get(ctx, cleanerDaemonSet, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: appLabel + "=" + cleanerDaemonSet})
+	if err != nil {
+		return "", err
+	}
+	var left []string
+	for _, p := range pods.Items {
+		switch node := p.Spec.NodeName; {
+		case clean[node]:
+		case ready(&p):
+			clean[node] = true
+			u.say("%s is clean", node)
+		default:
+			left = append(left, node+" ("+doing(&p)+")")
+		}
+	}
+	if len(left) > 0 {
+		slices.Sort(left)
+		return "nodes to be cleaned: " + strings.Join(left, ", "), nil
+	}
+	if s := ds.Status; s.ObservedGeneration < ds.Generation || s.DesiredNumberScheduled == 0 || s.NumberReady < s.DesiredNumberScheduled {
+		return fmt.Sprintf("nodes to be cleaned: %d of %d are", s.NumberReady, s.DesiredNumberScheduled), nil
+	}
+	return "", nil
+}
+
+func ready(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// doing is what a pod of the cleaner is at: why it failed last, or its phase.
+func doing(p *corev1.Pod) string {
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		for _, s := range []corev1.ContainerState{c.State, c.LastTerminationState} {
+			if t := s.Terminated; t != nil && t.ExitCode != 0 {
+				return fmt.Sprintf("failed %d times, last: %s", c.RestartCount+1, strings.TrimSpace(t.Message))
+			}
+		}
+		if w := c.State.Waiting; w != nil && w.Message != "" {
+			return w.Reason + ": " + w.Message
+		}
+	}
+	return string(p.Status.Phase)
+}
+
+// cleanerOf is a DaemonSet that runs `manx-node uninstall` on each node that an agent
+// was on, once, with the agents' image and their mounts of the node's directories. It
+// has no credential and, unlike init-host, no privilege but NET_ADMIN.
+func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
+	from := agents.Spec.Template.Spec
+	var image string
+	var pull corev1.PullPolicy
+	var env []corev1.EnvVar
+	var mounts []corev1.VolumeMount
+	mounted := map[string]bool{}
+	for _, c := range slices.Concat(from.InitContainers, from.Containers) {
+		switch c.Name {
+		case agentContainer:
+			image, pull = c.Image, c.ImagePullPolicy
+		case "install-cni":
+			for _, e := range c.Env {
+				if e.Name == "CNI_CONF_NAME" {
+					env = append(env, e)
+				}
+			}
+		case "init-host":
+		default: // what others have mounted is not to be cleaned
+			continue
+		}
+		for _, m := range c.VolumeMounts {
+			if !mounted[m.MountPath] {
+				mounted[m.MountPath] = true
+				mounts = append(mounts, m)
+			}
+		}
+	}
+	if image == "" {
+		return nil, fmt.Errorf("DaemonSet %s has no container %s, whose image is needed", agents.Name, agentContainer)
+	}
+	var volumes []corev1.Volume
+	for _, v := range from.Volumes {
+		if slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			volumes = append(volumes, v)
+		}
+	}
+	command := []string{"/usr/local/bin/manx-node", "uninstall", "--wait"}
+	if pods {
+		command = append(command, "--pods")
+	}
+	no, yes := false, true
+	unprivileged := func(capabilities ...corev1.Capability) *corev1.SecurityContext {
+		return &corev1.SecurityContext{
+			AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities},
+		}
+	}
+	var zero int64
+	labels := map[string]string{appLabel: cleanerDaemonSet}
+	selector := map[string]string{}
+	for k, v := range from.NodeSelector {
+		if k != stoppedLabel {
+			selector[k] = v
+		}
+	}
+	return &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: cleanerDaemonSet, Namespace: agents.Namespace, Labels: labels},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{
+					NodeSelector: selector, Affinity: from.Affinity, Tolerations: from.Tolerations, HostNetwork: true,
+					PriorityClassName: from.PriorityClassName, ImagePullSecrets: from.ImagePullSecrets,
+					AutomountServiceAccountToken: &no, TerminationGracePeriodSeconds: &zero,
+					SecurityContext: from.SecurityContext,
+					InitContainers: []corev1.Container{{
+						Name: "uninstall", Image: image, ImagePullPolicy: pull, Command: command, Env: env, VolumeMounts: mounts,
+						SecurityContext: unprivileged("NET_ADMIN"), TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+					}},
+					Containers: []corev1.Container{{
+						Name: "pause", Image: image, ImagePullPolicy: pull, Command: []string{"/usr/local/bin/manx-node", "pause"},
+						SecurityContext: unprivileged(),
+					}},
+					Volumes: volumes,
+				},
+			},
+		},
+	}, nil
+}
+
+// forgetNodes takes from the Nodes what the agents said there.
+func (u uninstaller) forgetNodes(ctx context.Context) error {
+	nodes, err := u.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		patch := map[string]any{}
+		gone := map[string]any{}
+		for _, name := range apiv1.NodeAnnotations {
+			if _, has := n.Annotations[name]; has {
+				gone[name] = nil
+			}
+		}
+		if len(gone) > 0 {
+			patch["metadata"] = map[string]any{"annotations": gone}
+		}
+		if slices.ContainsFunc(n.Status.Conditions, setByAgent) {
+			patch["status"] = map[string]any{"conditions": []any{map[string]any{"type": corev1.NodeNetworkUnavailable, "$patch": "delete"}}}
+		}
+		if len(patch) == 0 {
+			continue
+		}
+		raw, err := json.Marshal(patch)
+		if err != nil {
+			return err
+		}
+		if _, err := u.client.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, raw, metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("take annotations and condition from Node %s: %w", n.Name, err)
+		}
+	}
+	u.say("%d Nodes have no annotation and no condition of Manx", len(nodes.Items))
+	return nil
+}
+
+func setByAgent(c corev1.NodeCondition) bool {
+	return c.Type == corev1.NodeNetworkUnavailable && (c.Reason == apiv1.ReasonNodeNetworkUp || c.Reason == apiv1.ReasonNodeIPIPUnavailable)
+}
+
+// freePools takes the finalizer from the pools.
+func (u uninstaller) freePools(ctx context.Context) error {
+	pools := u.objects.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools))
+	list, err := pools.List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil // the CRDs are gone, and the pools with them
+	}
+	if err != nil {
+		return fmt.Errorf("list pools: %w", err)
+	}
+	for _, p := range list.Items {
+		had := p.GetFinalizers()
+		left := slices.DeleteFunc(slices.Clone(had), func(f string) bool { return f == apiv1.FinalizerPoolInUse })
+		if len(left) == len(had) {
+			continue
+		}
+		// The version makes sure that nobody's finalizer is lost.
+		raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"finalizers": left, "resourceVersion": p.GetResourceVersion()}})
+		if err != nil {
+			return err
+		}
+		if _, err := pools.Patch(ctx, p.GetName(), types.MergePatchType, raw, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("take the finalizer from pool %s: %w", p.GetName(), err)
+		}
+	}
+	u.say("no pool waits for Manx to be deleted")
+	return nil
+}

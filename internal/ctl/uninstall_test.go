@@ -1,0 +1,225 @@
+package ctl
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// installed is the agents' DaemonSet as the manifest has it.
+func installed(t *testing.T) *appsv1.DaemonSet {
+	t.Helper()
+	f, err := os.Open("../../manifests/src/30-node.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var ds appsv1.DaemonSet
+	if err := yaml.NewYAMLOrJSONDecoder(f, 4096).Decode(&ds); err != nil || ds.Name != agentDaemonSet {
+		t.Fatalf("DaemonSet %q: %v", ds.Name, err)
+	}
+	return &ds
+}
+
+func podOf(app, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: app + "-" + node, Labels: map[string]string{appLabel: app}},
+		Spec:       corev1.PodSpec{NodeName: node, HostNetwork: true},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+}
+
+// uninstallLab is a cluster of two nodes whose controllers and kubelets act at once: what
+// is stopped has no pods, and the cleaner's pods are as the function says.
+func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *bytes.Buffer) {
+	t.Helper()
+	nodes := []string{"node1", "node2"}
+	ds := installed(t)
+	ds.Status.DesiredNumberScheduled = int32(len(nodes))
+	objects := []runtime.Object{
+		ds,
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: controllersDeployment}},
+		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: controllersDeployment}},
+		podOf(controllersDeployment, nodes[0]),
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.1"}},
+	}
+	for _, n := range nodes {
+		objects = append(objects, podOf(agentDaemonSet, n), &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: n, Annotations: map[string]string{
+				apiv1.AnnotationNodeIPv4: "172.30.0.11/24", apiv1.AnnotationNodePoolModes: "{}", apiv1.AnnotationNodeAS: "64512", "mine": "1",
+			}},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+				{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: apiv1.ReasonNodeNetworkUp},
+				{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
+			}},
+		})
+	}
+	client := fake.NewClientset(objects...)
+	tracker := client.Tracker()
+	podsGVR := corev1.SchemeGroupVersion.WithResource("pods")
+	gone := func(app string) {
+		for _, n := range nodes {
+			_ = tracker.Delete(podsGVR, metav1.NamespaceSystem, app+"-"+n)
+		}
+	}
+	client.PrependReactor("patch", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		switch p := a.(clienttesting.PatchAction); p.GetResource().Resource {
+		case "deployments":
+			gone(p.GetName())
+		case "daemonsets":
+			if strings.Contains(string(p.GetPatch()), stoppedLabel) {
+				gone(p.GetName())
+			}
+		}
+		return false, nil, nil
+	})
+	client.PrependReactor("create", "daemonsets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		set := a.(clienttesting.CreateAction).GetObject().(*appsv1.DaemonSet)
+		set.Status.DesiredNumberScheduled = int32(len(nodes))
+		for _, n := range nodes {
+			p := podOf(set.Name, n)
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			if cleaned != nil {
+				cleaned(p)
+			}
+			if ready(p) {
+				set.Status.NumberReady++
+			}
+			if err := tracker.Add(p); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil, nil
+	})
+	client.PrependReactor("delete", "daemonsets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		gone(a.(clienttesting.DeleteAction).GetName())
+		return false, nil, nil
+	})
+	pool := poolObject("pool", "10.244.0.0/16", "Always", "Never", nil)
+	pool.SetFinalizers([]string{"example.org/mine", apiv1.FinalizerPoolInUse})
+	gvr := apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools)
+	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{gvr: "IPPoolList"}, pool)
+	out = &bytes.Buffer{}
+	return uninstaller{client: client, objects: dyn, namespace: metav1.NamespaceSystem, out: out, poll: time.Millisecond}, out
+}
+
+func TestUninstall(t *testing.T) {
+	u, out := uninstallLab(t, nil)
+	ctx := t.Context()
+	if err := u.plan(ctx); err == nil || !strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
+		t.Errorf("plan: %v", err)
+	}
+	for range 2 { // it can be repeated
+		if err := u.run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"manx-controllers are stopped\n", "the agents are stopped\n", "node1 is clean\n", "node2 is clean\n", "kubectl delete -f manx.yaml\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, out)
+		}
+	}
+	nodes, err := u.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes.Items {
+		if len(n.Annotations) != 2 || n.Annotations["mine"] != "1" || n.Annotations[apiv1.AnnotationNodeAS] != "64512" {
+			t.Errorf("%s: annotations %v, want the user's alone", n.Name, n.Annotations)
+		}
+		if c := n.Status.Conditions; len(c) != 1 || c[0].Type != corev1.NodeReady {
+			t.Errorf("%s: conditions %v, want Ready alone", n.Name, c)
+		}
+	}
+	pool, err := u.objects.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools)).Get(ctx, "pool", metav1.GetOptions{})
+	if err != nil || !slices.Equal(pool.GetFinalizers(), []string{"example.org/mine"}) {
+		t.Errorf("finalizers %v (%v), want the other one alone", pool.GetFinalizers(), err)
+	}
+	if _, err := u.client.CoordinationV1().Leases(u.namespace).Get(ctx, controllersDeployment, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Lease: %v, want it gone", err)
+	}
+	pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil || len(pods.Items) != 0 {
+		t.Errorf("pods left: %v, %v", pods.Items, err)
+	}
+}
+
+// A node that can not be cleaned is named with its reason, and nothing is forgotten.
+func TestUninstallFails(t *testing.T) {
+	u, _ := uninstallLab(t, func(p *corev1.Pod) {
+		if p.Spec.NodeName != "node2" {
+			return
+		}
+		p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{RestartCount: 1, LastTerminationState: corev1.ContainerState{
+			Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: "manx-node: uninstall: read-only file system\n"},
+		}}}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	err := u.run(ctx)
+	if err == nil || !strings.Contains(err.Error(), "nodes to be cleaned: node2 (failed 2 times, last: manx-node: uninstall: read-only file system)") {
+		t.Errorf("%v, want node2 and its reason", err)
+	}
+	n, err := u.client.CoreV1().Nodes().Get(t.Context(), "node2", metav1.GetOptions{})
+	if err != nil || n.Annotations[apiv1.AnnotationNodeIPv4] == "" {
+		t.Errorf("node2 was forgotten before it was clean: %v, %v", n.Annotations, err)
+	}
+	if err := u.client.AppsV1().DaemonSets(u.namespace).Delete(t.Context(), agentDaemonSet, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.run(t.Context()); err == nil || !strings.Contains(err.Error(), "create manx.yaml first") {
+		t.Errorf("without the DaemonSet: %v", err)
+	}
+}
+
+// The cleaner has what the work needs, and nothing else of the agents'.
+func TestCleaner(t *testing.T) {
+	agents := installed(t)
+	agents.Spec.Template.Spec.NodeSelector[stoppedLabel] = "true" // it runs again
+	ds, err := cleanerOf(agents, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := ds.Spec.Template.Spec
+	c := spec.InitContainers[0]
+	var paths []string
+	for _, m := range c.VolumeMounts {
+		paths = append(paths, m.MountPath)
+	}
+	slices.Sort(paths)
+	if want := []string{"/host/etc/cni/net.d", "/host/etc/iproute2", "/host/opt/cni/bin", "/var/run/manx"}; !slices.Equal(paths, want) || len(spec.Volumes) != len(want) {
+		t.Errorf("mounts %v of %d volumes, want %v", paths, len(spec.Volumes), want)
+	}
+	if len(c.Env) != 1 || c.Env[0].Name != "CNI_CONF_NAME" || c.Command[len(c.Command)-1] != "--pods" {
+		t.Errorf("environment %v, command %v", c.Env, c.Command)
+	}
+	if spec.ServiceAccountName != "" || *spec.AutomountServiceAccountToken || !spec.HostNetwork || len(spec.Tolerations) != 3 {
+		t.Errorf("service account %q, token %v, host network %v, tolerations %v", spec.ServiceAccountName, *spec.AutomountServiceAccountToken, spec.HostNetwork, spec.Tolerations)
+	}
+	if len(spec.NodeSelector) != 1 || spec.NodeSelector["kubernetes.io/os"] != "linux" {
+		t.Errorf("it selects nodes by %v", spec.NodeSelector)
+	}
+	agents.Spec.Template.Spec.Containers = nil
+	if _, err := cleanerOf(agents, false); err == nil {
+		t.Error("made without an image")
+	}
+}
