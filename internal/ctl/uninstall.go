@@ -73,11 +73,13 @@ Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
 			u.out = cmd.OutOrStdout()
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			if !yes {
-				return u.plan(ctx)
+			if yes {
+				err = u.run(ctx)
+			} else {
+				err = u.plan(ctx)
 			}
-			if err := u.run(ctx); err != nil {
-				return fmt.Errorf("uninstall: %w; what is done stays done, and the command can be repeated", err)
+			if err != nil {
+				return fmt.Errorf("uninstall: %w", err)
 			}
 			return nil
 		},
@@ -112,7 +114,7 @@ func (u uninstaller) plan(ctx context.Context) error {
 	}
 	pods, err := u.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return fmt.Errorf("uninstall: list pods: %w", err)
+		return fmt.Errorf("list pods: %w", err)
 	}
 	onNetwork := 0
 	for _, p := range pods.Items {
@@ -149,7 +151,7 @@ func (u uninstaller) run(ctx context.Context) error {
 		u.freePools,
 	} {
 		if err := step(ctx); err != nil {
-			return err
+			return fmt.Errorf("%w; what is done stays done, and the command can be repeated", err)
 		}
 	}
 	u.say("Manx is off every node. What is left are objects of the cluster, its pools among them: kubectl delete -f manx.yaml")
