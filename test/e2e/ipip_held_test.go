@@ -17,7 +17,7 @@ import (
 func TestIPIPSwitchHeld(t *testing.T) {
 	inMode(t, calc.Always)
 	const away = "node3"
-	flows := flowsAtRate(t, switchRate, "node1", "node2")
+	flows := flowsBetween(t, "node1", "node2")
 	bringBack := agentAway(t, away)
 	if err := setMode(t.Context(), calc.CrossSubnet); err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestIPIPSwitchHeld(t *testing.T) {
 		})
 		heldBecause(t, node, "ipipMode is CrossSubnet, packets still travel as with Always", away+" (has not answered: is its agent running?)")
 	}
-	sendMore(t, flows[0], 2*switchRate)
+	sendMore(t, flows[0], 2*rate)
 	if w, err := word(t.Context(), "node1"); err != nil || w.Stage != mode.Accepting {
 		t.Errorf("node1 does not wait any longer: %+v, %v", w, err)
 	}
@@ -42,7 +42,7 @@ func TestIPIPSwitchHeld(t *testing.T) {
 	bringBack()
 	awaitMode(t, calc.CrossSubnet)
 	onWire(t, "node1", "node2", false)
-	sendMore(t, flows[0], 2*switchRate)
+	sendMore(t, flows[0], 2*rate)
 	unhurt(t, flows)
 }
 

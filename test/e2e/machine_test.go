@@ -28,9 +28,9 @@ var (
 	// pollEvery is how often a condition is looked at. Looking is work, too: on an
 	// emulated machine the one who asks all the time keeps others from getting there.
 	pollEvery = time.Duration(slowness) * 100 * time.Millisecond
-	// rate of each flow, in packets per second, and switchRate while a pool's mode is
-	// changed, where a lost packet is what is looked for. An emulated machine carries two
-	// flows of switchRate, and then little else: what takes seconds takes minutes.
+	// rate of each flow, in packets per second, and switchRate while a pool's mode goes
+	// through all changes. An emulated machine carries two flows of switchRate, and then
+	// little else: what takes seconds takes minutes, and to start a pod takes for ever.
 	// MANX_E2E_RATE overrides both.
 	rate, switchRate = 1000, 1000
 	// beat is how often a flow sends and receives what there is. On an emulated machine
