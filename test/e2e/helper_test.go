@@ -58,17 +58,19 @@ func eventuallyIn(t *testing.T, limit time.Duration, what string, check func(con
 	defer cancel()
 	var last error
 	for {
+		start := time.Now()
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		took := time.Since(start)
 		if ctx.Err() == nil {
 			last = err
 		}
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s: not within %v: %v", what, limit, last)
-		case <-time.After(pollEvery):
+		case <-time.After(max(pollEvery, took)): // half of the time is for others
 		}
 	}
 }
