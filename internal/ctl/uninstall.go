@@ -232,18 +232,34 @@ func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet) e
 	if err != nil {
 		return err
 	}
-	if _, err := sets.Create(ctx, cleaner, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	// One that an earlier run left behind has cleaned before the agents ran last.
+	if err := u.removeCleaner(ctx); err != nil {
+		return err
+	}
+	if _, err := sets.Create(ctx, cleaner, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create DaemonSet %s: %w", cleanerDaemonSet, err)
 	}
 	clean := map[string]bool{}
 	if err := u.await(ctx, func() (string, error) { return u.cleaning(ctx, clean) }); err != nil {
 		return err
 	}
+	return u.removeCleaner(ctx)
+}
+
+// removeCleaner returns when the cleaner is gone, and its pods.
+func (u uninstaller) removeCleaner(ctx context.Context) error {
+	sets := u.client.AppsV1().DaemonSets(u.namespace)
 	foreground := metav1.DeletePropagationForeground
 	if err := sets.Delete(ctx, cleanerDaemonSet, metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete DaemonSet %s: %w", cleanerDaemonSet, err)
 	}
-	return u.awaitNoPods(ctx, cleanerDaemonSet)
+	return u.await(ctx, func() (string, error) {
+		_, err := sets.Get(ctx, cleanerDaemonSet, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return "", u.awaitNoPods(ctx, cleanerDaemonSet)
+		}
+		return "DaemonSet " + cleanerDaemonSet + " to go", err
+	})
 }
 
 // cleaning says of each node when it is clean, and returns which are not yet.

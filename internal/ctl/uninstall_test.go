@@ -124,6 +124,12 @@ func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *
 func TestUninstall(t *testing.T) {
 	u, out := uninstallLab(t, nil)
 	ctx := t.Context()
+	// Left by a run that was interrupted, before the agents were started again: it says
+	// that the nodes are clean.
+	stale := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.namespace, Name: cleanerDaemonSet, Annotations: map[string]string{"stale": "1"}}}
+	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Create(ctx, stale, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	if err := u.plan(ctx); err == nil || !strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
 		t.Errorf("plan: %v", err)
 	}
@@ -131,6 +137,15 @@ func TestUninstall(t *testing.T) {
 		if err := u.run(ctx); err != nil {
 			t.Fatal(err)
 		}
+	}
+	cleaners := 0
+	for _, a := range u.client.(*fake.Clientset).Actions() {
+		if a.Matches("create", "daemonsets") && a.(clienttesting.CreateAction).GetObject().(*appsv1.DaemonSet).Annotations["stale"] == "" {
+			cleaners++
+		}
+	}
+	if cleaners != 2 {
+		t.Errorf("two runs cleaned %d times", cleaners)
 	}
 	for _, want := range []string{"manx-controllers are stopped\n", "the agents are stopped\n", "node1 is clean\n", "node2 is clean\n", "kubectl delete -f manx.yaml\n"} {
 		if !strings.Contains(out.String(), want) {
