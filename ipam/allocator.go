@@ -220,6 +220,15 @@ func (a *Allocator) Release(ctx context.Context, handle string) ([]netip.Addr, e
 	return freed, nil
 }
 
+// ReleaseAddr frees one address of the handle, in a block that this node knows of, and
+// leaves the handle its others. That it does not hold the address is no error.
+func (a *Allocator) ReleaseAddr(ctx context.Context, handle string, addr netip.Addr) error {
+	if _, err := a.do(ctx, &request{handle: handle, only: addr}); err != nil {
+		return fmt.Errorf("release %s of %s: %w", addr, handle, err)
+	}
+	return nil
+}
+
 // Flush waits until every handle object says what the blocks say.
 func (a *Allocator) Flush(ctx context.Context) error {
 	if err := a.begin(ctx); err != nil { // a batch may be answered and not quite done

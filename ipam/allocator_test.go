@@ -119,6 +119,38 @@ func TestIdempotent(t *testing.T) {
 	audit(t, s)
 }
 
+// TestMove: a handle whose pool is no longer to be assigned from gets an address in
+// another before it gives the first one up. It never has none.
+func TestMove(t *testing.T) {
+	s := store.New(&fake.Backend{})
+	p, q := ipPool("p", "10.0.0.0/24", 0), ipPool("q", "10.0.1.0/24", 0)
+	pools := []*v1.IPPool{p, q}
+	n := syncWith(t, ipam.Config{Node: "n1", Store: s, Pools: func() []*v1.IPPool { return pools }})
+	first := n.assign("h")
+	n.assign("somebody else's in the same block")
+	away := *p
+	away.Spec.Disabled = true
+	pools = []*v1.IPPool{&away, q}
+	both, err := n.Assign(ctx(t), ipam.Request{Handle: "h", Num4: 2})
+	if err != nil || len(both) != 2 || !slices.Contains(both, first) {
+		t.Fatalf("with one more: %v, %v; want %s and another", both, err, first)
+	}
+	second := both[1-slices.Index(both, first)]
+	if !q.Prefix().Contains(second) {
+		t.Errorf("the other is %s, want one of %s", second, q.Prefix())
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := n.ReleaseAddr(ctx(t), "h", first); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.Held("h"); !slices.Equal(got, []netip.Addr{second}) {
+			t.Errorf("held after the release of %s: %v, want %s", first, got, second)
+		}
+	}
+	n.flush()
+	audit(t, s)
+}
+
 // TestFreedBehindOurBack shows that an address which somebody else freed is not
 // handed out from memory: another may have it by now.
 func TestFreedBehindOurBack(t *testing.T) {

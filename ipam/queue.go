@@ -14,6 +14,7 @@ type request struct {
 	ctx    context.Context
 	assign *Request
 	handle string
+	only   netip.Addr  // a Release of one address of the handle, if valid
 	answer chan answer // holds one
 
 	outcome outcome      // of the latest round

@@ -113,7 +113,7 @@ func (r *round) run(batch []*request) (again []*request) {
 	r.reserved, r.inUse = r.a.reserved(), r.a.InUse()
 	for _, q := range batch {
 		if q.assign == nil {
-			q.outcome = r.release(q.handle)
+			q.outcome = r.release(q.handle, q.only)
 		} else {
 			q.outcome = r.assign(q.assign)
 		}
@@ -201,11 +201,16 @@ func (r *round) claim(short []*request) (again []*request) {
 	return again
 }
 
-// release frees a handle's addresses in the drafts.
-func (r *round) release(handle string) (o outcome) {
+// release frees a handle's addresses in the drafts, or one of them.
+func (r *round) release(handle string, only netip.Addr) (o outcome) {
 	for _, d := range r.drafts {
+		if only.IsValid() && !d.cidr.Contains(only) {
+			continue
+		}
 		if len(r.a.heldBy(d.work, handle)) > 0 || d.doubt {
-			freed := d.edit(handle).ReleaseFunc(func(e block.Entry) bool { return r.a.isFor(handle, e) })
+			freed := d.edit(handle).ReleaseFunc(func(e block.Entry) bool {
+				return r.a.isFor(handle, e) && (!only.IsValid() || e.Addr == only)
+			})
 			d.released += len(freed)
 			o.parts = append(o.parts, part{d, freed})
 		}
@@ -282,7 +287,9 @@ func (a *Allocator) noteOutcome(q *request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if q.assign == nil {
-		a.released[q.handle] = true
+		if !q.only.IsValid() {
+			a.released[q.handle] = true
+		}
 		return
 	}
 	delete(a.released, q.handle)
