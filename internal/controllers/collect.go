@@ -71,6 +71,8 @@ func (c *collector) run(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-c.watch.configured: // a shorter grace period does not wait for the longer one
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return nil

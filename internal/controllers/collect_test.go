@@ -74,3 +74,35 @@ func TestLook(t *testing.T) {
 		t.Errorf("the second look: %v, %+v", err, swept)
 	}
 }
+
+// TestSettingsWake: new settings do not wait for the next look of the old ones, which
+// may be a minute away.
+func TestSettingsWake(t *testing.T) {
+	core, custom := clusterObjects(t) // with a KubeControllersConfiguration
+	w := startWatch(t, core, custom...)
+	kube := kubefake.NewClientset()
+	kube.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) { return true, &corev1.PodList{}, nil })
+	looks := make(chan struct{}, 10)
+	c := &collector{
+		watch: w, kube: kube, log: slog.New(slog.DiscardHandler), now: time.Now, grace: time.Hour,
+		beat: func() { looks <- struct{}{} }, sweep: func(context.Context, gc.Plan, uint64) error { return nil },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.run(ctx) }()
+	// One when it starts, one for the settings that the watch has heard of, one for these.
+	for i := range 3 {
+		select {
+		case <-looks:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d looks, want 3", i)
+		}
+		if i == 1 {
+			w.configured <- struct{}{}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -38,6 +38,8 @@ type watch struct {
 	epoch     *epoch
 	informers map[string]cache.SharedIndexInformer // by kind
 	factories []factory
+	// configured has a value after a change of the settings.
+	configured chan struct{}
 }
 
 type factory interface {
@@ -50,7 +52,7 @@ type factory interface {
 func newWatch(kube kubernetes.Interface, custom dynamic.Interface, e *epoch, changed func()) (*watch, error) {
 	core := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithTransform(trimCore))
 	dyn := dynamicinformer.NewFilteredDynamicSharedInformerFactory(custom, 0, metav1.NamespaceAll, nil)
-	w := &watch{epoch: e, factories: []factory{core, dyn}, informers: map[string]cache.SharedIndexInformer{
+	w := &watch{epoch: e, configured: make(chan struct{}, 1), factories: []factory{core, dyn}, informers: map[string]cache.SharedIndexInformer{
 		kindPod:  core.Core().V1().Pods().Informer(),
 		kindNode: core.Core().V1().Nodes().Informer(),
 	}}
@@ -80,9 +82,15 @@ func newWatch(kube kubernetes.Interface, custom dynamic.Interface, e *epoch, cha
 			return nil, fmt.Errorf("watch %s: %w", kind, err)
 		}
 	}
-	for _, kind := range []string{kindBlock, kindPool, kindReservation} {
+	configured := func() {
+		select {
+		case w.configured <- struct{}{}:
+		default:
+		}
+	}
+	for kind, tell := range map[string]func(){kindBlock: changed, kindPool: changed, kindReservation: changed, kindConfig: configured} {
 		_, err := w.informers[kind].AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { changed() }, UpdateFunc: func(_, _ any) { changed() }, DeleteFunc: func(any) { changed() },
+			AddFunc: func(any) { tell() }, UpdateFunc: func(_, _ any) { tell() }, DeleteFunc: func(any) { tell() },
 		})
 		if err != nil {
 			return nil, fmt.Errorf("watch %s: %w", kind, err)
