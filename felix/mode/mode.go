@@ -14,8 +14,9 @@ type Pool struct {
 	Name string
 	// Target is its ipipMode; empty is Never.
 	Target calc.EncapMode
-	// Gen is the object's metadata.generation.
+	// Gen and UID are the object's metadata.generation and metadata.uid.
 	Gen int64
+	UID string
 	// Force lets the change go on although probes fail.
 	Force bool
 }
@@ -46,8 +47,11 @@ type Input struct {
 	// Probes has the result of the probes by target mode. A mode that is missing
 	// has not been probed.
 	Probes map[calc.EncapMode]Probe
-	// Applied: the kernel's routes are what Own says this node sends.
+	// Applied: the kernel's routes are what Own says this node sends, and none is held
+	// back from an agent before this one.
 	Applied bool
+	// ApplyError says what the kernel refuses of that.
+	ApplyError string
 }
 
 // Probe is the result of asking all other nodes by a new way.
@@ -85,6 +89,7 @@ func Step(in Input) Decision {
 			p.Target = calc.Never
 		}
 		w := next(in, p)
+		w.Why = cut(w.Why)
 		d.Own[p.Name] = w
 		d.judge(in, p, w)
 	}
@@ -98,7 +103,7 @@ func Step(in Input) Decision {
 // next is what this node says of p now: one stage further when nothing hinders it.
 func next(in Input, p Pool) Word {
 	w, said := in.Own[p.Name]
-	if !said {
+	if !said || !w.about(p) {
 		w = first(in, p)
 	}
 	w.Why = ""
@@ -108,14 +113,19 @@ func next(in Input, p Pool) Word {
 			w.Stage = Verified
 			if in.Applied {
 				w.Stage = Sending
+			} else {
+				w.Why = in.ApplyError
 			}
 		}
-		w.Target, w.Gen = p.Target, p.Gen
+		w.Target, w.Gen, w.UID = p.Target, p.Gen, p.UID
 		return w
 	}
-	if !w.heard(p) || w.Stage == Sending {
+	// Who has accepted and can not any longer says so, whatever it has said before.
+	broken := p.Target != calc.Never && in.TunnelProblem != ""
+	if !w.heard(p) || w.Stage == Sending || broken {
 		w = Word{Sends: w.Sends, Target: p.Target, Stage: Preparing, Gen: p.Gen}
 	}
+	w.UID = p.UID
 	switch w.Stage {
 	case Preparing:
 		if w.Why = in.hinders(p.Target); w.Why == "" {
@@ -142,17 +152,20 @@ func next(in Input, p Pool) Word {
 // that joins sends as the others do; a pool that is new to all is as it should be.
 func first(in Input, p Pool) Word {
 	votes := map[calc.EncapMode]int{}
+	agreed := false
 	for _, o := range in.Others {
-		if w, ok := o.Words[p.Name]; ok {
+		if w, ok := o.Words[p.Name]; ok && w.about(p) {
 			votes[w.Sends]++
+			// Whoever sends it now has seen that all accept it. What a node that is
+			// down did in a former time says nothing.
+			agreed = agreed || w.Sends == p.Target && w.heard(p)
 		}
 	}
-	if votes[p.Target] > 0 || len(votes) == 0 {
-		// Whoever sends it has seen that all accept it.
-		return Word{Sends: p.Target, Target: p.Target, Stage: Sending, Gen: p.Gen}
+	if agreed || len(votes) == 0 {
+		return Word{Sends: p.Target, Target: p.Target, Stage: Sending, Gen: p.Gen, UID: p.UID}
 	}
 	most := slices.MaxFunc(slices.Sorted(maps.Keys(votes)), func(a, b calc.EncapMode) int { return votes[a] - votes[b] })
-	return Word{Sends: most, Target: p.Target, Stage: Preparing, Gen: p.Gen}
+	return Word{Sends: most, Target: p.Target, Stage: Preparing, Gen: p.Gen, UID: p.UID}
 }
 
 // hinders says why this node does not accept target yet, empty when it does.
@@ -191,15 +204,22 @@ func missing(in Input, p Pool, stage Stage) (out []string) {
 
 // judge adds what follows from this node's word on p.
 func (d *Decision) judge(in Input, p Pool, w Word) {
-	if w.settled(p.Target) {
-		if len(missing(in, p, Sending)) > 0 {
-			d.Moving = true
+	hold := func(what []string) {
+		if len(what) > 0 {
+			d.Held = append(d.Held, Held{p.Name, fmt.Sprintf("ipipMode is %s, %s: waiting for %s", p.Target, travelling(p, w), list(what))})
 		}
+	}
+	if w.settled(p.Target) {
+		d.Moving = d.Moving || len(missing(in, p, Sending)) > 0
+		hold(stuck(in, p))
 		return
 	}
 	d.Moving = true
-	if w.Sends == p.Target {
-		return // its routes are being written
+	if w.Sends == p.Target { // its routes are being written
+		if w.Why != "" {
+			hold([]string{"this node (" + w.Why + ")"})
+		}
+		return
 	}
 	stage := Accepting
 	if w.Stage == Verified {
@@ -212,11 +232,26 @@ func (d *Decision) judge(in Input, p Pool, w Word) {
 	if w.Why != "" {
 		what = slices.Insert(what, 0, "this node ("+w.Why+")")
 	}
-	if len(what) == 0 {
-		return // on its way
+	hold(what) // or nothing: it is on its way
+}
+
+// travelling says how this node sends to p.
+func travelling(p Pool, w Word) string {
+	if w.Sends == p.Target {
+		return "packets from here travel so, not all from elsewhere"
 	}
-	d.Held = append(d.Held, Held{p.Name, fmt.Sprintf(
-		"ipipMode is %s, packets still travel as with %s: waiting for %s", p.Target, w.Sends, list(what))})
+	return "packets still travel as with " + string(w.Sends)
+}
+
+// stuck lists the other nodes that can not send p's way although all accept it.
+func stuck(in Input, p Pool) (out []string) {
+	for _, o := range in.Others {
+		if w := o.Words[p.Name]; w.heard(p) && w.Sends == p.Target && w.Stage != Sending && w.Why != "" {
+			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Why))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // maxListed bounds how many nodes a message names.
@@ -246,8 +281,10 @@ func (d *Decision) tunnel(in Input) {
 			// A device that is there stays until every node has said of the pool as
 			// it is now that it does not send IPIP. One that is not is not made for
 			// somebody who is only thinking about it.
-			quiet := w.Target == calc.Never && w.Stage == Sending && (d.Own[pool] == Word{} || w.Gen == d.Own[pool].Gen)
-			if w.Sends != calc.Never || in.TunnelUp && !quiet {
+			// Nor for a pool that does not exist: that is a word of a node that is gone.
+			own, exists := d.Own[pool]
+			quiet := w.Target == calc.Never && w.Stage == Sending && (!exists || w.Gen == own.Gen)
+			if w.Sends != calc.Never && (exists || in.TunnelUp) || in.TunnelUp && !quiet {
 				d.TunnelFor = append(d.TunnelFor, o.Name)
 				break
 			}

@@ -34,6 +34,9 @@ type Word struct {
 	// a word could be taken for an answer to a question asked later, when a pool
 	// changes to and fro.
 	Gen int64 `json:"gen"`
+	// UID is that object's metadata.uid: a pool that is deleted and made anew under its
+	// name is another, of which nobody has said anything. Empty matches every pool.
+	UID string `json:"uid,omitempty"`
 	// Why says what keeps this node in its stage, when that is its own fault.
 	Why string `json:"why,omitempty"`
 }
@@ -43,8 +46,12 @@ func (w Word) settled(mode calc.EncapMode) bool {
 	return w.Sends == mode && w.Target == mode && w.Stage == Sending
 }
 
+// about reports whether the word is about that pool, or about one before it that had
+// the same name.
+func (w Word) about(p Pool) bool { return w.UID == "" || p.UID == "" || w.UID == p.UID }
+
 // heard reports whether the word is about the pool as it is now.
-func (w Word) heard(p Pool) bool { return w.Target == p.Target && w.Gen == p.Gen }
+func (w Word) heard(p Pool) bool { return w.about(p) && w.Target == p.Target && w.Gen == p.Gen }
 
 // reached reports whether the node is at least in stage on its way to p's target.
 func (w Word) reached(p Pool, stage Stage) bool {
@@ -66,8 +73,10 @@ func (w Words) Encode() string {
 	return string(b)
 }
 
-// maxWhy bounds what is repeated of another node's reason, in bytes.
+// maxWhy bounds a reason, in bytes: what this node gives and what it repeats of another's.
 const maxWhy = 300
+
+func cut(why string) string { return strings.ToValidUTF8(why[:min(len(why), maxWhy)], "") }
 
 // Parse reads the annotation; no text is no words. What other agents say is taken
 // only as far as it makes sense.
@@ -86,7 +95,7 @@ func Parse(text string) (Words, error) {
 		if _, known := rank[word.Stage]; !known {
 			return nil, fmt.Errorf("pool modes: pool %q: stage %q: want preparing, accepting, verified or sending", pool, word.Stage)
 		}
-		word.Why = strings.ToValidUTF8(word.Why[:min(len(word.Why), maxWhy)], "")
+		word.Why = cut(word.Why)
 		w[pool] = word
 	}
 	return w, nil

@@ -48,9 +48,9 @@ func TestParseNodeTunnel(t *testing.T) {
 		{"a prefix", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1/26"}, "", "", "such as 10.244.0.1"},
 		{"IPv6", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "fd00::1"}, "", "", "want an IPv4 unicast address"},
 		{"multicast", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "224.0.0.1"}, "", "", "want an IPv4 unicast address"},
-		{"as large as it may be", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 16384)}, "", strings.Repeat("m", 16384), ""},
-		{"too large", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 16385), apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1"},
-			"10.244.0.1", "", "manx.io/pool-modes: 16385 bytes; want 16384 at most"},
+		{"as large as it may be", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163840)}, "", strings.Repeat("m", 163840), ""},
+		{"too large", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163841), apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1"},
+			"10.244.0.1", "", "manx.io/pool-modes: 163841 bytes; want 163840 at most"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.annotations[apiv1.AnnotationNodeIPv4] = "10.0.0.5/24"

@@ -11,9 +11,10 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 )
 
-// maxPoolModes bounds the annotation manx.io/pool-modes, in bytes: room for
-// hundreds of pools. A node's agent is not trusted with every other's memory.
-const maxPoolModes = 16 << 10
+// maxPoolModes bounds the annotation manx.io/pool-modes, in bytes: room for a
+// thousand pools below what the API server takes of all annotations of an object
+// together (256 KiB). A node's agent is not trusted with every other's memory.
+const maxPoolModes = 160 << 10
 
 // trimmedNode is what the informer keeps of a Node: the value, or why it can
 // not be used.
