@@ -11,6 +11,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/caps"
 	"github.com/manx-cni/manx/felix/iface"
+	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/rules"
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -25,6 +26,7 @@ func (d *Dataplane) apply(ctx context.Context) error {
 		return nil // events are kept until somebody has said what is wanted
 	}
 	d.takeChanges(d.watcher.Take())
+	d.takeRPFilters(d.rpSet.take())
 	if time.Since(d.lastRefresh) >= d.cfg.Refresh {
 		d.refresh()
 	}
@@ -72,7 +74,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // the kernel drops a device's routes with it
 	}
-	if t := d.input.Tunnel; t != nil && c.Addrs[t.Addr] {
+	if t := d.input.Tunnel; t != nil && (c.Addrs[t.Addr] || c.AddrLinks[d.tunnel.Index()]) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}
@@ -89,6 +91,14 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		}
 		d.routes.ForgetLink(l.Name, keys)
 		d.look.endpoints = d.look.endpoints || readBack
+	}
+}
+
+// takeRPFilters has the tunnel's looked at when one was set that counts for it: udev
+// applies sysctl.d to every new device, so to tunl0 a moment after it was made.
+func (d *Dataplane) takeRPFilters(set map[int]bool) {
+	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.uplinkIndex] {
+		d.tunnel.QueueResync()
 	}
 }
 
@@ -158,19 +168,42 @@ func (d *Dataplane) write(ctx context.Context) error {
 
 // writeBoth writes what knows no family, and what only IPv4 has. Sets and chains come
 // before the tunnel while it is wanted, so that it never takes packets from strangers,
-// and routes after it. When it goes it is the other way round.
+// and routes after it. When it goes it is the other way round: the guard last, once
+// the device is known not to be open any longer.
 func (d *Dataplane) writeBoth(ctx context.Context) error {
 	if d.input.Tunnel == nil {
-		return errors.Join(d.routes.Apply(ctx), d.tunnel.Apply(ctx), d.nft.Apply(ctx))
+		err := errors.Join(d.routes.Apply(ctx), d.tunnel.Apply(ctx))
+		d.setFilter()
+		return errors.Join(err, d.nft.Apply(ctx))
 	}
+	d.setFilter()
 	err := d.nft.Apply(ctx)
 	if err == nil {
 		// That there can be no tunnel is a condition, not something to try at once again.
 		if err = d.tunnel.Apply(ctx); d.tunnel.Unavailable() != "" {
 			err = nil
 		}
+		if d.tunnel.Flushed() {
+			d.routes.QueueResync()
+		}
 	}
 	return errors.Join(err, d.routes.Apply(ctx))
+}
+
+// setFilter tells the packet filter what was calculated. It guards a tunnel that is
+// wanted, also where the kernel can not have it yet: its module makes it from one
+// moment to the next. It guards one that is not wanted as long as that takes packets
+// because of us.
+func (d *Dataplane) setFilter() {
+	guarded := ""
+	if d.tunnel.Open() {
+		guarded = state.TunnelDevice
+	}
+	if d.filtered && d.filter.Tunnel == guarded {
+		return
+	}
+	d.filter.Tunnel, d.filtered = guarded, true
+	d.nft.SetTable(rules.IPv4(d.filter))
 }
 
 // lookUp finds uplinks and endpoints again when there is reason to.
@@ -184,6 +217,9 @@ func (d *Dataplane) lookUp() error {
 			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 		}
 		d.input.Uplink, d.uplinkIndex = up, index
+		if up.Name != "" {
+			d.uplinkMTU = up.MTU
+		}
 		d.look.uplink, d.look.calculate = false, true
 	}
 	if d.look.uplink6 {
@@ -261,7 +297,7 @@ func (d *Dataplane) calculate() {
 	ipv6 := in.Node.IPv6.IsValid()
 	d.routes.SetConverged(in.Converged && in.Uplink.Name != "", !ipv6 || in.Converged && in.Uplink6.Name != "")
 	d.routes.SetRoutes(want.Routes)
-	d.nft.SetTable(rules.IPv4(want.Filter))
+	d.filter, d.filtered = want.Filter, false
 	if ipv6 {
 		d.nft6.SetTable(rules.IPv6(want.Filter))
 	} else {
@@ -271,14 +307,15 @@ func (d *Dataplane) calculate() {
 	d.look.calculate = false
 }
 
-// wantedTunnel completes the tunnel that was asked for with what the uplink says.
+// wantedTunnel completes the tunnel that was asked for with what the uplink says. One
+// that has lost its address for a moment changes no MTU.
 func (d *Dataplane) wantedTunnel() *state.Tunnel {
 	if d.input.Tunnel == nil {
 		return nil
 	}
 	t := *d.input.Tunnel
 	if t.MTU == 0 {
-		t.MTU = TunnelMTU(d.input.Uplink.MTU)
+		t.MTU = TunnelMTU(d.uplinkMTU)
 	}
 	return &t
 }
@@ -300,7 +337,7 @@ func TunnelMTU(uplink int) int {
 	return uplink - state.IPIPOverhead
 }
 
-// unknownMTU is taken while no uplink is known: Calico's value for that.
+// unknownMTU is taken as long as no uplink has been known: Calico's value for that.
 const unknownMTU = 1460
 
 // probe looks at what changes rarely.

@@ -48,6 +48,10 @@ type Config struct {
 	// Interval and Refresh default to DefaultInterval and DefaultRefresh.
 	Interval, Refresh time.Duration
 
+	// Memory keeps what tunl0 and the uplink were before, for later processes and for
+	// Uninstall; when nil, nothing does.
+	Memory tunnel.Memory
+
 	// Kernel and Nft are the real ones when nil.
 	Kernel nl.Kernel
 	Nft    func(nft.Family) (nft.Runner, error)
@@ -64,6 +68,7 @@ type Dataplane struct {
 	loop    *loop.Runner
 	tasks   chan func(context.Context)
 	watcher *iface.Watcher
+	rpSet   *rpFilters
 	reaper  *endpoint.Reaper
 
 	mailbox   mailbox
@@ -80,7 +85,10 @@ type Dataplane struct {
 	haveInput    bool
 	uplinkIndex  int
 	uplink6Index int
-	applied      uint64 // generation of the last input that is completely in the kernel
+	uplinkMTU    int                // of the last known uplink; 0 when there never was one
+	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's
+	filtered     bool               // the packet filter has been told
+	applied      uint64             // generation of the last input that is completely in the kernel
 	inSync       bool
 	look         lookAgain
 	calculated   []state.Condition
@@ -143,7 +151,7 @@ func New(cfg Config) (*Dataplane, error) {
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
 	d.nft6 = nft.New(nft.Config{Family: nft.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
-	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Log: cfg.Log})
+	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: reaperKernel, InUse: d.endpoints.InUse, Closed: d.endpoints.Closed, Log: cfg.Log,
@@ -156,7 +164,8 @@ func New(cfg Config) (*Dataplane, error) {
 		d.close()
 		return nil, err
 	}
-	d.watcher = iface.NewWatcher(d.kernel, cfg.Log, d.loop.Wake)
+	d.rpSet = &rpFilters{Kernel: d.kernel}
+	d.watcher = iface.NewWatcher(d.rpSet, cfg.Log, d.loop.Wake)
 	return d, nil
 }
 

@@ -93,7 +93,8 @@ func (d *Dataplane) Ready() error {
 	if s.node6.IsValid() && s.Uplink6.Name == "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: no interface has the node's IPv6 address %s", s.node6))
 	}
-	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Ready {
+	held := s.Driver("tunnel").Held > 0 // somebody else's routes keep our address: pods do not care
+	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Ready && !held {
 		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.Driver("tunnel").LastError)))
 	}
 	if nft := s.Driver("nft"); nft.LastError != "" {

@@ -17,11 +17,14 @@ import (
 type UninstallOptions struct {
 	// Pods removes the pods' interfaces as well, which cuts running pods off.
 	Pods bool
+	// Memory is what the agents had as Config.Memory.
+	Memory tunnel.Memory
 }
 
 // Uninstall removes everything that carries our marks: routes with protocol 70 of
-// both families, the tables "ip manx" and "ip6 manx" and the address of tunl0. It
-// goes on after an error and is safe to repeat. No agent may be running.
+// both families, the address of tunl0, and the tables "ip manx" and "ip6 manx"; and it
+// puts back what the memory has. It goes on after an error, except that a tunnel that
+// is still open keeps its guard, and is safe to repeat. No agent may be running.
 func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	k, err := nl.Open(nl.Config{})
 	if err != nil {
@@ -32,9 +35,8 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	nft6.SetAbsent() // where there can be none it is not looked for
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),
-		nft.New(nft.Config{}).Uninstall(ctx),
+		uninstallTunnel(ctx, tunnel.New(tunnel.Config{Kernel: k, Memory: opts.Memory}), nft.New(nft.Config{})),
 		nft6.Apply(ctx),
-		tunnel.New(tunnel.Config{Kernel: k}).Uninstall(ctx),
 	}
 	if opts.Pods {
 		errs = append(errs, removePodLinks(k))
@@ -43,6 +45,16 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 		return fmt.Errorf("uninstall dataplane: %w", err)
 	}
 	return nil
+}
+
+// uninstallTunnel removes the tunnel, and then what guards it. Foreign routes that hold
+// our address are no error: there will be no guard any more.
+func uninstallTunnel(ctx context.Context, t *tunnel.Driver, filter *nft.Driver) error {
+	err := t.Uninstall(ctx)
+	if err != nil && t.Open() {
+		return fmt.Errorf("%w: the table ip %s stays until the device is down: run it again", err, nft.TableName)
+	}
+	return errors.Join(err, filter.Uninstall(ctx))
 }
 
 func removePodLinks(k nl.Kernel) error {

@@ -260,6 +260,40 @@ func TestTunnelPacketsFromPods(t *testing.T) {
 	}
 }
 
+// TestAllowedIPIPFromPodsNotToNodes: a pod that may send IPIP does not speak as its node
+// to the others: masqueraded, its packet would be one of a node's.
+func TestAllowedIPIPFromPodsNotToNodes(t *testing.T) {
+	// Addresses that no other test has: conntrack remembers, and there are no ports to
+	// tell one packet's translation from another's.
+	const node, outside = "192.0.2.4", "192.0.2.5"
+	ns := uplink(t, node, outside)
+	nltest.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	rawPod := socket(t, pod(t), ipip, podAddr)
+	atNode, atOutside := socket(t, ns, ipip, node), socket(t, ns, ipip, outside)
+	d, _ := newDriver(t)
+	f := filter("10.244.0.0/16")
+	f.AllowIPIPFromPods = true
+	d.SetTable(tunnel(f, nodeAddr, node))
+	apply(t, d)
+	send(t, rawPod, node, 0, "to a node")
+	send(t, rawPod, nodeAddr, 0, "to our own node")
+	send(t, rawPod, outside, 0, "to the outside")
+	if from := arrives(t, atOutside, "to the outside").String(); from != nodeAddr {
+		t.Errorf("a pod's packet arrives outside from %s, want %s", from, nodeAddr)
+	}
+	want := map[string]uint64{rules.DropIPIPFromStranger: 0, rules.DropIPIPFromPod: 2, rules.DropVXLANFromPod: 0}
+	if diff := cmp.Diff(want, dropped(t, d)); diff != "" {
+		t.Errorf("dropped (-want +got):\n%s", diff)
+	}
+
+	// Without a tunnel, protocol 4 is the pod's own business. The one that was dropped
+	// would have come first.
+	d.SetTable(rules.IPv4(f))
+	apply(t, d)
+	send(t, rawPod, node, 0, "without a tunnel")
+	arrives(t, atNode, "without a tunnel")
+}
+
 // TestCountsSurvive: neither our own rewriting nor somebody else's makes a
 // count fall, and a restarted agent goes on from the kernel's.
 func TestCountsSurvive(t *testing.T) {

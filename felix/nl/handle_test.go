@@ -134,6 +134,30 @@ func TestBatchAnswersPerRoute(t *testing.T) {
 	}
 }
 
+// TestHops: a route with several next hops leads over the interfaces of all of them.
+func TestHops(t *testing.T) {
+	h := open(t)
+	eth0 := uplink(t, h)
+	nltest.NewNS(t).Veth(t, "eth1", "eth0")
+	eth1, err := h.LinkByName("eth1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nltest.Run(t, "ip", "route", "add", "198.51.100.0/24",
+		"nexthop", "via", "192.0.2.7", "dev", "eth0", "nexthop", "via", "192.0.2.8", "dev", "eth1", "onlink", "nexthop", "via", "192.0.2.9", "dev", "eth0")
+	nltest.Run(t, "ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.7", "dev", "eth0")
+	got := map[string]nl.Route{}
+	if err := h.Routes(state.MainTable, func(r nl.Route) { got[r.Dst.String()] = r }); err != nil {
+		t.Fatal(err)
+	}
+	if r := got["198.51.100.0/24"]; !r.Multipath || r.LinkIndex != 0 || !slices.Equal(r.Hops, []int{eth0.Index, eth1.Index, eth0.Index}) || !r.Over(eth1.Index) {
+		t.Errorf("several next hops: %+v", r)
+	}
+	if r := got["203.0.113.0/24"]; r.Multipath || len(r.Hops) != 0 || !r.Over(eth0.Index) || r.Over(eth1.Index) {
+		t.Errorf("one next hop: %+v", r)
+	}
+}
+
 // TestDumpUnderChurn: while routes come and go, a dump that is returned has all
 // that were there throughout.
 func TestDumpUnderChurn(t *testing.T) {

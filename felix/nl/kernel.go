@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -74,6 +75,13 @@ type Route struct {
 	// Multipath: it has several next hops. In IPv6, Gw and LinkIndex are the first
 	// one's, and so is Protocol: the others may have been appended by somebody else.
 	Multipath bool
+	// Hops are the output interfaces of the next hops of a Multipath route.
+	Hops []int
+}
+
+// Over reports whether packets that follow the route may leave by a link.
+func (r Route) Over(linkIndex int) bool {
+	return r.LinkIndex == linkIndex || slices.Contains(r.Hops, linkIndex)
 }
 
 // RouteOp is what to do with a route.
@@ -111,14 +119,19 @@ const (
 	EventAddr
 	// EventRoute: somebody else changed a route of ours.
 	EventRoute
+	// EventRPFilter: a link's own rp_filter was set, or that of conf/all.
+	EventRPFilter
 	// EventLost: events may have been lost; look at everything again.
 	EventLost
 )
 
+// AllLinks is the index in an EventRPFilter about conf/all.
+const AllLinks = -1
+
 // Event says that something changed.
 type Event struct {
 	Kind EventKind
-	// Link is set for EventLink; for EventAddr only its Index.
+	// Link is set for EventLink; for EventAddr and EventRPFilter only its Index.
 	Link Link
 	// Gone is set for EventLink when the link was deleted.
 	Gone bool

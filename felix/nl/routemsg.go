@@ -168,6 +168,7 @@ func parseRoute(m []byte) (Route, error) {
 			r.readMetrics(v)
 		case typ == unix.RTA_MULTIPATH:
 			r.Plain, r.Multipath = false, true
+			r.readHops(v)
 			if fam == unix.AF_INET6 {
 				r.readFirstHop(v)
 			}
@@ -196,6 +197,19 @@ func (r *Route) likeIPv4() {
 	}
 	if r.Type == state.Blackhole {
 		r.LinkIndex = 0
+	}
+}
+
+// readHops takes the interfaces of several next hops; what follows a broken one is
+// not there.
+func (r *Route) readHops(v []byte) {
+	for len(v) >= unix.SizeofRtNexthop {
+		n := int(binary.NativeEndian.Uint16(v))
+		if n < unix.SizeofRtNexthop || n > len(v) {
+			return
+		}
+		r.Hops = append(r.Hops, int(binary.NativeEndian.Uint32(v[4:])))
+		v = v[min(align4(n), len(v)):]
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -36,18 +37,20 @@ func (h *Handle) LinkSetRPFilter(index, mode int) error {
 	})
 }
 
+// Attributes of a struct netconfmsg (linux/netconf.h), and its length: one byte,
+// padded.
+const (
+	netconfaIfIndex  = 1
+	netconfaRPFilter = 3
+	sizeofNetconfMsg = 4
+)
+
 // RPFilterAll reads net.ipv4.conf.all.rp_filter of the handle's namespace.
 func (h *Handle) RPFilterAll() (int, error) {
-	const ( // linux/netconf.h
-		netconfaIfIndex    = 1
-		netconfaRPFilter   = 3
-		netconfaIfIndexAll = -1
-		sizeofNetconfMsg   = 4 // one byte, padded
-	)
 	mode := -1
 	err := h.read("read net.ipv4.conf.all.rp_filter", func(_ *netlink.Handle, rs *rtSocket) error {
 		req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, unix.NLM_F_ACK)
-		all := int32(netconfaIfIndexAll)
+		all := int32(AllLinks) // NETCONFA_IFINDEX_ALL
 		req.AddRawData(appendAttr32([]byte{unix.AF_INET, 0, 0, 0}, netconfaIfIndex, uint32(all)))
 		err := rs.ask(req, unix.RTM_NEWNETCONF, func(m []byte) error {
 			if v := attr(m[min(sizeofNetconfMsg, len(m)):], netconfaRPFilter); len(v) >= 4 {
@@ -61,4 +64,17 @@ func (h *Handle) RPFilterAll() (int, error) {
 		return err
 	})
 	return mode, err
+}
+
+// netconfEvent reports that an rp_filter was set: the kernel says nothing of it with
+// the link. Messages about other settings do not have it. A new link's has all of
+// them, and so says what its EventLink says.
+func netconfEvent(m syscall.NetlinkMessage, event func(Event)) {
+	if len(m.Data) < sizeofNetconfMsg || m.Data[0] != unix.AF_INET {
+		return
+	}
+	index, mode := attr(m.Data[sizeofNetconfMsg:], netconfaIfIndex), attr(m.Data[sizeofNetconfMsg:], netconfaRPFilter)
+	if len(index) >= 4 && len(mode) >= 4 {
+		event(Event{Kind: EventRPFilter, Link: Link{Index: int(int32(binary.NativeEndian.Uint32(index)))}})
+	}
 }

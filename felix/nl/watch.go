@@ -15,10 +15,10 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 )
 
-// watch listens on two sockets: what happens to links and addresses must not be
-// lost in a storm of route changes.
+// watch listens on two sockets: what happens to links, their addresses and their
+// rp_filter must not be lost in a storm of route changes.
 func watch(ctx context.Context, ns netns.NsHandle, ownPort func() uint32, event func(Event)) error {
-	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_NETCONF)
 	if err != nil {
 		return err
 	}
@@ -133,6 +133,8 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 			e = Event{Kind: EventLost}
 		}
 		event(e)
+	case unix.RTM_NEWNETCONF:
+		netconfEvent(m, event)
 	}
 }
 

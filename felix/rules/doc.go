@@ -34,7 +34,9 @@
 // input takes IPIP from nodes only, and exists while there is a tunnel. Outer
 // headers are all there is to go by: the inner packet comes out of tunl0, where
 // every source is plausible. Pods are not nodes, so a pod that may send IPIP
-// can do so to the outside, but still not into this node's tunnel.
+// can do so to the outside, but still not into this node's tunnel. Nor into
+// another's: masquerading would hide it behind this node's address, so that
+// raw-prerouting drops it even then when it goes to a node.
 //
 // forward accepts what comes from or goes to a pod. In nftables an accept ends
 // only its own base chain: another table's chain on the same hook still sees

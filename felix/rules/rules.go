@@ -43,13 +43,8 @@ var onLink = []netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePref
 
 // IPv4 is the whole packet filter of a node for IPv4.
 func IPv4(f state.PacketFilter) state.Table {
-	raw := []state.Rule{ownAddress()}
-	if !f.AllowIPIPFromPods {
-		raw = append(raw, state.Rule{
-			InIface: podInterfaces, Protocol: state.IPIP, Counted: true, Verdict: state.VerdictDrop, Comment: DropIPIPFromPod,
-		})
-	}
-	t := table(f, netip.Addr.Is4, masquerade(f), append(raw, vxlan(f)...))
+	raw := slices.Concat([]state.Rule{ownAddress()}, ipip(f), vxlan(f))
+	t := table(f, netip.Addr.Is4, masquerade(f), raw)
 	if f.Tunnel != "" {
 		t.Sets = append(t.Sets, state.Set{Name: SetNodes, Prefixes: hosts(f.Nodes)})
 		t.Chains = append(t.Chains, state.Chain{
@@ -114,6 +109,24 @@ func masquerade(f state.PacketFilter) []state.Rule {
 // ownAddress keeps a pod from sending under another's address, wherever to.
 func ownAddress() state.Rule {
 	return state.Rule{InIface: podInterfaces, NoReturnPath: true, Verdict: state.VerdictDrop, Comment: "not the pod's own address"}
+}
+
+// ipip keeps a pod from sending IPIP, wherever to. Where it is allowed, still not to a
+// node while there is a tunnel: masquerading would make it that of this node, which the
+// other one takes.
+func ipip(f state.PacketFilter) []state.Rule {
+	var out []state.Rule
+	if f.AllowIPIPFromPods {
+		if f.Tunnel == "" {
+			return nil
+		}
+		out = append(out, state.Rule{
+			InIface: podInterfaces, Protocol: state.IPIP, NotDstSet: SetNodes, Verdict: state.VerdictAccept, Comment: "IPIP to no node",
+		})
+	}
+	return append(out, state.Rule{
+		InIface: podInterfaces, Protocol: state.IPIP, Counted: true, Verdict: state.VerdictDrop, Comment: DropIPIPFromPod,
+	})
 }
 
 // vxlan keeps a pod from sending VXLAN, wherever to, unless it is allowed.

@@ -32,9 +32,10 @@ func filters() map[string]state.PacketFilter {
 	}
 	nodes := addrs("192.0.2.3", "192.0.2.1", "2001:db8::1", "192.0.2.3", "192.0.2.20")
 	return map[string]state.PacketFilter{
-		"empty":  {},
-		"plain":  {Masquerade: masq, Nodes: nodes},
-		"tunnel": {Masquerade: masq, Nodes: nodes, Tunnel: state.TunnelDevice, VXLANPort: 8472},
+		"empty":         {},
+		"plain":         {Masquerade: masq, Nodes: nodes},
+		"tunnel":        {Masquerade: masq, Nodes: nodes, Tunnel: state.TunnelDevice, VXLANPort: 8472},
+		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
 			Masquerade: masq, Nodes: nodes, Tunnel: state.TunnelDevice, AllowIPIPFromPods: true, AllowVXLANFromPods: true,
 		},

@@ -14,6 +14,10 @@ const (
 	// EncapsulationUnsupported: a pool asks for an encapsulation which this
 	// build does not write.
 	EncapsulationUnsupported ConditionKind = "EncapsulationUnsupported"
+	// EncryptionUnsupported: a FelixConfiguration asks for WireGuard, which this
+	// build does not have: packets of pods are not encrypted, and the agent is not
+	// ready.
+	EncryptionUnsupported ConditionKind = "EncryptionUnsupported"
 	// IPIPUnavailable: a pool asks for IPIP and this node can not have the tunnel.
 	IPIPUnavailable ConditionKind = "IPIPUnavailable"
 	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows

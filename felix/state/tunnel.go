@@ -24,6 +24,9 @@ type Tunnel struct {
 	// address is itself; invalid while there is none. Packets of the host itself
 	// that go through the tunnel have it as their source.
 	Addr netip.Addr `json:"addr,omitzero"`
+	// Bare: the device has no address of ours. Without it an invalid Addr means that
+	// the address is not known yet, and what is on the device stays.
+	Bare bool `json:"bare,omitempty"`
 	// Pools are the ranges that tunnel addresses come from: another address of
 	// the device inside them is one of ours that is out of date. All others on
 	// the device are somebody else's.
@@ -35,5 +38,5 @@ func (t *Tunnel) Equal(o *Tunnel) bool {
 	if t == nil || o == nil {
 		return t == o
 	}
-	return t.Name == o.Name && t.Kind == o.Kind && t.MTU == o.MTU && t.Addr == o.Addr && slices.Equal(t.Pools, o.Pools)
+	return t.Name == o.Name && t.Kind == o.Kind && t.MTU == o.MTU && t.Addr == o.Addr && t.Bare == o.Bare && slices.Equal(t.Pools, o.Pools)
 }

@@ -28,15 +28,20 @@ func (d *Driver) ours(a nl.Addr) bool {
 }
 
 // keepAddress gives the device its address and takes obsolete ones away. While
-// no address is wanted, what is there stays.
+// the address is not known, what is there stays.
 func (d *Driver) keepAddress(link nl.Link, addrs []nl.Addr) bool {
-	d.status.Foreign = 0
+	var mine []nl.Addr
 	for _, a := range addrs {
-		if !d.ours(a) && a.Prefix.Addr() != d.want.Addr {
-			d.status.Foreign++
+		if d.ours(a) || a.Prefix.Addr() == d.want.Addr {
+			mine = append(mine, a)
 		}
 	}
-	if !d.want.Addr.IsValid() {
+	d.status.Foreign = len(addrs) - len(mine)
+	switch {
+	case d.want.Addr.IsValid():
+	case d.want.Bare && len(mine) > 0:
+		return d.bare(link, mine)
+	default:
 		return true
 	}
 	want := addrOf(link, d.want.Addr)
@@ -71,6 +76,13 @@ func (d *Driver) keepAddress(link nl.Link, addrs []nl.Addr) bool {
 		}
 	}
 	return clean
+}
+
+// bare takes our addresses from a device that is to have none. Foreign routes are not
+// worth more than ours, but nobody would write them again.
+func (d *Driver) bare(link nl.Link, mine []nl.Addr) bool {
+	routes, ok := d.routesOver(link)
+	return ok && d.strip(mine, d.status.Foreign, routes.foreign)
 }
 
 func (d *Driver) addAddr(a nl.Addr) bool {

@@ -25,9 +25,17 @@
 //     route, stands in for it.
 //   - Setting a device down costs its routes too. It stays up while others use
 //     it, and while routes of ours lead through it: they are removed first.
+//   - A device that is to have no address of ours loses the last one all the same,
+//     unless others' routes would go with it. Flushed tells who writes our routes.
 //
 // While nodes change from one mode to another, packets may come in plain from
 // where the way back is the tunnel, or the other way round. A strict rp_filter
 // (RFC 3704 §2.2) drops them, so that it is made loose on tunl0 and on the uplink
 // while a tunnel is wanted, and put back afterwards. Other modes stay as they are.
+//
+// What can not be seen on a device is in a Memory, written before the first change and
+// cleared after the last: what rp_filters were, that the device is up because of us, or
+// was up before and with which MTU. It makes up for a process that has ended, and is
+// believed only about the same device, in the same boot, as this package left it.
+// Without it everything works but putting back what another process has changed.
 package tunnel

@@ -43,6 +43,8 @@ type Kernel interface {
 // Config is what a Driver needs.
 type Config struct {
 	Kernel Kernel
+	// Memory outlasts the process; when nil, nothing does.
+	Memory Memory
 	Log    *slog.Logger
 	// Now is time.Now when nil.
 	Now func() time.Time
@@ -60,9 +62,12 @@ type Driver struct {
 	// placed are the addresses this process has put on the device: ours even
 	// when their pool is gone.
 	placed map[netip.Addr]bool
-	// used: the device is up because this process wanted it up.
-	used     bool
-	loosened map[string]loosened
+	// formers are the devices that were changed, by name; nil before the first look.
+	formers map[string]Former
+	unsaved bool // the memory does not have all of them
+	index   int  // of the device; 0 when there was none at the last look
+	open    bool // see Open
+	flushed bool // see Flushed
 
 	resync bool
 	// again is when to look although nobody asked; zero: never.
@@ -77,9 +82,6 @@ type Driver struct {
 	status      state.DriverStatus
 }
 
-// loosened remembers what an rp_filter was before it was made loose.
-type loosened struct{ index, former int }
-
 // failure is one change that the kernel refused, or something that can not be
 // read.
 type failure struct {
@@ -92,12 +94,15 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Memory == nil {
+		cfg.Memory = noMemory{}
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return &Driver{
-		cfg: cfg, name: state.TunnelDevice, kind: kindIPIP, resync: true,
-		placed: map[netip.Addr]bool{}, loosened: map[string]loosened{},
+		cfg: cfg, name: state.TunnelDevice, kind: kindIPIP, resync: true, open: true,
+		placed: map[netip.Addr]bool{},
 		status: state.DriverStatus{Name: "tunnel"},
 	}
 }
@@ -148,6 +153,7 @@ func (d *Driver) Apply(ctx context.Context) error {
 		return err
 	}
 	start := d.cfg.Now()
+	d.flushed = false
 	if !d.resync && (d.again.IsZero() || start.Before(d.again)) {
 		return nil
 	}
@@ -166,6 +172,10 @@ func (d *Driver) Apply(ctx context.Context) error {
 func (d *Driver) round(do func()) error {
 	failing := d.status.LastError != ""
 	d.failures, d.again = nil, time.Time{}
+	d.recall()
+	if d.unsaved {
+		d.save()
+	}
 	do()
 	var errs []error
 	for _, f := range d.failures {
@@ -206,7 +216,8 @@ func (d *Driver) keep() {
 	if !ok || err != nil {
 		return // nothing is changed without knowing what is there
 	}
-	d.used = true
+	d.open = true
+	d.takeOver(link, addrs)
 	wasReady := d.ready
 	device := link.MTU == d.want.MTU ||
 		d.done(d.name, fmt.Sprintf("set MTU %d", d.want.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, d.want.MTU))
@@ -233,7 +244,7 @@ func (d *Driver) keep() {
 func (d *Driver) device() (nl.Link, bool) {
 	link, err := d.cfg.Kernel.LinkByName(d.name)
 	if errors.Is(err, nl.ErrNotFound) {
-		d.ready, d.used, d.counted, d.status.InKernel, d.status.Foreign = false, false, false, 0, 0
+		d.ready, d.index, d.counted, d.status.InKernel, d.status.Foreign = false, 0, false, 0, 0
 		if !d.create() {
 			return nl.Link{}, false
 		}
@@ -249,6 +260,7 @@ func (d *Driver) device() (nl.Link, bool) {
 		d.fail(d.name, fmt.Errorf("interface %s is of kind %q, not %s, and somebody else's: rename or remove it", d.name, link.Kind, d.kind))
 	default:
 		d.unavailable = ""
+		d.index = link.Index
 		d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, true
 		return link, true
 	}
@@ -272,6 +284,21 @@ func (d *Driver) create() bool {
 	}
 	d.unavailable = ""
 	return errors.Is(err, nl.ErrExists) || d.done(d.name, "create as "+d.kind, err)
+}
+
+// takeOver remembers what the device was before it is changed for the first time. One
+// that has our address and is not remembered was set up by a process whose memory is
+// lost.
+func (d *Driver) takeOver(link nl.Link, addrs []nl.Addr) {
+	was := d.former(link.Name, link.Index)
+	if was.Tunnel != nil {
+		return
+	}
+	was.Tunnel = &FormerTunnel{WasUp: link.Up, MTU: link.MTU}
+	if slices.ContainsFunc(addrs, func(a nl.Addr) bool { return d.ours(a) || a.Prefix.Addr() == d.want.Addr }) {
+		was.Tunnel = &FormerTunnel{}
+	}
+	d.remember(was)
 }
 
 // addrs reads the device's IPv4 addresses; IPIP carries nothing else.

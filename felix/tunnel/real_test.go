@@ -54,7 +54,7 @@ func TestWithoutFallbackDevice(t *testing.T) {
 // TestPackets: between two nodes, through their tunnels.
 func TestPackets(t *testing.T) {
 	a := newReal(t, tunl("tunl0", "ipip"))
-	b := &world{ns: nltest.NewNS(t), want: tunl("tunl0", "ipip"), now: a.now}
+	b := &world{ns: nltest.NewNS(t), want: tunl("tunl0", "ipip"), now: a.now, memory: memoryIn(t.TempDir())}
 	b.want.Addr = netip.MustParseAddr("10.244.1.1")
 	b.Kernel = openAt(t, b.ns)
 	a.ns.Run(t, "ip", "link", "del", "eth0")

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -11,26 +12,23 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 )
 
-// retire takes what is ours from the device and sets it down. It comes in this
-// order so that what a crash leaves behind is still recognised as ours: the
-// addresses go last. wait says that routes of ours through it come first.
+// retire takes what is ours from the device and sets it down, unless it was up before
+// us. It comes in this order so that what a crash leaves behind is still recognised as
+// ours: the addresses go last. wait says that routes of ours through it come first.
 func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 	d.status.Desired, d.status.InKernel, d.status.Held, d.status.Foreign = 0, 0, 0, 0
 	link, err := d.cfg.Kernel.LinkByName(d.name)
 	switch {
-	case errors.Is(err, nl.ErrNotFound):
-		d.used, d.counted = false, false
-		d.retired()
-		return
-	case err != nil:
+	case err != nil && !errors.Is(err, nl.ErrNotFound):
 		d.fail(d.name, err)
 		return
-	}
-	if link.Kind != d.kind {
-		d.used, d.counted = false, false
+	case err != nil || link.Kind != d.kind:
+		d.index, d.counted, d.open = 0, false, false
+		d.forget(d.name, forgetTunnel)
 		d.retired()
 		return
 	}
+	d.index = link.Index
 	d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, true
 	addrs, ok := d.addrs(link)
 	if !ok {
@@ -42,8 +40,13 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 			mine = append(mine, a)
 		}
 	}
-	d.used = d.used && link.Up
-	if len(mine) == 0 && !d.used {
+	was := d.former(link.Name, link.Index).Tunnel
+	if was != nil && !was.WasUp && !link.Up {
+		was = nil // somebody has set it down; who sets it up again has a use for it
+		d.forget(d.name, forgetTunnel)
+	}
+	if len(mine) == 0 && was == nil {
+		d.open = false
 		d.retired()
 		return
 	}
@@ -52,39 +55,60 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 		return
 	}
 	if routes.own > 0 && wait {
-		d.status.Held = 1
+		d.open, d.status.Held = link.Up, 1
 		d.again = d.cfg.Now().Add(retryRetire)
 		return
 	}
-	d.remove(link, mine, len(addrs)-len(mine), routes.foreign)
+	d.remove(link, was, mine, len(addrs)-len(mine), routes.foreign)
 }
 
-// remove takes mine from the device, which has so many other addresses and
-// foreign routes.
-func (d *Driver) remove(link nl.Link, mine []nl.Addr, otherAddrs, foreignRoutes int) {
-	if d.status.Foreign = otherAddrs + foreignRoutes; d.status.Foreign > 0 {
+// remove takes mine from the device, which has so many other addresses and foreign
+// routes, and was something before us, if that is known.
+func (d *Driver) remove(link nl.Link, was *FormerTunnel, mine []nl.Addr, otherAddrs, foreignRoutes int) {
+	d.status.Foreign, d.open = otherAddrs+foreignRoutes, link.Up
+	stays := was != nil && was.WasUp
+	switch {
+	case stays: // with its former MTU, in the end
+	case d.status.Foreign > 0:
 		d.cfg.Log.Debug("somebody else uses the tunnel device; it stays up", "dev", d.name, "addresses", otherAddrs, "routes", foreignRoutes)
-	} else if link.Up {
+	case link.Up:
 		if !d.done(d.name, "set down", d.cfg.Kernel.LinkSetUp(link.Index, false)) {
 			return
 		}
-		d.used = false
+		link.Up = false
 	}
-	if otherAddrs == 0 && foreignRoutes > 0 && len(mine) > 0 {
-		// With the last address the foreign routes would go. A stand-in is worth
-		// less than the address itself.
-		i := max(0, slices.IndexFunc(mine, func(a nl.Addr) bool { return a.Prefix.IsSingleIP() }))
-		mine = slices.Delete(mine, i, i+1)
-		d.status.Held = 1
+	gone := d.strip(mine, otherAddrs, foreignRoutes)
+	d.open = link.Up && !gone
+	if gone && stays && was.MTU != 0 && was.MTU != link.MTU {
+		gone = d.done(d.name, fmt.Sprintf("put MTU %d back", was.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, was.MTU))
 	}
-	for _, a := range mine {
-		if d.delAddr(a) {
-			delete(d.placed, a.Prefix.Addr())
-		}
+	if gone && (stays || !link.Up) {
+		d.forget(d.name, forgetTunnel)
 	}
 	if d.retired() && d.status.Foreign == 0 {
 		d.cfg.Log.Info("tunnel device retired", "dev", d.name)
 	}
+}
+
+// strip takes our addresses from the device, and reports whether none is left. With the
+// last address the kernel would drop foreign routes: then one stays.
+func (d *Driver) strip(mine []nl.Addr, otherAddrs, foreignRoutes int) bool {
+	gone := true
+	if otherAddrs == 0 && foreignRoutes > 0 && len(mine) > 0 {
+		// A stand-in is worth less than the address itself.
+		i := max(0, slices.IndexFunc(mine, func(a nl.Addr) bool { return a.Prefix.IsSingleIP() }))
+		mine = slices.Delete(mine, i, i+1)
+		d.status.Held, gone = 1, false
+	}
+	for _, a := range mine {
+		if d.delAddr(a) {
+			delete(d.placed, a.Prefix.Addr())
+		} else {
+			gone = false
+		}
+	}
+	d.flushed = gone && otherAddrs == 0 && len(mine) > 0
+	return gone
 }
 
 // retired ends a complete look while no tunnel is wanted.
@@ -101,7 +125,7 @@ func (d *Driver) routesOver(link nl.Link) (routeCount, bool) {
 	var n routeCount
 	err := d.cfg.Kernel.Routes(0, func(r nl.Route) {
 		switch {
-		case r.LinkIndex != link.Index || !r.Dst.Addr().Is4() || r.Protocol == unix.RTPROT_KERNEL:
+		case !r.Over(link.Index) || !r.Dst.Addr().Is4() || r.Protocol == unix.RTPROT_KERNEL:
 		case r.Protocol == state.RouteProtocol:
 			n.own++
 		default:

@@ -10,15 +10,18 @@ import (
 
 // loosen makes a strict rp_filter loose; all is that of conf/all. Loose is the
 // least change: the greater of the two is in force, so that off can not be had
-// on one device only.
+// on one device only. What is strict now is as somebody else wants it, whatever the
+// memory has of it.
 func (d *Driver) loosen(link nl.Link, all int) bool {
 	if max(all, link.RPFilter) != nl.RPFilterStrict {
 		return true
 	}
+	was := d.former(link.Name, link.Index)
+	was.RPFilter = &link.RPFilter
+	d.remember(was)
 	if !d.done(link.Name, "make rp_filter loose", d.cfg.Kernel.LinkSetRPFilter(link.Index, nl.RPFilterLoose)) {
 		return false
 	}
-	d.loosened[link.Name] = loosened{index: link.Index, former: link.RPFilter}
 	d.cfg.Log.Info("strict rp_filter made loose for the tunnel", "dev", link.Name)
 	return true
 }
@@ -41,29 +44,29 @@ func (d *Driver) loosenUplink(all int) bool {
 	return d.loosen(link, all) && ok
 }
 
-// tighten puts the rp_filters back that this process has changed, except those
-// to keep and those that are no longer as it left them.
+// tighten puts the rp_filters back that were made loose, by whichever process, except
+// those to keep and those that are no longer loose.
 func (d *Driver) tighten(keep func(name string) bool) bool {
 	ok := true
-	for _, name := range slices.Sorted(maps.Keys(d.loosened)) {
-		if keep(name) {
+	for _, name := range slices.Sorted(maps.Keys(d.formers)) {
+		was := d.formers[name]
+		if was.RPFilter == nil || keep(name) {
 			continue
 		}
-		was := d.loosened[name]
 		link, err := d.cfg.Kernel.LinkByName(name)
 		if err != nil && !errors.Is(err, nl.ErrNotFound) {
 			d.fail(name, err)
 			ok = false
 			continue
 		}
-		if err == nil && link.Index == was.index && link.RPFilter == nl.RPFilterLoose {
-			if !d.done(name, "put rp_filter back", d.cfg.Kernel.LinkSetRPFilter(link.Index, was.former)) {
+		if err == nil && link.Index == was.Index && link.RPFilter == nl.RPFilterLoose {
+			if !d.done(name, "put rp_filter back", d.cfg.Kernel.LinkSetRPFilter(link.Index, *was.RPFilter)) {
 				ok = false
 				continue
 			}
-			d.cfg.Log.Info("rp_filter put back", "dev", name, "mode", was.former)
+			d.cfg.Log.Info("rp_filter put back", "dev", name, "mode", *was.RPFilter)
 		}
-		delete(d.loosened, name)
+		d.forget(name, forgetRPFilter)
 	}
 	return ok
 }

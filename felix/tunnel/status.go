@@ -9,9 +9,21 @@ import (
 )
 
 // Ready reports whether the device is as wanted, as of the last look: up, with
-// its MTU and its address if one is wanted, and no strict rp_filter on it or the
-// uplink. It is false while no tunnel is wanted.
+// its MTU and its address if one is wanted, no address of ours if it is to be bare, and
+// no strict rp_filter on it or the uplink. It is false while no tunnel is wanted.
 func (d *Driver) Ready() bool { return d.want != nil && d.ready }
+
+// Open reports whether the device takes packets because of this driver, as of the last
+// look: it is up and has an address of ours, or it is up and nobody else's doing. It is
+// true before the first look, so that nobody lowers a guard for not knowing.
+func (d *Driver) Open() bool { return d.want != nil || d.open }
+
+// Flushed reports whether the last Apply took the device's last address, and with it
+// all routes over it: the kernel says nothing of them.
+func (d *Driver) Flushed() bool { return d.flushed }
+
+// Index is the device's number as of the last look; 0 when there was none.
+func (d *Driver) Index() int { return d.index }
 
 // Unavailable says why the kernel can not have a wanted device; empty when it can.
 func (d *Driver) Unavailable() string {
@@ -39,9 +51,10 @@ func (d *Driver) LookTraffic(ctx context.Context) error {
 }
 
 // Status reports how the driver is doing. Desired is 1 for the device and 1 for
-// its address. While none is wanted, Held is 1 as long as it is not retired
-// because routes lead through it, and Foreign counts other people's addresses
-// and routes on a device that has something of ours.
+// its address. Held is 1 while other people's routes keep the last address of ours on a
+// device that is to have none and, while no tunnel is wanted, as long as it is not
+// retired because of routes through it. Foreign counts other people's addresses on the
+// device, and while no tunnel is wanted their routes as well if it has something of ours.
 func (d *Driver) Status() state.DriverStatus { return d.status }
 
 // Conditions says what keeps the tunnel from being as wanted.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,8 @@ type world struct {
 	ns   nltest.NS      // the real one's
 	want state.Tunnel
 	now  time.Time
+	// memory is what the drivers of the world's processes share.
+	memory tunnel.File
 }
 
 var pools = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
@@ -34,11 +37,11 @@ func tunl(name, kind string) state.Tunnel {
 	return state.Tunnel{Name: name, Kind: kind, MTU: 1440, Addr: netip.MustParseAddr("10.244.0.1"), Pools: pools}
 }
 
-func newFake(*testing.T) *world {
+func newFake(t *testing.T) *world {
 	k := nltest.NewKernel()
 	eth0 := k.AddLink(nl.Link{Name: "eth0", MTU: 1500})
 	k.AddAddr(eth0.Index, netip.MustParsePrefix("192.0.2.1/24"))
-	return &world{Kernel: k, fake: k, want: tunl("tunl0", "ipip"), now: time.Unix(1000, 0)}
+	return &world{Kernel: k, fake: k, want: tunl("tunl0", "ipip"), now: time.Unix(1000, 0), memory: memoryIn(t.TempDir())}
 }
 
 // newReal makes a namespace of the world's own.
@@ -49,8 +52,10 @@ func newReal(t *testing.T, want state.Tunnel) *world {
 	ns.Run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "eth0")
 	ns.Run(t, "ip", "link", "set", "eth0", "up")
 	h := openAt(t, ns)
-	return &world{Kernel: h, ns: ns, want: want, now: time.Unix(1000, 0)}
+	return &world{Kernel: h, ns: ns, want: want, now: time.Unix(1000, 0), memory: memoryIn(t.TempDir())}
 }
+
+func memoryIn(dir string) tunnel.File { return tunnel.File{Path: filepath.Join(dir, "tunnel.json")} }
 
 func openAt(t *testing.T, ns nltest.NS) *nl.Handle {
 	t.Helper()
@@ -87,7 +92,7 @@ func everywhere(t *testing.T, scenario func(*testing.T, *world)) {
 
 func (w *world) driver(t *testing.T) *tunnel.Driver {
 	d := tunnel.New(tunnel.Config{
-		Kernel: w, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return w.now },
+		Kernel: w, Memory: w.memory, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return w.now },
 	})
 	d.SetUplink("eth0")
 	return d

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -136,6 +137,20 @@ func (k *Kernel) SetRPFilterAll(mode int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.rpFilter = mode
+	k.emit(nl.Event{Kind: nl.EventRPFilter, Link: nl.Link{Index: nl.AllLinks}})
+}
+
+// SetRPFilter sets a link's rp_filter as sysctl(8) does: the kernel says nothing of the
+// link.
+func (k *Kernel) SetRPFilter(name string, mode int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.links {
+		if l := &k.links[i]; l.Name == name {
+			l.RPFilter = mode
+			k.emit(nl.Event{Kind: nl.EventRPFilter, Link: nl.Link{Index: l.Index}})
+		}
+	}
 }
 
 // settled does what follows a change of a link.
@@ -146,16 +161,20 @@ func (k *Kernel) settled(l nl.Link) {
 	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
 }
 
-// flush drops routes over a link, without a word about it.
+// flush drops routes over a link, without a word about it; one with several next hops
+// when none is over another link.
 func (k *Kernel) flush(index int, which func(nl.Route) bool) {
-	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool { return r.LinkIndex == index && which(r) })
+	k.routes = slices.DeleteFunc(k.routes, func(r nl.Route) bool {
+		elsewhere := slices.ContainsFunc(r.Hops, func(hop int) bool { return hop != index })
+		return r.Over(index) && !elsewhere && which(r)
+	})
 }
 
 // AddRoute puts a route there as somebody else would.
 func (k *Kernel) AddRoute(r nl.Route) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r.Plain = true
+	r.Plain = !r.Multipath
 	r.LinkIndex = k.indexOf(r.Dev)
 	k.routes = append(k.routes, r)
 	k.emit(nl.Event{Kind: nl.EventRoute})
@@ -408,7 +427,7 @@ func (k *Kernel) change(c nl.RouteChange) error {
 		k.log = append(k.log, "added "+c.Route.String())
 	case c.Op == nl.RouteCreate:
 		return nl.ErrExists
-	case k.routes[at] != r:
+	case !reflect.DeepEqual(k.routes[at], r):
 		k.routes[at] = r
 		k.log = append(k.log, "replaced "+c.Route.String())
 	}
