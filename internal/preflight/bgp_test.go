@@ -39,7 +39,7 @@ func TestBGP(t *testing.T) {
 		"path narrower than the uplinks": {
 			prepare: func(t *testing.T, f *fabric) { nltest.Run(t, "ip", "link", "set", f.nodes[1].port, "mtu", "1400") },
 			want:    []string{"node1 node2 mtu", "node2 node1 mtu", "node2 node3 mtu", "node3 node2 mtu"},
-			says:    "ICMP echo requests of 1500 bytes, the MTU of the uplink, from node1 (172.30.0.11) do not reach node2 (172.30.0.12)",
+			says:    "ICMP echo requests of 1500 bytes, full size, from node1 (172.30.0.11) do not reach node2 (172.30.0.12)",
 		},
 		"full size lost one way": {
 			prepare: func(t *testing.T, f *fabric) {

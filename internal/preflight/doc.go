@@ -14,15 +14,23 @@
 //
 //	outer IPv4, protocol 4, DF | inner IPv4, protocol 253 | header | zeros up to the size
 //
-// Kind bgp opens and closes a TCP connection to the BGP port, and sends ICMP echo
-// requests as large as the uplink's MTU, which the peer's kernel answers. An
-// established BGP session does not notice: its speaker closes the second
-// connection. A speaker that is just waiting for this peer takes it for the peer's,
-// and tries again some seconds later.
+// Kind bgp opens and closes a TCP connection to the BGP port, and sends full-size ICMP
+// echo requests, which the peer's kernel answers. An established BGP session does not
+// notice: its speaker closes the second connection. A speaker that is just waiting for
+// this peer takes it for the peer's, and tries again some seconds later.
 //
-// Kind tunnel sends ICMP echo requests inside protocol 4: the peer's tunl0
-// decapsulates, its kernel answers, and so the whole receiving path is proven,
-// module, device, reverse path filter and packet filter.
+// A fabric that checks sources passes all that and drops what pods send. So, where both
+// nodes have a tunnel address, which is one of a pool, kind bgp also sends echo requests
+// from the one to the other out of the uplink to the peer's hardware address: past the
+// routes, which may still lead into the tunnel, and past masquerading.
+//
+//	Ethernet | IPv4, tunnel address to tunnel address, ICMP, DF | header | zeros up to the size
+//
+// Kind tunnel sends ICMP echo requests inside protocol 4, with the outer source that
+// tunl0 would take: the peer's tunl0 decapsulates, and so the whole receiving path is
+// proven, module, device, reverse path filter and packet filter. The peer's kernel
+// answers with ICMP alone, which need not pass between nodes; Answer answers in
+// protocol 4. Either counts.
 //
 // All packets have DF set and ignore what the kernel believes of the path's MTU
 // (IP_PMTUDISC_PROBE): a full-size packet arrives as it is or not at all.
@@ -30,7 +38,8 @@
 // What a node knows is its Report: per peer and check, Heard says that the peer's
 // request came in, and Answered that the own one came back. Merge makes ordered
 // pairs of all nodes' reports: A to B passes when B heard A, or when A was
-// answered, which B could only do after it heard.
+// answered, which B could only do after it heard. Silence of nodes that did not run at
+// the same time says nothing.
 //
 // Everything received is hostile. A classic BPF filter keeps all other traffic out
 // of the sockets, lengths are checked, answers go to nodes only, never exceed the

@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Sending is paced: atOnce packets, then pause. Full-size ones of 1500 bytes are
@@ -29,12 +32,16 @@ type engine struct {
 	cfg     Config
 	ipip    *net.IPConn // nil where the kind needs none
 	icmp    *net.IPConn
+	pods    *podProber // nil where nobody is probed so, or the own address is not there
 	answers *responder
 	// resend packets that were answered: the peer's kernel or its agent answers
 	// when the peer's own run has not begun to listen.
 	resend bool
 	// news is told of every first answer and first request.
 	news chan struct{}
+
+	// nodes are the peers' addresses by those of their tunnels.
+	nodes map[netip.Addr]netip.Addr
 
 	mu     sync.Mutex
 	nonces map[Check]uint64
@@ -44,7 +51,7 @@ type engine struct {
 func newEngine(ctx context.Context, cfg Config) (*engine, error) {
 	e := &engine{
 		cfg: cfg, news: make(chan struct{}, 1),
-		nonces: map[Check]uint64{}, peers: map[netip.Addr]map[Check]*Result{},
+		nonces: map[Check]uint64{}, peers: map[netip.Addr]map[Check]*Result{}, nodes: map[netip.Addr]netip.Addr{},
 	}
 	for _, c := range cfg.Kind.Checks() {
 		var b [8]byte
@@ -55,7 +62,8 @@ func newEngine(ctx context.Context, cfg Config) (*engine, error) {
 	}
 	for _, t := range cfg.Targets {
 		e.peers[t.Addr] = map[Check]*Result{}
-		for _, c := range cfg.Kind.Checks() {
+		e.nodes[t.TunnelAddr] = t.Addr
+		for _, c := range cfg.checks(t) {
 			e.peers[t.Addr][c] = &Result{Peer: t, Check: c, Size: cfg.size(c)}
 		}
 	}
@@ -73,11 +81,19 @@ func (e *engine) open(ctx context.Context) (err error) {
 		e.ipip, err = rawSocket(ctx, protoIPIP, self, ipipFilter)
 		return err
 	case KindTunnel:
-		if e.ipip, err = rawSocket(ctx, protoIPIP, self, nothing); err != nil {
+		if e.ipip, err = likeTunnel(ctx); err != nil {
 			return err
 		}
 	}
-	e.icmp, err = rawSocket(ctx, protoICMP, self, echoFilter)
+	if e.icmp, err = rawSocket(ctx, protoICMP, self, echoFilter); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(e.cfg.Targets, e.cfg.probesPod) {
+		e.pods, err = newPodProber(ctx, e.cfg.Self.TunnelAddr, e.cfg.link)
+	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil // a failure of CheckPod, and of nothing else
+	}
 	return err
 }
 
@@ -86,6 +102,9 @@ func (e *engine) close() {
 		if c != nil {
 			_ = c.Close()
 		}
+	}
+	if e.pods != nil {
+		e.pods.close()
 	}
 }
 
@@ -102,6 +121,9 @@ func (e *engine) run(ctx context.Context, done func(Result) bool, linger bool) e
 	}
 	if e.cfg.Kind == KindBGP {
 		g.Go(func() error { e.connectAll(ctx); return nil })
+	}
+	if e.pods != nil {
+		g.Go(func() error { return receive(e.pods.in, e.gotPod) })
 	}
 	g.Go(func() error {
 		defer e.close() // ends the receivers
@@ -154,7 +176,7 @@ func (e *engine) all(done func(Result) bool) bool {
 func (e *engine) sendAll(ctx context.Context) {
 	sent := 0
 	for _, t := range e.cfg.Targets {
-		for _, c := range e.cfg.Kind.Checks() {
+		for _, c := range e.cfg.checks(t) {
 			if c == CheckTCP || !e.resend && e.result(t.Addr, c).Answered {
 				continue
 			}
@@ -165,20 +187,25 @@ func (e *engine) sendAll(ctx context.Context) {
 				case <-time.After(pause):
 				}
 			}
-			e.failed(t.Addr, c, e.send(t.Addr, c))
+			e.failed(t.Addr, c, e.send(t, c))
 		}
 	}
 }
 
-func (e *engine) send(dst netip.Addr, c Check) error {
+func (e *engine) send(t Target, c Check) error {
 	p := probe{op: request, check: c, nonce: e.nonces[c], size: e.cfg.size(c)}
 	switch c {
 	case CheckMTU:
-		return send(e.icmp, echo(p), dst)
+		return send(e.icmp, echo(p), t.Addr)
+	case CheckPod:
+		if e.pods == nil {
+			return fmt.Errorf("no interface of this machine has its tunnel address %s", e.cfg.Self.TunnelAddr)
+		}
+		return e.pods.send(p, t)
 	case CheckTunnel:
-		return send(e.ipip, tunnelPayload(p, e.cfg.Self.Addr, dst), dst)
+		return tunnelTo(e.ipip, e.cfg.Self.Addr)(p, t.Addr)
 	}
-	return send(e.ipip, ipipPayload(p, e.cfg.Self.Addr, dst), dst)
+	return ipipTo(e.ipip, e.cfg.Self.Addr)(p, t.Addr)
 }
 
 func (e *engine) gotIPIP(b []byte, src netip.Addr) {
@@ -187,14 +214,20 @@ func (e *engine) gotIPIP(b []byte, src netip.Addr) {
 		return
 	}
 	e.got(p, src)
-	if p.op == request && e.answers != nil {
+	if e.answers != nil {
 		e.answers.answer(p, src)
 	}
 }
 
 func (e *engine) gotEcho(b []byte, src netip.Addr) {
-	if p, ok := parseEcho(b); ok {
+	if p, ok := parseEcho(b); ok && p.check != CheckPod {
 		e.got(p, src)
+	}
+}
+
+func (e *engine) gotPod(b []byte, src netip.Addr) {
+	if p, ok := parseEcho(b); ok && p.check == CheckPod {
+		e.got(p, e.nodes[src])
 	}
 }
 
@@ -223,12 +256,16 @@ func (e *engine) answered(dst netip.Addr, c Check) {
 }
 
 func (e *engine) failed(dst netip.Addr, c Check, err error) {
-	if err == nil {
-		return
+	detail := ""
+	switch {
+	case err != nil:
+		detail = reason(err)
+	case c != CheckPod:
+		return // the kernel tells of a route that fails at every other packet only
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.peers[dst][c].Detail = reason(err)
+	e.peers[dst][c].Detail = detail
 }
 
 func (e *engine) tell() {
@@ -249,7 +286,7 @@ func (e *engine) result(addr netip.Addr, c Check) Result {
 func (e *engine) results() []Result {
 	var out []Result
 	for _, t := range e.cfg.Targets {
-		for _, c := range e.cfg.Kind.Checks() {
+		for _, c := range e.cfg.checks(t) {
 			r := e.result(t.Addr, c)
 			if r.Answered {
 				r.Detail = ""

@@ -101,7 +101,7 @@ func newFabric(t *testing.T, n int) *fabric {
 	nltest.Run(t, "ip", "link", "set", bridge, "up")
 	for i := range n {
 		addr := netip.AddrFrom4([4]byte{172, 30, 0, byte(11 + i)})
-		nd := &node{NS: nltest.NewNS(t), Target: Target{fmt.Sprintf("node%d", i+1), addr}, port: nltest.Name("p")}
+		nd := &node{NS: nltest.NewNS(t), Target: Target{Name: fmt.Sprintf("node%d", i+1), Addr: addr}, port: nltest.Name("p")}
 		nd.Veth(t, nd.port, "eth0")
 		nltest.Run(t, "ip", "link", "set", nd.port, "master", bridge)
 		nd.NS.Run(t, "ip", "addr", "add", addr.String()+"/24", "dev", "eth0")

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Pair is one check from one node to another.
@@ -29,11 +30,15 @@ type Matrix struct {
 	Kind Kind `json:"kind"`
 	// Nodes that reported or should have, sorted by name.
 	Nodes []Node `json:"nodes"`
-	// Failures by From and To. A full-size check is there only where the small
-	// one of the same pair passes: otherwise it has nothing to say.
+	// Failures by From and To. A check that rests on another, such as a full-size
+	// one, is there only where that one of the same pair passes.
 	Failures []Pair `json:"failures"`
-	// Unknown are pairs about which a missing report leaves nothing to say.
+	// Unknown are pairs of which nothing can be said: a report is missing, or the
+	// nodes did not run at the same time.
 	Unknown []Pair `json:"unknown,omitempty"`
+	// PodNotTried is the number of pairs of which CheckPod can say nothing: not both
+	// have a tunnel address, or they are not in one subnet.
+	PodNotTried int `json:"podNotTried,omitempty"`
 }
 
 // OK reports whether everything passes between all nodes.
@@ -136,20 +141,31 @@ func Merge(kind Kind, reports []Report) Matrix {
 
 // judge files the checks of one ordered pair.
 func (m *Matrix) judge(b book, from, to Target) {
-	small := passes
+	verdicts := map[Check]verdict{"": passes}
 	for _, c := range m.Kind.Checks() {
-		v, why := b.verdict(from, to, c)
-		if c == CheckIPIP {
-			small = v
+		if c == CheckPod && !b.tried(from, to, c) {
+			if b.tried(from, to, CheckMTU) {
+				m.PodNotTried++
+			}
+			continue
 		}
+		v, why := b.verdict(from, to, c)
+		verdicts[c] = v
 		p := Pair{From: from, To: to, Check: c, Reason: why}
 		switch {
+		case verdicts[c.basis()] != passes:
 		case v == unknown:
 			m.Unknown = append(m.Unknown, p)
-		case v == fails && (c != CheckIPIPMTU || small == passes):
+		case v == fails:
 			m.Failures = append(m.Failures, p)
 		}
 	}
+}
+
+// tried reports whether the sender has a result.
+func (b book) tried(from, to Target, c Check) bool {
+	_, ok := b.results[entry{from.Name, to.Addr, c}]
+	return ok
 }
 
 func (b book) verdict(from, to Target, c Check) (verdict, string) {
@@ -158,12 +174,33 @@ func (b book) verdict(from, to Target, c Check) (verdict, string) {
 	switch {
 	case sent.Answered || got.Heard:
 		return passes, ""
+	case asked && listened && c.heard() && apart(b.reports[from.Name], b.reports[to.Name]):
+		return unknown, fmt.Sprintf("%s and %s did not run at the same time: try again, or with a longer --wait", from, to)
 	case asked && (listened || !c.heard()):
 		return fails, b.sentence(from, to, sent)
 	case asked:
 		return unknown, fmt.Sprintf("%s has no report that could say whether it heard %s", to, from)
 	}
 	return unknown, fmt.Sprintf("%s did not try %s", from, to)
+}
+
+// enoughTime is how long two nodes must have run together for silence to mean something.
+const enoughTime = time.Second
+
+// apart reports whether two nodes have not run at the same time for enoughTime, or for
+// half of what the shorter of them ran.
+func apart(a, b Report) bool {
+	if a.Started.IsZero() || b.Started.IsZero() {
+		return false
+	}
+	together := a.together(b)
+	shorter := min(a.together(a), b.together(b))
+	return together < min(enoughTime, shorter/2)
+}
+
+// together is how long both ran; negative when one had ended before the other began.
+func (r Report) together(o Report) time.Duration {
+	return min(r.Ended.Sub(r.Started), o.Ended.Sub(r.Started), r.Ended.Sub(o.Started), o.Ended.Sub(o.Started))
 }
 
 // sentence says what does not pass and what to do.
@@ -176,11 +213,13 @@ func (b book) sentence(from, to Target, r Result) string {
 	case CheckIPIP:
 		return fmt.Sprintf("protocol 4 from %s does not reach %s%s: allow IP protocol 4 (IPIP, not TCP or UDP port 4) in the security group or firewall between nodes", from, to, sending)
 	case CheckIPIPMTU:
-		return fmt.Sprintf("IPIP packets of %d bytes, the MTU of the uplink, from %s do not reach %s%s, small ones do: raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
+		return fmt.Sprintf("IPIP packets of %d bytes, full size, from %s do not reach %s%s, small ones do: raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
 	case CheckTCP:
 		return b.tcpSentence(from, to, r)
 	case CheckMTU:
-		return fmt.Sprintf("ICMP echo requests of %d bytes, the MTU of the uplink, from %s do not reach %s%s: raise the MTU of the path or of the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
+		return fmt.Sprintf("ICMP echo requests of %d bytes, full size, from %s do not reach %s%s: raise the MTU of the path or of the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
+	case CheckPod:
+		return fmt.Sprintf("packets with pod addresses (%s to %s) from %s do not reach %s plainly%s, those with node addresses do: allow the pools' ranges in the fabric (source/destination check, port security), or use ipipMode Always", from.TunnelAddr, to.TunnelAddr, from, to, sending)
 	}
 	return fmt.Sprintf("an echo request in IPIP from %s to %s is not answered%s: look there for tunl0 (ip -s link show tunl0), its rp_filter, and what the packet filter does with protocol 4", from, to, sending)
 }

@@ -6,8 +6,10 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"net/netip"
 )
@@ -16,7 +18,9 @@ var update = flag.Bool("update", false, "write golden files instead of comparing
 
 func nodes(n int) (out []Target) {
 	for i := range n {
-		out = append(out, Target{"node" + string(rune('1'+i)), netip.AddrFrom4([4]byte{172, 30, 0, byte(11 + i)})})
+		out = append(out, Target{
+			Name: "node" + string(rune('1'+i)), Addr: netip.AddrFrom4([4]byte{172, 30, 0, byte(11 + i)}), TunnelAddr: netip.AddrFrom4([4]byte{10, 244, byte(i), 1}),
+		})
 	}
 	return out
 }
@@ -85,6 +89,26 @@ func TestMatrixText(t *testing.T) {
 			lose(r, 1, 2, CheckTCP, "no route to host")
 			lose(r, 1, 2, CheckMTU, "")
 			lose(r, 0, 2, CheckMTU, "")
+			lose(r, 0, 2, CheckPod, "")
+			lose(r, 2, 0, CheckPod, "")
+			return r
+		}},
+		"bgp-no-tunnels-passes": {KindBGP, 2, func(r []Report) []Report {
+			for i := range r {
+				r[i].Results = slices.DeleteFunc(r[i].Results, func(res Result) bool { return res.Check == CheckPod })
+			}
+			return r
+		}},
+		"bgp-not-together": {KindBGP, 3, func(r []Report) []Report {
+			// node3 began when the others had ended. Its kernel answered all the same,
+			// but for what comes with pod addresses; who listens on its port is not node3.
+			at := time.Unix(1e9, 0)
+			for i, start := range []int{0, 2, 15} {
+				r[i].Started, r[i].Ended = at.Add(time.Duration(start)*time.Second), at.Add(time.Duration(start+10)*time.Second)
+			}
+			lose(r, 0, 1, CheckPod, "")
+			lose(r, 0, 2, CheckPod, "")
+			lose(r, 1, 2, CheckTCP, refused)
 			return r
 		}},
 		"tunnel-fails": {KindTunnel, 2, func(r []Report) []Report {
@@ -141,8 +165,37 @@ func TestMergeTakesEitherProof(t *testing.T) {
 	}
 }
 
+// Silence means something only where both have run.
+func TestMergeJudgesThoseWhoRanTogether(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	for name, tc := range map[string]struct {
+		starts, lasts time.Duration // of node2, node1 runs from 0 for 10 s
+		unknown       bool
+	}{
+		"together":                     {0, 10 * time.Second, false},
+		"within":                       {3 * time.Second, 4 * time.Second, false},
+		"a second":                     {9 * time.Second, 10 * time.Second, false},
+		"less than a second":           {9500 * time.Millisecond, 10 * time.Second, true},
+		"afterwards":                   {30 * time.Second, 10 * time.Second, true},
+		"before":                       {-30 * time.Second, 10 * time.Second, true},
+		"most of what is a short time": {9500 * time.Millisecond, 600 * time.Millisecond, false},
+	} {
+		r := reports(KindIPIP, nodes(2))
+		r[0].Started, r[0].Ended = at, at.Add(10*time.Second)
+		r[1].Started, r[1].Ended = at.Add(tc.starts), at.Add(tc.starts+tc.lasts)
+		if m := Merge(KindIPIP, r); !m.OK() {
+			t.Errorf("%s: all was answered, and fails: %+v", name, m)
+		}
+		lose(r, 0, 1, CheckIPIP, "")
+		m := Merge(KindIPIP, r)
+		if got := len(m.Unknown) == 1 && len(m.Failures) == 0; got != tc.unknown || !got && len(m.Failures) != 1 {
+			t.Errorf("%s: failures %+v, unknown %+v; want unknown %v", name, m.Failures, m.Unknown, tc.unknown)
+		}
+	}
+}
+
 func TestReportIsJSON(t *testing.T) {
-	want := Report{Node: Target{"a", alice}, Kind: KindIPIP, MTU: 1500, Results: []Result{{Peer: Target{"b", bob}, Check: CheckIPIP, Heard: true, Size: 84}}}
+	want := Report{Node: Target{Name: "a", Addr: alice}, Kind: KindIPIP, MTU: 1500, Results: []Result{{Peer: Target{Name: "b", Addr: bob}, Check: CheckIPIP, Heard: true, Size: 84}}}
 	raw, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)

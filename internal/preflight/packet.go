@@ -10,6 +10,7 @@ const (
 	ipLen     = 20 // an IPv4 header without options
 	icmpLen   = 8
 	headerLen = 20
+	podTTL    = 64 // what pods send with
 	maxPacket = 65535
 	smallSize = 84 // of a small probe's (outer) packet: what ping sends
 
@@ -32,7 +33,7 @@ const (
 )
 
 // codes are the checks' numbers on the wire.
-var codes = map[Check]byte{CheckIPIP: 1, CheckIPIPMTU: 2, CheckMTU: 3, CheckTunnel: 4}
+var codes = map[Check]byte{CheckIPIP: 1, CheckIPIPMTU: 2, CheckMTU: 3, CheckTunnel: 4, CheckPod: 5}
 
 func checkOf(code byte) Check {
 	for c, n := range codes {
@@ -75,7 +76,7 @@ func parseProbe(b []byte, size int) (probe, bool) {
 // ipipPayload is what follows the outer header of a probe of KindIPIP.
 func ipipPayload(p probe, src, dst netip.Addr) []byte {
 	b := make([]byte, p.size-ipLen)
-	putIPv4(b, protoExperiment, src, dst)
+	putIPv4(b, protoExperiment, 1, src, dst)
 	p.put(b[ipLen:])
 	return b
 }
@@ -103,7 +104,7 @@ func echo(p probe) []byte {
 }
 
 // parseEcho reads an ICMP message. A peer's kernel answers by changing the type
-// only, so that the type says what the op is.
+// only, so that an echo reply is a reply whatever its header says.
 func parseEcho(b []byte) (probe, bool) {
 	if len(b) < icmpLen+headerLen || b[0] != echoReply && b[0] != echoRequest || b[1] != 0 || checksum(b) != 0 {
 		return probe{}, false
@@ -112,25 +113,43 @@ func parseEcho(b []byte) (probe, bool) {
 	if b[0] == echoReply {
 		p.op = reply
 	}
-	return p, ok && (p.check == CheckMTU || p.check == CheckTunnel)
+	return p, ok && (p.check == CheckMTU || p.check == CheckTunnel || p.check == CheckPod)
 }
 
 // tunnelPayload is an echo request with an IP header of its own, to be carried
 // in protocol 4; p.size is that of the inner packet, which the reply has too.
 func tunnelPayload(p probe, src, dst netip.Addr) []byte {
 	b := make([]byte, p.size)
-	putIPv4(b, protoICMP, src, dst)
+	putIPv4(b, protoICMP, 1, src, dst)
 	copy(b[ipLen:], echo(p))
 	return b
 }
 
-// putIPv4 writes the header of the packet b: DF, and a TTL that allows delivery
-// and no forwarding.
-func putIPv4(b []byte, proto byte, src, dst netip.Addr) {
+// podPacket is an echo request with its IP header, which is a pod's for the fabric.
+func podPacket(p probe, src, dst netip.Addr) []byte {
+	b := make([]byte, p.size)
+	putIPv4(b, protoICMP, podTTL, src, dst)
+	copy(b[ipLen:], echo(p))
+	return b
+}
+
+// opener is an echo request without our header whose answer connection tracking can
+// not tell from that of echo(p).
+func opener(p probe) []byte {
+	b := make([]byte, icmpLen)
+	b[0] = echoRequest
+	binary.BigEndian.PutUint32(b[4:], uint32(p.nonce))
+	binary.BigEndian.PutUint16(b[2:], checksum(b))
+	return b
+}
+
+// putIPv4 writes the header of the packet b, with DF. A TTL of 1 allows delivery and
+// no forwarding.
+func putIPv4(b []byte, proto, ttl byte, src, dst netip.Addr) {
 	b[0] = 0x45
 	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 	b[6] = 0x40
-	b[8], b[9] = 1, proto
+	b[8], b[9] = ttl, proto
 	s, d := src.As4(), dst.As4()
 	copy(b[12:], s[:])
 	copy(b[16:], d[:])

@@ -46,6 +46,22 @@ func TestPacketsAreWhatTheyWere(t *testing.T) {
 	}
 }
 
+// A pod's packet for the fabric, and what connection tracking takes for its like.
+func TestPodPacket(t *testing.T) {
+	p := probe{op: request, check: CheckPod, nonce: 0x0123456789abcdef, size: 1500}
+	b := podPacket(p, alice, bob)
+	if got, ok := parseEcho(b[ipLen:]); !ok || got != p || len(b) != p.size {
+		t.Errorf("%+v came back as %+v, %v, in %d bytes", p, got, ok, len(b))
+	}
+	if checksum(b[:ipLen]) != 0 || b[6] != 0x40 || b[8] != podTTL || b[9] != protoICMP {
+		t.Errorf("header %x: want ICMP with DF", b[:ipLen])
+	}
+	o := opener(p)
+	if _, ok := parseEcho(o); ok || checksum(o) != 0 || !bytes.Equal(o[4:6], b[ipLen+4:ipLen+6]) {
+		t.Errorf("opener %x: want an ICMP echo request with the id of %x and nothing of ours", o, b[ipLen:ipLen+icmpLen])
+	}
+}
+
 // Every byte of a probe that is not padding counts, and so does the length.
 func TestDamagedPacketsAreNone(t *testing.T) {
 	good := ipipPayload(probe{op: request, check: CheckIPIP, nonce: 1, size: smallSize}, alice, bob)
@@ -89,6 +105,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(ipipPayload(probe{op: reply, check: CheckIPIPMTU, nonce: 2, size: 1500}, alice, bob))
 	f.Add(echo(probe{op: request, check: CheckMTU, nonce: 3, size: 1500}))
 	f.Add(tunnelPayload(probe{op: request, check: CheckTunnel, nonce: 4, size: smallSize}, alice, bob))
+	f.Add(echo(probe{op: request, check: CheckPod, nonce: 5, size: 1500}))
 	f.Add([]byte{0x45})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, ok := parseIPIP(b, alice, bob); ok {
@@ -97,7 +114,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%+v is %+v, %v when sent again", p, again, ok)
 			}
 		}
-		if p, ok := parseEcho(b); ok && (p.size != len(b)+ipLen || p.check.heard() != (p.check == CheckMTU)) {
+		if p, ok := parseEcho(b); ok && (p.size != len(b)+ipLen || p.check.heard() == (p.check == CheckTunnel)) {
 			t.Errorf("echo of %d bytes is %+v", len(b), p)
 		}
 	})
@@ -128,7 +145,7 @@ func TestAnswersAreLimited(t *testing.T) {
 }
 
 func TestConfigSaysWhatIsWrong(t *testing.T) {
-	ok := Config{Kind: KindIPIP, Self: Target{"a", alice}, Targets: []Target{{"a", alice}, {"b", bob}}, MTU: 1500}
+	ok := Config{Kind: KindIPIP, Self: Target{Name: "a", Addr: alice}, Targets: []Target{{Name: "a", Addr: alice}, {Name: "b", Addr: bob}}, MTU: 1500}
 	c, err := ok.complete()
 	if err != nil || len(c.Targets) != 1 || c.Targets[0].Name != "b" || c.Every != DefaultEvery || c.Wait != DefaultWait || c.BGPPort != DefaultPort {
 		t.Errorf("completed to %+v, %v", c, err)
@@ -137,8 +154,11 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		`preflight "vxlan": want ipip, bgp or tunnel`: func(c *Config) { c.Kind = "vxlan" },
 		"own address ::1: want an IPv4":               func(c *Config) { c.Self.Addr = netip.IPv6Loopback() },
 		"own address invalid IP: want an IPv4":        func(c *Config) { c.Self.Addr = netip.Addr{} },
-		"address of x (224.0.0.1)":                    func(c *Config) { c.Targets = []Target{{"x", netip.MustParseAddr("224.0.0.1")}} },
-		"b and x (192.0.2.2) have the same address":   func(c *Config) { c.Targets = []Target{{"b", bob}, {"x", bob}} },
+		"address of x (224.0.0.1)":                    func(c *Config) { c.Targets = []Target{{Name: "x", Addr: netip.MustParseAddr("224.0.0.1")}} },
+		"b and x (192.0.2.2) have the same address":   func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob}, {Name: "x", Addr: bob}} },
+		"address of b (192.0.2.2): want":              func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: netip.IPv6Loopback()}} },
+		"a and b (192.0.2.2) have the same address":   func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: alice}} },
+		"uplink nosuch0":                              func(c *Config) { c.MTU, c.Uplink = 0, "nosuch0" },
 		"MTU 60: want at least 84":                    func(c *Config) { c.MTU = 60 },
 		"no interface of this machine has":            func(c *Config) { c.MTU = 0 },
 		"want positive times":                         func(c *Config) { c.Wait = -1 },

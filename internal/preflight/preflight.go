@@ -16,7 +16,8 @@ type Kind string
 const (
 	// KindIPIP: protocol 4 passes, small and in full size.
 	KindIPIP Kind = "ipip"
-	// KindBGP: TCP to the BGP port and full-size packets pass.
+	// KindBGP: TCP to the BGP port, full-size packets, and those with pod addresses
+	// pass.
 	KindBGP Kind = "bgp"
 	// KindTunnel: the peer decapsulates IPIP and answers.
 	KindTunnel Kind = "tunnel"
@@ -28,9 +29,10 @@ type Check string
 // The checks.
 const (
 	CheckIPIP    Check = "ipip"     // a small packet of protocol 4
-	CheckIPIPMTU Check = "ipip-mtu" // one whose outer packet is as large as the uplink's MTU
+	CheckIPIPMTU Check = "ipip-mtu" // one whose outer packet is in full size
 	CheckTCP     Check = "tcp"      // a connection to the BGP port
-	CheckMTU     Check = "mtu"      // an ICMP echo request as large as the uplink's MTU
+	CheckMTU     Check = "mtu"      // an ICMP echo request in full size
+	CheckPod     Check = "pod"      // the same between tunnel addresses, straight out of the uplink
 	CheckTunnel  Check = "tunnel"   // an ICMP echo request in protocol 4
 )
 
@@ -40,7 +42,7 @@ func (k Kind) Checks() []Check {
 	case KindIPIP:
 		return []Check{CheckIPIP, CheckIPIPMTU}
 	case KindBGP:
-		return []Check{CheckTCP, CheckMTU}
+		return []Check{CheckTCP, CheckMTU, CheckPod}
 	case KindTunnel:
 		return []Check{CheckTunnel}
 	}
@@ -51,10 +53,24 @@ func (k Kind) Checks() []Check {
 // BGP speaker takes, nor those meant for a peer that does not run this program.
 func (c Check) heard() bool { return c != CheckTCP && c != CheckTunnel }
 
+// basis is the check without which c has nothing to say; empty for none.
+func (c Check) basis() Check {
+	switch c {
+	case CheckIPIPMTU:
+		return CheckIPIP
+	case CheckPod:
+		return CheckMTU
+	}
+	return ""
+}
+
 // Target is a node.
 type Target struct {
 	Name string     `json:"name"`
 	Addr netip.Addr `json:"addr,omitzero"`
+	// TunnelAddr is its address in a pool, where it has one. The fabric can not tell
+	// it from a pod's.
+	TunnelAddr netip.Addr `json:"tunnelAddr,omitzero"`
 }
 
 func (t Target) String() string {
@@ -63,6 +79,12 @@ func (t Target) String() string {
 	}
 	return fmt.Sprintf("%s (%s)", t.Name, t.Addr)
 }
+
+// Bounds of a Config's MTU in bytes.
+const (
+	MinMTU = smallSize
+	MaxMTU = maxPacket
+)
 
 // Defaults of a Config.
 const (
@@ -78,7 +100,10 @@ type Config struct {
 	Self Target
 	// Targets are the other nodes; Self among them is left out.
 	Targets []Target
-	// MTU of the uplink in bytes; 0: of the interface that has Self.Addr.
+	// Uplink is the interface towards the targets; empty: the one that has Self.Addr.
+	Uplink string
+	// MTU in bytes that full-size packets have, the (outer) IP header included; 0: the
+	// uplink's.
 	MTU int
 	// BGPPort is the TCP port of KindBGP; 0: DefaultPort.
 	BGPPort uint16
@@ -86,6 +111,9 @@ type Config struct {
 	Every time.Duration
 	// Wait bounds everything; 0: DefaultWait.
 	Wait time.Duration
+
+	link net.Interface  // the uplink, where something needs it
+	near []netip.Prefix // its subnets
 }
 
 // Result is what a node knows of one check with one peer.
@@ -111,6 +139,9 @@ type Report struct {
 	MTU int `json:"mtu,omitempty"`
 	// Port of CheckTCP.
 	Port uint16 `json:"port,omitempty"`
+	// Started and Ended are when the node began to listen and stopped; zero: not known.
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
 	// Results in the order of the targets.
 	Results []Result `json:"results,omitempty"`
 	// Error says why there are no results.
@@ -126,22 +157,20 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("preflight %s: own address %s: want an IPv4 unicast address", c.Kind, c.Self.Addr)
 	}
 	c.Targets = slices.DeleteFunc(slices.Clone(c.Targets), func(t Target) bool { return t.Addr == c.Self.Addr })
-	seen := map[netip.Addr]string{}
-	for _, t := range c.Targets {
-		if !usable(t.Addr) {
-			return c, fmt.Errorf("preflight %s: address of %s: want an IPv4 unicast address", c.Kind, t)
-		}
-		if other, twice := seen[t.Addr]; twice {
-			return c, fmt.Errorf("preflight %s: %s and %s have the same address", c.Kind, other, t)
-		}
-		seen[t.Addr] = t.Name
+	if err := distinct(c.Self, c.Targets); err != nil {
+		return c, fmt.Errorf("preflight %s: %w", c.Kind, err)
 	}
-	if c.MTU == 0 {
-		mtu, err := uplinkMTU(c.Self.Addr)
-		if err != nil {
+	if c.MTU == 0 || c.Kind == KindBGP && c.Self.TunnelAddr.IsValid() {
+		var err error
+		if c.link, err = c.uplink(); err != nil {
 			return c, fmt.Errorf("preflight %s: %w", c.Kind, err)
 		}
-		c.MTU = mtu
+		if c.near, err = subnets(c.link); err != nil {
+			return c, fmt.Errorf("preflight %s: %w", c.Kind, err)
+		}
+	}
+	if c.MTU == 0 {
+		c.MTU = c.link.MTU
 	}
 	// 64 KiB is the most that an IPv4 packet can be; lo has that and one more.
 	c.MTU = min(c.MTU, maxPacket)
@@ -163,14 +192,47 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
+// distinct says which address is none, or whose it is twice.
+func distinct(self Target, targets []Target) error {
+	seen := map[netip.Addr]string{}
+	for _, t := range append([]Target{self}, targets...) {
+		addrs := []netip.Addr{t.Addr}
+		if t.TunnelAddr.IsValid() {
+			addrs = append(addrs, t.TunnelAddr)
+		}
+		for _, a := range addrs {
+			if !usable(a) {
+				return fmt.Errorf("address of %s: want an IPv4 unicast address", t)
+			}
+			if other, twice := seen[a]; twice {
+				return fmt.Errorf("%s and %s have the same address %s", other, t, a)
+			}
+			seen[a] = t.Name
+		}
+	}
+	return nil
+}
+
 func usable(a netip.Addr) bool {
 	return a.Is4() && a.IsValid() && !a.IsMulticast() && !a.IsUnspecified()
+}
+
+// checks are those of the kind that can be tried with t.
+func (c Config) checks(t Target) []Check {
+	return slices.DeleteFunc(c.Kind.Checks(), func(check Check) bool { return check == CheckPod && !c.probesPod(t) })
+}
+
+// probesPod reports whether CheckPod is tried with t: it takes an address in a pool at
+// both ends, and one subnet, as plain routes do.
+func (c Config) probesPod(t Target) bool {
+	return c.Kind == KindBGP && c.Self.TunnelAddr.IsValid() && t.TunnelAddr.IsValid() && canProbePods(c.link) &&
+		slices.ContainsFunc(c.near, func(p netip.Prefix) bool { return p.Contains(t.Addr) })
 }
 
 // size of a check's request in bytes.
 func (c Config) size(check Check) int {
 	switch check {
-	case CheckIPIPMTU, CheckMTU:
+	case CheckIPIPMTU, CheckMTU, CheckPod:
 		return c.MTU
 	case CheckTCP:
 		return 0
@@ -178,11 +240,32 @@ func (c Config) size(check Check) int {
 	return smallSize
 }
 
-// uplinkMTU is the MTU of the interface that has the address.
-func uplinkMTU(addr netip.Addr) (int, error) {
+// subnets are the IPv4 subnets on an interface.
+func subnets(link net.Interface) (out []netip.Prefix, err error) {
+	addrs, err := link.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", link.Name, err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
+}
+
+// uplink is the interface towards the targets.
+func (c Config) uplink() (net.Interface, error) {
+	if c.Uplink != "" {
+		link, err := net.InterfaceByName(c.Uplink)
+		if err != nil {
+			return net.Interface{}, fmt.Errorf("uplink %s: %w", c.Uplink, err)
+		}
+		return *link, nil
+	}
 	ifs, err := net.Interfaces()
 	if err != nil {
-		return 0, fmt.Errorf("list network interfaces: %w", err)
+		return net.Interface{}, fmt.Errorf("list network interfaces: %w", err)
 	}
 	var errs []error
 	for _, i := range ifs {
@@ -192,10 +275,10 @@ func uplinkMTU(addr netip.Addr) (int, error) {
 			continue
 		}
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.Equal(addr.AsSlice()) {
-				return i.MTU, nil
+			if n, ok := a.(*net.IPNet); ok && n.IP.Equal(c.Self.Addr.AsSlice()) {
+				return i, nil
 			}
 		}
 	}
-	return 0, errors.Join(append(errs, fmt.Errorf("no interface of this machine has the address %s", addr))...)
+	return net.Interface{}, errors.Join(append(errs, fmt.Errorf("no interface of this machine has the address %s", c.Self.Addr))...)
 }

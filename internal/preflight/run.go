@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Run probes every target and answers their probes, until everything was heard and
@@ -21,12 +22,13 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	}
 	e.resend = true
 	if cfg.Kind == KindIPIP {
-		e.answers = newResponder(e.ipip, cfg.Self.Addr, func(a netip.Addr) bool { return e.peers[a] != nil })
+		e.answers = newResponder(func(a netip.Addr) bool { return e.peers[a] != nil }, ipipTo(e.ipip, cfg.Self.Addr))
 	}
+	started := time.Now()
 	if err := e.bounded(ctx, func(r Result) bool { return r.Answered && (r.Heard || !r.Check.heard()) }, true); err != nil {
 		return Report{}, err
 	}
-	rep := Report{Node: cfg.Self, Kind: cfg.Kind, MTU: cfg.MTU, Results: e.results()}
+	rep := Report{Node: cfg.Self, Kind: cfg.Kind, MTU: cfg.MTU, Started: started, Ended: time.Now(), Results: e.results()}
 	if cfg.Kind == KindBGP {
 		rep.Port = cfg.BGPPort
 	}

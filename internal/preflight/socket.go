@@ -81,6 +81,12 @@ func rawSocket(ctx context.Context, proto int, self netip.Addr, filter []bpf.Ins
 	return conn.(*net.IPConn), nil
 }
 
+// likeTunnel opens a socket that sends protocol 4 as tunl0 does: tunl0 has no local end,
+// so that the outer source is the one of the kernel's route to the other node.
+func likeTunnel(ctx context.Context) (*net.IPConn, error) {
+	return rawSocket(ctx, protoIPIP, netip.IPv4Unspecified(), nothing)
+}
+
 // receive hands everything that arrives to f until the socket is closed. f must
 // not keep the bytes.
 func receive(conn *net.IPConn, f func(payload []byte, src netip.Addr)) error {

@@ -32,21 +32,31 @@ func (m Matrix) WriteText(w io.Writer) error {
 		for _, f := range m.Failures {
 			fmt.Fprintf(out, "FAIL %s -> %s %s: %s\n", f.From.Name, f.To.Name, f.Check, f.Reason)
 		}
+		silent := map[string]bool{} // which says enough of their pairs
 		for _, n := range m.Nodes {
+			silent[n.Name] = n.Error != ""
 			if n.Error != "" {
 				fmt.Fprintf(out, "FAIL %s: no report: %s\n", n.Name, n.Error)
+			}
+		}
+		for _, p := range m.Unknown {
+			if !silent[p.From.Name] && !silent[p.To.Name] {
+				fmt.Fprintf(out, "NOT KNOWN %s -> %s %s: %s\n", p.From.Name, p.To.Name, p.Check, p.Reason)
 			}
 		}
 		fmt.Fprintln(out)
 	}
 	m.writeGrid(out)
+	if m.PodNotTried > 0 {
+		fmt.Fprintf(out, "\nNot tried, for %d pairs: whether packets with pod addresses pass. That takes nodes in one subnet that have tunnel\naddresses, as they do while a pool's ipipMode is not Never. A change to Never tries it by itself.\n", m.PodNotTried)
+	}
 	return out.Flush()
 }
 
 // passing says what passes when all does.
 var passing = map[Kind]string{
-	KindIPIP:   "IP protocol 4 passes, up to the uplinks' MTU,",
-	KindBGP:    "the BGP port answers, and packets up to the uplinks' MTU pass,",
+	KindIPIP:   "IP protocol 4 passes, in full size too,",
+	KindBGP:    "the BGP port answers, and full-size packets pass,",
 	KindTunnel: "IPIP is decapsulated and answered",
 }
 
