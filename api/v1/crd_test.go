@@ -39,6 +39,8 @@ type crd struct {
 
 type schema struct {
 	Type       string
+	Minimum    *int
+	Maximum    *int
 	Nullable   bool
 	Required   []string
 	Properties map[string]schema
@@ -103,6 +105,10 @@ func TestCRDs(t *testing.T) {
 	}
 	if d := readCRD(t, v1.PluralBlockAffinities).Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"].Properties["deleted"]; d.Type != "string" {
 		t.Errorf("a BlockAffinity's deleted is a %s, want a string", d.Type)
+	}
+	mtu := readCRD(t, v1.PluralFelixConfigurations).Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"].Properties["ipipMTU"]
+	if mtu.Minimum == nil || *mtu.Minimum != 0 || mtu.Maximum == nil || *mtu.Maximum != 65535 {
+		t.Errorf("a FelixConfiguration's ipipMTU may be anything: %+v", mtu)
 	}
 }
 

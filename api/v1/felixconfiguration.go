@@ -34,7 +34,9 @@ type FelixConfigurationSpec struct {
 	// IPIPEnabled turns IPIP on or off; absent means when a pool asks for it.
 	// +optional
 	IPIPEnabled *bool `json:"ipipEnabled,omitempty"`
-	// IPIPMTU is the MTU of tunl0 in bytes; 0 or absent means detected.
+	// IPIPMTU is the MTU of tunl0 in bytes, 576 or more; 0 or absent means detected.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
 	// +optional
 	IPIPMTU *int `json:"ipipMTU,omitempty"`
 
@@ -54,10 +56,12 @@ type FelixConfigurationSpec struct {
 	// +optional
 	VXLANVNI *int `json:"vxlanVNI,omitempty"`
 
-	// WireguardEnabled encrypts pod traffic between nodes over IPv4 (false).
+	// WireguardEnabled encrypts pod traffic between nodes over IPv4 (false). Agents
+	// that can not are not ready while it is true.
 	// +optional
 	WireguardEnabled *bool `json:"wireguardEnabled,omitempty"`
-	// WireguardEnabledV6 encrypts pod traffic between nodes over IPv6 (false).
+	// WireguardEnabledV6 encrypts pod traffic between nodes over IPv6 (false). Agents
+	// that can not are not ready while it is true.
 	// +optional
 	WireguardEnabledV6 *bool `json:"wireguardEnabledV6,omitempty"`
 	// WireguardMTU is the MTU of wireguard.cali in bytes; 0 or absent means detected.

@@ -20,6 +20,7 @@ type compat struct {
 
 const (
 	whyMTU       = "this version of Manx has no such tunnel"
+	whyClear     = "this version of Manx does not encrypt, and traffic must not leave in clear when encryption was asked for; false comes before a FelixConfiguration's "
 	whyDetected  = "Manx decides from the pools"
 	whyNoTypha   = "agents watch the Kubernetes API themselves"
 	whyStderr    = "Manx logs to standard error only"
@@ -30,8 +31,8 @@ const (
 var compatible = []compat{
 	{name: "DATASTORE_TYPE", harmless: []string{"kubernetes"}, why: "the Kubernetes API is the only datastore", refused: true},
 	{name: "FELIX_DATASTORETYPE", harmless: []string{"kubernetes"}, why: "the Kubernetes API is the only datastore", refused: true},
-	{name: "FELIX_WIREGUARDENABLED", harmless: falsy, why: "this version of Manx does not encrypt, and traffic must not leave in clear when encryption was asked for", refused: true},
-	{name: "FELIX_WIREGUARDENABLEDV6", harmless: falsy, why: "this version of Manx does not encrypt, and traffic must not leave in clear when encryption was asked for", refused: true},
+	{name: "FELIX_WIREGUARDENABLED", harmless: falsy, why: whyClear + "wireguardEnabled", refused: true},
+	{name: "FELIX_WIREGUARDENABLEDV6", harmless: falsy, why: whyClear + "wireguardEnabledV6", refused: true},
 	{name: "CALICO_DISABLE_FILE_LOGGING", harmless: []string{"true"}, why: whyStderr},
 	{name: "CALICO_STARTUP_LOGLEVEL", why: "FELIX_LOGSEVERITYSCREEN holds from the first line on"},
 	{name: "CALICO_K8S_NODE_REF", why: "the Kubernetes Node is the one that NODENAME names"},

@@ -15,10 +15,12 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -141,6 +143,9 @@ type Dataplane struct {
 	// IPIPEnabled forces tunl0 on or off; nil: as FelixConfiguration or the pools say.
 	IPIPEnabled *bool
 	IPIPMTU     int // of tunl0 in bytes; 0: as FelixConfiguration says, or the uplink's less the header
+	// WireGuardOff and WireGuardOffV6 are FELIX_WIREGUARDENABLED=false and its like for
+	// IPv6: not encrypted, whatever a FelixConfiguration says.
+	WireGuardOff, WireGuardOffV6 bool
 	// AllowIPIPFromPods and AllowVXLANFromPods let pods send tunnel packets.
 	AllowIPIPFromPods, AllowVXLANFromPods bool
 }
@@ -206,19 +211,13 @@ type Warning struct {
 func (w Warning) String() string { return fmt.Sprintf("%s=%q: %s", w.Name, w.Value, w.Text) }
 
 // Parse reads the environment, given as NAME=value strings. An empty value
-// counts as not set; of a name given twice the last one counts. The warnings are
-// sorted by name. The error joins one line for every bad value, each naming the
-// variable, its value and what is accepted.
+// counts as not set; of a name given twice the last one counts. Names that begin
+// with FELIX_ count in any case. The warnings are sorted by name. The error joins
+// one line for every bad value, each naming the variable, its value and what is
+// accepted.
 func Parse(environ []string) (Config, []Warning, error) {
 	c := Config{given: map[string]string{}}
-	env := map[string]string{}
-	for _, e := range environ {
-		name, value, ok := strings.Cut(e, "=")
-		if ok {
-			env[name] = value
-		}
-	}
-	var errs []error
+	env, errs := variables(environ)
 	var warnings []Warning
 	for _, s := range settings {
 		v := env[s.name]
@@ -241,9 +240,41 @@ func Parse(environ []string) (Config, []Warning, error) {
 	warnings, errs = append(warnings, w...), append(errs, err...)
 	w, err = checkCompat(env)
 	warnings, errs = append(warnings, w...), append(errs, err...)
+	// Any value but a false one has just been refused.
+	c.Dataplane.WireGuardOff, c.Dataplane.WireGuardOffV6 = env["FELIX_WIREGUARDENABLED"] != "", env["FELIX_WIREGUARDENABLEDV6"] != ""
 	warnings = append(warnings, unknown(env)...)
 	slices.SortFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Name, b.Name) })
 	return c, warnings, errors.Join(errs...)
+}
+
+// variables reads NAME=value strings into a map. Felix lower-cases the names of its
+// variables, so that there are manifests with FELIX_IpInIpMtu: such names are kept
+// upper-cased. Two spellings of one must not differ, since nobody could tell which counts.
+func variables(environ []string) (env map[string]string, errs []error) {
+	env = map[string]string{}
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			env[name] = value
+		}
+	}
+	spelling := map[string]string{} // the one whose value was taken
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		upper := strings.ToUpper(name)
+		if name == upper || !strings.HasPrefix(upper, "FELIX_") {
+			continue
+		}
+		value, has := env[name], env[upper]
+		delete(env, name)
+		switch {
+		case value == "":
+		case has == "":
+			env[upper], spelling[upper] = value, name
+		case has != value:
+			errs = append(errs, fmt.Errorf("%s=%q and %s=%q: two spellings of one variable with different values; want one of them unset",
+				cmp.Or(spelling[upper], upper), has, name, value))
+		}
+	}
+	return env, errs
 }
 
 // checkPools completes the default pools and reports settings of theirs that

@@ -128,8 +128,10 @@ func TestValues(t *testing.T) {
 		{env: "NODENAME=Node_1", note: `NODENAME="Node_1": not a name that a Node can have`},
 		{env: "CNI_MTU=0", get: func(c Config) any { return c.Dataplane.MTU }, want: 0},
 		{env: "CNI_MTU=9000", get: func(c Config) any { return c.Dataplane.MTU }, want: 9000},
-		{env: "CNI_MTU=67", note: "out of range; want 0, or 68 to 65535"},
+		{env: "CNI_MTU=575", note: "out of range; want 0, or 576 to 65535"},
 		{env: "CNI_MTU=-1", note: "out of range"},
+		{env: "FELIX_IPINIPMTU=575", note: `FELIX_IPINIPMTU="575": out of range; want 0, or 576 to 65535`},
+		{env: "FELIX_IPINIPMTU=576", get: func(c Config) any { return c.Dataplane.IPIPMTU }, want: 576},
 		{env: "FELIX_ROUTEREFRESHINTERVAL=0.5", get: func(c Config) any { return c.Dataplane.RouteRefresh }, want: 500 * time.Millisecond},
 		{env: "FELIX_ROUTEREFRESHINTERVAL=NaN", note: "not a number of seconds"},
 		{env: "FELIX_ROUTEREFRESHINTERVAL=90s", note: "not a number of seconds"},
@@ -304,6 +306,49 @@ func TestCalicoManifestIsQuiet(t *testing.T) {
 func TestEncryptionIsNotIgnored(t *testing.T) {
 	if _, _, err := Parse([]string{"FELIX_WIREGUARDENABLED=true"}); err == nil || !strings.Contains(err.Error(), "want false, or unset") {
 		t.Errorf("got %v", err)
+	}
+	c, _, err := Parse([]string{"FELIX_WIREGUARDENABLED=false", "FELIX_WIREGUARDENABLEDV6="})
+	if err != nil || !c.Dataplane.WireGuardOff || c.Dataplane.WireGuardOffV6 {
+		t.Errorf("false: %+v, %v", c.Dataplane, err)
+	}
+}
+
+// Felix reads the names of its variables in any case.
+func TestFelixNamesInAnyCase(t *testing.T) {
+	for _, tc := range []struct {
+		env  []string
+		want int    // of FELIX_IPINIPMTU
+		err  string // instead
+	}{
+		{env: []string{"FELIX_IpInIpMtu=1400"}, want: 1400},
+		{env: []string{"felix_ipinipmtu=1400"}, want: 1400},
+		{env: []string{"felix_IPINIPMTU=1400", "FELIX_IPINIPMTU=1400"}, want: 1400},
+		{env: []string{"felix_ipinipmtu=", "FELIX_IPINIPMTU=1400", "Felix_IpInIpMtu="}, want: 1400},
+		{env: []string{"FELIX_IPINIPMTU=", "Felix_IpInIpMtu=1400"}, want: 1400},
+		{env: []string{"felix_ipinipmtu=1380", "felix_ipinipmtu=1400"}, want: 1400}, // one spelling: the last counts
+		{env: []string{"felix_ipinipmtu=1380", "FELIX_IPINIPMTU=1400"},
+			err: `FELIX_IPINIPMTU="1400" and felix_ipinipmtu="1380": two spellings of one variable with different values; want one of them unset`},
+		{env: []string{"felix_ipinipmtu=1380", "FELIX_IpInIpMtu=1400"}, err: `FELIX_IpInIpMtu="1400" and felix_ipinipmtu="1380": two spellings`},
+		{env: []string{"felix_IpInIpMtu=40"}, err: `FELIX_IPINIPMTU="40": out of range`},
+		{env: []string{"felix_wireguardenabled=true"}, err: `FELIX_WIREGUARDENABLED="true"`},
+	} {
+		c, warnings, err := Parse(tc.env)
+		switch {
+		case tc.err != "":
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%v: %v; want %s", tc.env, err, tc.err)
+			}
+		case err != nil || len(warnings) > 0 || c.Dataplane.IPIPMTU != tc.want:
+			t.Errorf("%v: MTU %d, %v, %v", tc.env, c.Dataplane.IPIPMTU, warnings, err)
+		default:
+			if v, ok := c.Given("FELIX_IPINIPMTU"); v != "1400" || !ok {
+				t.Errorf("%v: Given = %q, %v", tc.env, v, ok)
+			}
+		}
+	}
+	_, warnings, err := Parse([]string{"felix_nosuchthing=1", "cni_mtu=1400"})
+	if err != nil || len(warnings) != 1 || warnings[0].Name != "FELIX_NOSUCHTHING" {
+		t.Errorf("unknown: %v, %v", warnings, err)
 	}
 }
 

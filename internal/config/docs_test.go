@@ -43,6 +43,7 @@ func page() string {
 manx-node is configured by environment variables, set in its DaemonSet. They have Calico's names and values.
 
 - An empty variable counts as not set.
+- Names that begin with ` + "`FELIX_`" + ` count in any case, as in Calico: ` + "`FELIX_IpInIpMtu` is `FELIX_IPINIPMTU`" + `. Two spellings with different values stop the start.
 - A bad value stops the start. All bad values are reported together, each with the variable, its value and what is accepted.
 - An unknown variable that starts with ` + "`FELIX_` or `CALICO_`" + ` is ignored and logged once.
 - A default pool is created only when the cluster has no pool of its family. Afterwards its variables have no effect; when they differ

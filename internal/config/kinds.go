@@ -209,8 +209,9 @@ var (
 	blockSize  = integer("prefix length", "20 to 32", 20, 32)
 	blockSize6 = integer("prefix length", "116 to 128", 116, 128)
 	port       = integer[uint16]("port", "1 to 65535", 1, 65535)
-	// 68 is the least MTU that IPv4 knows (RFC 791 §3.2), 65535 the largest packet.
-	mtu = integer("bytes", "0, or 68 to 65535", 68, 65535, 0)
+	// 576 is what every IPv4 host takes (RFC 791 §3.1); the CNI plugin and pod-network
+	// refuse less. 65535 is the largest packet.
+	mtu = integer("bytes", "0, or 576 to 65535", 576, 65535, 0)
 )
 
 var host = plain("host", "localhost, a host name, or an IP address; 0.0.0.0 for every address", func(s string) (string, error) {

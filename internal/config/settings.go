@@ -155,7 +155,9 @@ var settings = []setting{
 			"It counts when the pool is made; later the pool's `ipipMode` is what holds, and `manxctl status` shows when the two differ.",
 	}),
 	as(encapMode, func(c *Config) *v1.EncapMode { return &c.Pool.VXLAN }, setting{
-		name: "CALICO_IPV4POOL_VXLAN", group: groupPool, preset: "Never", doc: "When packets to the pool travel in VXLAN. Excludes `CALICO_IPV4POOL_IPIP`.",
+		name: "CALICO_IPV4POOL_VXLAN", group: groupPool, preset: "Never",
+		doc: "When packets to the pool travel in VXLAN, which this version of Manx does not have: any value but `Never` or `Off` stops the start when the pool would be made. " +
+			"No effect once there is a pool. Excludes `CALICO_IPV4POOL_IPIP`.",
 	}),
 	as(blockSize, func(c *Config) *int { return &c.Pool.BlockSize }, setting{
 		name: "CALICO_IPV4POOL_BLOCK_SIZE", group: groupPool, preset: "26", doc: "Prefix length of the blocks that nodes claim from the pool.",
@@ -188,7 +190,9 @@ var settings = []setting{
 	}),
 
 	as(mtu, func(c *Config) *int { return &c.Dataplane.MTU }, setting{
-		name: "CNI_MTU", group: groupDataplane, preset: "0", doc: "MTU of pods' interfaces in bytes. 0: that of the interface with the node's address, less the headers of the encapsulation in use.",
+		name: "CNI_MTU", group: groupDataplane, preset: "0",
+		doc: "MTU of pods in bytes, of those that run too. 0: that of the interface with the node's address, less the headers of the encapsulation in use. " +
+			"Set it in the container `install-cni` too; the manifest sets both to `veth_mtu` of the ConfigMap `manx-config`.",
 	}),
 	as(maybeBool, func(c *Config) **bool { return &c.Dataplane.IPIPEnabled }, setting{
 		name: "FELIX_IPINIPENABLED", group: groupDataplane,

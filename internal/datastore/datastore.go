@@ -218,10 +218,8 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	}
 	felix, bad := decoded[apiv1.FelixConfiguration](d.informers[kindFelix], kindFelix)
 	s.Invalid = append(s.Invalid, bad...)
-	s.felix = make(map[string]apiv1.FelixConfigurationSpec, len(felix))
-	for _, c := range felix {
-		s.felix[c.Name] = c.Spec
-	}
+	s.felix, bad = settleFelix(felix)
+	s.Invalid = append(s.Invalid, bad...)
 	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	d.report(s.Invalid)
 	return s, true

@@ -20,7 +20,7 @@
 //   - An object that does not decode or does not validate counts as absent. It
 //     is listed in Snapshot.Invalid and reported once as an Event on the object;
 //     its neighbours are used as if it did not exist. Where only an annotation
-//     that nothing else hangs on is wrong, the annotation alone counts as absent.
+//     or a setting that nothing else hangs on is wrong, that alone counts as absent.
 //   - A snapshot is a function of the current objects only. What the agent does
 //     while the API server is away is what it did before: the informers keep
 //     their stores and retry with back-off.

@@ -34,7 +34,7 @@ type Node struct {
 }
 
 // Invalid is an object that counts as absent, and why. When only an annotation
-// of it does, the reason says so.
+// or a setting of it does, the reason says so.
 type Invalid struct {
 	Kind, Name string
 	Reason     string
@@ -70,19 +70,6 @@ func (s *Snapshot) Node(name string) (Node, bool) {
 		return Node{}, false
 	}
 	return s.Nodes[i], true
-}
-
-// Felix returns the FelixConfiguration of a node: the object node.<name>, and for
-// what that leaves open the one called default. Only the settings of IPIP are merged.
-func (s *Snapshot) Felix(node string) apiv1.FelixConfigurationSpec {
-	spec, all := s.felix["node."+node], s.felix[apiv1.DefaultName]
-	if spec.IPIPEnabled == nil {
-		spec.IPIPEnabled = all.IPIPEnabled
-	}
-	if spec.IPIPMTU == nil {
-		spec.IPIPMTU = all.IPIPMTU
-	}
-	return spec
 }
 
 // BGPConfiguration holds the cluster-wide settings of the BGPConfiguration

@@ -110,6 +110,10 @@ func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, if
 		return nil, err
 	}
 	if !want.Skip && len(pools) == 0 {
+		if encapsulates(want.VXLAN) {
+			v, _ := s.Settings.Given("CALICO_IPV4POOL_VXLAN")
+			return nil, fmt.Errorf("create IPPool %s: CALICO_IPV4POOL_VXLAN=%q: %s; want Never, or unset, with CALICO_IPV4POOL_IPIP to encapsulate", ipv4Pool.name, v, noVXLAN)
+		}
 		cidr, source, more, err := chooseRange(want, kubeadm, ifaces)
 		if err != nil {
 			return nil, err
@@ -128,6 +132,10 @@ func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, if
 	}
 	return s.makePool(ctx, ipv6Pool, want6, ipv6Pool.variable+"_CIDR", node.Address6, notes)
 }
+
+const noVXLAN = "this version of Manx has no VXLAN"
+
+func encapsulates(m v1.EncapMode) bool { return m != "" && m != v1.EncapNever }
 
 // poolKind is what tells the default pools of the families apart.
 type poolKind struct {
@@ -241,18 +249,31 @@ func comparePools(set config.Config, kind poolKind, want config.Pool, pools []v1
 				field, has, variable, v, how)})
 		}
 	}
-	patch := func(field string, value any) string {
-		body, _ := json.Marshal(map[string]any{"spec": map[string]any{field: value}}) // of a string or a bool: can not fail
+	fixed := func(variable, field string, has, wants any) {
+		add(variable, field, has, wants, fmt.Sprintf("it can not be changed in a pool: create another pool, set disabled on this one, and restart the pods; or set the variable to %v", has))
+	}
+	patch := func(spec map[string]any) string {
+		body, _ := json.Marshal(map[string]any{"spec": spec}) // of strings and bools: can not fail
 		return fmt.Sprintf("to change the pool: kubectl patch ippools.%s %s --type merge -p '%s'", v1.GroupName, p.Name, body)
 	}
-	const fixed = "it can not be changed in a pool: create another pool, set disabled on this one, and restart the pods"
-	add("_CIDR", "cidr", p.Prefix(), want.CIDR, fixed)
-	add("_BLOCK_SIZE", "blockSize", orDefault(p.Spec.BlockSize, kind.blockSize), want.BlockSize, fixed)
-	add("_IPIP", "ipipMode", orDefault(p.Spec.IPIPMode, v1.EncapNever), want.IPIP, patch("ipipMode", want.IPIP))
-	add("_VXLAN", "vxlanMode", orDefault(p.Spec.VXLANMode, v1.EncapNever), want.VXLAN, patch("vxlanMode", want.VXLAN))
-	add("_NAT_OUTGOING", "natOutgoing", p.Spec.NATOutgoing, want.NATOutgoing, patch("natOutgoing", want.NATOutgoing))
-	add("_NODE_SELECTOR", "nodeSelector", orDefault(p.Spec.NodeSelector, "all()"), want.NodeSelector, patch("nodeSelector", want.NodeSelector))
-	add("_DISABLE_BGP_EXPORT", "disableBGPExport", p.Spec.DisableBGPExport, want.DisableBGPExport, patch("disableBGPExport", want.DisableBGPExport))
+	free := func(variable, field string, has, wants any) {
+		spec := map[string]any{field: wants}
+		if field == "ipipMode" && encapsulates(want.IPIP) && encapsulates(p.Spec.VXLANMode) {
+			spec["vxlanMode"] = v1.EncapNever // a pool has one encapsulation
+		}
+		add(variable, field, has, wants, fmt.Sprintf("%s; or set the variable to %v", patch(spec), has))
+	}
+	fixed("_CIDR", "cidr", p.Prefix(), want.CIDR)
+	fixed("_BLOCK_SIZE", "blockSize", orDefault(p.Spec.BlockSize, kind.blockSize), want.BlockSize)
+	free("_IPIP", "ipipMode", orDefault(p.Spec.IPIPMode, v1.EncapNever), want.IPIP)
+	vxlan := noVXLAN + ": set the variable to Never"
+	if encapsulates(p.Spec.VXLANMode) {
+		vxlan = noVXLAN + "; " + patch(map[string]any{"vxlanMode": v1.EncapNever})
+	}
+	add("_VXLAN", "vxlanMode", orDefault(p.Spec.VXLANMode, v1.EncapNever), want.VXLAN, vxlan)
+	free("_NAT_OUTGOING", "natOutgoing", p.Spec.NATOutgoing, want.NATOutgoing)
+	free("_NODE_SELECTOR", "nodeSelector", orDefault(p.Spec.NodeSelector, "all()"), want.NodeSelector)
+	free("_DISABLE_BGP_EXPORT", "disableBGPExport", p.Spec.DisableBGPExport, want.DisableBGPExport)
 	return notes
 }
 

@@ -33,6 +33,12 @@ func pool(name, cidr string) *v1.IPPool {
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1.IPPoolSpec{CIDR: cidr, NATOutgoing: true}}
 }
 
+func encapsulated(name string, ipip, vxlan v1.EncapMode) *v1.IPPool {
+	p := pool(name, "10.244.0.0/16")
+	p.Spec.IPIPMode, p.Spec.VXLANMode = ipip, vxlan
+	return p
+}
+
 func TestPoolRange(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -119,7 +125,20 @@ func TestExistingPool(t *testing.T) {
 		{"nothing asked", nil, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")}, nil},
 		{"differs", env, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")}, []string{
 			`IPPool default-ipv4-ippool: its cidr is 10.9.0.0/16, while CALICO_IPV4POOL_CIDR="10.244.0.0/16"`,
-			`kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'`}},
+			`kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'; or set the variable to Never`}},
+		// After manxctl ippool mode the variable is what is out of date.
+		{"changed since", []string{"CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Never"}, []runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapCrossSubnet, v1.EncapNever)},
+			[]string{`its ipipMode is CrossSubnet, while CALICO_IPV4POOL_IPIP="Always": the variable counts only when the first pool is created; ` +
+				`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'; or set the variable to CrossSubnet`}},
+		// The pool may have one encapsulation: a patch that sets the second alone is refused.
+		{"VXLAN, and the manifest's variables", []string{"CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Never"},
+			[]runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapNever, v1.EncapAlways)}, []string{
+				`-p '{"spec":{"ipipMode":"Always","vxlanMode":"Never"}}'; or set the variable to Never`,
+				`its vxlanMode is Always, while CALICO_IPV4POOL_VXLAN="Never": the variable counts only when the first pool is created; this version of Manx has no VXLAN; ` +
+					`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"vxlanMode":"Never"}}'`}},
+		{"VXLAN, and no IPIP asked for", []string{"CALICO_IPV4POOL_IPIP=Never"}, []runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapNever, v1.EncapAlways)}, nil},
+		{"VXLAN asked for", []string{"CALICO_IPV4POOL_VXLAN=CrossSubnet"}, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")},
+			[]string{`while CALICO_IPV4POOL_VXLAN="CrossSubnet": the variable counts only when the first pool is created; this version of Manx has no VXLAN: set the variable to Never`}},
 		{"same range under another name", env, []runtime.Object{pool("a", "10.8.0.0/16"), pool("mine", "10.244.0.0/16")}, []string{"IPPool mine: its ipipMode is Never"}},
 		{"one pool of the user", env, []runtime.Object{pool("mine", "10.8.0.0/16")}, []string{"IPPool mine: its cidr", "IPPool mine: its ipipMode"}},
 		{"several pools of the user", env, []runtime.Object{pool("a", "10.8.0.0/16"), pool("b", "10.9.0.0/16")}, nil},
@@ -144,6 +163,33 @@ func TestExistingPool(t *testing.T) {
 			t.Errorf("%d pools, want 2", got)
 		}
 	})
+}
+
+// A pool that this version can not carry is not made. What is in a cluster with pools
+// has nothing to do with the variable.
+func TestVXLANPoolIsNotMade(t *testing.T) {
+	for _, tc := range []struct {
+		env   []string
+		pools []runtime.Object
+		err   string
+	}{
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"}, err: `create IPPool default-ipv4-ippool: CALICO_IPV4POOL_VXLAN="Always": this version of Manx has no VXLAN; want Never, or unset`},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=cross-subnet"}, err: `CALICO_IPV4POOL_VXLAN="cross-subnet": this version`},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"}, pools: []runtime.Object{pool("six", "fd00::/48")}, err: "no VXLAN"},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=off"}},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always", "NO_DEFAULT_POOLS=true"}},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always", "CALICO_IPV4POOL_CIDR=none"}},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"}, pools: []runtime.Object{pool("mine", "10.9.0.0/16")}},
+	} {
+		c := newCluster(t, append(tc.pools, node("node-1"))...)
+		_, err := c.run(tc.env...)
+		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%v with %d pools: %v; want %q", tc.env, len(tc.pools), err, tc.err)
+		}
+		if err != nil && len(c.pools()) != len(tc.pools) {
+			t.Errorf("%v: %d pools, want %d", tc.env, len(c.pools()), len(tc.pools))
+		}
+	}
 }
 
 // Another node that creates the objects first is no failure; a missing CRD is.
