@@ -210,15 +210,25 @@ func (a *Agent) modeSettings(s *datastore.Snapshot) modeSettings {
 // planFor is what the dataplane should do about modes, with its input of that generation.
 func (a *Agent) planFor(s *datastore.Snapshot, generation uint64) modePlan {
 	dp := a.dataplane.Status()
-	return a.modes.step(s, a.modeSettings(s), dp, generation, a.reach(s, dp.Uplink))
+	set := a.modeSettings(s)
+	return a.modes.step(s, set, dp, generation, reachOf(s, a.node, a.identity.Address.Addr(), dp.Uplink, set))
 }
 
-// reach is what probes have to know.
-func (a *Agent) reach(s *datastore.Snapshot, uplink calc.Uplink) netReach {
-	r := netReach{self: a.identity.Address.Addr(), nodes: map[string]netip.Addr{}, uplink: uplink}
+// reachOf is what probes of a node with the address self have to know.
+func reachOf(s *datastore.Snapshot, node string, self netip.Addr, uplink calc.Uplink, set modeSettings) netReach {
+	r := netReach{
+		self: self, nodes: map[string]netip.Addr{}, uplink: uplink,
+		tunnels: map[string]netip.Addr{}, sizes: probeSizesOf(set, uplink.MTU),
+	}
 	for _, n := range s.Nodes {
-		if n.Name != a.node && n.IPv4.IsValid() {
+		switch {
+		case n.Name == node:
+			r.tunnel = n.IPIPTunnelAddr
+		case n.IPv4.IsValid():
 			r.nodes[n.Name] = n.IPv4.Addr()
+			if n.IPIPTunnelAddr.IsValid() {
+				r.tunnels[n.Name] = n.IPIPTunnelAddr
+			}
 		}
 	}
 	return r

@@ -53,10 +53,11 @@ type Agent struct {
 	modes     *modes
 	metrics   *metrics
 
-	modesChanged chan struct{} // wakes the steering loop
-	ownership    ownership     // the steering loop's
-	generation   uint64        // of the last input of the dataplane; the steering loop's
-	handed       modePlan      // and what it said of modes
+	modesChanged chan struct{}     // wakes the steering loop
+	ownership    ownership         // the steering loop's
+	generation   uint64            // of the last input of the dataplane; the steering loop's
+	handed       modePlan          // and what it said of modes
+	inClear      []state.Condition // the last of notEncrypted; the steering loop's
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open
@@ -168,8 +169,8 @@ func (a *Agent) run(ctx context.Context) error {
 		Log: a.log.With("component", "ipam"),
 	})
 	a.dataplane, err = felix.New(felix.Config{
-		Addresses: a.podAddresses,
-		Log:       a.log.With("component", "dataplane"), Refresh: a.settings.Dataplane.RouteRefresh,
+		Addresses: a.podAddresses, Memory: tunnelMemory,
+		Log: a.log.With("component", "dataplane"), Refresh: a.settings.Dataplane.RouteRefresh,
 	})
 	if err != nil {
 		return err

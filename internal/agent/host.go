@@ -13,6 +13,7 @@ import (
 	"github.com/manx-cni/manx/cni-plugin/install"
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/hostinit"
 	"github.com/manx-cni/manx/internal/nodeapi"
@@ -25,6 +26,10 @@ var hostFiles = hostinit.Config{ProcSys: "/proc/sys", IPRoute2: "/host/etc/iprou
 
 // podNetworkSocket is where PodNetwork is asked.
 const podNetworkSocket = "/var/run/manx/pod-network.sock"
+
+// tunnelMemory keeps what the host's devices were before the tunnel: until the machine
+// starts again, as they do.
+var tunnelMemory = tunnel.File{Path: filepath.Join(filepath.Dir(nodeapi.DefaultSocket), "tunnel.json")}
 
 // netNSDir is where the container runtime keeps the pods' network namespaces.
 const netNSDir = "/var/run/netns"
@@ -74,13 +79,19 @@ type UninstallOptions struct {
 // everything back, and is safe to repeat.
 func Uninstall(ctx context.Context, log *slog.Logger, opts UninstallOptions) error {
 	return uninstall(ctx, log, nodeapi.DefaultSocket, opts.Wait, func(ctx context.Context) error {
-		return errors.Join(
-			install.Uninstall(install.FromEnvironment(os.Environ()), log),
-			felix.Uninstall(ctx, felix.UninstallOptions{Pods: opts.Pods}),
-			hostinit.Undo(hostFiles),
-			clearDir(filepath.Dir(nodeapi.DefaultSocket)),
-		)
+		installed := install.Uninstall(install.FromEnvironment(os.Environ()), log)
+		dataplane := felix.Uninstall(ctx, felix.UninstallOptions{Pods: opts.Pods, Memory: tunnelMemory})
+		return errors.Join(installed, clearAfter(dataplane, filepath.Dir(nodeapi.DefaultSocket)), hostinit.Undo(hostFiles))
 	})
+}
+
+// clearAfter empties the agent's directory once the dataplane is removed: what is
+// remembered there is needed for another try.
+func clearAfter(dataplane error, dir string) error {
+	if dataplane != nil {
+		return dataplane
+	}
+	return clearDir(dir)
 }
 
 // agentGoneEvery is how often the socket of an agent that is to go is tried.

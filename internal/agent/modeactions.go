@@ -10,6 +10,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/podnet"
 	"github.com/manx-cni/manx/internal/preflight"
 	"github.com/manx-cni/manx/ipam"
@@ -25,26 +26,14 @@ const tunnelType = "ipipTunnelAddress"
 func (a *Agent) modeActions() modeActions {
 	handle := tunnelHandle(a.node)
 	return modeActions{
-		publish: a.startup.Annotate,
-		heldAddress: func() (addr netip.Addr) {
-			if held := a.ipam.Held(handle); len(held) > 0 {
-				addr = held[0]
-			}
-			return addr
-		},
-		holdAddress: func(ctx context.Context) (netip.Addr, error) {
-			got, err := a.ipam.Assign(ctx, ipam.Request{
-				Handle: handle, Attrs: map[string]string{"node": a.node, "type": tunnelType}, Num4: 1, Use: apiv1.UseTunnel, IPIP: true,
+		publish:       a.startup.Annotate,
+		heldAddresses: func() []netip.Addr { return a.ipam.Held(handle) },
+		holdAddresses: func(ctx context.Context, n int) ([]netip.Addr, error) {
+			return a.ipam.Assign(ctx, ipam.Request{
+				Handle: handle, Attrs: map[string]string{"node": a.node, "type": tunnelType}, Num4: n, Use: apiv1.UseTunnel, IPIP: true,
 			})
-			if err != nil {
-				return netip.Addr{}, err
-			}
-			return got[0], nil
 		},
-		releaseAddress: func(ctx context.Context) error {
-			_, err := a.ipam.Release(ctx, handle)
-			return err
-		},
+		releaseAddress: func(ctx context.Context, addr netip.Addr) error { return a.ipam.ReleaseAddr(ctx, handle, addr) },
 		setPodMTU: func(ctx context.Context, mtu int) (int, []string, error) {
 			r, err := podnet.SetMTU(ctx, podNetworkSocket, mtu)
 			return r.Changed, r.Failed, err
@@ -71,13 +60,48 @@ func (a *Agent) modeActions() modeActions {
 // probeWait is how long one round of probes waits for answers.
 const probeWait = 5 * time.Second
 
-// probeNodes sends probes the new way to all other nodes: in IPIP when some packets
-// are to travel in it, and as they are when some are to travel so.
+// probeSizes are the largest packets that are sent, in bytes with the outer header; 0
+// while the uplink is not known.
+type probeSizes struct {
+	ipip, plain int
+}
+
+// probeSizesOf is what fits through the uplink, or less where the user has set that
+// packets are smaller: a path that is too narrow for others is no reason to wait.
+func probeSizesOf(set modeSettings, uplink int) probeSizes {
+	if uplink == 0 {
+		return probeSizes{}
+	}
+	sizes := probeSizes{ipip: uplink, plain: uplink}
+	if set.mtu != 0 {
+		sizes.ipip = min(uplink, set.mtu+state.IPIPOverhead)
+	}
+	if set.podMTU != 0 {
+		sizes.plain = min(uplink, set.podMTU)
+	}
+	return sizes
+}
+
+// probeNodes sends probes the new way to all other nodes.
 func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReach) []string {
+	configs, failed := r.probes(a.node, target)
+	for _, cfg := range configs {
+		results, err := preflight.Probe(ctx, cfg)
+		if err != nil && ctx.Err() == nil {
+			failed = append(failed, err.Error())
+		}
+		failed = append(failed, unanswered(results)...)
+	}
+	return failed
+}
+
+// probes are what to send to find out whether target works: IPIP to those nodes whose
+// packets are to travel in it, plain packets to those whose packets are to travel so. No
+// way at all leads to those that failed.
+func (r netReach) probes(node string, target calc.EncapMode) (configs []preflight.Config, failed []string) {
 	var tunnelled, plain []preflight.Target
-	var failed []string
 	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
-		t := preflight.Target{Name: name, Addr: r.nodes[name]}
+		t := preflight.Target{Name: name, Addr: r.nodes[name], TunnelAddr: r.tunnels[name]}
 		near := slices.ContainsFunc(r.uplink.Prefixes, func(p netip.Prefix) bool { return p.Contains(t.Addr) })
 		switch {
 		case target == calc.Always || target == calc.CrossSubnet && !near:
@@ -88,29 +112,37 @@ func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReac
 			failed = append(failed, fmt.Sprintf("%s (%s) is in no subnet of %s, so that no plain route leads there: use CrossSubnet", name, t.Addr, r.uplink.Name))
 		}
 	}
-	probe := func(kind preflight.Kind, targets []preflight.Target) {
-		if len(targets) == 0 {
-			return
-		}
-		results, err := preflight.Probe(ctx, preflight.Config{
-			Kind: kind, Self: preflight.Target{Name: a.node, Addr: r.self}, Targets: targets, MTU: r.uplink.MTU, Wait: probeWait,
-		})
-		if err != nil && ctx.Err() == nil {
-			failed = append(failed, err.Error())
-		}
-		for _, res := range results {
-			// Who is a BGP peer of whom has nothing to do with the pools' modes.
-			if !res.Answered && res.Check != preflight.CheckTCP {
-				what := fmt.Sprintf("%s does not answer the probe %s", res.Peer, res.Check)
-				if res.Detail != "" {
-					what += ": " + res.Detail
-				}
-				failed = append(failed, what)
-			}
+	add := func(kind preflight.Kind, targets []preflight.Target, size int) {
+		if len(targets) > 0 {
+			configs = append(configs, preflight.Config{
+				Kind: kind, Self: preflight.Target{Name: node, Addr: r.self, TunnelAddr: r.tunnel},
+				Targets: targets, Uplink: r.uplink.Name, MTU: size, Wait: probeWait,
+			})
 		}
 	}
-	probe(preflight.KindIPIP, tunnelled)
-	probe(preflight.KindTunnel, tunnelled)
-	probe(preflight.KindBGP, plain)
+	add(preflight.KindIPIP, tunnelled, r.sizes.ipip)
+	add(preflight.KindTunnel, tunnelled, r.sizes.ipip)
+	add(preflight.KindBGP, plain, r.sizes.plain)
+	return configs, failed
+}
+
+// unanswered says which probes were not answered. Who is a BGP peer of whom has nothing
+// to do with the pools' modes.
+func unanswered(results []preflight.Result) (failed []string) {
+	silent := map[preflight.Target]bool{} // also to packets with node addresses
+	for _, res := range results {
+		if res.Answered || res.Check == preflight.CheckTCP || res.Check == preflight.CheckPod && silent[res.Peer] {
+			continue
+		}
+		what := fmt.Sprintf("%s does not answer the probe %s", res.Peer, res.Check)
+		switch {
+		case res.Detail != "":
+			what += ": " + res.Detail
+		case res.Check == preflight.CheckPod:
+			what += ": plain packets with pod addresses do not pass, those with node addresses do"
+		}
+		silent[res.Peer] = silent[res.Peer] || res.Check == preflight.CheckMTU
+		failed = append(failed, what)
+	}
 	return failed
 }

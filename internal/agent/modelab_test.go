@@ -22,6 +22,7 @@ import (
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/ipam/pool"
 )
 
 const (
@@ -218,8 +219,9 @@ type member struct {
 	// All below is guarded by lab.mu.
 	ran, serving bool
 	annotations  map[string]string
-	held         netip.Addr // in IPAM
-	holds        int        // how often it was asked for
+	held         []netip.Addr // in IPAM
+	holds        int          // how often it was asked for
+	releaseTime  time.Duration
 	podMTU       int
 	uplink       int // MTU
 	mtuTries     int
@@ -239,6 +241,7 @@ type member struct {
 
 	// What is wrong with the node.
 	mute, podsAway bool
+	resists        time.Duration // a pod that can not be changed, for so long
 	noAddress      bool
 	noKernel       string
 	unreachable    []string
@@ -366,7 +369,7 @@ func (m *member) apply() {
 	switch want := m.wants.tunnel; {
 	case want != nil && m.noKernel == "":
 		up := *want
-		if !up.Addr.IsValid() && m.device != nil {
+		if !up.Addr.IsValid() && !up.Bare && m.device != nil {
 			up.Addr = m.device.Addr
 		}
 		if m.device == nil {
@@ -407,33 +410,39 @@ func (m *member) actions() modeActions {
 		publish: func(ctx context.Context, annotations map[string]*string) error {
 			return within(ctx, apiTime, func() error { return m.publish(annotations) })
 		},
-		heldAddress: func() netip.Addr {
+		heldAddresses: func() []netip.Addr {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			return m.held
+			return slices.Clone(m.held)
 		},
-		holdAddress: func(context.Context) (netip.Addr, error) {
+		holdAddresses: func(_ context.Context, n int) ([]netip.Addr, error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			if m.holds++; m.noAddress {
-				return netip.Addr{}, errors.New("all pools are full")
+			selected, _, err := pool.Select(l.pools, pool.Query{Family: pool.IPv4, Use: apiv1.UseTunnel, IPIP: true})
+			if m.holds++; m.noAddress || err != nil || len(selected) == 0 {
+				return nil, errors.New("all pools are full")
 			}
-			b := m.addr.As4()
-			m.held = netip.AddrFrom4([4]byte{10, 244, b[3], 0})
-			m.note("address held")
-			return m.held, nil
+			for len(m.held) < n {
+				b := selected[0].CIDR.Addr().As4()
+				m.held = append(m.held, netip.AddrFrom4([4]byte{b[0], b[1], m.addr.As4()[3], 0}))
+				m.note("address held")
+			}
+			return slices.Clone(m.held), nil
 		},
-		releaseAddress: func(context.Context) error {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			if m.device != nil {
-				l.t.Errorf("%s: the tunnel's address is released while it is on the device", m.name)
-			}
-			m.held = netip.Addr{}
-			m.note("address released")
-			return nil
+		releaseAddress: func(ctx context.Context, addr netip.Addr) error {
+			return within(ctx, m.releaseTime, func() error {
+				if m.device != nil && m.device.Addr == addr {
+					l.t.Errorf("%s: %s is released while it is on the device", m.name, addr)
+				}
+				m.held = slices.DeleteFunc(m.held, func(a netip.Addr) bool { return a == addr })
+				m.note("address released")
+				return nil
+			})
 		},
 		setPodMTU: func(_ context.Context, mtu int) (int, []string, error) {
+			if d := read(l, &m.resists); d > 0 {
+				time.Sleep(d)
+			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			if m.mtuTries++; m.podsAway {
@@ -445,6 +454,9 @@ func (m *member) actions() modeActions {
 			m.podMTU = mtu
 			m.note("pods %d", mtu)
 			l.lossless()
+			if m.resists > 0 {
+				return 1, []string{"a pod"}, nil
+			}
 			return 1, nil, nil
 		},
 		probe: func(ctx context.Context, _ calc.EncapMode, r netReach) (failed []string) {

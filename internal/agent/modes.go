@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/ipam/pool"
 )
 
 // modes is this node's part in the agreement on how packets to each pool travel
@@ -33,34 +35,37 @@ type modes struct {
 	wake func()        // has the steering loop look again
 	work chan struct{} // has the tasks look again
 
-	mu       sync.Mutex
-	loaded   bool
-	said     mode.Words            // what the annotation says
-	saidAddr netip.Addr            // and the one about the tunnel's address
-	heard    bool                  // the API has shown what was said
-	unheard  bool                  // and then no more: somebody changed it, or made the Node anew
-	addr     netip.Addr            // of the tunnel, held in IPAM; zero for none
-	needAddr bool                  // a pool asks for IPIP
-	up       bool                  // the device is kept: it is wanted, or was until a moment ago
-	forced   bool                  // it is wanted whatever the pools say
-	decision mode.Decision         // the last one
-	fresh    bool                  // it is based on said
-	others   []mode.Peer           // what it was based on
-	parsed   map[string]mode.Words // their annotations: most nodes say the same
-	pools    []mode.Pool
-	plan     modePlan
-	since    uint64    // generation of the input that first had plan
-	applied  bool      // the kernel is as plan says
-	gone     bool      // no address of ours is on the device
-	podMTU   int       // what the MTU of running pods should be, in bytes; 0 while not known
-	hadMTU   int       // what it has been made
-	mtuAgain time.Time // when to look at the pods once more
-	mtuError string
-	addrErr  string
-	probes   map[calc.EncapMode]mode.Probe
-	problem  string // why there is no tunnel on this node though one is wanted
-	cannot   string // what the dataplane said of that
-	reached  netReach
+	mu        sync.Mutex
+	loaded    bool
+	said      mode.Words            // what the annotation says
+	saidAddr  netip.Addr            // and the one about the tunnel's address
+	heard     bool                  // the API has shown what was said
+	unheard   bool                  // and then no more: somebody changed it, or made the Node anew
+	addr      netip.Addr            // of the tunnel, held in IPAM; zero for none
+	ranges    addrRanges            // where it may come from
+	alone     bool                  // addr and nothing else of ours is on the device
+	up        bool                  // the device is kept: it is wanted, or was until a moment ago
+	forced    bool                  // it is wanted whatever the pools say
+	decision  mode.Decision         // the last one
+	fresh     bool                  // it is based on said
+	others    []mode.Peer           // what it was based on
+	parsed    map[string]mode.Words // their annotations: most nodes say the same
+	pools     []mode.Pool
+	plan      modePlan
+	since     uint64    // generation of the input that first had plan
+	applied   bool      // the kernel is as plan says
+	gone      bool      // no address of ours is on the device
+	podMTU    int       // what the MTU of running pods should be, in bytes; 0 while not known
+	hadMTU    int       // what it has been made
+	mtuAgain  time.Time // when to look at the pods once more
+	mtuError  string
+	triedMTU  int // what mtuError is about
+	uplinkMTU int // the last that was known
+	addrErr   string
+	probes    map[calc.EncapMode]mode.Probe
+	problem   string // why there is no tunnel on this node though one is wanted
+	cannot    string // what the dataplane said of that
+	reached   netReach
 }
 
 // modePlan is what the dataplane is told. It is replaced, never changed.
@@ -75,9 +80,12 @@ func (p modePlan) equal(o modePlan) bool {
 
 // netReach is what probes need to know of the network.
 type netReach struct {
-	self   netip.Addr
-	nodes  map[string]netip.Addr // all other nodes
-	uplink calc.Uplink
+	self    netip.Addr
+	nodes   map[string]netip.Addr // all other nodes
+	uplink  calc.Uplink
+	tunnel  netip.Addr            // this node's tunnel address; zero for none
+	tunnels map[string]netip.Addr // the others', of those that have one
+	sizes   probeSizes
 }
 
 // modeSettings are what the user has set for this node.
@@ -100,7 +108,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.listen(s)
 	m.pools, m.others = ipipPools(s), m.peers(s)
 	m.reached = reach
-	m.needAddr = slices.ContainsFunc(m.pools, func(p mode.Pool) bool { return p.Target != calc.Never })
+	m.ranges = tunnelRanges(s, m.node)
 	plan := modePlan{sends: map[string]calc.EncapMode{}}
 	for pool, w := range m.said {
 		plan.sends[pool] = w.Sends
@@ -112,7 +120,9 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.decision = mode.Step(mode.Input{
 		Pools: m.pools, Own: m.said, Others: m.others,
 		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
-		PodsNotReady: m.podsNotReady(), Probes: m.probes, Applied: m.applied,
+		PodsNotReady: m.podsNotReady(), Probes: m.probes,
+		// Before BGP has converged the routes of an agent before this one are kept.
+		Applied: m.applied && (dp.Converged || dp.Driver("route").Held == 0), ApplyError: applyError(dp),
 	})
 	m.fresh = true
 	maps.DeleteFunc(m.probes, func(target calc.EncapMode, _ mode.Probe) bool {
@@ -122,11 +132,16 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.up = m.up || m.decision.Tunnel || m.forced
 	if m.up && (set.enabled == nil || *set.enabled) {
 		plan.tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s)}
+		plan.tunnel.Bare = !m.addr.IsValid() && len(m.ranges.from) == 0
 	}
+	m.alone = m.applied && dp.Tunnel.Ready && m.plan.tunnel != nil && (m.plan.tunnel.Addr.IsValid() || m.plan.tunnel.Bare)
 	if !plan.equal(m.plan) || m.since == 0 {
-		m.plan, m.since, m.applied, m.gone = plan, generation, false, false
+		m.plan, m.since, m.applied, m.gone, m.alone = plan, generation, false, false, false
 	}
-	m.podMTU = podMTU(set, reach.uplink.MTU, plan.tunnel != nil)
+	if reach.uplink.MTU != 0 { // one that is away for a moment comes back as it was
+		m.uplinkMTU = reach.uplink.MTU
+	}
+	m.podMTU = podMTU(set, m.uplinkMTU, plan.tunnel != nil)
 	notify(m.work)
 	return m.plan
 }
@@ -142,8 +157,54 @@ func (m *modes) load(s *datastore.Snapshot) {
 		m.log.Warn("what this node has said of its pools is not understood; starting anew", "annotation", apiv1.AnnotationNodePoolModes, "err", err)
 	}
 	m.loaded, m.said, m.saidAddr = true, said, self.IPIPTunnelAddr
-	m.addr = m.do.heldAddress()
+	if held := m.do.heldAddresses(); len(held) > 0 {
+		m.addr = held[0]
+		if slices.Contains(held, m.saidAddr) {
+			m.addr = m.saidAddr
+		}
+	}
 	m.up = m.saidAddr.IsValid() || m.addr.IsValid()
+}
+
+// addrRanges are where the tunnel's address may be. A pool that is being deleted is not
+// among them: it waits until its last address is given back.
+type addrRanges struct {
+	from []netip.Prefix // new ones
+	stay []netip.Prefix // one that is held, as long as there is none of the others
+}
+
+// tunnelRanges are the pools in IPIP that a node may have an address of, and all pools.
+func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
+	self, _ := s.Node(node)
+	selected, _, _ := pool.Select(s.Pools, pool.Query{Family: pool.IPv4, Use: apiv1.UseTunnel, IPIP: true, NodeLabels: self.Labels}) // it fails for pools by name only
+	for _, p := range selected {
+		out.from = append(out.from, p.CIDR)
+	}
+	for _, p := range s.Pools {
+		if p.DeletionTimestamp == nil {
+			out.stay = append(out.stay, cidrOf(p))
+		}
+	}
+	return out
+}
+
+// has reports whether an address that is held may stay.
+func (r addrRanges) has(addr netip.Addr) bool {
+	in := r.from
+	if len(in) == 0 {
+		in = r.stay
+	}
+	return slices.ContainsFunc(in, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// applyError is what the kernel refuses.
+func applyError(dp felix.Status) string {
+	for _, d := range dp.Drivers {
+		if d.LastError != "" {
+			return d.Name + ": " + d.LastError
+		}
+	}
+	return ""
 }
 
 // listen notices when the Node no longer says what this node has said.
@@ -181,26 +242,22 @@ func (m *modes) notReady(dp felix.Status) string {
 	switch {
 	case m.plan.tunnel == nil:
 		return "the tunnel device is not there yet"
-	case m.needAddr && !m.addr.IsValid() && m.addrErr != "":
+	case len(m.ranges.from) > 0 && !m.addr.IsValid() && m.addrErr != "":
 		return "the tunnel has no address: " + m.addrErr
-	case m.needAddr && !m.addr.IsValid():
+	case len(m.ranges.from) > 0 && !m.addr.IsValid():
 		return "the tunnel has no address yet"
 	case m.applied && dp.Tunnel.Ready && m.plan.tunnel.Addr == m.addr:
 		return ""
 	}
-	for _, d := range dp.Drivers {
-		if d.LastError != "" {
-			return d.Name + ": " + d.LastError
-		}
-	}
-	return "the tunnel device is being set up"
+	return cmp.Or(applyError(dp), "the tunnel device is being set up")
 }
 
 // podsNotReady says why running pods may send packets too large. That nobody can
 // change them does not hold the cluster up: the kernel tells a pod when a packet was
 // too large for the tunnel (RFC 1191).
 func (m *modes) podsNotReady() string {
-	if m.podMTU == 0 || m.hadMTU > m.podMTU && m.mtuError == "" || m.hadMTU == 0 && m.mtuError == "" {
+	tried := m.mtuError != "" && m.triedMTU == m.podMTU
+	if m.podMTU == 0 || !tried && (m.hadMTU == 0 || m.hadMTU > m.podMTU) {
 		return "the MTU of running pods is being lowered"
 	}
 	return ""
@@ -240,7 +297,7 @@ func ipipPools(s *datastore.Snapshot) (out []mode.Pool) {
 		if target == "" {
 			target = calc.Never
 		}
-		out = append(out, mode.Pool{Name: p.Name, Target: target, Gen: p.Generation, Force: calc.EncapMode(s.Forced[p.Name]) == target})
+		out = append(out, mode.Pool{Name: p.Name, Target: target, Gen: p.Generation, UID: string(p.UID), Force: calc.EncapMode(s.Forced[p.Name]) == target})
 	}
 	return out
 }
@@ -369,11 +426,12 @@ func notify(c chan struct{}) {
 type modeActions struct {
 	// publish writes annotations of this node's Node; nil removes one.
 	publish func(ctx context.Context, annotations map[string]*string) error
-	// heldAddress is the tunnel's address in IPAM as far as it is known here;
-	// holdAddress gets one, releaseAddress gives it back.
-	heldAddress    func() netip.Addr
-	holdAddress    func(ctx context.Context) (netip.Addr, error)
-	releaseAddress func(ctx context.Context) error
+	// heldAddresses are the tunnel's addresses in IPAM as far as they are known here:
+	// one, or for a moment two while it moves to another pool. holdAddresses has n of
+	// them held, releaseAddress gives one back.
+	heldAddresses  func() []netip.Addr
+	holdAddresses  func(ctx context.Context, n int) ([]netip.Addr, error)
+	releaseAddress func(ctx context.Context, addr netip.Addr) error
 	// setPodMTU changes running pods; it returns how many were changed and what
 	// could not be.
 	setPodMTU func(ctx context.Context, mtu int) (changed int, failed []string, err error)

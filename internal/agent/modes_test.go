@@ -32,8 +32,8 @@ func TestFirstStartInIPIP(t *testing.T) {
 			m.told(t, "starts", "address held", "serves")
 			m.told(t, "starts", "tunnel up", "serves")
 			l.mu.Lock()
-			if m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] != m.held.String() || m.device.Addr != m.held {
-				t.Errorf("%s: address %s in IPAM, %q published, %s on the device", m.name, m.held, m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr], m.device.Addr)
+			if len(m.held) != 1 || m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] != m.held[0].String() || m.device.Addr != m.held[0] {
+				t.Errorf("%s: address %v in IPAM, %q published, %s on the device", m.name, m.held, m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr], m.device.Addr)
 			}
 			l.mu.Unlock()
 			if mtu := m.modes.newPodMTU(); mtu != tunnelMTU {
@@ -207,7 +207,7 @@ func TestModeStatus(t *testing.T) {
 		l.change(func() { l.members[0].mute = false })
 		l.arrive(calc.Always)
 		l.pass(time.Second)
-		if n = screen(); n.Mode != "IPIP Always" || len(n.Conditions) != 0 || n.Tunnel.Addr != read(l, &b.held).String() {
+		if n = screen(); n.Mode != "IPIP Always" || len(n.Conditions) != 0 || n.Tunnel.Addr != read(l, &b.held)[0].String() {
 			t.Errorf("arrived: %+v, tunnel %+v", n, n.Tunnel)
 		}
 		l.set(apiv1.EncapNever)
@@ -330,7 +330,7 @@ func TestWhatWasSaidIsSaidAgain(t *testing.T) {
 		l.change(func() { delete(m.annotations, apiv1.AnnotationNodeIPIPTunnelAddr) })
 		l.wait(time.Minute, "the word is back", func() bool {
 			w := m.word()
-			return w.Sends == calc.Always && w.Stage == mode.Sending && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] == m.held.String()
+			return w.Sends == calc.Always && w.Stage == mode.Sending && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] == m.held[0].String()
 		})
 	})
 }

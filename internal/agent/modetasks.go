@@ -24,6 +24,9 @@ const (
 	// after every node has said that it sends no more: packets may be under way,
 	// and what the others say may have reached us before what they sent.
 	quietPeriod = 10 * time.Second
+	// quietLimit is how long it is waited for: what comes later is not the cluster's.
+	// Somebody else's packets, or forged ones, must not keep the device for ever.
+	quietLimit = 5 * time.Minute
 	// answerLinger is how long probes are answered after the last change: others
 	// may be behind.
 	answerLinger = 30 * time.Second
@@ -81,42 +84,81 @@ func (m *modes) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// keepAddress has the tunnel's address assigned while a pool asks for IPIP, and
-// released when the device has lost it.
+// keepAddress has the tunnel's address assigned while a pool gives this node one, moved
+// when its pool is to go, and released when the device has lost it.
 func (m *modes) keepAddress(ctx context.Context) (ok bool) {
+	held := m.do.heldAddresses()
 	m.mu.Lock()
-	need := m.loaded && m.up && m.needAddr && m.problem == ""
-	gone := m.loaded && !m.up && m.gone
+	up, gone, alone, ranges := m.loaded && m.up, m.loaded && !m.up && m.gone, m.alone, m.ranges
+	need := up && m.problem == "" && len(ranges.from) > 0
 	addr := m.addr
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
+	fits := func(a netip.Addr) bool { return slices.Contains(held, a) && ranges.has(a) }
+	want := addr
+	if i := slices.IndexFunc(held, ranges.has); i >= 0 && !fits(addr) {
+		want = held[i]
+	}
 	switch {
-	case need && m.do.heldAddress() != addr || need && !addr.IsValid():
-		got, err := m.do.holdAddress(ctx)
-		return m.setAddress(got, err)
-	case gone && addr.IsValid():
-		return m.setAddress(netip.Addr{}, m.do.releaseAddress(ctx))
+	case gone:
+		// Nobody may be told of it any longer while it is given back.
+		if addr.IsValid() {
+			m.setAddress(netip.Addr{}, nil)
+		}
+		return m.release(ctx, held...)
+	case !up:
+		return true
+	case need && !fits(want):
+		got, err := m.do.holdAddresses(ctx, len(held)+1)
+		if i := slices.IndexFunc(got, ranges.has); err == nil && i >= 0 {
+			want = got[i]
+		}
+		return m.setAddress(want, err)
+	case want.IsValid() && !fits(want):
+		return m.setAddress(netip.Addr{}, nil) // no pool has one for this node
+	case want != addr:
+		return m.setAddress(want, nil)
+	case alone:
+		return m.release(ctx, slices.DeleteFunc(slices.Clone(held), func(a netip.Addr) bool { return a == addr })...)
 	}
 	return true
 }
 
-func (m *modes) setAddress(addr netip.Addr, err error) (ok bool) {
-	m.mu.Lock()
-	before := m.addrErr
-	m.addrErr = ""
-	if err != nil {
-		m.addrErr = err.Error()
-	} else {
-		m.addr = addr
+// release gives addresses back that are not on the device.
+func (m *modes) release(ctx context.Context, addrs ...netip.Addr) (ok bool) {
+	for _, a := range addrs {
+		if err := m.do.releaseAddress(ctx, a); err != nil {
+			m.addressError(err)
+			return false
+		}
 	}
-	now := m.addrErr
+	m.addressError(nil)
+	return true
+}
+
+func (m *modes) setAddress(addr netip.Addr, err error) (ok bool) {
+	if err == nil {
+		m.mu.Lock()
+		m.addr, m.alone = addr, false
+		m.mu.Unlock()
+	}
+	m.addressError(err)
+	m.wake()
+	return err == nil
+}
+
+func (m *modes) addressError(err error) {
+	m.mu.Lock()
+	before, now := m.addrErr, ""
+	if err != nil {
+		now = err.Error()
+	}
+	m.addrErr = now
 	m.mu.Unlock()
 	if now != "" && now != before {
 		m.log.Warn("the tunnel's address is not as it should be; trying again", "err", now)
 	}
-	m.wake()
-	return err == nil
 }
 
 // keepPublished makes the Node's annotations say what was decided. Only then is it
@@ -182,7 +224,7 @@ func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	want, had := m.podMTU, m.hadMTU
 	// Not raised before the kernel has let go of the tunnel.
-	due := m.loaded && want != 0 && want != had && (want < had || had == 0 || m.applied)
+	due := m.loaded && want != 0 && want != had && (want < had || m.plan.tunnel != nil && (had == 0 || m.applied) || m.gone)
 	// A pod that was being plugged in meanwhile may have been told the old one.
 	again := !due && !m.mtuAgain.IsZero() && time.Now().After(m.mtuAgain)
 	m.mu.Unlock()
@@ -201,7 +243,7 @@ func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 	}
 	m.mu.Lock()
 	before := m.mtuError
-	m.mtuError = problem
+	m.mtuError, m.triedMTU = problem, want
 	if err == nil {
 		m.hadMTU = want
 		m.mtuAgain = time.Time{}
@@ -295,7 +337,8 @@ func (m *modes) keepWhileBusy(ctx context.Context) (ok bool) {
 		return m.loaded && m.up && !m.forced && m.decision.Own != nil && !m.decision.Tunnel && m.applied && m.decision.Own.Equal(m.said)
 	}
 	var last uint64
-	for quiet := time.Duration(0); idle() && quiet <= quietPeriod; quiet += time.Second {
+	quiet, waited := time.Duration(0), time.Duration(0)
+	for ; idle() && quiet <= quietPeriod; quiet, waited = quiet+time.Second, waited+time.Second {
 		packets, known, err := m.do.traffic(ctx)
 		switch {
 		case err != nil:
@@ -305,11 +348,11 @@ func (m *modes) keepWhileBusy(ctx context.Context) (ok bool) {
 		case packets != last:
 			last, quiet = packets, 0
 		}
-		if quiet == quietPeriod {
+		if quiet == quietPeriod || waited == quietLimit {
 			m.mu.Lock()
 			m.up = m.decision.Tunnel
 			m.mu.Unlock()
-			m.log.Info("nobody sends IPIP any more and the tunnel has been quiet; it goes", "quiet", quietPeriod)
+			m.log.Info("no node sends IPIP any more; the tunnel goes", "quiet", quiet, "waited", waited)
 			m.wake()
 			return true
 		}

@@ -17,7 +17,7 @@ func (l *lab) away() {
 	l.wait(2*time.Minute, "the tunnel and its address are gone everywhere", func() bool {
 		return !slices.ContainsFunc(l.members, func(m *member) bool {
 			_, published := m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr]
-			return m.device != nil || m.held.IsValid() || published || m.podMTU != uplinkMTU
+			return m.device != nil || len(m.held) > 0 || published || m.podMTU != uplinkMTU
 		})
 	})
 }
@@ -86,6 +86,20 @@ func TestFromAlwaysToNever(t *testing.T) {
 				t.Errorf("%s is still busy", m.name)
 			}
 		}
+	})
+}
+
+// TestStrangersPackets: packets that are not the cluster's do not keep the tunnel for ever.
+func TestStrangersPackets(t *testing.T) {
+	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
+		l.settled(calc.Always)
+		a := l.members[0]
+		l.set(apiv1.EncapNever)
+		l.arrive(calc.Never)
+		for start := time.Now(); time.Since(start) < quietLimit+time.Minute; l.pass(quietPeriod / 2) {
+			l.change(func() { a.packets++ })
+		}
+		l.away()
 	})
 }
 

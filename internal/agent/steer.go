@@ -50,6 +50,7 @@ func (a *Agent) steer(ctx context.Context) error {
 			continue
 		}
 		a.snapshot.Store(snap)
+		a.warnNotEncrypted(snap)
 		if !synced {
 			if err := a.syncIPAM(ctx); err != nil {
 				a.errors.add("ipam", err)
@@ -161,6 +162,9 @@ func (a *Agent) ready() error {
 	errs := []error{a.dataplane.Ready()}
 	if why := a.modes.unavailable(); why != "" {
 		errs = append(errs, fmt.Errorf("%s: %s", state.IPIPUnavailable, why))
+	}
+	for _, c := range notEncrypted(a.node, a.settings.Dataplane, a.snapshot.Load()) {
+		errs = append(errs, fmt.Errorf("%s: %s: %s", c.Kind, c.Subject, c.Message))
 	}
 	st := a.speaker.Status()
 	if !st.Converged {
