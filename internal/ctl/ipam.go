@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
@@ -69,9 +68,7 @@ func (f *ipamFlags) connect() (ipamAccess, error) {
 	if err != nil {
 		return ipamAccess{}, err
 	}
-	return ipamAccess{backend: backend, kube: kube, namespace: f.namespace, exec: func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
-		return execInPod(ctx, cfg, kube, pod, args...)
-	}}, nil
+	return ipamAccess{backend: backend, kube: kube, namespace: f.namespace, exec: execIn(cfg, kube)}, nil
 }
 
 // with runs a command against the cluster and says what to do about what fails.

@@ -39,8 +39,8 @@ when there is one.
 
 Needs a kubeconfig with "list" on ippools, ipamblocks, blockaffinities and
 ipamhandles, and "get" on clusterinformations, of crd.projectcalico.org; with "list"
-on pods and nodes; and, to ask the agents, "create" on pods/exec in their namespace.
-Nothing is changed.`,
+on pods and nodes; and, to ask the agents, "get" and "create" on pods/exec in their
+namespace. Nothing is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.validate(); err != nil {

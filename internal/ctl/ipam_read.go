@@ -2,12 +2,10 @@ package ctl
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -66,9 +64,6 @@ func (a ipamAccess) readUsers(ctx context.Context, o *ipamreport.Objects) error 
 	}
 }
 
-// maxAsked is how many agents are asked at the same time.
-const maxAsked = 16
-
 // askAgents asks the agents of the named nodes, or of all with nil, for their view.
 // Nodes that did not answer are in silent, with the reason.
 func (a ipamAccess) askAgents(ctx context.Context, names []string) (answers []status.Node, silent map[string]string) {
@@ -84,51 +79,18 @@ func (a ipamAccess) askAgents(ctx context.Context, names []string) (answers []st
 		return nil, silent
 	}
 	byNode := agentsByNode(pods)
-	for _, n := range names {
-		if byNode[n] == nil {
-			silent[n] = "no agent runs there"
+	if names == nil {
+		names = slices.Sorted(maps.Keys(byNode))
+	}
+	for _, said := range askAgents(ctx, a.exec, startTime, names, byNode) {
+		switch {
+		case said.err != nil:
+			silent[said.node] = said.err.Error()
+		case said.status.Addresses == nil:
+			silent[said.node] = fmt.Sprintf("its agent (pod %s) has not read its kernel back yet, or is of an older version", byNode[said.node].Name)
+		default:
+			answers = append(answers, said.status)
 		}
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, maxAsked)
-	for node, pod := range byNode {
-		if names != nil && !slices.Contains(names, node) {
-			continue
-		}
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			answer, err := a.askAgent(ctx, node, pod)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				silent[node] = err.Error()
-				return
-			}
-			answers = append(answers, answer)
-		})
-	}
-	wg.Wait()
 	return answers, silent
-}
-
-func (a ipamAccess) askAgent(ctx context.Context, node string, pod *corev1.Pod) (n status.Node, err error) {
-	if !running(pod) {
-		return n, fmt.Errorf("its agent (pod %s) is not running: %s", pod.Name, phase(pod))
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	raw, err := a.exec(ctx, pod, "status", "-o", "json")
-	if err != nil {
-		return n, fmt.Errorf("manxctl in pod %s: %w", pod.Name, err)
-	}
-	var answer []status.Node
-	switch err := json.Unmarshal(raw, &answer); {
-	case err != nil || len(answer) != 1 || answer[0].Name != node:
-		return n, fmt.Errorf("unexpected answer of manxctl in pod %s: %.80q", pod.Name, raw)
-	case answer[0].Addresses == nil:
-		return n, fmt.Errorf("its agent (pod %s) has not read its kernel back yet, or is of an older version", pod.Name)
-	}
-	return answer[0], nil
 }

@@ -40,7 +40,7 @@ have one address.
 Needs a kubeconfig with "list", "get", "update" and "delete" on ipamblocks and
 ipamhandles, "list" on ippools and blockaffinities and "get" on clusterinformations,
 of crd.projectcalico.org; with "list" on pods and nodes; and, to ask the agents of the
-nodes concerned, "create" on pods/exec in their namespace.`,
+nodes concerned, "get" and "create" on pods/exec in their namespace.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.with("release", func(a ipamAccess) error { return o.run(cmd.Context(), cmd.OutOrStdout(), a) })

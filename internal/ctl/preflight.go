@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,22 +8,17 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/preflight"
 )
-
-// execFunc runs manxctl with args in an agent's pod and returns what it printed.
-type execFunc func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error)
 
 type preflightOptions struct {
 	kind       preflight.Kind
@@ -33,6 +27,7 @@ type preflightOptions struct {
 	namespace  string
 	wait       time.Duration
 	port       uint16
+	mtu        int // of full-size packets; 0: each uplink's
 }
 
 // startTime is what starting a program in a pod may take beside its own work: on a busy
@@ -48,17 +43,26 @@ func newPreflightCommand() *cobra.Command {
 	const how = `
 
 Every agent of the cluster takes part at the same time, in its own pod, started
-through the Kubernetes API (needs a kubeconfig with "list" on nodes and on pods, and
-"create" on pods/exec, in the agents' namespace). Nothing is changed anywhere.
+through the Kubernetes API (needs a kubeconfig with "list" on nodes, and "list" on
+pods and "get" and "create" on pods/exec in the agents' namespace). Nothing is
+changed anywhere.
 
 Failing pairs are printed first, each with what to do about it, then a matrix of all
 nodes. The exit code is 1 when a pair fails or a node does not report.`
 	ipip := newPreflightKind(preflight.KindIPIP, "Try whether IP protocol 4 (IPIP) passes", `Try whether IP protocol 4 (IPIP) passes from every node to every other: small
-packets, and packets as large as the sender's MTU that may not be fragmented. The
-ipip module is not needed: it works before a pool is changed to IPIP.`+how)
+packets, and packets as large as the MTU of the sender's uplink (or --mtu) that may
+not be fragmented. The ipip module is not needed: it works before a pool is changed to
+IPIP. Where FELIX_IPINIPMTU is set, 20 more is the largest packet there will be.`+how)
 	bgp := newPreflightKind(preflight.KindBGP, "Try whether BGP and full-size packets pass", `Try whether every node reaches every other's BGP port, and whether packets as large
-as the sender's MTU pass that may not be fragmented. Established BGP sessions do not
-notice; one that is being opened may take some seconds longer.`+how)
+as the MTU of the sender's uplink (or --mtu) pass that may not be fragmented.
+Established BGP sessions do not notice; one that is being opened may take some seconds
+longer.
+
+Between nodes of one subnet that have tunnel addresses, packets with these are tried
+too: a fabric that checks sources drops those of pods, and lets those of nodes pass.
+Nodes have one while a pool's ipipMode is not Never. Without, this can not be tried,
+and the output says so: on a fabric that checks sources, plain routes lose all packets
+of pods although everything here passes.`+how)
 	cmd.AddCommand(ipip, bgp, newPreflightNodeCommand())
 	return cmd
 }
@@ -77,6 +81,7 @@ func newPreflightKind(kind preflight.Kind, short, long string) *cobra.Command {
 	f.StringVar(&o.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
 	f.StringVarP(&o.namespace, "namespace", "n", "kube-system", "namespace of the agents")
 	f.DurationVar(&o.wait, "wait", preflight.DefaultWait, "how long packets that were not answered are sent again")
+	f.IntVar(&o.mtu, "mtu", 0, "size in bytes of full-size packets, the outer IP header included (default: the MTU of each node's uplink)")
 	if kind == preflight.KindBGP {
 		f.Uint16Var(&o.port, "port", preflight.DefaultPort, "TCP port of the BGP speakers")
 	}
@@ -95,9 +100,7 @@ func (o *preflightOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return o.runWith(ctx, out, client, func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
-		return execInPod(ctx, cfg, client, pod, args...)
-	})
+	return o.runWith(ctx, out, client, execIn(cfg, client))
 }
 
 func (o *preflightOptions) validate() error {
@@ -106,6 +109,9 @@ func (o *preflightOptions) validate() error {
 	}
 	if o.wait <= 0 {
 		return fmt.Errorf("--wait=%v: want a time such as 10s", o.wait)
+	}
+	if o.mtu != 0 && (o.mtu < preflight.MinMTU || o.mtu > preflight.MaxMTU) {
+		return fmt.Errorf("--mtu=%d: want %d to %d bytes", o.mtu, preflight.MinMTU, preflight.MaxMTU)
 	}
 	return nil
 }
@@ -147,45 +153,26 @@ func preflightMembers(ctx context.Context, client kubernetes.Interface, namespac
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("list nodes: %w", err)
-	}
 	byNode := agentsByNode(pods)
+	nodes, err := agentNodes(ctx, client, byNode)
+	if err != nil {
+		return nil, err
+	}
 	var members []member
-	for _, n := range nodes.Items {
-		m := member{Target: preflight.Target{Name: n.Name}, pod: byNode[n.Name]}
+	for _, n := range nodes {
+		pod := byNode[n.Name]
+		m := member{Target: preflight.Target{Name: n.Name}, pod: pod, problem: cannotAsk(pod)}
 		text := n.Annotations[apiv1.AnnotationNodeIPv4]
-		if m.pod == nil && text == "" {
-			continue // no node of ours
-		}
 		addr, ok := nodeAddress(text)
 		if ok {
 			m.Addr = addr
-		}
-		switch {
-		case m.pod == nil:
-			m.problem = "no agent runs there"
-		case !running(m.pod):
-			m.problem = fmt.Sprintf("its agent (pod %s) is not running: %s", m.pod.Name, phase(m.pod))
-		case !ok:
+			m.TunnelAddr, _ = tunnelAddress(n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr])
+		} else if m.problem == "" {
 			m.problem = fmt.Sprintf("its annotation %s=%q is no IPv4 address: look at the agent's log (kubectl -n %s logs %s)", apiv1.AnnotationNodeIPv4, text, namespace, m.pod.Name)
 		}
 		members = append(members, m)
 	}
-	slices.SortFunc(members, func(a, b member) int { return cmp.Compare(a.Name, b.Name) })
 	return members, nil
-}
-
-func running(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil
-}
-
-func phase(p *corev1.Pod) string {
-	if p.DeletionTimestamp != nil {
-		return "Terminating"
-	}
-	return string(p.Status.Phase)
 }
 
 // nodeAddress reads 10.0.0.5/24, or the bare address of old Calico versions.
@@ -193,6 +180,15 @@ func nodeAddress(text string) (netip.Addr, bool) {
 	text, _, _ = strings.Cut(text, "/")
 	addr, err := netip.ParseAddr(text)
 	return addr, err == nil && addr.Is4()
+}
+
+// tunnelAddress reads the address of a node's tunl0. Many have none.
+func tunnelAddress(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || !addr.Is4() || !addr.IsGlobalUnicast() {
+		return netip.Addr{}, false
+	}
+	return addr, true
 }
 
 // ask runs one member's part.
@@ -209,6 +205,9 @@ func (o *preflightOptions) ask(ctx context.Context, self member, members []membe
 	if o.kind == preflight.KindBGP {
 		args = append(args, "--port", fmt.Sprint(o.port))
 	}
+	if o.mtu != 0 {
+		args = append(args, "--mtu", fmt.Sprint(o.mtu))
+	}
 	for _, m := range members {
 		if m.Name != self.Name && m.Addr.IsValid() {
 			args = append(args, "--target", nameAddr(m.Target))
@@ -221,6 +220,11 @@ func (o *preflightOptions) ask(ctx context.Context, self member, members []membe
 	var r preflight.Report
 	if err := json.Unmarshal(raw, &r); err != nil || r.Node != self.Target || r.Kind != o.kind {
 		return failed(fmt.Sprintf("unexpected answer of manxctl in pod %s: %.80q", self.pod.Name, raw))
+	}
+	// The nodes' clocks need not agree: it ended about now, by this one.
+	if !r.Started.IsZero() {
+		now := time.Now()
+		r.Started, r.Ended = now.Add(r.Started.Sub(r.Ended)), now
 	}
 	return r
 }

@@ -47,20 +47,35 @@ sends to all targets, answers them, and prints a report as JSON.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&self, "self", "", "this node, NAME=ADDR")
-	f.StringSliceVar(&targets, "target", nil, "the other nodes, NAME=ADDR each")
+	f.StringVar(&self, "self", "", "this node, NAME=ADDR, or NAME=ADDR=TUNNELADDR when its tunnel has an address")
+	f.StringSliceVar(&targets, "target", nil, "the other nodes, the same way")
+	f.IntVar(&cfg.MTU, "mtu", 0, "size in bytes of full-size packets, the outer IP header included (default: the uplink's MTU)")
 	f.DurationVar(&cfg.Wait, "wait", preflight.DefaultWait, "how long packets that were not answered are sent again")
 	f.Uint16Var(&cfg.BGPPort, "port", preflight.DefaultPort, "TCP port of the BGP speakers")
 	return cmd
 }
 
-func nameAddr(t preflight.Target) string { return t.Name + "=" + t.Addr.String() }
+func nameAddr(t preflight.Target) string {
+	text := t.Name + "=" + t.Addr.String()
+	if t.TunnelAddr.IsValid() {
+		text += "=" + t.TunnelAddr.String()
+	}
+	return text
+}
 
 func parseNameAddr(flag, text string) (preflight.Target, error) {
 	name, a, _ := strings.Cut(text, "=")
-	addr, err := netip.ParseAddr(a)
-	if name == "" || err != nil || !addr.Is4() {
-		return preflight.Target{}, fmt.Errorf("%s=%q: want NAME=ADDR, such as node1=10.0.0.5", flag, text)
+	a, tunnel, tunnelled := strings.Cut(a, "=")
+	t := preflight.Target{Name: name}
+	var err error
+	t.Addr, err = netip.ParseAddr(a)
+	ok := name != "" && err == nil && t.Addr.Is4()
+	if tunnelled {
+		t.TunnelAddr, err = netip.ParseAddr(tunnel)
+		ok = ok && err == nil && t.TunnelAddr.Is4()
 	}
-	return preflight.Target{Name: name, Addr: addr}, nil
+	if !ok {
+		return preflight.Target{}, fmt.Errorf("%s=%q: want NAME=ADDR or NAME=ADDR=TUNNELADDR, such as node1=10.0.0.5=10.244.0.1", flag, text)
+	}
+	return t, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,8 @@ type pods struct {
 	together sync.WaitGroup
 	pass     func(from, to string, c preflight.Check) bool
 	fail     map[string]error // by pod
+	// ran is when a pod's part began and ended, by the clock of its node.
+	ran func(pod string) (began, ended time.Time)
 }
 
 func (p *pods) exec(_ context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
@@ -58,6 +61,9 @@ func (p *pods) exec(_ context.Context, pod *corev1.Pod, args ...string) ([]byte,
 		return nil, err
 	}
 	r := preflight.Report{Kind: preflight.Kind(args[2])}
+	if p.ran != nil {
+		r.Started, r.Ended = p.ran(pod.Name)
+	}
 	for i, a := range args {
 		if a != "--self" && a != "--target" {
 			continue
@@ -121,6 +127,81 @@ func TestPreflightPasses(t *testing.T) {
 	if got := p.calls["manx-a"]; !slices.Contains(got, "1179") {
 		t.Errorf("ran %q without the port", got)
 	}
+}
+
+// What has pod addresses is tried where the nodes have some, and in the size that is asked for.
+func TestPreflightTellsTheNodes(t *testing.T) {
+	tunnelled := func(name, addr, tunnel string) *corev1.Node {
+		n := k8sNode(name, addr)
+		n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr] = tunnel
+		return n
+	}
+	objs := append([]runtime.Object{
+		tunnelled("node1", "172.30.0.11/24", "10.244.0.1"), tunnelled("node2", "172.30.0.12/24", "10.244.1.1"), tunnelled("node3", "172.30.0.13/24", "junk"),
+	}, threeNodes[4:]...)
+	for _, tc := range []struct {
+		opts preflightOptions
+		want string
+	}{
+		{
+			preflightOptions{kind: preflight.KindBGP, port: 179, mtu: 1400},
+			"preflight node bgp --wait 7s --self node2=172.30.0.12=10.244.1.1 --port 179 --mtu 1400 --target node1=172.30.0.11=10.244.0.1 --target node3=172.30.0.13",
+		},
+		{
+			preflightOptions{kind: preflight.KindIPIP, mtu: 1420},
+			"preflight node ipip --wait 7s --self node2=172.30.0.12=10.244.1.1 --mtu 1420 --target node1=172.30.0.11=10.244.0.1 --target node3=172.30.0.13",
+		},
+	} {
+		p := &pods{}
+		if out, err := preflightRun(t, p, tc.opts, 3, objs...); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if got := strings.Join(p.calls["manx-b"], " "); got != tc.want {
+			t.Errorf("ran %q; want %q", got, tc.want)
+		}
+	}
+	for _, text := range []string{"node1=10.0.0.5", "node1=10.0.0.5=10.244.0.1"} {
+		if target, err := parseNameAddr("--target", text); err != nil || nameAddr(target) != text {
+			t.Errorf("%q came back as %q, %v", text, nameAddr(target), err)
+		}
+	}
+}
+
+// Starting a program in a pod may take longer than the program waits. Whether they ran
+// together is told by how long they ran and when they answered: their clocks differ.
+func TestPreflightOfNodesThatDidNotRunTogether(t *testing.T) {
+	oneWay := func(from, to string, _ preflight.Check) bool { return from != "node2" || to != "node3" }
+	at := time.Unix(1e9, 0)
+	wrongClocks := func(pod string) (time.Time, time.Time) {
+		began := at.Add(time.Duration(pod[len(pod)-1]) * time.Hour)
+		return began, began.Add(7 * time.Second)
+	}
+	p := &pods{pass: oneWay, ran: wrongClocks}
+	out, err := preflightRun(t, p, preflightOptions{kind: preflight.KindIPIP}, 3, threeNodes...)
+	if err == nil || !strings.Contains(out, "FAIL node2 -> node3 ipip: ") {
+		t.Errorf("together, with clocks hours apart: %v\n%s", err, out)
+	}
+
+	o := preflightOptions{kind: preflight.KindIPIP, wait: 7 * time.Second}
+	synctest.Test(t, func(t *testing.T) {
+		var reports []preflight.Report
+		members := []member{
+			{Target: preflight.Target{Name: "node2", Addr: netip.MustParseAddr("172.30.0.12")}, pod: agentPod("manx-b", "node2", corev1.PodRunning)},
+			{Target: preflight.Target{Name: "node3", Addr: netip.MustParseAddr("172.30.0.13")}, pod: agentPod("manx-c", "node3", corev1.PodRunning)},
+		}
+		for _, m := range members { // one after the other, as when the second starts late
+			p := &pods{calls: map[string][]string{}, pass: oneWay, ran: func(string) (time.Time, time.Time) { return at, at.Add(7 * time.Second) }}
+			p.together.Add(1)
+			reports = append(reports, o.ask(t.Context(), m, members, func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
+				time.Sleep(8 * time.Second)
+				return p.exec(ctx, pod, args...)
+			}))
+		}
+		m := preflight.Merge(o.kind, reports)
+		if len(m.Failures) > 0 || len(m.Unknown) == 0 || !strings.Contains(m.Unknown[0].Reason, "did not run at the same time") {
+			t.Errorf("one after the other: failures %+v, unknown %+v", m.Failures, m.Unknown)
+		}
+	})
 }
 
 func TestPreflightFails(t *testing.T) {
@@ -196,6 +277,8 @@ func TestPreflightSaysWhatIsWrong(t *testing.T) {
 		"the agent's own rights do not suffice":        {"ippool", "mode", "p", "Always"},
 		"read kubeconfig":                              {"preflight", "bgp", "--kubeconfig", absent},
 		`--output="yaml": want text or json`:           {"preflight", "ipip", "-o", "yaml"},
+		"--mtu=83: want 84 to 65535 bytes":             {"preflight", "ipip", "--mtu", "83"},
+		`--self="a=127.0.0.1=x": want NAME=ADDR`:       {"preflight", "node", "ipip", "--self", "a=127.0.0.1=x"},
 		"--wait=0s: want a time":                       {"preflight", "ipip", "--wait", "0s"},
 		`--self="": want NAME=ADDR`:                    {"preflight", "node", "ipip"},
 		`--target="x": want NAME=ADDR`:                 {"preflight", "node", "ipip", "--self", "a=127.0.0.1", "--target", "x"},

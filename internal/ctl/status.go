@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
@@ -37,8 +36,10 @@ func newStatusCommand() *cobra.Command {
 blocks with addresses in use, mode, kernel capabilities and the last errors.
 
 On a node it asks the agent's socket. Where there is no agent it asks every agent
-of the cluster through the Kubernetes API (needs "create" on pods/exec in the
-agents' namespace).`,
+of the cluster at the same time, through the Kubernetes API (needs "list" on nodes,
+and "list" on pods and "get" and "create" on pods/exec in the agents' namespace).
+Nodes that do not answer, and those where an agent has run and none does, are named
+after the others; the exit code is then 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
@@ -72,9 +73,15 @@ func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
 		}
 		return []status.Node{n}, nil
 	}
-	nodes, err := clusterStatus(ctx, o.kubeconfig, o.namespace, o.nodes)
-	slices.SortFunc(nodes, func(a, b status.Node) int { return strings.Compare(a.Name, b.Name) })
-	return nodes, err
+	cfg, err := loadKubeconfig(o.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return clusterStatus(ctx, client, execIn(cfg, client), o.namespace, o.nodes)
 }
 
 func (o *statusOptions) print(out io.Writer, nodes []status.Node) error {

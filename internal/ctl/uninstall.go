@@ -32,7 +32,32 @@ const (
 	// stoppedLabel is what the agents' DaemonSet selects nodes by once it is stopped.
 	// No node has it.
 	stoppedLabel = "manx.io/uninstalled"
+	// cleanupTimeout is how long a run that has failed may take to end.
+	cleanupTimeout = 10 * time.Second
 )
+
+// stopped tells whether the agents' DaemonSet is.
+func stopped(ds *appsv1.DaemonSet) bool {
+	_, has := ds.Spec.Template.Spec.NodeSelector[stoppedLabel]
+	return has
+}
+
+// wayBack starts stopped agents again, and the controllers. The revision in front of the
+// stopped one has no stoppedLabel, however often uninstall is repeated: to stop what is
+// stopped makes no revision.
+func wayBack(namespace string) string {
+	return fmt.Sprintf("kubectl -n %s rollout undo daemonset/%s && %s", namespace, agentDaemonSet, startControllers(namespace))
+}
+
+func startControllers(namespace string) string {
+	return fmt.Sprintf("kubectl -n %s scale deployment/%s --replicas=1", namespace, controllersDeployment)
+}
+
+// unstop starts stopped agents whatever the revisions are: an applied manifest that has
+// changed is a stopped revision, too.
+func unstop(namespace string) string {
+	return fmt.Sprintf(`kubectl -n %s patch daemonset/%s --type merge -p '{"spec":{"template":{"spec":{"nodeSelector":{%q:null}}}}}'`, namespace, agentDaemonSet, stoppedLabel)
+}
 
 func newUninstallCommand() *cobra.Command {
 	var kubeconfig string
@@ -55,7 +80,19 @@ nodes stays. Pods that run keep their interfaces and lose their network; they ne
 another network plugin and a restart, or Manx again. --pods removes the interfaces.
 
 A node that can not be reached is named; the command waits for it (--timeout). It
-can be repeated, and goes on where it was. Without --yes it says what would happen.
+can be repeated, and goes on where it was. When it fails or is interrupted it takes
+DaemonSet manx-uninstall away. Without --yes it says what would happen.
+
+The way back, until the objects are deleted:
+
+    kubectl -n kube-system rollout undo daemonset/manx-node
+    kubectl -n kube-system scale deployment/manx-controllers --replicas=1
+
+kubectl apply -f manx.yaml does not start stopped agents. Where it was run with a
+changed manx.yaml rollout undo does not start them either, and this does:
+
+    kubectl -n kube-system patch daemonset/manx-node --type merge \
+        -p '{"spec":{"template":{"spec":{"nodeSelector":{"manx.io/uninstalled":null}}}}}'
 
 Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
 		Args: cobra.NoArgs,
@@ -151,11 +188,28 @@ func (u uninstaller) run(ctx context.Context) error {
 		u.freePools,
 	} {
 		if err := step(ctx); err != nil {
-			return fmt.Errorf("%w; what is done stays done, and the command can be repeated", err)
+			return u.failed(ctx, err)
 		}
 	}
 	u.say("Manx is off every node. What is left are objects of the cluster, its pools among them: kubectl delete -f manx.yaml")
+	u.say("To have Manx again instead: %s", wayBack(u.namespace))
 	return nil
+}
+
+// failed ends a run that does not go on, also one that was interrupted: no cleaner stays,
+// which would clean nodes where the agents run again, and the ways on are in the error.
+func (u uninstaller) failed(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if left := u.deleteCleaner(ctx); left != nil {
+		err = fmt.Errorf("%w; and %w: do that before agents are started again, or it takes Manx off their nodes: kubectl -n %s delete daemonset/%s", err, left, u.namespace, cleanerDaemonSet)
+	}
+	back := startControllers(u.namespace)
+	// Where the agents are not stopped, rollout undo would make them those of an older version.
+	if ds, unread := u.agents(ctx); unread == nil && stopped(ds) {
+		back = wayBack(u.namespace)
+	}
+	return fmt.Errorf("%w; what is done stays done: repeat the command, or have Manx again: %s", err, back)
 }
 
 // stopControllers ends manx-controllers, which would put finalizers on pools again.
@@ -190,17 +244,20 @@ func (u uninstaller) stopAgents(ctx context.Context) error {
 
 // awaitNoPods waits until the last pod of the app has gone.
 func (u uninstaller) awaitNoPods(ctx context.Context, app string) error {
-	return u.await(ctx, func() (string, error) {
-		pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: appLabel + "=" + app})
-		if err != nil || len(pods.Items) == 0 {
-			return "", err
-		}
-		var left []string
-		for _, p := range pods.Items {
-			left = append(left, fmt.Sprintf("%s on %s (%s)", p.Name, p.Spec.NodeName, p.Status.Phase))
-		}
-		return "to end: " + strings.Join(left, ", "), nil
-	})
+	return u.await(ctx, func() (string, error) { return u.podsLeft(ctx, app) })
+}
+
+// podsLeft names the pods of the app.
+func (u uninstaller) podsLeft(ctx context.Context, app string) (string, error) {
+	pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: appLabel + "=" + app})
+	if err != nil || len(pods.Items) == 0 {
+		return "", err
+	}
+	var left []string
+	for _, p := range pods.Items {
+		left = append(left, fmt.Sprintf("%s on %s (%s)", p.Name, p.Spec.NodeName, p.Status.Phase))
+	}
+	return "to end: " + strings.Join(left, ", "), nil
 }
 
 // await calls look until it waits for nothing. Its last word is in the error, and what
@@ -248,18 +305,30 @@ func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet) e
 
 // removeCleaner returns when the cleaner is gone, and its pods.
 func (u uninstaller) removeCleaner(ctx context.Context) error {
-	sets := u.client.AppsV1().DaemonSets(u.namespace)
-	foreground := metav1.DeletePropagationForeground
-	if err := sets.Delete(ctx, cleanerDaemonSet, metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete DaemonSet %s: %w", cleanerDaemonSet, err)
+	if err := u.deleteCleaner(ctx); err != nil {
+		return err
 	}
 	return u.await(ctx, func() (string, error) {
-		_, err := sets.Get(ctx, cleanerDaemonSet, metav1.GetOptions{})
+		// The DaemonSet waits for its pods. They say which node is in the way.
+		if left, err := u.podsLeft(ctx, cleanerDaemonSet); err != nil || left != "" {
+			return left, err
+		}
+		_, err := u.client.AppsV1().DaemonSets(u.namespace).Get(ctx, cleanerDaemonSet, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			return "", u.awaitNoPods(ctx, cleanerDaemonSet)
+			return "", nil
 		}
 		return "DaemonSet " + cleanerDaemonSet + " to go", err
 	})
+}
+
+// deleteCleaner deletes the cleaner and waits for nothing. It starts no pod from then on.
+func (u uninstaller) deleteCleaner(ctx context.Context) error {
+	foreground := metav1.DeletePropagationForeground
+	err := u.client.AppsV1().DaemonSets(u.namespace).Delete(ctx, cleanerDaemonSet, metav1.DeleteOptions{PropagationPolicy: &foreground})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete DaemonSet %s: %w", cleanerDaemonSet, err)
+	}
+	return nil
 }
 
 // cleaning says of each node when it is clean, and returns which are not yet.
@@ -316,7 +385,8 @@ func doing(p *corev1.Pod) string {
 
 // cleanerOf is a DaemonSet that runs `manx-node uninstall` on each node that an agent
 // was on, once, with the agents' image and their mounts of the node's directories. It
-// has no credential and, unlike init-host, no privilege but NET_ADMIN.
+// has no credential and, unlike init-host, no privilege but NET_ADMIN. It goes with the
+// agents' DaemonSet: one that a killed run left would clean nodes of the next installation.
 func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 	from := agents.Spec.Template.Spec
 	var image string
@@ -374,7 +444,10 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 		}
 	}
 	return &appsv1.DaemonSet{
-		ObjectMeta: metav1.ObjectMeta{Name: cleanerDaemonSet, Namespace: agents.Namespace, Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: cleanerDaemonSet, Namespace: agents.Namespace, Labels: labels,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "DaemonSet", Name: agents.Name, UID: agents.UID}},
+		},
 		Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{

@@ -3,6 +3,9 @@ package ctl
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -12,13 +15,17 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	typedappsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
 	clienttesting "k8s.io/client-go/testing"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -177,6 +184,164 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
+// What is said to be the way back is one. rollout undo (kubectl's polymorphichelpers,
+// rollback.go) puts the template of the revision in front of the last in place of the
+// present one, and the DaemonSet controller makes a revision for each template.
+func TestUninstallHasAWayBack(t *testing.T) {
+	u, out := uninstallLab(t, nil)
+	ctx, sets := t.Context(), u.client.AppsV1().DaemonSets(u.namespace)
+	before := installed(t).Spec.Template
+	after := *before.DeepCopy()
+	after.Spec.NodeSelector[stoppedLabel] = "true"
+	for range 2 { // repeated it makes no second revision
+		if err := u.run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if ds, err := sets.Get(ctx, agentDaemonSet, metav1.GetOptions{}); err != nil || !equality.Semantic.DeepEqual(ds.Spec.Template, after) {
+			t.Fatalf("%v, and the template is not the installed one with the selector alone: %+v", err, ds.Spec.Template)
+		}
+	}
+	back := "kubectl -n kube-system rollout undo daemonset/manx-node && kubectl -n kube-system scale deployment/manx-controllers --replicas=1"
+	if !strings.Contains(out.String(), "To have Manx again instead: "+back+"\n") {
+		t.Errorf("it does not say %q:\n%s", back, out)
+	}
+	if _, err := agentPods(ctx, u.client, u.namespace); err == nil || !strings.Contains(err.Error(), back) {
+		t.Errorf("who looks for agents is told %v; want %q", err, back)
+	}
+	raw, err := json.Marshal(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo := fmt.Sprintf(`{"spec":{"template":{"$patch":"replace",%s}}`, raw[1:])
+	unstop := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":{%q:null}}}}}`, stoppedLabel)
+	for _, patch := range []struct {
+		kind types.PatchType
+		text string
+	}{{types.StrategicMergePatchType, undo}, {types.MergePatchType, unstop}} {
+		if err := u.stopAgents(ctx); err != nil {
+			t.Fatal(err)
+		}
+		ds, err := sets.Patch(ctx, agentDaemonSet, patch.kind, []byte(patch.text), metav1.PatchOptions{})
+		if err != nil || stopped(ds) || !equality.Semantic.DeepEqual(ds.Spec.Template, before) {
+			t.Errorf("%s does not start the agents: %v", patch.text, err)
+		}
+	}
+}
+
+// impatient is a client that deletes nothing once its context has ended, as a real one,
+// and has a deadline for what is left to do then.
+type impatient struct{ kubernetes.Interface }
+
+type impatientApps struct{ typedappsv1.AppsV1Interface }
+
+type impatientSets struct{ typedappsv1.DaemonSetInterface }
+
+func (c impatient) AppsV1() typedappsv1.AppsV1Interface { return impatientApps{c.Interface.AppsV1()} }
+
+func (a impatientApps) DaemonSets(namespace string) typedappsv1.DaemonSetInterface {
+	return impatientSets{a.AppsV1Interface.DaemonSets(namespace)}
+}
+
+func (s impatientSets) Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error {
+	if _, bounded := ctx.Deadline(); !bounded && ctx.Done() == nil {
+		return errors.New("this may take for ever")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.DaemonSetInterface.Delete(ctx, name, opts)
+}
+
+// A run that fails or is interrupted, wherever, leaves no cleaner, and names both ways on.
+func TestUninstallLeavesNoCleaner(t *testing.T) {
+	const undo = "kubectl -n kube-system rollout undo daemonset/manx-node"
+	const scale = "kubectl -n kube-system scale deployment/manx-controllers --replicas=1"
+	refused := apierrors.NewForbidden(appsv1.Resource("daemonsets"), "", errors.New("not you"))
+	for name, tc := range map[string]struct {
+		verb, resource string
+		stop           bool  // Ctrl-C then
+		err            error // the answer then
+		answered       bool  // but it is done
+		running        bool  // the agents, to the end
+		keeps          bool  // the cleaner, because it can not be deleted
+		want           string
+	}{
+		"interrupted at the first step":         {verb: "patch", resource: "deployments", stop: true},
+		"interrupted when the agents stop":      {verb: "patch", resource: "daemonsets", stop: true},
+		"interrupted while nodes are cleaned":   {verb: "create", resource: "daemonsets", stop: true, want: "node1 (Pending)"},
+		"the answer to its creation is lost":    {verb: "create", resource: "daemonsets", err: errors.New("EOF"), answered: true, want: "create DaemonSet manx-uninstall: EOF"},
+		"the controllers can not be stopped":    {verb: "patch", resource: "deployments", err: refused, running: true, want: "stop Deployment manx-controllers"},
+		"the agents can not be stopped":         {verb: "patch", resource: "daemonsets", err: refused, running: true, want: "stop DaemonSet manx-node"},
+		"the cleaner of before can not be gone": {verb: "delete", resource: "daemonsets", err: refused, keeps: true, want: "kubectl -n kube-system delete daemonset/manx-uninstall"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u, _ := uninstallLab(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil })
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			client := u.client.(*fake.Clientset)
+			before := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.namespace, Name: cleanerDaemonSet}}
+			if err := client.Tracker().Add(before); err != nil {
+				t.Fatal(err)
+			}
+			var how *metav1.DeletionPropagation
+			client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
+				if d, ok := a.(clienttesting.DeleteActionImpl); ok && d.Name == cleanerDaemonSet {
+					how = d.DeleteOptions.PropagationPolicy
+				}
+				if !a.Matches(tc.verb, tc.resource) {
+					return false, nil, nil
+				}
+				if tc.stop {
+					interrupt()
+				}
+				if tc.answered {
+					if err := client.Tracker().Add(a.(clienttesting.CreateAction).GetObject()); err != nil {
+						t.Error(err)
+					}
+				}
+				return tc.err != nil, nil, tc.err
+			})
+			u.client = impatient{client}
+			err := u.run(ctx)
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "repeat the command") || !strings.Contains(err.Error(), scale) {
+				t.Errorf("%v; want %q and both ways on", err, tc.want)
+			}
+			if err != nil && strings.Contains(err.Error(), undo) == tc.running {
+				t.Errorf("%v; want rollout undo if the agents are stopped alone, or they become those of an older version", err)
+			}
+			_, left := client.AppsV1().DaemonSets(u.namespace).Get(t.Context(), cleanerDaemonSet, metav1.GetOptions{})
+			if apierrors.IsNotFound(left) == tc.keeps {
+				t.Errorf("the cleaner: %v", left)
+			}
+			if how == nil || *how != metav1.DeletePropagationForeground {
+				t.Errorf("deleted with propagation %v", how)
+			}
+		})
+	}
+}
+
+// A cleaner that does not go is explained by its pods: they name the machine.
+func TestUninstallNamesWhatHoldsTheCleaner(t *testing.T) {
+	u, _ := uninstallLab(t, nil)
+	client := u.client.(*fake.Clientset)
+	for _, o := range []runtime.Object{
+		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.namespace, Name: cleanerDaemonSet}},
+		podOf(cleanerDaemonSet, "node2"),
+	} {
+		if err := client.Tracker().Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	client.PrependReactor("delete", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		interrupt()
+		return true, nil, nil // it waits for its pod
+	})
+	if err := u.removeCleaner(ctx); err == nil || !strings.Contains(err.Error(), "manx-uninstall-node2 on node2 (Running)") {
+		t.Errorf("%v; want the pod on node2", err)
+	}
+}
+
 // A node that can not be cleaned is named with its reason, and nothing is forgotten.
 func TestUninstallFails(t *testing.T) {
 	u, _ := uninstallLab(t, func(p *corev1.Pod) {
@@ -190,7 +355,13 @@ func TestUninstallFails(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
+	client := u.client
+	u.client = impatient{client}
 	err := u.run(ctx)
+	u.client = client
+	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Get(t.Context(), cleanerDaemonSet, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the cleaner: %v, want it gone after the time is up", err)
+	}
 	if err == nil || !strings.Contains(err.Error(), "nodes to be cleaned: node2 (failed 2 times, last: manx-node: uninstall: read-only file system)") {
 		t.Errorf("%v, want node2 and its reason", err)
 	}
@@ -209,10 +380,15 @@ func TestUninstallFails(t *testing.T) {
 // The cleaner has what the work needs, and nothing else of the agents'.
 func TestCleaner(t *testing.T) {
 	agents := installed(t)
+	agents.UID = "5"
 	agents.Spec.Template.Spec.NodeSelector[stoppedLabel] = "true" // it runs again
 	ds, err := cleanerOf(agents, true)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// kubectl delete -f manx.yaml takes it along.
+	if o := ds.OwnerReferences; len(o) != 1 || o[0] != (metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: agentDaemonSet, UID: "5"}) {
+		t.Errorf("owners %v, want the agents' DaemonSet", o)
 	}
 	spec := ds.Spec.Template.Spec
 	c := spec.InitContainers[0]
