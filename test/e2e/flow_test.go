@@ -27,6 +27,7 @@ type flow struct {
 	in, out  *net.UDPConn
 	stop     chan struct{}
 	stopped  sync.WaitGroup
+	rate     atomic.Int64 // packets per second
 	sent     atomic.Int64
 	arrivals atomic.Int64 // duplicates included
 
@@ -64,8 +65,9 @@ func startFlow(name string, from, to end, rate int) (*flow, error) {
 		f.in.Close()
 		return nil, fmt.Errorf("sender of %s: %w", name, err)
 	}
+	f.rate.Store(int64(rate))
 	go f.receive()
-	f.stopped.Go(func() { f.send(rate) })
+	f.stopped.Go(f.send)
 	return f, nil
 }
 
@@ -88,10 +90,10 @@ func force(c *net.UDPConn, bytes int) error {
 const batch = 64
 
 // send keeps the average rate: a late beat sends what it owes.
-func (f *flow) send(rate int) {
+func (f *flow) send() {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	start := time.Now()
+	last, owed := time.Now(), 0.0    // of the packets of all beats until then
 	conn := udp.NewPacketConn(f.out) // its batches know no family
 	msgs := messages(numberSize)
 	for {
@@ -100,7 +102,10 @@ func (f *flow) send(rate int) {
 			return
 		case <-tick.C:
 		}
-		due := int64(time.Since(start).Seconds() * float64(rate))
+		now := time.Now()
+		owed += now.Sub(last).Seconds() * float64(f.rate.Load())
+		last = now
+		due := int64(owed)
 		for first := f.sent.Load(); first < due; first = f.sent.Load() {
 			n := min(due-first, batch)
 			for i := range n {

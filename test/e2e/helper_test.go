@@ -54,6 +54,14 @@ func eventually(t *testing.T, what string, check func(context.Context) error) {
 
 func eventuallyIn(t *testing.T, limit time.Duration, what string, check func(context.Context) error) {
 	t.Helper()
+	eventuallyEvery(t, pollEvery, limit, what, check)
+}
+
+// glance is how often to look at what this process has in memory.
+const glance = 50 * time.Millisecond
+
+func eventuallyEvery(t *testing.T, interval, limit time.Duration, what string, check func(context.Context) error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	var last error
@@ -70,7 +78,7 @@ func eventuallyIn(t *testing.T, limit time.Duration, what string, check func(con
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s: not within %v: %v", what, limit, last)
-		case <-time.After(max(pollEvery, took)): // half of the time is for others
+		case <-time.After(max(interval, took)): // half of the time is for others
 		}
 	}
 }
@@ -238,11 +246,13 @@ func netnsOf(t *testing.T, pod *corev1.Pod) string {
 	return fmt.Sprintf("/proc/%d/ns/net", pidOf(t, pod))
 }
 
-// recorder is a command that runs on a machine until the test ends, and its output so far.
+// recorder is a command that runs on a machine until it is stopped, at the latest when
+// the test ends, and its output so far.
 type recorder struct {
-	p  *machine.Process
-	mu sync.Mutex
-	b  bytes.Buffer
+	p    *machine.Process
+	stop func()
+	mu   sync.Mutex
+	b    bytes.Buffer
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
@@ -267,7 +277,8 @@ func record(t *testing.T, where string, args ...string) *recorder {
 		t.Fatal(err)
 	}
 	r.p = p
-	t.Cleanup(func() { cancel(); _ = p.Wait() })
+	r.stop = sync.OnceFunc(func() { cancel(); _ = p.Wait() })
+	t.Cleanup(r.stop)
 	return r
 }
 
@@ -275,7 +286,7 @@ func record(t *testing.T, where string, args ...string) *recorder {
 func (r *recorder) matches(t *testing.T, what, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
-	eventuallyIn(t, patience/6, what, func(context.Context) error {
+	eventuallyEvery(t, glance, patience/6, what, func(context.Context) error {
 		if !re.MatchString(r.String()) {
 			return fmt.Errorf("nothing matches %s in:\n%s", pattern, r)
 		}
@@ -286,7 +297,7 @@ func (r *recorder) matches(t *testing.T, what, pattern string) {
 // contains waits until the output has all of the texts.
 func (r *recorder) contains(t *testing.T, texts ...string) {
 	t.Helper()
-	eventuallyIn(t, patience/6, "output", func(context.Context) error {
+	eventuallyEvery(t, glance, patience/6, "output", func(context.Context) error {
 		for _, s := range texts {
 			if !strings.Contains(r.String(), s) {
 				return fmt.Errorf("no %q in:\n%s", s, r)

@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/internal/preflight"
+	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/layout"
 )
 
@@ -117,5 +118,37 @@ func TestIPIPPreflight(t *testing.T) {
 		t.Fatal(err)
 	}
 	onWire(t, "node1", blocked, true)
+	unhurt(t, flows)
+}
+
+// TestIPIPSourceCheck: a fabric may pass the packets of nodes and drop those of their
+// pods, which is what IPIP is for. A change to plain routes finds out before it sends
+// one, and goes on when the fabric has changed its mind.
+func TestIPIPSourceCheck(t *testing.T) {
+	inMode(t, calc.Always)
+	const guarded = "node2"
+	admit := func(ctx context.Context) error {
+		_, err := cluster.Exec(ctx, guarded, "nft", "add table ip e2esource; delete table ip e2esource")
+		return err
+	}
+	t.Cleanup(func() { _ = admit(context.Background()) })
+	// Packets in IPIP come in from a node, and what is in them through tunl0.
+	on(t, guarded, "nft", "add table ip e2esource; add chain ip e2esource in { type filter hook prerouting priority -300; }; "+
+		"add rule ip e2esource in iifname eth0 ip saddr "+controlplane.PodCIDR+" drop")
+	flows := flowsBetween(t, "node1", guarded)
+	if err := setMode(t.Context(), calc.Never); err != nil {
+		t.Fatal(err)
+	}
+	heldBecause(t, "node1", "ipipMode is Never, packets still travel as with Always",
+		fmt.Sprintf("%s (%s) does not answer the probe %s", guarded, nodeAddr(t, guarded), preflight.CheckPod))
+	sendMore(t, flows[0], 2*rate)
+	for _, node := range nodeNames(t) {
+		routesSettleIn(t, node, calc.Always)
+	}
+	if err := admit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitMode(t, calc.Never)
+	sendMore(t, flows[0], 2*rate)
 	unhurt(t, flows)
 }

@@ -28,7 +28,7 @@ func TestIPIPSwitch(t *testing.T) {
 	// The control: what the machine does to the stream when nothing is changed. A pause
 	// of a second would be noticed by a user; where the machine itself makes pauses, only
 	// one that is clearly longer has to do with the change.
-	sendMore(t, flows[0], 20*switchRate)
+	sendMore(t, flows[0], 8*switchRate)
 	calm, limit := tcp.lap(), time.Second
 	if emulated() {
 		limit = max(limit, 3*calm)

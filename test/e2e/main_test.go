@@ -242,7 +242,7 @@ func editedManifest() ([]byte, error) {
 		if !bytes.Contains(edited, request) {
 			return nil, fmt.Errorf("the agents of %s do not request %q", manifest, request)
 		}
-		edited = bytes.Replace(edited, request, []byte("cpu: 1000m"), 1)
+		edited = bytes.ReplaceAll(edited, request, []byte("cpu: 900m"))
 	}
 	return edited, err
 }

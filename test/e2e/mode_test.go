@@ -22,6 +22,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
 )
 
@@ -77,7 +78,7 @@ func arrived(ctx context.Context, to calc.EncapMode) error {
 	if err != nil {
 		return err
 	}
-	want := mode.Word{Sends: to, Target: to, Stage: mode.Sending, Gen: pool.Generation}
+	want := mode.Word{Sends: to, Target: to, Stage: mode.Sending, Gen: pool.Generation, UID: string(pool.UID)}
 	for _, node := range nodes {
 		if w, err := word(ctx, node); err != nil || w != want {
 			return errors.Join(err, fmt.Errorf("%s says %+v, want %+v", node, w, want))
@@ -297,21 +298,26 @@ func podsHaveMTU(t *testing.T, want int) {
 	}
 }
 
-// nodeStatus asks the node's agent, as a user on the node does: where the machine is slow
-// and busy, kubectl exec takes a minute. One answer that does not come must not use up
-// the patience of who asks again and again.
+// nodeStatus asks the node's agent at its socket, as manxctl on the node does, without a
+// process for each question: an emulated machine needs seconds to start one. One answer
+// that does not come must not use up the patience of who asks again and again.
 func nodeStatus(ctx context.Context, node string) (s status.Node, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience/4)
 	defer cancel()
-	out, err := cluster.Exec(ctx, node, "sh", "-c", "exec /proc/$(pgrep -o -x manx-node)/root/usr/local/bin/manxctl status -o json")
+	root, err := rootOf(node)
 	if err != nil {
 		return s, err
 	}
-	var nodes []status.Node
-	if err := json.Unmarshal([]byte(out), &nodes); err != nil || len(nodes) != 1 {
-		return s, errors.Join(err, fmt.Errorf("manxctl status -o json prints %s", out))
+	c, err := nodeapi.Dial(ctx, root+"/run/manx/manx.sock")
+	if err != nil {
+		return s, err
 	}
-	return nodes[0], nil
+	defer c.Close()
+	raw, err := c.Status(ctx)
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(raw, &s)
 }
 
 // heldBecause waits until the node's agent says in its condition ModeHeld what a change waits for.

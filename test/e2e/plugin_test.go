@@ -154,12 +154,10 @@ func stopAgent(t *testing.T) (back func()) {
 // killAgent kills the agent while the kubelet is frozen, so that no new one is started.
 func killAgent(t *testing.T) (back func()) {
 	pod := agent(t, awayNode)
-	kubelet := machineProcess(t, awayNode, "kubelet")
-	kill(t, kubelet, unix.SIGSTOP)
-	t.Cleanup(func() { _ = unix.Kill(kubelet, unix.SIGCONT) })
+	thaw := freezeKubelet(t, awayNode)
 	kill(t, pidOf(t, pod), unix.SIGKILL)
 	return func() {
-		kill(t, kubelet, unix.SIGCONT)
+		thaw()
 		restarted(t, awayNode, pod.Status.ContainerStatuses[0].RestartCount)
 	}
 }
@@ -167,31 +165,46 @@ func killAgent(t *testing.T) (back func()) {
 // machineProcess finds a component of a machine: a child of the machine's PID 1.
 func machineProcess(t *testing.T, machine, name string) int {
 	t.Helper()
-	machines, err := cluster.Machines()
+	init, err := initOf(machine)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range machines {
-		if m.Name != machine {
-			continue
-		}
-		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", m.Init.PID))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			children, _ := os.ReadFile(f) // a thread that has ended has none
-			for pid := range strings.FieldsSeq(string(children)) {
-				if comm, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil && strings.TrimSpace(string(comm)) == name {
-					n, err := strconv.Atoi(pid)
-					if err != nil {
-						t.Fatal(err)
-					}
-					return n
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", init))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		children, _ := os.ReadFile(f) // a thread that has ended has none
+		for pid := range strings.FieldsSeq(string(children)) {
+			if comm, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil && strings.TrimSpace(string(comm)) == name {
+				n, err := strconv.Atoi(pid)
+				if err != nil {
+					t.Fatal(err)
 				}
+				return n
 			}
 		}
 	}
 	t.Fatalf("no %s runs on %s", name, machine)
 	return 0
+}
+
+// initOf is a machine's PID 1, as this machine numbers it.
+func initOf(machine string) (int, error) {
+	machines, err := cluster.Machines()
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range machines {
+		if m.Name == machine && m.Init.PID != 0 {
+			return m.Init.PID, nil
+		}
+	}
+	return 0, fmt.Errorf("no machine %s is switched on", machine)
+}
+
+// rootOf is where this machine sees the root directory of another.
+func rootOf(machine string) (string, error) {
+	init, err := initOf(machine)
+	return fmt.Sprintf("/proc/%d/root", init), err
 }

@@ -52,6 +52,7 @@ func TestNodeWithoutAgent(t *testing.T) {
 	})
 
 	bringBack()
+	agent(t, node)
 	eventually(t, "pod created meanwhile runs", func(ctx context.Context) error { return running(ctx, late) })
 	eventually(t, "records are done", func(ctx context.Context) error {
 		out, err := cluster.Exec(ctx, node, "ls", deferred)
@@ -63,7 +64,9 @@ func TestNodeWithoutAgent(t *testing.T) {
 	noLeak(t)
 }
 
-// agentAway takes the agent from the node, and waits until it has gone. bringBack waits until one is ready again.
+// agentAway takes the agent from the node, and waits until it has gone. bringBack lets
+// one be started; it runs when bringBack returns, which is before it can have said
+// anything, and is ready when a readyPod says so.
 func agentAway(t *testing.T, node string) (bringBack func()) {
 	t.Helper()
 	gone := agent(t, node)
@@ -86,7 +89,10 @@ func agentAway(t *testing.T, node string) (bringBack func()) {
 		if err := label(t.Context(), "linux"); err != nil {
 			t.Fatal(err)
 		}
-		agent(t, node)
+		eventuallyEvery(t, glance, 2*patience, "agent of "+node+" started", func(ctx context.Context) error {
+			_, err := cluster.Exec(ctx, node, "pgrep", "-f", "manx-node run$")
+			return err
+		})
 	}
 }
 

@@ -64,6 +64,13 @@ func flowsBothWays(t *testing.T, a, b string, ea, eb end, pps int) []*flow {
 	return flows
 }
 
+// setRate changes how many packets per second each of the flows sends from now on.
+func setRate(flows []*flow, pps int) {
+	for _, f := range flows {
+		f.rate.Store(int64(pps))
+	}
+}
+
 func finish(t *testing.T, flows []*flow) (results []result) {
 	t.Helper()
 	for _, f := range flows {
@@ -91,7 +98,7 @@ func unhurt(t *testing.T, flows []*flow) {
 func sendMore(t *testing.T, f *flow, n int) {
 	t.Helper()
 	start := f.sent.Load()
-	eventually(t, "packets", func(context.Context) error {
+	eventuallyEvery(t, glance, patience, "packets", func(context.Context) error {
 		if now := f.sent.Load(); now < start+int64(n) {
 			return fmt.Errorf("%d sent", now-start)
 		}
@@ -252,10 +259,18 @@ func TestKillAgent(t *testing.T) {
 		}
 	}
 	flows := flowsBetween(t, victim, "node2")
-	for range 3 {
+	for i := range 3 {
 		pod := agent(t, victim)
 		restarts := pod.Status.ContainerStatuses[0].RestartCount
+		thaw := func() {}
+		if i == 1 { // nobody starts it again for a while
+			thaw = freezeKubelet(t, victim)
+		}
 		kill(t, pidOf(t, pod), unix.SIGKILL)
+		if i == 1 {
+			sendMore(t, flows[0], 20*rate)
+		}
+		thaw()
 		restarted(t, victim, restarts)
 	}
 	unhurt(t, flows)

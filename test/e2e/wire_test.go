@@ -44,6 +44,7 @@ func onWire(t *testing.T, from, to string, tunnelled bool) {
 			want += fmt.Sprintf(`%s: ICMP echo %s, id \d+, seq 1, length 64`, quoteAddrs(p.src.String(), p.dst.String()), p.what)
 			wire.matches(t, fmt.Sprintf("echo %s at %s, %s", p.what, nodes[i], form), want)
 		}
+		wire.stop() // a capture that runs on sees every packet of the flows
 	}
 }
 

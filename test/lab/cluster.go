@@ -225,8 +225,9 @@ func (c *Cluster) StartKubectl(ctx context.Context, o ExecOptions, args ...strin
 		return nil, err
 	}
 	return machine.Place{NetNS: c.NetNSPath(layout.Control)}.Start(ctx, machine.Command{
-		Args:  append([]string{filepath.Join(cache, "bin/kubectl")}, args...),
-		Env:   append([]string{"KUBECONFIG=" + c.Kubeconfig()}, o.Env...),
+		Args: append([]string{filepath.Join(cache, "bin/kubectl")}, args...),
+		// All labs have the same addresses: what kubectl remembers of one is not the next one's.
+		Env:   append([]string{"KUBECONFIG=" + c.Kubeconfig(), "KUBECACHEDIR=" + filepath.Join(c.Dir(), "kubectl")}, o.Env...),
 		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 	})
 }

@@ -28,6 +28,7 @@ func poll(ctx context.Context, done func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
+		start := time.Now()
 		err := done(ctx)
 		if err == nil {
 			return nil
@@ -35,7 +36,7 @@ func poll(ctx context.Context, done func(context.Context) error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(max(100*time.Millisecond, time.Since(start))): // half of the time is for others
 		}
 	}
 }

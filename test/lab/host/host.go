@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,9 @@ func Ready(ctx context.Context, progress func(string)) error {
 			return fmt.Errorf("the kernel has no %s namespaces: %w", ns, err)
 		}
 	}
+	if err := allowWatches(progress); err != nil {
+		return err
+	}
 	missing := Missing()
 	if len(missing) == 0 {
 		return nil
@@ -67,6 +71,32 @@ func Ready(ctx context.Context, progress func(string)) error {
 	if still := Missing(); len(still) > 0 {
 		return fmt.Errorf("apt-get installed %s, but their programs are still missing", strings.Join(still, " "))
 	}
+	return nil
+}
+
+// inotifyLimit is how many inotify instances one user may have. Each kubelet,
+// containerd and control plane takes some; Linux starts at 128, about three nodes' worth.
+const inotifyLimit, enoughInotify = "/proc/sys/fs/inotify/max_user_instances", 1024
+
+// allowWatches raises the limit until the machine starts again, and says so. Beyond it
+// a kubelet of a second lab dies with "too many open files".
+func allowWatches(progress func(string)) error {
+	b, err := os.ReadFile(inotifyLimit)
+	if err != nil {
+		return fmt.Errorf("read how many file watchers there may be: %w", err)
+	}
+	now, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", inotifyLimit, err)
+	}
+	if now >= enoughInotify {
+		return nil
+	}
+	if err := os.WriteFile(inotifyLimit, []byte(strconv.Itoa(enoughInotify)), 0); err != nil {
+		progress(fmt.Sprintf("fs.inotify.max_user_instances is %d and can not be raised (%v): labs of many nodes may fail", now, err))
+		return nil
+	}
+	progress(fmt.Sprintf("fs.inotify.max_user_instances raised from %d to %d", now, enoughInotify))
 	return nil
 }
 
