@@ -77,6 +77,11 @@ func (d *Dataplane) Status() Status {
 // Endpoints lists the pods on this node by interface name.
 func (d *Dataplane) Endpoints() []state.Endpoint { return d.endpoints.All() }
 
+// TunnelServes reports whether packets go through the tunnel as they should. It may be
+// held from being all that is wanted of it: somebody else's routes keep an address of
+// ours, which pods do not care about.
+func (s Status) TunnelServes() bool { return s.Tunnel.Ready || s.Driver("tunnel").Held > 0 }
+
 // Ready reports why pods can not be served yet, nil when they can.
 func (d *Dataplane) Ready() error {
 	s := d.Status()
@@ -93,8 +98,7 @@ func (d *Dataplane) Ready() error {
 	if s.node6.IsValid() && s.Uplink6.Name == "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: no interface has the node's IPv6 address %s", s.node6))
 	}
-	held := s.Driver("tunnel").Held > 0 // somebody else's routes keep our address: pods do not care
-	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Ready && !held {
+	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.TunnelServes() {
 		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.Driver("tunnel").LastError)))
 	}
 	if nft := s.Driver("nft"); nft.LastError != "" {

@@ -82,7 +82,11 @@ func (d *Driver) keepAddress(link nl.Link, addrs []nl.Addr) bool {
 // worth more than ours, but nobody would write them again.
 func (d *Driver) bare(link nl.Link, mine []nl.Addr) bool {
 	routes, ok := d.routesOver(link)
-	return ok && d.strip(mine, d.status.Foreign, routes.foreign)
+	gone := ok && d.strip(mine, d.status.Foreign, routes.foreign)
+	if !gone {
+		d.again = d.cfg.Now().Add(retryRetire)
+	}
+	return gone
 }
 
 func (d *Driver) addAddr(a nl.Addr) bool {

@@ -211,19 +211,20 @@ func (a *Agent) modeSettings(s *datastore.Snapshot) modeSettings {
 func (a *Agent) planFor(s *datastore.Snapshot, generation uint64) modePlan {
 	dp := a.dataplane.Status()
 	set := a.modeSettings(s)
-	return a.modes.step(s, set, dp, generation, reachOf(s, a.node, a.identity.Address.Addr(), dp.Uplink, set))
+	return a.modes.step(s, set, dp, generation, reachOf(s, a.node, a.identity.Address.Addr(), dp, set))
 }
 
 // reachOf is what probes of a node with the address self have to know.
-func reachOf(s *datastore.Snapshot, node string, self netip.Addr, uplink calc.Uplink, set modeSettings) netReach {
+func reachOf(s *datastore.Snapshot, node string, self netip.Addr, dp felix.Status, set modeSettings) netReach {
 	r := netReach{
-		self: self, nodes: map[string]netip.Addr{}, uplink: uplink,
-		tunnels: map[string]netip.Addr{}, sizes: probeSizesOf(set, uplink.MTU),
+		self: self, nodes: map[string]netip.Addr{}, uplink: dp.Uplink,
+		tunnels: map[string]netip.Addr{}, sizes: probeSizesOf(set, dp.Uplink.MTU),
 	}
 	for _, n := range s.Nodes {
 		switch {
-		case n.Name == node:
+		case n.Name == node && dp.Tunnel.Ready: // else its address need not be on the device
 			r.tunnel = n.IPIPTunnelAddr
+		case n.Name == node:
 		case n.IPv4.IsValid():
 			r.nodes[n.Name] = n.IPv4.Addr()
 			if n.IPIPTunnelAddr.IsValid() {

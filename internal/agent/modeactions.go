@@ -101,24 +101,27 @@ func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReac
 func (r netReach) probes(node string, target calc.EncapMode) (configs []preflight.Config, failed []string) {
 	var tunnelled, plain []preflight.Target
 	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
-		t := preflight.Target{Name: name, Addr: r.nodes[name], TunnelAddr: r.tunnels[name]}
+		t := preflight.Target{Name: name, Addr: r.nodes[name]}
 		near := slices.ContainsFunc(r.uplink.Prefixes, func(p netip.Prefix) bool { return p.Contains(t.Addr) })
 		switch {
 		case target == calc.Always || target == calc.CrossSubnet && !near:
 			tunnelled = append(tunnelled, t)
 		case near:
+			t.TunnelAddr = r.tunnels[name] // CheckPod goes there
 			plain = append(plain, t)
 		default:
 			failed = append(failed, fmt.Sprintf("%s (%s) is in no subnet of %s, so that no plain route leads there: use CrossSubnet", name, t.Addr, r.uplink.Name))
 		}
 	}
 	add := func(kind preflight.Kind, targets []preflight.Target, size int) {
-		if len(targets) > 0 {
-			configs = append(configs, preflight.Config{
-				Kind: kind, Self: preflight.Target{Name: node, Addr: r.self, TunnelAddr: r.tunnel},
-				Targets: targets, Uplink: r.uplink.Name, MTU: size, Wait: probeWait,
-			})
+		if len(targets) == 0 {
+			return
 		}
+		self := preflight.Target{Name: node, Addr: r.self}
+		if kind == preflight.KindBGP {
+			self.TunnelAddr = r.tunnel
+		}
+		configs = append(configs, preflight.Config{Kind: kind, Self: self, Targets: targets, Uplink: r.uplink.Name, MTU: size, Wait: probeWait})
 	}
 	add(preflight.KindIPIP, tunnelled, r.sizes.ipip)
 	add(preflight.KindTunnel, tunnelled, r.sizes.ipip)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/preflight"
@@ -20,13 +21,15 @@ func reachInTest(set modeSettings) netReach {
 		{Name: "no agent"},
 	}}
 	uplink := calc.Uplink{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, MTU: 1500}
-	return reachOf(s, "node1", netip.MustParseAddr("10.0.0.1"), uplink, set)
+	return reachOf(s, "node1", netip.MustParseAddr("10.0.0.1"), felix.Status{Uplink: uplink, Tunnel: felix.Tunnel{Ready: true}}, set)
 }
 
 func TestProbesByTarget(t *testing.T) {
 	node2 := preflight.Target{Name: "node2", Addr: netip.MustParseAddr("10.0.0.2")}
-	node3 := preflight.Target{Name: "node3", Addr: netip.MustParseAddr("10.0.1.3"), TunnelAddr: netip.MustParseAddr("10.244.0.3")}
-	node4 := preflight.Target{Name: "node4", Addr: netip.MustParseAddr("10.0.0.4"), TunnelAddr: netip.MustParseAddr("10.244.0.4")}
+	node3 := preflight.Target{Name: "node3", Addr: netip.MustParseAddr("10.0.1.3")}
+	node4 := preflight.Target{Name: "node4", Addr: netip.MustParseAddr("10.0.0.4")}
+	pods4 := node4 // tunnel addresses are for plain probes only
+	pods4.TunnelAddr = netip.MustParseAddr("10.244.0.4")
 	type probe struct {
 		kind    preflight.Kind
 		targets []preflight.Target
@@ -41,9 +44,9 @@ func TestProbesByTarget(t *testing.T) {
 		}, nil},
 		{calc.CrossSubnet, []probe{
 			{preflight.KindIPIP, []preflight.Target{node3}}, {preflight.KindTunnel, []preflight.Target{node3}},
-			{preflight.KindBGP, []preflight.Target{node2, node4}},
+			{preflight.KindBGP, []preflight.Target{node2, pods4}},
 		}, nil},
-		{calc.Never, []probe{{preflight.KindBGP, []preflight.Target{node2, node4}}}, []string{
+		{calc.Never, []probe{{preflight.KindBGP, []preflight.Target{node2, pods4}}}, []string{
 			"node3 (10.0.1.3) is in no subnet of eth0, so that no plain route leads there: use CrossSubnet",
 		}},
 	} {
@@ -57,8 +60,11 @@ func TestProbesByTarget(t *testing.T) {
 		if !same {
 			t.Errorf("%s: probes %+v; want %+v", tc.target, configs, tc.want)
 		}
-		self := preflight.Target{Name: "node1", Addr: netip.MustParseAddr("10.0.0.1"), TunnelAddr: netip.MustParseAddr("10.244.0.1")}
 		for _, c := range configs {
+			self := preflight.Target{Name: "node1", Addr: netip.MustParseAddr("10.0.0.1")}
+			if c.Kind == preflight.KindBGP {
+				self.TunnelAddr = netip.MustParseAddr("10.244.0.1")
+			}
 			if c.Self != self || c.Uplink != "eth0" || c.MTU != 1500 {
 				t.Errorf("%s: probe %+v; want it from %+v, out of eth0 and in its size", tc.target, c, self)
 			}

@@ -111,3 +111,25 @@ func TestResistedBefore(t *testing.T) {
 		l.arrive(calc.Always)
 	})
 }
+
+// TestTunnelLost: a node that has lost its tunnel does not keep the others from leaving
+// IPIP, which is what it needs.
+func TestTunnelLost(t *testing.T) {
+	off := false
+	for name, lose := range map[string]func(*member){
+		"turned off": func(m *member) { m.settings.enabled = &off },
+		"no module":  func(m *member) { m.noKernel, m.device = "no module ipip", nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
+				l.settled(calc.Always)
+				l.live = false // its pods are cut off
+				a := l.members[0]
+				l.change(func() { lose(a) })
+				l.wait(time.Minute, "its device is gone", func() bool { return a.device == nil })
+				l.set(apiv1.EncapNever)
+				l.arrive(calc.Never)
+			})
+		})
+	}
+}

@@ -297,12 +297,7 @@ func (m *member) steer(ctx context.Context, wake <-chan struct{}) {
 		if snap == nil {
 			continue
 		}
-		reach := netReach{self: m.addr, nodes: map[string]netip.Addr{}, uplink: m.status().Uplink}
-		for _, n := range snap.Nodes {
-			if n.Name != m.name {
-				reach.nodes[n.Name] = n.IPv4.Addr()
-			}
-		}
+		reach := reachOf(snap, m.name, m.addr, m.status(), m.settings)
 		m.setState(ctx, generation, m.modes.step(snap, m.settings, m.status(), generation, reach))
 		if dp := m.status(); dp.InSync && m.modes.ready(dp) == nil {
 			m.lab.mu.Lock()
@@ -459,7 +454,7 @@ func (m *member) actions() modeActions {
 			}
 			return 1, nil, nil
 		},
-		probe: func(ctx context.Context, _ calc.EncapMode, r netReach) (failed []string) {
+		probe: func(ctx context.Context, target calc.EncapMode, r netReach) (failed []string) {
 			_ = within(ctx, 0, func() error { m.probes++; return nil })
 			l.mu.Lock()
 			failed = slices.Clone(m.unreachable)
@@ -471,6 +466,9 @@ func (m *member) actions() modeActions {
 				for _, o := range l.members {
 					if _, asked := r.nodes[o.name]; asked && o.answering == 0 {
 						failed = append(failed, o.name+" does not answer")
+					}
+					if to := r.tunnels[o.name]; target == calc.Never && r.tunnel.IsValid() && to.IsValid() && !(m.has(r.tunnel) && o.has(to)) {
+						failed = append(failed, fmt.Sprintf("packets with pod addresses from %s do not arrive at %s of %s", r.tunnel, to, o.name))
 					}
 				}
 				return nil
@@ -503,6 +501,9 @@ func (m *member) actions() modeActions {
 		after: time.After,
 	}
 }
+
+// has reports whether the device has the address. The caller holds lab.mu.
+func (m *member) has(addr netip.Addr) bool { return m.device != nil && m.device.Addr == addr }
 
 // publish writes annotations, and checks that nobody goes ahead of the others.
 func (m *member) publish(annotations map[string]*string) error {

@@ -197,14 +197,20 @@ func (r addrRanges) has(addr netip.Addr) bool {
 	return slices.ContainsFunc(in, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// applyError is what the kernel refuses.
+// applyError is what the kernel refuses: of the route first, which a change of mode is
+// about.
 func applyError(dp felix.Status) string {
+	worst := func(name string) int { return slices.Index([]string{"nft", "tunnel", "route"}, name) }
+	first := state.DriverStatus{}
 	for _, d := range dp.Drivers {
-		if d.LastError != "" {
-			return d.Name + ": " + d.LastError
+		if d.LastError != "" && (first.LastError == "" || worst(d.Name) > worst(first.Name)) {
+			first = d
 		}
 	}
-	return ""
+	if first.LastError == "" {
+		return ""
+	}
+	return first.Name + ": " + first.LastError
 }
 
 // listen notices when the Node no longer says what this node has said.
@@ -246,7 +252,7 @@ func (m *modes) notReady(dp felix.Status) string {
 		return "the tunnel has no address: " + m.addrErr
 	case len(m.ranges.from) > 0 && !m.addr.IsValid():
 		return "the tunnel has no address yet"
-	case m.applied && dp.Tunnel.Ready && m.plan.tunnel.Addr == m.addr:
+	case m.applied && dp.TunnelServes() && m.plan.tunnel.Addr == m.addr:
 		return ""
 	}
 	return cmp.Or(applyError(dp), "the tunnel device is being set up")

@@ -89,9 +89,12 @@ func (m *modes) run(ctx context.Context) error {
 func (m *modes) keepAddress(ctx context.Context) (ok bool) {
 	held := m.do.heldAddresses()
 	m.mu.Lock()
-	up, gone, alone, ranges := m.loaded && m.up, m.loaded && !m.up && m.gone, m.alone, m.ranges
+	gone := m.loaded && !m.up && m.gone
+	if gone {
+		m.addr = netip.Addr{} // nobody may put it on the device any longer
+	}
+	up, alone, ranges, addr := m.loaded && m.up, m.alone, m.ranges, m.addr
 	need := up && m.problem == "" && len(ranges.from) > 0
-	addr := m.addr
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
@@ -102,11 +105,7 @@ func (m *modes) keepAddress(ctx context.Context) (ok bool) {
 	}
 	switch {
 	case gone:
-		// Nobody may be told of it any longer while it is given back.
-		if addr.IsValid() {
-			m.setAddress(netip.Addr{}, nil)
-		}
-		return m.release(ctx, held...)
+		return m.release(ctx, held)
 	case !up:
 		return true
 	case need && !fits(want):
@@ -120,14 +119,21 @@ func (m *modes) keepAddress(ctx context.Context) (ok bool) {
 	case want != addr:
 		return m.setAddress(want, nil)
 	case alone:
-		return m.release(ctx, slices.DeleteFunc(slices.Clone(held), func(a netip.Addr) bool { return a == addr })...)
+		return m.release(ctx, slices.DeleteFunc(held, func(a netip.Addr) bool { return a == addr }))
 	}
 	return true
 }
 
-// release gives addresses back that are not on the device.
-func (m *modes) release(ctx context.Context, addrs ...netip.Addr) (ok bool) {
+// release gives addresses back that are not on the device, once the Node no longer says
+// that they are this node's.
+func (m *modes) release(ctx context.Context, addrs []netip.Addr) (ok bool) {
+	m.mu.Lock()
+	said := m.saidAddr
+	m.mu.Unlock()
 	for _, a := range addrs {
+		if a == said {
+			continue // keepPublished is about to take it back
+		}
 		if err := m.do.releaseAddress(ctx, a); err != nil {
 			m.addressError(err)
 			return false
@@ -166,6 +172,9 @@ func (m *modes) addressError(err error) {
 func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	own, addr := m.said, m.addr
+	if m.problem != "" {
+		addr = netip.Addr{} // it is held, and on no device
+	}
 	if m.fresh {
 		own = m.decision.Own
 	}

@@ -76,7 +76,7 @@ func TestFromAlwaysToNever(t *testing.T) {
 		l.away()
 		for _, m := range l.members {
 			m.told(t, "says Always Never accepting", "says Always Never verified", "says Never Never verified", "sends Never",
-				"says Never Never sending", "tunnel down", "address released", "annotation removed")
+				"says Never Never sending", "tunnel down", "annotation removed", "address released")
 			m.told(t, "sends Never", "tunnel down")
 			m.told(t, "says Never Never sending", "pods 1500") // raised only when the tunnel is not wanted any longer
 		}

@@ -122,6 +122,11 @@ func (o *preflightOptions) runWith(ctx context.Context, out io.Writer, client ku
 	if err != nil {
 		return fmt.Errorf("preflight %s: %w", o.kind, err)
 	}
+	if o.kind != preflight.KindBGP { // the only one that asks for them
+		for i := range members {
+			members[i].TunnelAddr = netip.Addr{}
+		}
+	}
 	reports := make([]preflight.Report, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {

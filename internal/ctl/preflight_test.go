@@ -129,7 +129,8 @@ func TestPreflightPasses(t *testing.T) {
 	}
 }
 
-// What has pod addresses is tried where the nodes have some, and in the size that is asked for.
+// What has pod addresses is tried where the nodes have some, in the size that is asked
+// for; other kinds have no use for them.
 func TestPreflightTellsTheNodes(t *testing.T) {
 	tunnelled := func(name, addr, tunnel string) *corev1.Node {
 		n := k8sNode(name, addr)
@@ -149,7 +150,7 @@ func TestPreflightTellsTheNodes(t *testing.T) {
 		},
 		{
 			preflightOptions{kind: preflight.KindIPIP, mtu: 1420},
-			"preflight node ipip --wait 7s --self node2=172.30.0.12=10.244.1.1 --mtu 1420 --target node1=172.30.0.11=10.244.0.1 --target node3=172.30.0.13",
+			"preflight node ipip --wait 7s --self node2=172.30.0.12 --mtu 1420 --target node1=172.30.0.11 --target node3=172.30.0.13",
 		},
 	} {
 		p := &pods{}
