@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/test/lab"
@@ -211,22 +212,57 @@ func install(ctx context.Context) (err error) {
 		return err
 	}
 	start := time.Now()
-	timeout := fmt.Sprintf("--timeout=%v", 2*patience)
-	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/manx-node", timeout); err != nil {
+	if err := rolledOut(ctx, "kube-system", "manx-node"); err != nil {
 		return err
 	}
 	if err := cluster.WaitReady(ctx); err != nil {
 		return err
 	}
-	if _, err := cluster.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/manx-controllers", timeout); err != nil {
+	err = until(ctx, "deployment manx-controllers", func(ctx context.Context) error {
+		d, err := client.AppsV1().Deployments("kube-system").Get(ctx, "manx-controllers", metav1.GetOptions{})
+		if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.ReadyReplicas < 1) {
+			err = fmt.Errorf("%d replicas are ready", d.Status.ReadyReplicas)
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "Manx ready %.1f s after kubectl create\n", time.Since(start).Seconds())
 	if err := create("the web pods", "default", "web", strings.NewReader(webManifest), "-"); err != nil {
 		return err
 	}
-	_, err = cluster.Kubectl(ctx, "rollout", "status", "daemonset/web", timeout)
-	return err
+	return rolledOut(ctx, "default", "web")
+}
+
+// rolledOut waits for the pods of a DaemonSet. It does not ask through kubectl, which
+// gives an API server 10 s to shake hands: an emulated one that is busy needs more.
+func rolledOut(ctx context.Context, namespace, name string) error {
+	return until(ctx, "daemonset "+name, func(ctx context.Context) error {
+		d, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		s := &d.Status
+		if err == nil && (s.ObservedGeneration < d.Generation || s.DesiredNumberScheduled == 0 || s.NumberReady < s.DesiredNumberScheduled) {
+			err = fmt.Errorf("%d of %d pods are ready", s.NumberReady, s.DesiredNumberScheduled)
+		}
+		return err
+	})
+}
+
+// until waits for what there is no test yet to fail.
+func until(ctx context.Context, what string, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, err)
+		case <-time.After(pollEvery):
+		}
+	}
 }
 
 // editedManifest is the manifest for the lab's mode and families. The kernel at hand may

@@ -129,11 +129,11 @@ func makeCgroup(h Hierarchy, name string, pure bool) (string, error) {
 	return dir, nil
 }
 
-// weigh gives a lab the share of ten processes of a CPU that everybody wants. Without it
-// all its machines together have that of one: as much as a program that tests them, and
-// less than the kernel's thread that handles their packets, beside which they stand still.
+// weigh gives a lab the share of three processes of a CPU that everybody wants. Without
+// it all its machines together have that of one: less than the kernel's thread that
+// handles their packets, beside which they stand still. With much more, who tests them does.
 func weigh(lab string) error {
-	for file, share := range map[string]string{"cpu.weight": "1000", "cpu.shares": "10240"} { // cgroups v2 and v1
+	for file, share := range map[string]string{"cpu.weight": "300", "cpu.shares": "3072"} { // cgroups v2 and v1
 		path := filepath.Join(lab, file)
 		if _, err := os.Stat(path); err != nil {
 			continue // of another controller
