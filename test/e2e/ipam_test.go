@@ -162,13 +162,16 @@ func TestRelease(t *testing.T) {
 		addr = p.Status.PodIP
 		return podReady(p)
 	})
-	s, err := readIPAM(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if handle = s.addrs[addr]; !strings.HasPrefix(handle, "k8s-pod-network.") || s.handles[handle] != 1 {
-		t.Fatalf("address %s of the pod has handle %q, want k8s-pod-network.<container>; addresses %v, handles %v", addr, handle, s.addrs, s.handles)
-	}
+	eventually(t, "handle", func(ctx context.Context) error { // its object is written behind the block
+		s, err := readIPAM(ctx)
+		if err != nil {
+			return err
+		}
+		if handle = s.addrs[addr]; !strings.HasPrefix(handle, "k8s-pod-network.") || s.handles[handle] != 1 {
+			return fmt.Errorf("address %s of the pod has handle %q, want k8s-pod-network.<container>; addresses %v, handles %v", addr, handle, s.addrs, s.handles)
+		}
+		return nil
+	})
 	if err := client.CoreV1().Pods("default").Delete(t.Context(), pod.Name, *now()); err != nil {
 		t.Fatal(err)
 	}
