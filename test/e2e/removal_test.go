@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // osLabel is what the DaemonSet selects nodes by: another value sends the node's agent away.
@@ -71,7 +72,8 @@ func agentAway(t *testing.T, node string) (bringBack func()) {
 	t.Helper()
 	gone := agent(t, node)
 	label := func(ctx context.Context, value string) error {
-		_, err := cluster.Kubectl(ctx, "label", "node", node, osLabel+"="+value, "--overwrite")
+		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, osLabel, value)
+		_, err := client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		return err
 	}
 	t.Cleanup(func() { _ = label(context.Background(), "linux") })
