@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/manx-cni/manx/test/lab/host"
 	"github.com/manx-cni/manx/test/lab/kubebuild"
 	"github.com/manx-cni/manx/test/lab/node"
@@ -164,17 +166,66 @@ func clearStores(cache string) error {
 	return nil
 }
 
-// stock gives a node that is off the images of a store, and reports whether it did.
+// stock gives a node that is off the images of a store, and reports whether it did. The
+// lab has one copy of the store, whose files all nodes share by hard links: what is in
+// an image is never written to. Their databases are their own.
 func (b *builder) stock(ctx context.Context, name, store string) (bool, error) {
 	snapshotter, err := node.Snapshotter(b.Lab, name)
 	if err != nil || store == "" || snapshotter != "overlayfs" {
 		return false, err
 	}
-	to := filepath.Join(b.Disk(name), "var/lib/containerd")
-	if err := os.MkdirAll(to, 0o711); err != nil {
+	from, err := b.share(ctx, store)
+	if err != nil {
 		return false, fmt.Errorf("stock %s with images: %w", name, err)
 	}
-	cp := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", store+"/.", to)
+	to := filepath.Join(b.Disk(name), "var/lib/containerd")
+	if err := copyTree(ctx, from, to, "--link"); err != nil {
+		return false, fmt.Errorf("stock %s with images: %w", name, err)
+	}
+	err = filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".db" {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return renameio.WriteFile(filepath.Join(to, rel), content, 0o644)
+	})
+	if err != nil {
+		return false, fmt.Errorf("stock %s with images: %w", name, err)
+	}
+	return true, nil
+}
+
+// share makes the lab's copy of a store, once.
+func (b *builder) share(ctx context.Context, store string) (string, error) {
+	b.sharing.Lock()
+	defer b.sharing.Unlock()
+	shared := filepath.Join(b.Dir(), "images", filepath.Base(store))
+	if _, err := os.Stat(shared); err == nil {
+		return shared, nil
+	}
+	unfinished := shared + ".new"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return "", err
+	}
+	if err := copyTree(ctx, store, unfinished, "--reflink=auto"); err != nil {
+		return "", err
+	}
+	return shared, os.Rename(unfinished, shared)
+}
+
+// copyTree copies what is in a directory, with everything that cp can.
+func copyTree(ctx context.Context, from, to, how string) error {
+	if err := os.MkdirAll(to, 0o711); err != nil {
+		return err
+	}
+	cp := exec.CommandContext(ctx, "cp", "-a", how, from+"/.", to)
 	// It bears no mark of the lab by which a sweep would find it. The kernel's parent is
 	// the thread that started it, which must therefore not end before (prctl(2)).
 	runtime.LockOSThread()
@@ -182,7 +233,7 @@ func (b *builder) stock(ctx context.Context, name, store string) (bool, error) {
 	cp.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cp.CombinedOutput()
 	if err != nil {
-		return false, fmt.Errorf("stock %s with images: %w: %s", name, err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("cp: %w: %s", err, strings.TrimSpace(string(out)))
 	}
-	return true, nil
+	return nil
 }

@@ -151,6 +151,8 @@ type builder struct {
 
 	mu    sync.Mutex // guards state: machines boot in parallel
 	state *state
+
+	sharing sync.Mutex // held while the lab's copy of the images is made
 }
 
 func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest []byte) error {
