@@ -252,6 +252,7 @@ func kill(t *testing.T, pid int, sig unix.Signal) {
 // TestKillAgent: neither packets nor other nodes notice that an agent dies and comes back.
 func TestKillAgent(t *testing.T) {
 	const victim = "node1"
+	noLeak(t) // the routes of other tests' pods have gone
 	var monitors []*routeMonitor
 	for _, node := range nodeNames(t) {
 		if node != victim {
