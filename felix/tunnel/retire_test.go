@@ -18,30 +18,32 @@ func (w *world) bare() *state.Tunnel {
 	return &bare
 }
 
-// multipath is somebody's route with two next hops over the device, one of several
-// shapes.
+// multipath is somebody's route with two next hops over the device, in the shapes that a
+// kernel has. A driver sees the same of both, which is what the fake has.
 var multipath = map[string]func(t *testing.T, w *world, dst string){
 	"next hops": func(t *testing.T, w *world, dst string) {
-		if w.fake != nil {
-			index := w.link(t).Index
-			w.fake.AddRoute(nl.Route{
-				Protocol: 4, Multipath: true, Hops: []int{index, index}, Route: state.Route{Dst: netip.MustParsePrefix(dst), Table: state.MainTable},
-			})
-			return
-		}
 		w.ns.Run(t, "ip", "route", "add", dst, "proto", "static",
 			"nexthop", "via", "192.0.2.7", "dev", w.want.Name, "onlink", "nexthop", "via", "192.0.2.8", "dev", w.want.Name, "onlink")
 	},
 	"next-hop objects": func(t *testing.T, w *world, dst string) {
-		if w.fake != nil {
-			t.Skip("the fake has none")
-		}
-		for _, args := range []string{"id 7 via 192.0.2.7", "id 8 via 192.0.2.8"} {
-			w.ns.Run(t, "sh", "-c", "ip nexthop add "+args+" onlink dev "+w.want.Name)
+		for id, via := range map[string]string{"7": "192.0.2.7", "8": "192.0.2.8"} {
+			w.ns.Run(t, "ip", "nexthop", "add", "id", id, "via", via, "onlink", "dev", w.want.Name)
 		}
 		w.ns.Run(t, "ip", "nexthop", "add", "id", "9", "group", "7/8")
 		w.ns.Run(t, "ip", "route", "add", dst, "proto", "static", "nhid", "9")
 	},
+}
+
+func addMultipath(t *testing.T, w *world, dst string, add func(*testing.T, *world, string)) {
+	t.Helper()
+	if w.fake == nil {
+		add(t, w, dst)
+		return
+	}
+	index := w.link(t).Index
+	w.fake.AddRoute(nl.Route{
+		Protocol: 4, Multipath: true, Hops: []int{index, index}, Route: state.Route{Dst: netip.MustParsePrefix(dst), Table: state.MainTable},
+	})
 }
 
 // TestMultipathIsForeign: somebody's route with several next hops over the device keeps
@@ -56,7 +58,7 @@ func TestMultipathIsForeign(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, w *world) {
 				d := w.wanting(t)
-				add(t, w, dst)
+				addMultipath(t, w, dst, add)
 				d.SetTunnel(nil)
 				apply(t, d)
 				w.expect(t, "retired", asWanted)
