@@ -21,7 +21,8 @@ aside() {
 	"$@" >"$aside_log" 2>&1 &
 	set +m
 	aside_pid=$!
-	trap 'kill -TERM -- "-$aside_pid" 2>/dev/null; wait; rm -f "$aside_log"' EXIT
+	# Left in between, because another step has failed: it ends, and what it said is shown.
+	trap 'kill -TERM -- "-$aside_pid" 2>/dev/null; wait; cat "$aside_log"; rm -f "$aside_log"' EXIT
 }
 
 join() {
