@@ -30,6 +30,9 @@ const (
 	// AuditLog is the log of the API server's requests, named like a component's.
 	AuditLog = "audit"
 
+	// CA is the file of the cluster's certificate authority in every machine.
+	CA = pkiDir + "/ca.crt"
+
 	pkiDir      = "/etc/kubernetes/pki"
 	auditPolicy = "/etc/kubernetes/audit.yaml"
 )
@@ -42,6 +45,11 @@ func Addr() netip.Addr { return fabric.Addr(2) }
 
 // Server is the URL of the API server, reachable inside the lab.
 func Server() string { return fmt.Sprintf("https://%s:%d", Addr(), Port) }
+
+// Ready is the URL that says 200 when the API server has made what others need of it,
+// their permissions above all. Whoever starts before that takes the processor from it, and
+// an API server that has no roles after 30 s begins again.
+func Ready() string { return Server() + "/readyz" }
 
 // PodCIDRs is what Kubernetes is told of the pod range: IPv4, and after a comma IPv6.
 func PodCIDRs(dualStack bool) string { return families(PodCIDR, PodCIDR6, dualStack) }
@@ -140,7 +148,6 @@ var collectLess = []string{"GOGC=400"}
 
 // components are the machine's programs; apiFlags are added to the API server's.
 func components(apiFlags []string, dualStack bool) []machine.Component {
-	api := fmt.Sprintf("%s:%d", Addr(), Port)
 	return []machine.Component{
 		{
 			Name: "etcd", Env: collectLess,
@@ -159,7 +166,7 @@ func components(apiFlags []string, dualStack bool) []machine.Component {
 				"--advertise-address=" + Addr().String(),
 				fmt.Sprintf("--secure-port=%d", Port),
 				"--tls-cert-file=" + pkiDir + "/apiserver.crt", "--tls-private-key-file=" + pkiDir + "/apiserver.key",
-				"--client-ca-file=" + pkiDir + "/ca.crt",
+				"--client-ca-file=" + CA,
 				"--service-cluster-ip-range=" + ServiceCIDRs(dualStack),
 				"--service-account-issuer=https://kubernetes.default.svc",
 				"--service-account-key-file=" + pkiDir + "/sa.pub",
@@ -168,25 +175,25 @@ func components(apiFlags []string, dualStack bool) []machine.Component {
 				"--allow-privileged=true",
 				// Nodes are known by address; there is no DNS in a lab.
 				"--kubelet-preferred-address-types=InternalIP",
-				"--kubelet-certificate-authority=" + pkiDir + "/ca.crt",
+				"--kubelet-certificate-authority=" + CA,
 				"--kubelet-client-certificate=" + pkiDir + "/kubelet-client.crt",
 				"--kubelet-client-key=" + pkiDir + "/kubelet-client.key",
 			}, apiFlags...),
 		},
 		{
-			Name: "kube-controller-manager", Env: collectLess, WaitTCP: api,
+			Name: "kube-controller-manager", Env: collectLess, WaitURL: Ready(), WaitCA: CA,
 			Args: []string{
 				"kube-controller-manager",
 				"--kubeconfig=/etc/kubernetes/controller-manager.conf",
 				"--leader-elect=false", "--use-service-account-credentials=true",
 				"--allocate-node-cidrs=false",
-				"--root-ca-file=" + pkiDir + "/ca.crt",
+				"--root-ca-file=" + CA,
 				"--service-account-private-key-file=" + pkiDir + "/sa.key",
-				"--cluster-signing-cert-file=" + pkiDir + "/ca.crt", "--cluster-signing-key-file=" + pkiDir + "/ca.key",
+				"--cluster-signing-cert-file=" + CA, "--cluster-signing-key-file=" + pkiDir + "/ca.key",
 			},
 		},
 		{
-			Name: "kube-scheduler", Env: collectLess, WaitTCP: api,
+			Name: "kube-scheduler", Env: collectLess, WaitURL: Ready(), WaitCA: CA,
 			Args: []string{"kube-scheduler", "--kubeconfig=/etc/kubernetes/scheduler.conf", "--leader-elect=false"},
 		},
 	}

@@ -53,7 +53,7 @@ func TestSpecRoundTrip(t *testing.T) {
 	want := Spec{
 		Hostname: "node1", NetNS: "/run/netns/x", Cgroup: "a/b", Binds: []Bind{{"/a", "/b"}},
 		Sysctls:    []Sysctl{{"net/ipv4/ip_forward", "0"}},
-		Components: []Component{{Name: "c", Args: []string{"c", "--d"}, Env: []string{"E=f"}, WaitPath: "/p", WaitTCP: "1.2.3.4:5"}},
+		Components: []Component{{Name: "c", Args: []string{"c", "--d"}, Env: []string{"E=f"}, WaitPath: "/p", WaitTCP: "1.2.3.4:5", WaitURL: "https://u/v", WaitCA: "/ca"}},
 	}
 	if err := want.Save(dir); err != nil {
 		t.Fatal(err)

@@ -55,10 +55,13 @@ type Component struct {
 	Name string   `json:"name"`
 	Args []string `json:"args"`
 	Env  []string `json:"env,omitempty"`
-	// WaitPath and WaitTCP hold the first start back until a file exists or a
-	// connection is accepted there.
+	// WaitPath, WaitTCP and WaitURL hold every start back until a file exists, a
+	// connection is accepted there, and the server behind the https URL, with a
+	// certificate of the authority in the file WaitCA, says 200.
 	WaitPath string `json:"waitPath,omitempty"`
 	WaitTCP  string `json:"waitTCP,omitempty"`
+	WaitURL  string `json:"waitURL,omitempty"`
+	WaitCA   string `json:"waitCA,omitempty"`
 }
 
 // Path is the search path of all programs in a machine.

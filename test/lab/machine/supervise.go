@@ -1,11 +1,9 @@
 package machine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -116,26 +114,6 @@ func (s *supervisor) start(c Component) (int, <-chan syscall.WaitStatus, error) 
 	ended := make(chan syscall.WaitStatus, 1)
 	s.waiting[pid] = ended
 	return pid, ended, nil
-}
-
-// waitFor returns when what the component needs is there.
-func waitFor(c Component) {
-	for c.WaitPath != "" {
-		if _, err := os.Stat(c.WaitPath); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	for c.WaitTCP != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", c.WaitTCP)
-		cancel()
-		if err == nil {
-			conn.Close()
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }
 
 // mergeEnv returns base with extra's variables added or replaced.
