@@ -66,6 +66,7 @@ type modes struct {
 	problem   string // why there is no tunnel on this node though one is wanted
 	cannot    string // what the dataplane said of that
 	reached   netReach
+	pace      probePace
 }
 
 // modePlan is what the dataplane is told. It is replaced, never changed.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -271,6 +272,37 @@ func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 	return err == nil
 }
 
+// probePace spaces out probes that keep failing: a change can be held for days, and a
+// large cluster's probes are many. It belongs to keepProbing.
+type probePace struct {
+	targets  []calc.EncapMode
+	reach    netReach
+	failures int
+	rest     int // turns of modeRetry
+}
+
+const (
+	// eagerProbes are sent every modeRetry: the others begin to answer one by one.
+	eagerProbes = 5
+	// restLimit is the longest pause between two rounds of probes, in turns of modeRetry.
+	restLimit = 15
+)
+
+// due reports whether it is time to probe. What has not been tried is tried at once.
+func (p *probePace) due(targets []calc.EncapMode, reach netReach) bool {
+	if !slices.Equal(targets, p.targets) || !reflect.DeepEqual(reach, p.reach) {
+		*p = probePace{targets: targets, reach: reach}
+	}
+	p.rest--
+	return p.rest <= 0
+}
+
+// failed makes the next pause a turn longer.
+func (p *probePace) failed() {
+	p.failures++
+	p.rest = min(max(1, p.failures-eagerProbes), restLimit)
+}
+
 // keepProbing probes what Step wants to know until it works.
 func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 	m.mu.Lock()
@@ -280,6 +312,9 @@ func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 		return done && len(p.Failed) == 0
 	})
 	m.mu.Unlock()
+	if !m.pace.due(targets, reach) {
+		return false
+	}
 	ok = true
 	for _, target := range targets {
 		failed := m.do.probe(ctx, target, reach)
@@ -296,6 +331,9 @@ func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 		}
 		m.mu.Unlock()
 		m.wake()
+	}
+	if !ok {
+		m.pace.failed()
 	}
 	return ok
 }
