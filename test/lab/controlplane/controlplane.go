@@ -11,6 +11,7 @@ import (
 
 	"github.com/manx-cni/manx/test/lab/audit"
 	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/host"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
 	"github.com/manx-cni/manx/test/lab/pki"
@@ -104,6 +105,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, o Options) erro
 		Hostname:   layout.Control,
 		NetNS:      l.NetNSPath(layout.Control),
 		Cgroup:     l.Cgroup() + "/" + layout.Control,
+		Share:      3, // who waits for it does so with a limit: kubectl for 10 s
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
 		Components: components(apiFlags, o.DualStack),
 	}.Save(dir)
@@ -142,15 +144,11 @@ func makePKI(l layout.Lab, ca *pki.CA) error {
 	return nil
 }
 
-// collectLess has Go's garbage collector run a fifth as often: labs live for minutes,
-// and memory is what a machine has more of than time, the more so an emulated one.
-var collectLess = []string{"GOGC=400"}
-
 // components are the machine's programs; apiFlags are added to the API server's.
 func components(apiFlags []string, dualStack bool) []machine.Component {
 	return []machine.Component{
 		{
-			Name: "etcd", Env: collectLess,
+			Name: "etcd", Env: host.GoEnv(),
 			Args: []string{
 				"etcd", "--name=lab", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn",
 				"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
@@ -159,7 +157,7 @@ func components(apiFlags []string, dualStack bool) []machine.Component {
 			},
 		},
 		{
-			Name: "kube-apiserver", Env: collectLess, WaitTCP: "127.0.0.1:2379",
+			Name: "kube-apiserver", Env: host.GoEnv(), WaitTCP: "127.0.0.1:2379",
 			Args: append([]string{
 				"kube-apiserver",
 				"--etcd-servers=http://127.0.0.1:2379",
@@ -181,7 +179,7 @@ func components(apiFlags []string, dualStack bool) []machine.Component {
 			}, apiFlags...),
 		},
 		{
-			Name: "kube-controller-manager", Env: collectLess, WaitURL: Ready(), WaitCA: CA,
+			Name: "kube-controller-manager", Env: host.GoEnv(), WaitURL: Ready(), WaitCA: CA,
 			Args: []string{
 				"kube-controller-manager",
 				"--kubeconfig=/etc/kubernetes/controller-manager.conf",
@@ -193,7 +191,7 @@ func components(apiFlags []string, dualStack bool) []machine.Component {
 			},
 		},
 		{
-			Name: "kube-scheduler", Env: collectLess, WaitURL: Ready(), WaitCA: CA,
+			Name: "kube-scheduler", Env: host.GoEnv(), WaitURL: Ready(), WaitCA: CA,
 			Args: []string{"kube-scheduler", "--kubeconfig=/etc/kubernetes/scheduler.conf", "--leader-elect=false"},
 		},
 	}

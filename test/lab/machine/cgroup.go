@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,7 @@ func unified(hs []Hierarchy) bool {
 // enterCgroup makes the cgroup name in every hierarchy, moves the calling process
 // there and unshares the cgroup namespace of the calling thread, so that the
 // machine sees its own cgroup as the root.
-func enterCgroup(name string) ([]Hierarchy, error) {
+func enterCgroup(name string, share int) ([]Hierarchy, error) {
 	hs, err := Hierarchies()
 	if err != nil {
 		return nil, err
@@ -87,6 +88,9 @@ func enterCgroup(name string) ([]Hierarchy, error) {
 	for _, h := range hs {
 		dir, err := makeCgroup(h, name, pure)
 		if err != nil {
+			return nil, err
+		}
+		if err := weigh(dir, share); err != nil {
 			return nil, err
 		}
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
@@ -113,7 +117,7 @@ func makeCgroup(h Hierarchy, name string, pure bool) (string, error) {
 			return "", fmt.Errorf("make cgroup: %w", err)
 		}
 		if parent == h.MountPoint {
-			if err := weigh(dir); err != nil {
+			if err := weigh(dir, labShare); err != nil {
 				return "", err
 			}
 		}
@@ -129,17 +133,20 @@ func makeCgroup(h Hierarchy, name string, pure bool) (string, error) {
 	return dir, nil
 }
 
-// weigh gives a lab the share of three processes of a CPU that everybody wants. Without
-// it all its machines together have that of one: less than the kernel's thread that
-// handles their packets, beside which they stand still. With much more, who tests them does.
-func weigh(lab string) error {
-	for file, share := range map[string]string{"cpu.weight": "300", "cpu.shares": "3072"} { // cgroups v2 and v1
-		path := filepath.Join(lab, file)
+// labShare is the share of a lab. With that of one process all its machines together have
+// less than the kernel's thread that handles their packets, beside which they stand still.
+// With much more, who tests them does.
+const labShare = 3
+
+// weigh gives a cgroup the share of so many processes of a CPU that everybody wants.
+func weigh(dir string, processes int) error {
+	for file, one := range map[string]int{"cpu.weight": 100, "cpu.shares": 1024} { // cgroups v2 and v1
+		path := filepath.Join(dir, file)
 		if _, err := os.Stat(path); err != nil {
 			continue // of another controller
 		}
-		if err := os.WriteFile(path, []byte(share), 0); err != nil {
-			return fmt.Errorf("set the CPU share of %s: %w", lab, err)
+		if err := os.WriteFile(path, []byte(strconv.Itoa(processes*one)), 0); err != nil {
+			return fmt.Errorf("set the CPU share of %s: %w", dir, err)
 		}
 	}
 	return nil
@@ -160,38 +167,68 @@ func delegate(dir string) error {
 	return nil
 }
 
-// mountCgroups mounts the machine's view of hs below root.
-func mountCgroups(root string, hs []Hierarchy) error {
+// mountCgroups mounts the machine's view of hs below root, and makes groups there, by
+// path, with the shares of so many processes.
+func mountCgroups(root string, hs []Hierarchy, groups map[string]int) error {
 	base := filepath.Join(root, "sys/fs/cgroup")
+	views := []string{base}
 	if unified(hs) {
-		if err := unix.Mount("cgroup2", base, "cgroup2", 0, ""); err != nil {
-			return fmt.Errorf("mount cgroup2: %w", err)
+		if err := mountUnified(base); err != nil {
+			return err
 		}
-		// Version 2 allows processes in leaves only.
-		leaf := filepath.Join(base, "init")
-		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("make cgroup: %w", err)
+	} else {
+		var err error
+		if views, err = mountEach(base, hs); err != nil {
+			return err
 		}
-		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
-			return fmt.Errorf("enter cgroup %s: %w", leaf, err)
-		}
-		return delegate(base)
 	}
+	for _, view := range views {
+		for group, share := range groups {
+			dir := filepath.Join(view, group)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("make cgroup: %w", err)
+			}
+			if err := weigh(dir, share); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func mountUnified(base string) error {
+	if err := unix.Mount("cgroup2", base, "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("mount cgroup2: %w", err)
+	}
+	// Version 2 allows processes in leaves only.
+	leaf := filepath.Join(base, "init")
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("enter cgroup %s: %w", leaf, err)
+	}
+	return delegate(base)
+}
+
+// mountEach mounts every hierarchy in a directory of base, and lists them.
+func mountEach(base string, hs []Hierarchy) (dirs []string, err error) {
 	if err := unix.Mount("tmpfs", base, "tmpfs", 0, "mode=755,size=1m"); err != nil {
-		return fmt.Errorf("mount %s: %w", base, err)
+		return nil, fmt.Errorf("mount %s: %w", base, err)
 	}
 	for _, h := range hs {
 		dir := filepath.Join(base, filepath.Base(h.MountPoint))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("mount cgroup: %w", err)
+			return nil, fmt.Errorf("mount cgroup: %w", err)
 		}
 		fstype := "cgroup"
 		if h.V2 {
 			fstype = "cgroup2"
 		}
 		if err := unix.Mount(fstype, dir, fstype, 0, h.Options); err != nil {
-			return fmt.Errorf("mount cgroup %s at %s: %w", h.Options, dir, err)
+			return nil, fmt.Errorf("mount cgroup %s at %s: %w", h.Options, dir, err)
 		}
+		dirs = append(dirs, dir)
 	}
-	return nil
+	return dirs, nil
 }

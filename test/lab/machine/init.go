@@ -56,7 +56,7 @@ func prepare(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	hiers, err := enterCgroup(spec.Cgroup)
+	hiers, err := enterCgroup(spec.Cgroup, max(1, spec.Share))
 	if err != nil {
 		return err
 	}

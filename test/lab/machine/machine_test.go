@@ -51,7 +51,7 @@ func TestIsInit(t *testing.T) {
 func TestSpecRoundTrip(t *testing.T) {
 	dir := t.TempDir()
 	want := Spec{
-		Hostname: "node1", NetNS: "/run/netns/x", Cgroup: "a/b", Binds: []Bind{{"/a", "/b"}},
+		Hostname: "node1", NetNS: "/run/netns/x", Cgroup: "a/b", Share: 2, Groups: map[string]int{"g": 3}, Binds: []Bind{{"/a", "/b"}},
 		Sysctls:    []Sysctl{{"net/ipv4/ip_forward", "0"}},
 		Components: []Component{{Name: "c", Args: []string{"c", "--d"}, Env: []string{"E=f"}, WaitPath: "/p", WaitTCP: "1.2.3.4:5", WaitURL: "https://u/v", WaitCA: "/ca"}},
 	}

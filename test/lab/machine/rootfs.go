@@ -41,7 +41,7 @@ func buildRoot(dir string, spec Spec, hiers []Hierarchy) error {
 		func() error { return mountDisk(root, diskDir(dir)) },
 		func() error { return mountPrograms(root) },
 		func() error { return mountKernel(root) },
-		func() error { return mountCgroups(root, hiers) },
+		func() error { return mountCgroups(root, hiers, spec.Groups) },
 		func() error { return mountBinds(root, spec.Binds) },
 		func() error { return mountHost(root, hostTree) },
 		func() error { return pivot(root) },

@@ -29,6 +29,10 @@ type Spec struct {
 	NetNS string `json:"netns"`
 	// Cgroup is the machine's cgroup relative to the root of every hierarchy.
 	Cgroup string `json:"cgroup"`
+	// Share is that cgroup's when the CPUs are not enough for all, in processes; 0 is 1.
+	Share int `json:"share,omitempty"`
+	// Groups are cgroups made in the machine, by path, with their shares.
+	Groups map[string]int `json:"groups,omitempty"`
 	// Binds are directories of the host shown in the machine.
 	Binds []Bind `json:"binds,omitempty"`
 	// Sysctls are written before anything starts, in order.

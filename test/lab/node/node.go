@@ -23,6 +23,11 @@ import (
 // Socket is containerd's, inside the node.
 const Socket = "/run/containerd/containerd.sock"
 
+// podCgroup is where containerd puts all containers. They get together what the kubelet
+// gives them on a machine of two CPUs (cpu.shares 2048), were it not told to leave the
+// cgroups alone.
+const podCgroup = "k8s.io"
+
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -144,6 +149,7 @@ func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.Addr,
 		Hostname:   name,
 		NetNS:      l.NetNSPath(name),
 		Cgroup:     l.Cgroup() + "/" + name,
+		Groups:     map[string]int{podCgroup: 2},
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
 		Components: components(name, addr, addr6),
 	}.Save(dir)
@@ -184,25 +190,22 @@ func plugins(dir string) error {
 	return nil
 }
 
-// collectLess has Go's garbage collector run a fifth as often, as in the control plane.
-var collectLess = []string{"GOGC=400"}
-
 func components(name string, addr, addr6 netip.Addr) []machine.Component {
 	nodeIP := addr.String()
 	if addr6.IsValid() {
 		nodeIP += "," + addr6.String()
 	}
 	return []machine.Component{
-		{Name: "containerd", Env: collectLess, Args: []string{"containerd", "--config", "/etc/containerd/config.toml"}},
+		{Name: "containerd", Env: host.GoEnv(), Args: []string{"containerd", "--config", "/etc/containerd/config.toml"}},
 		{
-			Name: "kubelet", Env: collectLess, WaitPath: Socket, WaitURL: controlplane.Ready(), WaitCA: controlplane.CA,
+			Name: "kubelet", Env: host.GoEnv(), WaitPath: Socket, WaitURL: controlplane.Ready(), WaitCA: controlplane.CA,
 			Args: []string{
 				"kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
 				"--hostname-override=" + name, "--node-ip=" + nodeIP,
 			},
 		},
 		{
-			Name: "kube-proxy", Env: collectLess, WaitURL: controlplane.Ready(), WaitCA: controlplane.CA,
+			Name: "kube-proxy", Env: host.GoEnv(), WaitURL: controlplane.Ready(), WaitCA: controlplane.CA,
 			Args: []string{"kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--hostname-override=" + name},
 		},
 	}
