@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,11 +26,14 @@ import (
 type flow struct {
 	name     string
 	in, out  *net.UDPConn
-	stop     chan struct{}
-	stopped  sync.WaitGroup
 	rate     atomic.Int64 // packets per second
 	sent     atomic.Int64
 	arrivals atomic.Int64 // duplicates included
+
+	// Of the sender.
+	last    time.Time
+	owed    float64         // packets of all beats until last
+	batches *udp.PacketConn // of out; they know no family
 
 	mu      sync.Mutex
 	seen    []uint8 // times that each number arrived
@@ -47,7 +51,7 @@ const receiveBuffer = 8 << 20
 
 // startFlow sends rate packets per second from one end to the other until finish.
 func startFlow(name string, from, to end, rate int) (*flow, error) {
-	f := &flow{name: name, stop: make(chan struct{})}
+	f := &flow{name: name}
 	err := netns.Do(to.netns, func() (err error) {
 		if f.in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr, 0))); err != nil {
 			return err
@@ -66,8 +70,9 @@ func startFlow(name string, from, to end, rate int) (*flow, error) {
 		return nil, fmt.Errorf("sender of %s: %w", name, err)
 	}
 	f.rate.Store(int64(rate))
+	f.last, f.batches = time.Now(), udp.NewPacketConn(f.out)
 	go f.receive()
-	f.stopped.Go(f.send)
+	theSender.add(f)
 	return f, nil
 }
 
@@ -89,45 +94,81 @@ func force(c *net.UDPConn, bytes int) error {
 // batch is how many packets one system call takes at most.
 const batch = 64
 
-// send keeps the average rate: a late beat sends what it owes.
-func (f *flow) send() {
-	tick := time.NewTicker(beat)
-	defer tick.Stop()
-	last, owed := time.Now(), 0.0    // of the packets of all beats until then
-	conn := udp.NewPacketConn(f.out) // its batches know no family
-	msgs := messages(numberSize)
-	for {
-		select {
-		case <-f.stop:
-			return
-		case <-tick.C:
-		}
-		now := time.Now()
-		owed += now.Sub(last).Seconds() * float64(f.rate.Load())
-		last = now
-		due := int64(owed)
-		for first := f.sent.Load(); first < due; first = f.sent.Load() {
-			n := min(due-first, batch)
-			for i := range n {
-				binary.BigEndian.PutUint64(msgs[i].Buffers[0], uint64(first+i))
-			}
-			sent, err := conn.WriteBatch(msgs[:n], 0)
-			if err != nil {
-				f.mu.Lock()
-				f.sendErr = err
-				f.mu.Unlock()
-				// An ICMP error about an earlier packet comes back here in the place of
-				// the next one, which so counts as sent and is lost.
-				sent = max(sent, 1)
-			}
-			f.sent.Add(int64(sent))
-		}
+// sender sends the packets of all flows, so that who sends wakes up once in a beat,
+// however many flows there are: waking up costs an emulated machine more than sending.
+type sender struct {
+	mu    sync.Mutex // held over a beat
+	flows []*flow
+	runs  bool
+	msgs  []udp.Message
+}
+
+var theSender = sender{msgs: messages(numberSize)}
+
+// add begins to send the flow's packets.
+func (s *sender) add(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flows = append(s.flows, f)
+	if !s.runs {
+		s.runs = true
+		go s.run()
 	}
 }
 
-// receive empties the socket at each beat.
-func (f *flow) receive() {
+// remove ends that. None is under way to the socket when it returns.
+func (s *sender) remove(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flows = slices.DeleteFunc(s.flows, func(g *flow) bool { return g == f })
+}
+
+func (s *sender) run() {
 	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for s.beat() {
+		<-tick.C
+	}
+}
+
+// beat sends what all flows owe, and reports whether there are any.
+func (s *sender) beat() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.flows {
+		f.send(s.msgs)
+	}
+	s.runs = len(s.flows) > 0
+	return s.runs
+}
+
+// send keeps the average rate: a late beat sends what it owes.
+func (f *flow) send(msgs []udp.Message) {
+	now := time.Now()
+	f.owed += now.Sub(f.last).Seconds() * float64(f.rate.Load())
+	f.last = now
+	due := int64(f.owed)
+	for first := f.sent.Load(); first < due; first = f.sent.Load() {
+		n := min(due-first, batch)
+		for i := range n {
+			binary.BigEndian.PutUint64(msgs[i].Buffers[0], uint64(first+i))
+		}
+		sent, err := f.batches.WriteBatch(msgs[:n], 0)
+		if err != nil {
+			f.mu.Lock()
+			f.sendErr = err
+			f.mu.Unlock()
+			// An ICMP error about an earlier packet comes back here in the place of
+			// the next one, which so counts as sent and is lost.
+			sent = max(sent, 1)
+		}
+		f.sent.Add(int64(sent))
+	}
+}
+
+// receive empties the socket now and then; its buffer holds far more than comes meanwhile.
+func (f *flow) receive() {
+	tick := time.NewTicker(10 * beat)
 	defer tick.Stop()
 	conn := udp.NewPacketConn(f.in)
 	msgs := messages(2 * numberSize) // what is longer is not ours
@@ -197,12 +238,7 @@ func (r result) String() string {
 
 // finish stops the sender, waits for what is under way, and accounts for every packet.
 func (f *flow) finish() result {
-	select {
-	case <-f.stop:
-	default:
-		close(f.stop)
-	}
-	f.stopped.Wait()
+	theSender.remove(f)
 	sent := f.sent.Load()
 	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10*slowness; time.Sleep(100 * time.Millisecond) {
 		if now := f.arrivals.Load(); now == last {

@@ -3,17 +3,19 @@
 package e2e
 
 import (
-	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
+
+	"github.com/manx-cni/manx/test/lab/host"
 )
 
 // slowness is how much longer than on a real CPU everything may take: QEMU without KVM
 // translates every instruction, and then times mean nothing. What tests judge there
 // are counts, states and packets.
 var slowness = func() int {
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil && bytes.Contains(b, []byte("QEMU TCG")) {
+	if host.Emulated() {
 		return 5
 	}
 	return 1
@@ -33,14 +35,15 @@ var (
 	// little else: what takes seconds takes minutes, and to start a pod takes for ever.
 	// MANX_E2E_RATE overrides both.
 	rate, switchRate = 1000, 1000
-	// beat is how often a flow sends and receives what there is. On an emulated machine
-	// waking up for each packet costs more than the packet.
+	// beat is how often flows send what is due. On an emulated machine waking up for each
+	// packet costs more than the packet.
 	beat = time.Millisecond
 )
 
 func init() {
 	if emulated() {
 		rate, beat = 250, 10*time.Millisecond
+		runtime.GOMAXPROCS(1) // a second thread that looks for work is work
 	}
 	if text := os.Getenv("MANX_E2E_RATE"); text != "" {
 		n, err := strconv.Atoi(text)
