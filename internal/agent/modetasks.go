@@ -278,7 +278,7 @@ type probePace struct {
 	targets  []calc.EncapMode
 	reach    netReach
 	failures int
-	rest     int // turns of modeRetry
+	rest     int // turns of modeRetry to be left out
 }
 
 const (
@@ -293,14 +293,17 @@ func (p *probePace) due(targets []calc.EncapMode, reach netReach) bool {
 	if !slices.Equal(targets, p.targets) || !reflect.DeepEqual(reach, p.reach) {
 		*p = probePace{targets: targets, reach: reach}
 	}
-	p.rest--
-	return p.rest <= 0
+	if p.rest > 0 {
+		p.rest--
+		return false
+	}
+	return true
 }
 
 // failed makes the next pause a turn longer.
 func (p *probePace) failed() {
 	p.failures++
-	p.rest = min(max(1, p.failures-eagerProbes), restLimit)
+	p.rest = min(max(0, p.failures-eagerProbes), restLimit-1) // there is one turn between any two
 }
 
 // keepProbing probes what Step wants to know until it works.

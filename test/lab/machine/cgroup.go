@@ -138,18 +138,27 @@ func makeCgroup(h Hierarchy, name string, pure bool) (string, error) {
 // With much more, who tests them does.
 const labShare = 3
 
-// weigh gives a cgroup the share of so many processes of a CPU that everybody wants.
+// weigh gives a cgroup the share of so many processes of a CPU that everybody wants; one
+// of a hierarchy without the controller has none to get.
 func weigh(dir string, processes int) error {
-	for file, one := range map[string]int{"cpu.weight": 100, "cpu.shares": 1024} { // cgroups v2 and v1
-		path := filepath.Join(dir, file)
-		if _, err := os.Stat(path); err != nil {
-			continue // of another controller
-		}
-		if err := os.WriteFile(path, []byte(strconv.Itoa(processes*one)), 0); err != nil {
-			return fmt.Errorf("set the CPU share of %s: %w", dir, err)
-		}
+	file, one, ok := shares(dir)
+	if !ok {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), []byte(strconv.Itoa(processes*one)), 0); err != nil {
+		return fmt.Errorf("set the CPU share of %s: %w", dir, err)
 	}
 	return nil
+}
+
+// shares is the file of dir that has its share of the CPU, and what one process has there.
+func shares(dir string) (file string, one int, ok bool) {
+	for file, one := range map[string]int{"cpu.weight": 100, "cpu.shares": 1024} { // cgroups v2 and v1
+		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
+			return file, one, true
+		}
+	}
+	return "", 0, false
 }
 
 // delegate hands every controller that the v2 cgroup dir has to its children.
@@ -183,6 +192,9 @@ func mountCgroups(root string, hs []Hierarchy, groups map[string]int) error {
 		}
 	}
 	for _, view := range views {
+		if _, _, ok := shares(view); !ok {
+			continue
+		}
 		for group, share := range groups {
 			dir := filepath.Join(view, group)
 			if err := os.MkdirAll(dir, 0o755); err != nil {

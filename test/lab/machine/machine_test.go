@@ -117,3 +117,19 @@ func TestMountPoints(t *testing.T) {
 		t.Errorf("no /proc among %q", points)
 	}
 }
+
+func TestWeigh(t *testing.T) {
+	for file, want := range map[string]string{"cpu.weight": "300", "cpu.shares": "3072", "cpuset.cpus": "0"} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, file)
+		if err := os.WriteFile(path, []byte("0"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := weigh(dir, 3); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v; want %q", file, got, err, want)
+		}
+	}
+}
