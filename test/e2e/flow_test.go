@@ -31,8 +31,9 @@ type flow struct {
 	arrivals atomic.Int64 // duplicates included
 
 	// Of the sender.
+	started time.Time
 	last    time.Time
-	owed    float64         // packets of all beats until last
+	owed    float64         // packets, at last
 	batches *udp.PacketConn // of out; they know no family
 
 	mu      sync.Mutex
@@ -70,7 +71,8 @@ func startFlow(name string, from, to end, rate int) (*flow, error) {
 		return nil, fmt.Errorf("sender of %s: %w", name, err)
 	}
 	f.rate.Store(int64(rate))
-	f.last, f.batches = time.Now(), udp.NewPacketConn(f.out)
+	f.started, f.batches = time.Now(), udp.NewPacketConn(f.out)
+	f.last = f.started
 	go f.receive()
 	theSender.add(f)
 	return f, nil
@@ -142,28 +144,31 @@ func (s *sender) beat() bool {
 	return s.runs
 }
 
-// send keeps the average rate: a late beat sends what it owes.
+// send keeps the average rate: a late beat sends what it owes, and the next ones what is
+// more than a batch. A machine that can not keep up is not asked for ever more: what it
+// has owed for a second is dropped, and the result tells how many packets were sent.
 func (f *flow) send(msgs []udp.Message) {
-	now := time.Now()
-	f.owed += now.Sub(f.last).Seconds() * float64(f.rate.Load())
+	now, rate, sent := time.Now(), float64(f.rate.Load()), f.sent.Load()
+	f.owed = min(f.owed+now.Sub(f.last).Seconds()*rate, rate)
 	f.last = now
-	due := int64(f.owed)
-	for first := f.sent.Load(); first < due; first = f.sent.Load() {
-		n := min(due-first, batch)
-		for i := range n {
-			binary.BigEndian.PutUint64(msgs[i].Buffers[0], uint64(first+i))
-		}
-		sent, err := f.batches.WriteBatch(msgs[:n], 0)
-		if err != nil {
-			f.mu.Lock()
-			f.sendErr = err
-			f.mu.Unlock()
-			// An ICMP error about an earlier packet comes back here in the place of
-			// the next one, which so counts as sent and is lost.
-			sent = max(sent, 1)
-		}
-		f.sent.Add(int64(sent))
+	n := min(int(f.owed), batch)
+	if n == 0 {
+		return
 	}
+	for i := range n {
+		binary.BigEndian.PutUint64(msgs[i].Buffers[0], uint64(sent)+uint64(i))
+	}
+	n, err := f.batches.WriteBatch(msgs[:n], 0)
+	if err != nil {
+		f.mu.Lock()
+		f.sendErr = err
+		f.mu.Unlock()
+		// An ICMP error about an earlier packet comes back here in the place of
+		// the next one, which so counts as sent and is lost.
+		n = max(n, 1)
+	}
+	f.owed -= float64(n)
+	f.sent.Add(int64(n))
 }
 
 // receive empties the socket now and then; its buffer holds far more than comes meanwhile.
@@ -221,12 +226,13 @@ func messages(size int) []udp.Message {
 type result struct {
 	Name             string
 	Sent, Lost, Dups int
-	Gaps             []string // lost numbers, as ranges
+	Over             time.Duration // it was sent
+	Gaps             []string      // lost numbers, as ranges
 	SendErr          error
 }
 
 func (r result) String() string {
-	s := fmt.Sprintf("%s: sent %d, lost %d, duplicates %d", r.Name, r.Sent, r.Lost, r.Dups)
+	s := fmt.Sprintf("%s: sent %d (%.0f/s), lost %d, duplicates %d", r.Name, r.Sent, float64(r.Sent)/r.Over.Seconds(), r.Lost, r.Dups)
 	if r.Lost > 0 {
 		s += ", lost numbers " + strings.Join(r.Gaps, " ")
 	}
@@ -239,7 +245,7 @@ func (r result) String() string {
 // finish stops the sender, waits for what is under way, and accounts for every packet.
 func (f *flow) finish() result {
 	theSender.remove(f)
-	sent := f.sent.Load()
+	sent, over := f.sent.Load(), time.Since(f.started)
 	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10*slowness; time.Sleep(100 * time.Millisecond) {
 		if now := f.arrivals.Load(); now == last {
 			quiet++
@@ -251,7 +257,7 @@ func (f *flow) finish() result {
 	f.out.Close()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := result{Name: f.name, Sent: int(sent), SendErr: f.sendErr}
+	r := result{Name: f.name, Sent: int(sent), Over: over, SendErr: f.sendErr}
 	first := -1
 	for i := 0; i <= int(sent); i++ {
 		arrived := i == int(sent) || i < len(f.seen) && f.seen[i] > 0

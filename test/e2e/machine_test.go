@@ -29,7 +29,7 @@ var (
 	patience = time.Duration(slowness) * time.Minute
 	// pollEvery is how often a condition is looked at. Looking is work, too: on an
 	// emulated machine the one who asks all the time keeps others from getting there.
-	pollEvery = time.Duration(slowness) * 100 * time.Millisecond
+	pollEvery = 100 * time.Millisecond
 	// rate of each flow, in packets per second, and switchRate while a pool's mode goes
 	// through all changes. An emulated machine carries two flows of switchRate, and then
 	// little else: what takes seconds takes minutes, and to start a pod takes for ever.
@@ -42,7 +42,7 @@ var (
 
 func init() {
 	if emulated() {
-		rate, beat = 250, 10*time.Millisecond
+		rate, beat, pollEvery = 250, 10*time.Millisecond, 1500*time.Millisecond
 		runtime.GOMAXPROCS(1) // a second thread that looks for work is work
 	}
 	if text := os.Getenv("MANX_E2E_RATE"); text != "" {
