@@ -31,8 +31,8 @@ var (
 	// emulated machine the one who asks all the time keeps others from getting there.
 	pollEvery = 100 * time.Millisecond
 	// rate of each flow, in packets per second, and switchRate while a pool's mode goes
-	// through all changes. An emulated machine carries two flows of switchRate, and then
-	// little else: what takes seconds takes minutes, and to start a pod takes for ever.
+	// through all changes. An emulated machine carries two flows of nearly switchRate, and
+	// then little else: what takes seconds takes minutes, and to start a pod for ever.
 	// MANX_E2E_RATE overrides both.
 	rate, switchRate = 1000, 1000
 	// beat is how often flows send what is due. On an emulated machine waking up for each
