@@ -44,7 +44,7 @@ func main() {
 		os.Exit(2)
 	}
 	if m.tunnels() && !*guest && !vm.HasIPIP() {
-		os.Exit(inGuest(ctx))
+		os.Exit(inGuest(ctx, filepath.Join(*bin, "lab"), *image))
 	}
 	d := &demo{
 		lab:  &lab{ctx: ctx, program: filepath.Join(*bin, "lab"), name: *name, patience: patience(*guest)},
