@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -127,11 +126,6 @@ func (s *sender) remove(f *flow) {
 }
 
 func (s *sender) run() {
-	if emulated() {
-		// One thread among those of four machines has not enough of a CPU for switchRate.
-		runtime.LockOSThread() // and the thread goes with the goroutine
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -5)
-	}
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for s.beat() {
