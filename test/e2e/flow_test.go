@@ -145,11 +145,14 @@ func (s *sender) beat() bool {
 }
 
 // send keeps the average rate: a late beat sends what it owes, and the next ones what is
-// more than a batch. A machine that can not keep up is not asked for ever more: what it
-// has owed for a second is dropped, and the result tells how many packets were sent.
+// more than a batch. An emulated machine that can not keep up is not asked for ever more:
+// what it has owed for a second is dropped, and the result tells how many were sent.
 func (f *flow) send(msgs []udp.Message) {
 	now, rate, sent := time.Now(), float64(f.rate.Load()), f.sent.Load()
-	f.owed = min(f.owed+now.Sub(f.last).Seconds()*rate, rate)
+	f.owed += now.Sub(f.last).Seconds() * rate
+	if emulated() {
+		f.owed = min(f.owed, rate)
+	}
 	f.last = now
 	n := min(int(f.owed), batch)
 	if n == 0 {
