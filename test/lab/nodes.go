@@ -67,6 +67,9 @@ func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images
 		if err != nil {
 			return err
 		}
+		if b.state.Light {
+			return b.addLight(ctx, ca, name, subnet)
+		}
 		if err := b.prepareNode(ca, name, subnet); err != nil {
 			return err
 		}
@@ -136,8 +139,11 @@ func (b *builder) powerOn(ctx context.Context, name string) error {
 	if err := b.boot(name); err != nil {
 		return err
 	}
-	if name == layout.Control {
+	switch {
+	case name == layout.Control:
 		return b.waitAPI(ctx)
+	case b.state.Light:
+		return nil
 	}
 	return b.waitContainerd(ctx, name)
 }

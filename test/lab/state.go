@@ -32,6 +32,8 @@ type state struct {
 	Subnets int `json:"subnets"`
 	// DualStack is set when every machine has IPv6 too: the address that fabric.Addr6 gives it.
 	DualStack bool `json:"dualStack,omitempty"`
+	// Light is set when the nodes are light ones.
+	Light bool `json:"light,omitempty"`
 }
 
 // Machine is a machine of a lab: the control plane or a node.

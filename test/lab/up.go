@@ -55,6 +55,12 @@ type Options struct {
 	Images []string
 	// Audit has the API server log every request, for RecordRequests.
 	Audit bool
+	// Light makes a lab without kubelets and container runtimes, see light.go. It needs Manifest.
+	Light bool
+	// With names what a light lab has besides: KubeProxy.
+	With []string
+	// Programs is the directory of Manx's programs that light nodes run; empty is bin of the repository.
+	Programs string
 	// Progress gets a line for each step; nil is silence.
 	Progress func(string)
 }
@@ -83,6 +89,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 		}
 	}
+	if err := o.checkLight(); err != nil {
+		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
+	}
 	manifest, err := o.manifest()
 	if err != nil {
 		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
@@ -108,9 +117,13 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
 		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr, Subnets: plan.Subnets,
-		DualStack: plan.DualStack,
+		DualStack: plan.DualStack, Light: o.Light,
 	}}
-	if err := b.up(ctx, o, plan, manifest); err != nil {
+	up := b.up
+	if o.Light {
+		up = b.upLight
+	}
+	if err := up(ctx, o, plan, manifest); err != nil {
 		return nil, fmt.Errorf("bring up lab %s (\"lab down --name %[1]s\" removes what there is of it): %w", l.Name, err)
 	}
 	return b.Cluster, nil

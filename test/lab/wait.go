@@ -25,6 +25,11 @@ const patience = 10 * time.Minute
 
 // poll calls done until it is satisfied; done's last error says what is missing.
 func poll(ctx context.Context, done func(context.Context) error) error {
+	return pollEvery(ctx, 100*time.Millisecond, done)
+}
+
+// pollEvery is poll with the least pause between two looks.
+func pollEvery(ctx context.Context, interval time.Duration, done func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -36,7 +41,7 @@ func poll(ctx context.Context, done func(context.Context) error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
-		case <-time.After(max(100*time.Millisecond, time.Since(start))): // half of the time is for others
+		case <-time.After(max(interval, time.Since(start))): // half of the time is for others
 		}
 	}
 }
@@ -189,6 +194,9 @@ func (c *Cluster) waitNodes(ctx context.Context, names []string, test nodeTest) 
 	err = fmt.Errorf("wait for the nodes %s: %w", strings.Join(names, ", "), err)
 	if culprit == "" {
 		return err
+	}
+	if s, stateErr := loadState(c.Lab); stateErr == nil && s.Light {
+		return c.explain(err, culprit, "runner")
 	}
 	return c.explain(err, culprit, "kubelet")
 }

@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/manx-cni/manx/test/lab/audit"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/host"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
 	"github.com/manx-cni/manx/test/lab/pki"
+	"github.com/manx-cni/manx/test/lab/runner"
 )
 
 const (
@@ -69,12 +72,20 @@ func families(ipv4, ipv6 string, dualStack bool) string {
 type Options struct {
 	Audit     bool // the API server writes AuditLog
 	DualStack bool // Services have cluster IPs of both families
+	// Light is a control plane for light nodes: no scheduler, and no controller manager
+	// unless Services is set, which then makes the endpoints of Services. Runner and Pods
+	// are the lab's own program there, and what it runs.
+	Light    bool
+	Services bool
+	Runner   runner.Config
+	Pods     []*corev1.Pod
 }
 
 // Prepare makes the control plane's disk and certificates, the administrator's
 // kubeconfig, and the machine's spec. bin is the directory of the Kubernetes binaries.
 func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, o Options) error {
 	dir := l.Machine(layout.Control)
+	var err error
 	if err := machine.MakeDisk(dir, layout.Control, hosts); err != nil {
 		return err
 	}
@@ -101,14 +112,53 @@ func Prepare(l layout.Lab, ca *pki.CA, bin string, hosts []byte, o Options) erro
 		}
 		apiFlags = audit.Flags(auditPolicy, "/var/log/"+AuditLog+".log")
 	}
+	programs := components(apiFlags, o.DualStack)
+	var groups map[string]int
+	if o.Light {
+		groups = map[string]int{machine.PodCgroup: 1}
+		if programs, err = lightComponents(l, ca, apiFlags, o); err != nil {
+			return err
+		}
+	}
 	return machine.Spec{
 		Hostname:   layout.Control,
 		NetNS:      l.NetNSPath(layout.Control),
 		Cgroup:     l.Cgroup() + "/" + layout.Control,
 		Share:      3, // who waits for it does so with a limit: kubectl for 10 s
+		Groups:     groups,
 		Binds:      []machine.Bind{{Source: bin, Target: machine.BinDir}},
-		Components: components(apiFlags, o.DualStack),
+		Components: programs,
 	}.Save(dir)
+}
+
+// lightComponents are the programs of a control plane for light nodes.
+func lightComponents(l layout.Lab, ca *pki.CA, apiFlags []string, o Options) ([]machine.Component, error) {
+	o.Runner.Machine, o.Runner.Addrs = layout.Control, []netip.Addr{Addr()}
+	o.Runner.Server, o.Runner.CA, o.Runner.Kubeconfig = netip.AddrPortFrom(Addr(), Port), CA, "/etc/kubernetes/runner.conf"
+	disk := l.Disk(layout.Control)
+	if err := o.Runner.Prepare(disk, o.Pods); err != nil {
+		return nil, err
+	}
+	runnerAccess := pki.Subject{Name: "lab-runner:" + layout.Control, Groups: []string{"system:masters"}}
+	if err := ca.WriteKubeconfig(filepath.Join(disk, o.Runner.Kubeconfig), Server(), runnerAccess); err != nil {
+		return nil, err
+	}
+	// Without a controller manager no namespace has a service account for its pods.
+	all := components(append(apiFlags, "--disable-admission-plugins=ServiceAccount"), o.DualStack)
+	var programs []machine.Component
+	for _, c := range all {
+		switch c.Name {
+		case "kube-scheduler":
+			continue
+		case "kube-controller-manager":
+			if !o.Services {
+				continue
+			}
+			c.Args = append(c.Args, "--controllers=endpointslice-controller")
+		}
+		programs = append(programs, c)
+	}
+	return append(programs, runner.Component(Ready(), CA)), nil
 }
 
 func makePKI(l layout.Lab, ca *pki.CA) error {

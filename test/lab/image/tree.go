@@ -108,6 +108,26 @@ func (t *Tree) Names() []string {
 	return names
 }
 
+// File is an entry of a tree: a directory, a symbolic link, a file with Data, or one that
+// is a copy of this machine's file Source.
+type File struct {
+	Name   string      `json:"name"` // without the leading slash
+	Mode   fs.FileMode `json:"mode"`
+	Link   string      `json:"link,omitempty"`
+	Source string      `json:"source,omitempty"`
+	Data   []byte      `json:"data,omitempty"`
+}
+
+// Files lists the tree, directories before what is in them.
+func (t *Tree) Files() []File {
+	files := make([]File, 0, len(t.entries))
+	for _, name := range t.Names() {
+		e := t.entries[name]
+		files = append(files, File{Name: name, Mode: e.mode, Link: e.link, Source: e.source, Data: e.data})
+	}
+	return files
+}
+
 // tar writes the tree as a layer.
 func (t *Tree) tar() ([]byte, error) {
 	var buf bytes.Buffer

@@ -16,6 +16,10 @@ import (
 // initName is argv[0] of a machine's PID 1; argv[1] is the machine's directory.
 const initName = "manx-lab-init"
 
+// SelfPath is the program that a process runs, for one that starts itself once more as
+// another: by what it finds in its first argument.
+const SelfPath = "/proc/self/exe"
+
 // IsInit reports whether args are the arguments of a machine's PID 1, and of which directory.
 func IsInit(args []string) (dir string, ok bool) {
 	if len(args) >= 2 && args[0] == initName {
@@ -39,7 +43,7 @@ func Boot(dir string) (proc.ID, error) {
 	}
 	defer r.Close()
 	cmd := &exec.Cmd{
-		Path:       "/proc/self/exe",
+		Path:       SelfPath,
 		Args:       []string{initName, dir},
 		Env:        []string{"PATH=" + Path, "HOME=/root", "LANG=C.UTF-8"},
 		Dir:        "/",

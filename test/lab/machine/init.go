@@ -34,7 +34,7 @@ func init() {
 	err := prepare(dir)
 	if err == nil {
 		unix.CloseOnExec(statusFD)
-		err = unix.Exec("/proc/self/exe", []string{initName, dir, "supervise"}, os.Environ())
+		err = unix.Exec(SelfPath, []string{initName, dir, "supervise"}, os.Environ())
 	}
 	fmt.Fprintln(os.NewFile(statusFD, "status"), err)
 	os.Exit(1)

@@ -58,6 +58,9 @@ type Sysctl struct {
 type Component struct {
 	Name string   `json:"name"`
 	Args []string `json:"args"`
+	// Self is set for a program of the lab's own: the one that PID 1 is, which does
+	// what Args[0] says, as it became PID 1 by the name in its first argument.
+	Self bool     `json:"self,omitempty"`
 	Env  []string `json:"env,omitempty"`
 	// WaitPath, WaitTCP and WaitURL hold every start back until a file exists, a
 	// connection is accepted there, and the server behind the https URL, with a

@@ -86,9 +86,12 @@ func (s *supervisor) keep(c Component) {
 }
 
 func (s *supervisor) start(c Component) (int, <-chan syscall.WaitStatus, error) {
-	path, err := exec.LookPath(c.Args[0])
-	if err != nil {
-		return 0, nil, err
+	path := SelfPath
+	if !c.Self {
+		var err error
+		if path, err = exec.LookPath(c.Args[0]); err != nil {
+			return 0, nil, err
+		}
 	}
 	out, err := os.OpenFile(filepath.Join("/var/log", c.Name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {

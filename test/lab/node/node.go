@@ -26,7 +26,7 @@ const Socket = "/run/containerd/containerd.sock"
 // podCgroup is where containerd puts all containers. They get together what the kubelet
 // gives them on a machine of two CPUs (cpu.shares 2048), were it not told to leave the
 // cgroups alone.
-const podCgroup = "k8s.io"
+const podCgroup = machine.PodCgroup
 
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
@@ -204,10 +204,7 @@ func components(name string, addr, addr6 netip.Addr) []machine.Component {
 				"--hostname-override=" + name, "--node-ip=" + nodeIP,
 			},
 		},
-		{
-			Name: "kube-proxy", Env: host.GoEnv(), WaitURL: controlplane.Ready(), WaitCA: controlplane.CA,
-			Args: []string{"kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--hostname-override=" + name},
-		},
+		kubeProxy(name),
 	}
 }
 

@@ -52,7 +52,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", defaultName(), "the lab's name; also $MANX_LAB")
-	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(),
+	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(), podCmd(),
 		loadImageCmd(), storeCmd(), buildImageCmd(), buildCmd(), waitCmd(), depsCmd())
 	return cmd
 }

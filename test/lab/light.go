@@ -1,0 +1,292 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/manx-cni/manx/test/lab/controlplane"
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/image"
+	"github.com/manx-cni/manx/test/lab/kubebuild"
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/node"
+	"github.com/manx-cni/manx/test/lab/pki"
+	"github.com/manx-cni/manx/test/lab/runner"
+)
+
+// A light lab has the control plane's etcd and API server, and on its nodes, instead of
+// kubelet and containerd, the lab's own runner of pods (package runner). It is up in
+// seconds, and everything of Manx is real in it: the agents are the programs of the
+// manifest's DaemonSet, with their environment, files, accounts and capabilities; the
+// plugin connects the pods.
+
+// KubeProxy is what Options.With has for Services.
+const KubeProxy = "kube-proxy"
+
+// extras are what a light lab can have besides.
+var extras = []string{KubeProxy}
+
+// checkLight says what of the options does not go together.
+func (o Options) checkLight() error {
+	for _, w := range o.With {
+		if !slices.Contains(extras, w) {
+			return fmt.Errorf("with %q: a light lab can have %s", w, strings.Join(extras, ", "))
+		}
+	}
+	switch {
+	case !o.Light && len(o.With) > 0:
+		return errors.New("--with is for a light lab: a full one has everything")
+	case o.Light && len(o.Images) > 0:
+		return errors.New("a light lab has no images: its nodes run the programs of a directory (--programs)")
+	case o.Light && o.Manifest == "":
+		return errors.New("a light lab without a pod network: its nodes have no other")
+	}
+	return nil
+}
+
+// programs is the directory with Manx's programs.
+func (o Options) programs() (string, error) {
+	dir := o.Programs
+	if dir == "" {
+		repo, err := kubebuild.Repository()
+		if err != nil {
+			return "", fmt.Errorf("find Manx's programs: %w", err)
+		}
+		dir = filepath.Join(repo, "bin")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "manx-node")); err != nil {
+		return "", fmt.Errorf("a light lab runs the programs in %s: %w; build them (make build), or name another directory (--programs)", dir, err)
+	}
+	return dir, nil
+}
+
+// nodeImages are the files of Manx's image as a machine sees them.
+func nodeImages(programs string) (map[string][]image.File, error) {
+	tree, err := image.NodeTree(programs)
+	if err != nil {
+		return nil, err
+	}
+	files := tree.Files()
+	for i, f := range files {
+		// What is below /usr is the same in every machine.
+		if f.Source != "" && !strings.HasPrefix(f.Source, "/usr/") && !strings.HasPrefix(f.Source, "/lib") {
+			files[i].Source = machine.HostDir + f.Source
+		}
+	}
+	return map[string][]image.File{image.Node: files}, nil
+}
+
+// lightPlan is what every node of a light lab is made from. It is kept in the lab's
+// directory, for nodes that are added later.
+type lightPlan struct {
+	Images    map[string][]image.File `json:"images"`
+	Pods      []*corev1.Pod           `json:"pods"`
+	KubeProxy bool                    `json:"kubeProxy,omitempty"`
+}
+
+func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, manifest []byte) error {
+	w, err := takeApart(manifest)
+	if err != nil {
+		return err
+	}
+	dir, err := o.programs()
+	if err != nil {
+		return err
+	}
+	p := lightPlan{Pods: w.everyNode, KubeProxy: slices.Contains(o.With, KubeProxy)}
+	if p.Images, err = nodeImages(dir); err != nil {
+		return err
+	}
+	if err := b.savePlan(p); err != nil {
+		return err
+	}
+	if err := b.state.save(b.Lab); err != nil {
+		return err
+	}
+	b.progress(fmt.Sprintf("fabric, etcd, API server and %d light nodes", o.Nodes))
+	if err := plan.Create(b.Lab); err != nil {
+		return err
+	}
+	if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
+		return err
+	}
+	ca, err := pki.Create(b.PKI())
+	if err != nil {
+		return err
+	}
+	err = controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), controlplane.Options{
+		Audit: o.Audit, DualStack: o.DualStack, Light: true, Services: p.KubeProxy,
+		Runner: runner.Config{Images: p.Images}, Pods: on(layout.Control, w.control),
+	})
+	if err != nil {
+		return err
+	}
+	b.state.Machines = append(b.state.Machines, Machine{Name: layout.Control, Addr: controlplane.Addr()})
+	var names []string
+	for i := range o.Nodes {
+		name := fmt.Sprintf("node%d", i+1)
+		if err := b.prepareLight(ca, p, name, subnetOf(i, o.Nodes, plan.Subnets)); err != nil {
+			return err
+		}
+		names = append(names, name)
+	}
+	if err := b.state.save(b.Lab); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := b.startControl(gctx); err != nil {
+			return err
+		}
+		b.progress("the objects of " + o.Manifest + o.changes())
+		return b.create(gctx, w)
+	})
+	for _, name := range names {
+		g.Go(func() error { return b.boot(name) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	b.progress("waiting for the nodes and their agents")
+	if err := b.waitLight(ctx, names); err != nil {
+		return err
+	}
+	b.state.Complete = true
+	return b.state.save(b.Lab)
+}
+
+// prepareLight makes a light node's disk and enters it in the state, switched off.
+func (b *builder) prepareLight(ca *pki.CA, p lightPlan, name string, subnet int) error {
+	addr := fabric.AddrIn(subnet, b.state.NextAddr)
+	err := node.PrepareLight(b.Lab, ca, b.bin, name, addr, b.state.addr6(addr), hosts(name),
+		node.Light{Images: p.Images, Pods: on(name, p.Pods), KubeProxy: p.KubeProxy})
+	if err != nil {
+		return err
+	}
+	b.state.NextAddr++
+	b.state.Machines = append(b.state.Machines, Machine{Name: name, Addr: addr})
+	return nil
+}
+
+// waitLight returns when the nodes are Ready and the pods that the manifest puts on each
+// node and on the control plane are.
+func (c *Cluster) waitLight(ctx context.Context, names []string) error {
+	if err := c.waitNodes(ctx, names, ready); err != nil {
+		return err
+	}
+	client, err := c.Clientset()
+	if err != nil {
+		return err
+	}
+	culprit := layout.Control
+	err = poll(ctx, func(ctx context.Context) error {
+		list, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, name := range append([]string{layout.Control}, names...) {
+			culprit = name
+			if err := staticReady(list.Items, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return c.explain(fmt.Errorf("wait for the pods of the manifest: %w", err), culprit, "runner")
+	}
+	return nil
+}
+
+// staticReady tells which static pod of a machine is not ready.
+func staticReady(pods []corev1.Pod, machine string) error {
+	found := 0
+	for _, p := range pods {
+		if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; !mirror || p.Spec.NodeName != machine {
+			continue
+		}
+		found++
+		if !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }) {
+			return fmt.Errorf("pod %s is not ready", p.Name)
+		}
+	}
+	if found == 0 {
+		return fmt.Errorf("%s has not started its pods", machine)
+	}
+	return nil
+}
+
+// addLight is AddNodeIn in a light lab.
+func (b *builder) addLight(ctx context.Context, ca *pki.CA, name string, subnet int) error {
+	p, err := b.loadPlan()
+	if err != nil {
+		return err
+	}
+	if err := b.prepareLight(ca, p, name, subnet); err != nil {
+		return err
+	}
+	if err := b.boot(name); err != nil {
+		return err
+	}
+	return b.waitLight(ctx, []string{name})
+}
+
+// PodNetNS is the path, on this machine, of the network namespace of a pod on a light node.
+func (c *Cluster) PodNetNS(node, namespace, name string) (string, error) {
+	s, err := loadState(c.Lab)
+	if err != nil {
+		return "", err
+	}
+	m := s.machine(node)
+	if m == nil {
+		return "", unknownMachine(c.Name, node, s)
+	}
+	if !m.Init.Alive() {
+		return "", fmt.Errorf("machine %s of lab %s is off", node, c.Name)
+	}
+	root := fmt.Sprintf("/proc/%d/root", m.Init.PID)
+	target, err := os.Readlink(root + runner.NetNSLink(namespace, name))
+	if err != nil {
+		return "", fmt.Errorf("pod %s/%s has no network on %s: %w", namespace, name, node, err)
+	}
+	return root + target, nil
+}
+
+func (c *Cluster) planFile() string { return filepath.Join(c.Dir(), "light.json") }
+
+func (c *Cluster) savePlan(p lightPlan) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("keep what light nodes are made from: %w", err)
+	}
+	if err := os.WriteFile(c.planFile(), b, 0o644); err != nil {
+		return fmt.Errorf("keep what light nodes are made from: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) loadPlan() (p lightPlan, err error) {
+	b, err := os.ReadFile(c.planFile())
+	if err != nil {
+		return p, fmt.Errorf("read what light nodes are made from: %w", err)
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return p, fmt.Errorf("read %s: %w", c.planFile(), err)
+	}
+	return p, nil
+}
