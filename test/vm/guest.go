@@ -62,6 +62,9 @@ func execute(out *framer) (kind byte, payload []byte, err error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return 0, nil, fmt.Errorf("read what to run: %w", err)
 	}
+	if err := nameUplinks(s.Cards); err != nil {
+		return 0, nil, err
+	}
 	if err := out.send(frameUp, nil); err != nil {
 		return 0, nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 var (
@@ -28,6 +29,7 @@ type spec struct {
 	Env     []string `json:"env"`
 	Dir     string   `json:"dir"`
 	Seconds float64  `json:"seconds"` // after power-on the command is ended
+	Cards   []string `json:"cards"`   // hardware addresses of uplink0, uplink1, …
 }
 
 // rootInitramfs makes the initramfs that goes on to the host's root and runs s there.
@@ -45,7 +47,11 @@ func rootInitramfs(k Kernel, s spec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	order, err := loadOrder(deps, builtin, rootModules...)
+	modules := rootModules
+	if len(s.Cards) > 0 {
+		modules = append(slices.Clone(modules), cardModule)
+	}
+	order, err := loadOrder(deps, builtin, modules...)
 	if err != nil {
 		return nil, err
 	}

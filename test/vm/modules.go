@@ -14,6 +14,10 @@ import (
 // rootModules are what the first stage needs to reach the root, and PID 1 to reach the host.
 var rootModules = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"}
 
+// cardModule is the driver of network cards. Loaded by the first stage, it has found
+// them when PID 1 of the second begins.
+const cardModule = "virtio_net"
+
 // module is a line of modules.dep: a file below the directory of modules.dep and the
 // files that must be loaded before it, the last one first.
 type module struct {

@@ -23,7 +23,15 @@ const (
 	initrdFD = 3 + iota
 	framesFD
 	consoleFD
+	cardsFD // and more of them, one a card
 )
+
+// hardware is how large a guest is.
+type hardware struct {
+	memory int // MiB
+	cpus   int
+	cables []cable // of its network cards
+}
 
 // machine is a running QEMU.
 type machine struct {
@@ -35,7 +43,7 @@ type machine struct {
 }
 
 // powerOn starts QEMU. It is killed when ctx ends, and when the calling process dies.
-func powerOn(ctx context.Context, k Kernel, a accel, memory, cpus int, image []byte) (*machine, error) {
+func powerOn(ctx context.Context, k Kernel, a accel, hw hardware, image []byte) (*machine, error) {
 	qemu, err := find("qemu-system-x86_64")
 	if err != nil {
 		return nil, fmt.Errorf("start guest: %w", err)
@@ -65,10 +73,13 @@ func powerOn(ctx context.Context, k Kernel, a accel, memory, cpus int, image []b
 
 	ctx, cancel := context.WithCancel(ctx)
 	m := &machine{frames: frames, console: &tail{}, kill: cancel, done: make(chan struct{})}
-	cmd := exec.CommandContext(ctx, qemu, qemuArgs(k, a, memory, cpus)...)
+	cmd := exec.CommandContext(ctx, qemu, qemuArgs(k, a, hw)...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = m.console, m.console
 	cmd.ExtraFiles = theirs[:]
+	for _, c := range hw.cables {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, c.tap)
+	}
 	// A group of its own: what a terminal sends to the caller's must not reach QEMU first.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	started := make(chan error)
@@ -119,11 +130,11 @@ func (m *machine) ended() string {
 	return "ended by itself"
 }
 
-func qemuArgs(k Kernel, a accel, memory, cpus int) []string {
+func qemuArgs(k Kernel, a accel, hw hardware) []string {
 	fd := func(n int) string { return "/proc/self/fd/" + strconv.Itoa(n) }
 	args := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"}, a.args...)
 	args = append(args,
-		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),
+		"-m", strconv.Itoa(hw.memory), "-smp", strconv.Itoa(hw.cpus),
 		"-kernel", k.Image(), "-initrd", fd(initrdFD),
 		// A panic reboots at once, which -no-reboot makes QEMU's end.
 		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off "+a.kernel),
@@ -131,6 +142,9 @@ func qemuArgs(k Kernel, a accel, memory, cpus int) []string {
 		"-device", "virtio-serial-pci,max_ports=2",
 		"-chardev", "socket,id=frames,fd="+strconv.Itoa(framesFD), "-device", "virtserialport,nr=1,chardev=frames",
 	)
+	for n, c := range hw.cables {
+		args = append(args, c.args(n, cardsFD+n)...)
+	}
 	return append(append(args, share("host", "/")...), share("kernel", k.Dir)...)
 }
 

@@ -21,6 +21,9 @@ kernel/net/9p/9pnet_virtio.ko: kernel/net/9p/9pnet.ko kernel/drivers/virtio/virt
 kernel/net/ipv4/ip_tunnel.ko:
 kernel/net/ipv4/ipip.ko: kernel/net/ipv4/ip_tunnel.ko
 kernel/crypto/crypto-engine.ko: kernel/lib/crc.ko
+kernel/net/core/failover.ko:
+kernel/drivers/net/net_failover.ko: kernel/net/core/failover.ko
+kernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko kernel/net/core/failover.ko
 `
 
 func TestLoadOrder(t *testing.T) {
@@ -39,6 +42,9 @@ func TestLoadOrder(t *testing.T) {
 			"kernel/drivers/virtio/virtio.ko.xz", "kernel/drivers/virtio/virtio_ring.ko.xz",
 		}},
 		{"hyphen and underscore are one", []string{"crypto_engine"}, []string{"kernel/lib/crc.ko", "kernel/crypto/crypto-engine.ko"}},
+		{"a card's driver comes after what it stands on", []string{"virtio_net"}, []string{
+			"kernel/net/core/failover.ko", "kernel/drivers/net/net_failover.ko", "kernel/drivers/net/virtio_net.ko",
+		}},
 		{"built in", []string{"overlay"}, []string{}},
 		{"unknown", []string{"nonsense"}, nil},
 	}
@@ -195,6 +201,7 @@ func TestOptions(t *testing.T) {
 		{"variable without value", Options{Args: []string{"true"}, Env: []string{"A"}}, `"A"`},
 		{"too small", Options{Args: []string{"true"}, Memory: 10}, "256 MiB"},
 		{"too short", Options{Args: []string{"true"}, Timeout: time.Millisecond}, "1ms"},
+		{"card without bridge", Options{Args: []string{"true"}, NICs: []NIC{{NetNS: "/run/netns/x"}}}, `"/run/netns/x:"`},
 		{"negative", Options{Args: []string{"true"}, CPUs: -1}, "-1 CPUs"},
 	}
 	for _, tt := range tests {

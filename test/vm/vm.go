@@ -35,6 +35,10 @@ type Options struct {
 	Dir    string   // working directory; "" is the caller's
 	Memory int      // MiB, of which what the guest writes takes its part; 0 is DefaultMemory
 	CPUs   int      // 0 is DefaultCPUs
+	// NICs are the guest's network cards. Each appears in its first network namespace as
+	// Uplink(n), down and without an address. The port on the bridge is called guest_ and a
+	// number, and is gone when Run returns or its process dies.
+	NICs []NIC
 	// Timeout is for the whole run, from power-on. The command is asked to end a little
 	// earlier, so that it can say what it was waiting for. 0 is DefaultTimeout.
 	Timeout        time.Duration
@@ -72,6 +76,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Memory < 256 || o.CPUs < 1 || o.Timeout < time.Second {
 		return o, fmt.Errorf("guest of %d MiB, %d CPUs, %s: want at least 256 MiB, 1 CPU and 1s", o.Memory, o.CPUs, o.Timeout)
 	}
+	for _, n := range o.NICs {
+		if n.NetNS == "" || n.Bridge == "" {
+			return o, fmt.Errorf("network card %q: want the path of a network namespace and the name of a bridge in it", n)
+		}
+	}
 	if o.Stdout == nil {
 		o.Stdout = io.Discard
 	}
@@ -95,6 +104,11 @@ func Run(ctx context.Context, o Options) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("run in a guest: %w", err)
 	}
+	cables, err := plugIn(o.NICs)
+	if err != nil {
+		return 0, err
+	}
+	defer unplug(cables)
 	if err := Ready(ctx, o.Progress); err != nil {
 		return 0, err
 	}
@@ -111,23 +125,24 @@ func Run(ctx context.Context, o Options) (int, error) {
 		Env:     append([]string{"PATH=" + Path, "HOME=/root", "LANG=C.UTF-8", layout.RootEnv + "=" + labDir + "/labs"}, o.Env...),
 		Dir:     o.Dir,
 		Seconds: (o.Timeout - grace(o.Timeout)).Seconds(),
+		Cards:   addresses(cables),
 	})
 	if err != nil {
 		return 0, fmt.Errorf("make the guest's initramfs: %w", err)
 	}
 	o.Progress(fmt.Sprintf("guest: kernel %s boots (%s)…", kernel.Version, accel.name))
-	return boot(ctx, o, kernel, accel, image)
+	return boot(ctx, o, kernel, accel, cables, image)
 }
 
 // grace is how much earlier than the guest the command is asked to end.
 func grace(timeout time.Duration) time.Duration { return min(10*time.Second, timeout/5) }
 
 // boot runs the guest whose initramfs is image to the end of its command.
-func boot(parent context.Context, o Options, k Kernel, a accel, image []byte) (int, error) {
+func boot(parent context.Context, o Options, k Kernel, a accel, cables []cable, image []byte) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(parent, o.Timeout, ErrTimeout)
 	defer cancel()
 	start := time.Now()
-	m, err := powerOn(ctx, k, a, o.Memory, o.CPUs, image)
+	m, err := powerOn(ctx, k, a, hardware{memory: o.Memory, cpus: o.CPUs, cables: cables}, image)
 	if err != nil {
 		return 0, err
 	}

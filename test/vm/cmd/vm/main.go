@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/vm"
 )
 
@@ -66,17 +69,26 @@ func hasIPIPCmd(code *int) *cobra.Command {
 func runCmd(code *int) *cobra.Command {
 	o := vm.Options{Stdout: os.Stdout, Stderr: os.Stderr}
 	var memory string
+	var nics []string
 	cmd := &cobra.Command{
 		Use:   "run [flags] [--] CMD ARG…",
 		Short: "Run a command as root in a new guest and exit with its exit code",
 		Long: "Run a command as root in a new guest and exit with its exit code. The guest sees all files of this machine,\n" +
-			"read-only: what it writes is gone when it ends. It has no network but loopback. The exit code is 124\n" +
-			"when the command took too long and 125 when there was no guest or it died.",
+			"read-only: what it writes is gone when it ends. It has no network but loopback, unless --nic plugs it into\n" +
+			"a bridge of this machine. The exit code is 124 when the command took too long and 125 when there was no\n" +
+			"guest or it died.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if o.Memory, err = parseMemory(memory); err != nil {
 				return err
+			}
+			for _, n := range nics {
+				card, err := parseNIC(n)
+				if err != nil {
+					return err
+				}
+				o.NICs = append(o.NICs, card)
 			}
 			o.Env = callersValues(o.Env, os.LookupEnv)
 			o.Args, o.Progress = args, progress()
@@ -90,6 +102,8 @@ func runCmd(code *int) *cobra.Command {
 	f.StringVar(&memory, "memory", strconv.Itoa(vm.DefaultMemory>>10)+"G", "of the guest, in M or G; what it writes takes its part of it")
 	f.IntVar(&o.CPUs, "cpus", vm.DefaultCPUs, "of the guest")
 	f.StringArrayVar(&o.Env, "env", nil, "NAME=VALUE for the command, or NAME for the value it has here; can be repeated")
+	f.StringArrayVar(&nics, "nic", nil, "NETNS[:BRIDGE]: a network card that is a port on a bridge ("+defaultBridge+") of a network namespace\n"+
+		"(a name that \"ip netns\" lists, or a path); it is uplink0 in the guest, the next one uplink1; can be repeated")
 	f.StringVar(&o.Dir, "dir", "", "working directory (default: this one)")
 	return cmd
 }
@@ -124,6 +138,24 @@ func parseMemory(s string) (int, error) {
 		return 0, fmt.Errorf("memory %q: want a number with M or G, such as 10G", s)
 	}
 	return n * scale, nil
+}
+
+// defaultBridge is a lab's first.
+var defaultBridge = fabric.Bridge(1)
+
+// parseNIC reads NETNS[:BRIDGE].
+func parseNIC(s string) (vm.NIC, error) {
+	ns, bridge, given := strings.Cut(s, ":")
+	if !given {
+		bridge = defaultBridge
+	}
+	if ns == "" || bridge == "" || strings.Contains(bridge, ":") {
+		return vm.NIC{}, fmt.Errorf("network card %q: want NETNS[:BRIDGE], such as lab-demo-fabric:br0", s)
+	}
+	if !strings.Contains(ns, "/") {
+		ns = filepath.Join(layout.NetNSDir, ns)
+	}
+	return vm.NIC{NetNS: ns, Bridge: bridge}, nil
 }
 
 // callersValues gives a variable without a value the caller's, and leaves out what the caller does not have.

@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"testing"
+
+	"github.com/manx-cni/manx/test/vm"
 )
 
 func TestParseMemory(t *testing.T) {
@@ -10,6 +12,24 @@ func TestParseMemory(t *testing.T) {
 		got, err := parseMemory(in)
 		if got != want || (err != nil) != (want == 0) {
 			t.Errorf("%q gives %d, %v; want %d", in, got, err, want)
+		}
+	}
+}
+
+func TestParseNIC(t *testing.T) {
+	for in, want := range map[string]vm.NIC{
+		"lab-demo-fabric":      {NetNS: "/run/netns/lab-demo-fabric", Bridge: "br0"},
+		"lab-demo-fabric:br1":  {NetNS: "/run/netns/lab-demo-fabric", Bridge: "br1"},
+		"/proc/7/ns/net":       {NetNS: "/proc/7/ns/net", Bridge: "br0"},
+		"./ns:b":               {NetNS: "./ns", Bridge: "b"},
+		"":                     {},
+		":br0":                 {},
+		"lab-demo-fabric:":     {},
+		"lab-demo-fabric:b:r0": {},
+	} {
+		got, err := parseNIC(in)
+		if got != want || (err != nil) != (want == vm.NIC{}) {
+			t.Errorf("%q gives %+v, %v; want %+v", in, got, err, want)
 		}
 	}
 }
