@@ -24,6 +24,7 @@ import (
 
 // TestBadEnvironment runs the agent's program with one bad variable: one line names it, its value and what is accepted.
 func TestBadEnvironment(t *testing.T) {
+	onLab(t)
 	program, err := filepath.Abs("../../bin/manx-node")
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +65,7 @@ func TestBadEnvironment(t *testing.T) {
 }
 
 func TestBadNetconf(t *testing.T) {
+	onLab(t)
 	scratch(t, "node1", "e2e-netconf")
 	for _, c := range []struct {
 		conf string
@@ -93,6 +95,7 @@ func TestBadNetconf(t *testing.T) {
 
 // TestMalformedObjects: what does not make sense is ignored with an event, and every agent stays as it is.
 func TestMalformedObjects(t *testing.T) {
+	onLab(t)
 	before := map[string]string{}
 	restarts := map[string]int32{}
 	for _, node := range nodeNames(t) {

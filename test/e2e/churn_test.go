@@ -28,6 +28,7 @@ func noFailures(t *testing.T, namespace string) {
 }
 
 func TestChurn(t *testing.T) {
+	onLab(t)
 	t.Run("pods", func(t *testing.T) {
 		for _, namespace := range []string{"churn-a", "churn-b"} {
 			namespaceFor(t, namespace)
@@ -101,6 +102,7 @@ func noStrayInterfaces(t *testing.T, node string) {
 
 // TestManyAtOnce starts nearly a block's worth of pods on one node in one go.
 func TestManyAtOnce(t *testing.T) {
+	onLab(t, kubelet)
 	const namespace, node, count = "many", "node3", 60
 	namespaceFor(t, namespace)
 	pods := client.CoreV1().Pods(namespace)

@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -15,6 +15,7 @@ import (
 // TestCrossSubnet: packets travel as they are inside a subnet, and in IPIP through the
 // router, which knows no pod.
 func TestCrossSubnet(t *testing.T) {
+	onLab(t, ipip, crossSubnet)
 	inMode(t, calc.CrossSubnet) // on every node the routes that belong to it
 	nodes := nodeNames(t)
 	if len(nodes) != 4 {
@@ -58,6 +59,7 @@ func TestCrossSubnet(t *testing.T) {
 // TestCrossSubnetHoldsNever: without tunnels there is no way to another subnet. The
 // change waits, names who is in one, and nothing is lost.
 func TestCrossSubnetHoldsNever(t *testing.T) {
+	onLab(t, ipip, crossSubnet)
 	inMode(t, calc.CrossSubnet)
 	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node1", "node3"})
 	if err := setMode(t.Context(), calc.Never); err != nil {
@@ -84,6 +86,7 @@ func TestCrossSubnetHoldsNever(t *testing.T) {
 
 // TestCrossSubnetAlways: from CrossSubnet to Always and back under traffic, across the router.
 func TestCrossSubnetAlways(t *testing.T) {
+	onLab(t, ipip, crossSubnet)
 	inMode(t, calc.CrossSubnet)
 	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node2", "node4"})
 	changeMode(t, calc.Always)

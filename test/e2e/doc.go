@@ -1,26 +1,52 @@
-// Package e2e tests Manx as a user gets it: a real Kubernetes cluster (package lab),
-// the image, and manifests/manx.yaml created with kubectl. The tests look at it from
+// Package e2e tests Manx as a user gets it: agents, controllers and plugin of
+// manifests/manx.yaml on real clusters (package lab). The tests look at them from
 // outside: with kubectl, in the nodes' and pods' namespaces with ip, tcpdump and curl,
 // and with packets of their own.
 //
-// All tests share one cluster and carry the build tag "cluster". Each leaves the
-// cluster as it found it, except that the last one adds a node. What a test
-// calls lost packets or silence is checked by a control in the same test,
-// which causes them on purpose and must see them.
+// Each test says first what it needs of a lab (onLab), and gets the lightest that has it;
+// tests with the same needs share one, which comes up for the first of them and goes after
+// the last. Each leaves its lab as it found it, except that the last one of all adds a node.
+// What a test calls lost packets or silence is checked by a control in the same test,
+// which causes them on purpose and must see them. All carry the build tag "cluster".
 //
-// # Four clusters
+// # Which test runs where, and why
 //
-//	tags          MANX_E2E_MODE, _NODES, _SUBNETS, _FAMILIES  tests             kernel
-//	cluster       bgp (default), 3, 1, ipv4                   all there are     any
-//	cluster dual  bgp, 3 (or 2), 1, dual                      ^TestDualStack    any
-//	cluster ipip  ipip, 3, 1, ipv4                            ^TestIPIP         with the module ipip
-//	cluster ipip  crosssubnet, 4, 2, ipv4                     ^TestCrossSubnet  with the module ipip
+//	light         three light nodes, packets plain: what needs no kubelet
+//	              TestBadEnvironment, TestBadNetconf, TestMalformedObjects, TestChurn, TestIPAMBorrow,
+//	              TestPoolDeletion, TestPoolRefusals, TestIPAMExhausted, TestIPAMNodeGone, TestIPAMPools,
+//	              TestIPAMRequests, TestRelease, TestIPAMVisible, TestIPAMCheck, TestFirstAddress,
+//	              TestIPIPMissing, TestPing, TestWire, TestGatewayARP, TestAgentAway, TestRoutes,
+//	              TestPodInterface, TestStatus, TestReadiness, TestRBAC, TestNoCredential, TestListeners,
+//	              TestRights, TestFlowControl, TestKillAgent
+//	services      and kube-proxy: cluster IPs and NodePorts
+//	              TestReach
+//	dual          and IPv6 beside IPv4
+//	              TestDualStackNodes, TestDualStackPool, TestDualStackRoutes, TestDualStackFilter,
+//	              TestDualStackReach, TestDualStackOutside, TestDualStackSpoof, TestDualStackPodInterface,
+//	              TestDualStackPing, TestDualStackFamilies, TestDualStackRelease, TestDualStackWrong,
+//	              TestDualStackFlowControl, TestDualStackKillAgent
+//	ipip          three light nodes, the pool in mode Always; in a guest where this kernel has no ipip
+//	              TestIPIPDevice, TestIPIPRoutes, TestIPIPHostSource, TestIPIPFilter, TestIPIPSwitchHeld,
+//	              TestIPIPLargePackets, TestIPIPWire, TestIPIPFlowControl, TestIPIPPreflight,
+//	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired
+//	ipipservices  and kube-proxy
+//	              TestIPIPReach
+//	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
+//	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
+//	full          kubelets, containerd and the image: DaemonSets, init containers, probes, exec, sixty pods at once, new nodes
+//	              TestManyAtOnce, TestNodeWithoutAgent, TestPrivileges, TestStatusFromAfar,
+//	              TestNotReadySaysWhy, TestZAddNode, TestUninstall
 //
-// The last two run in a guest where the kernel at hand has no ipip (package vm). Without
-// KVM everything takes ten times longer there: waits are longer, flows are slower, and no
-// duration is judged. What of IPIP is on every kernel is in the first cluster: that a
-// kernel without it holds a change and loses nothing (TestIPIPMissing), and that there
-// is no trace of a tunnel where nobody asks for one (TestFirstAddress).
+// MANX_E2E_KINDS chooses kinds of labs, as -run chooses tests. TestPlan holds the table
+// against the tests.
+//
+// Where the kernel at hand has no ipip, the tests of the three kinds that need it run in
+// a guest (package vm), each kind in one of its own. The nodes and this program are in
+// the guest, etcd, API server and controllers outside. Without KVM everything takes ten
+// times longer there: waits are longer and no duration is judged. What of IPIP is on
+// every kernel is on a light lab: that a kernel without it holds a change and loses
+// nothing (TestIPIPMissing), and that there is no trace of a tunnel where nothing asks
+// for one (TestFirstAddress).
 //
 // # What is tested of IPIP
 //

@@ -1,4 +1,4 @@
-//go:build cluster && dual
+//go:build cluster
 
 package e2e
 
@@ -28,14 +28,6 @@ const poolName6 = "default-ipv6-ippool"
 
 // pods6 is its range.
 var pods6 = netip.MustParsePrefix(controlplane.PodCIDR6)
-
-// dualStack fails a test at once where it can tell nothing.
-func dualStack(t *testing.T) {
-	t.Helper()
-	if !shape.DualStack {
-		t.Fatalf("this lab has IPv4 only: %s=dual makes one with both families", familiesEnv)
-	}
-}
 
 func nodeAddr6(t *testing.T, name string) netip.Addr {
 	t.Helper()
@@ -128,7 +120,7 @@ func routes6Settle(t *testing.T, node string) {
 // TestDualStackNodes: each node has found its IPv6 address, forwards, and has two sessions
 // with each of the others: the one over IPv6 has brought it IPv6 routes.
 func TestDualStackNodes(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	nodes := nodeNames(t)
 	for _, node := range nodes {
 		n, err := client.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
@@ -192,7 +184,7 @@ func sessions6(ctx context.Context, node string, nodes []string) error {
 
 // TestDualStackPool: the agents have made an IPv6 pool with Calico's defaults, beside IPv4's.
 func TestDualStackPool(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	var pool apiv1.IPPool
 	if err := getCR(t.Context(), apiv1.PluralIPPools, poolName6, &pool); err != nil {
 		t.Fatal(err)
@@ -209,7 +201,7 @@ func TestDualStackPool(t *testing.T) {
 // TestDualStackRoutes compares every route of Manx, of both families, on every node with
 // what the IPAM objects and pods call for.
 func TestDualStackRoutes(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	for _, node := range nodeNames(t) {
 		routesSettle(t, node)
 		routes6Settle(t, node)
@@ -223,7 +215,7 @@ func TestDualStackRoutes(t *testing.T) {
 
 // TestDualStackFilter: the table of IPv6 is IPv4's twin, with the pools of its own family.
 func TestDualStackFilter(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	for _, node := range nodeNames(t) {
 		ours := on(t, node, "nft", "list", "table", "ip6", "manx")
 		for _, chain := range []string{rules.ChainForward, rules.ChainNAT, rules.ChainRaw} {

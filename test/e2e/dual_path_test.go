@@ -1,4 +1,4 @@
-//go:build cluster && dual
+//go:build cluster
 
 package e2e
 
@@ -48,7 +48,7 @@ func dualService(t *testing.T) *corev1.Service {
 // TestDualStackReach fetches pages over IPv6 on every kind of path. The answer of /clientip,
 // and of the nodes' servers here, is the address and the port that the server saw.
 func TestDualStackReach(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack, services)
 	one, two := podAddr6(t, web(t, "node1")), podAddr6(t, web(t, "node2"))
 	svc := dualService(t)
 	url := func(host netip.Addr, port int, path string) string {
@@ -99,7 +99,7 @@ func TestDualStackReach(t *testing.T) {
 // TestDualStackOutside: with natOutgoing a pod goes out under its node's address, and to
 // other pods under its own; without it, Calico's default of IPv6, always under its own.
 func TestDualStackOutside(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const node = "node1"
 	pod := podAddr6(t, web(t, node))
 	outside, err := cluster.Addr6(layout.Outside)
@@ -150,7 +150,7 @@ func TestDualStackOutside(t *testing.T) {
 
 // TestDualStackSpoof: a pod speaks under its own IPv6 addresses only.
 func TestDualStackSpoof(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const node, each = "node1", 5
 	neighbour := talker("dual-impersonated", node)
 	createPod(t, neighbour)

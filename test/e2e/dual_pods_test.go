@@ -1,4 +1,4 @@
-//go:build cluster && dual
+//go:build cluster
 
 package e2e
 
@@ -36,7 +36,7 @@ func inet(t *testing.T, pod *corev1.Pod, family string) (addrs []string) {
 
 // TestDualStackPodInterface: a pod has one address of each family, and a default route of each.
 func TestDualStackPodInterface(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	for _, node := range nodeNames(t) {
 		pod := web(t, node)
 		ipv4, ipv6 := podAddrs(t, pod)
@@ -63,7 +63,7 @@ func TestDualStackPodInterface(t *testing.T) {
 
 // TestDualStackPing: two routers between pods of different nodes, one between pods of the same.
 func TestDualStackPing(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	nodes := nodeNames(t)
 	for _, from := range nodes {
 		for _, to := range nodes {
@@ -84,7 +84,7 @@ func TestDualStackPing(t *testing.T) {
 
 // TestDualStackFamilies: pods that ask for one family, and for addresses of both.
 func TestDualStackFamilies(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const node = "node1"
 	exact4, exact6 := netip.MustParseAddr("10.250.9.5"), netip.MustParseAddr("fd00:10:250::5")
 	newPool(t, "e2e-both4", byRequest("10.250.9.0/27", 28))
@@ -149,7 +149,7 @@ func TestDualStackFamilies(t *testing.T) {
 // TestDualStackRelease: a deleted pod's addresses are both taken out of their blocks, with
 // the one handle that held them, its interface and both routes.
 func TestDualStackRelease(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const node = "node1"
 	pod := talker("dual-released", node)
 	createPod(t, pod)
@@ -192,7 +192,7 @@ func TestDualStackRelease(t *testing.T) {
 
 // TestDualStackWrong: what can not be is said in the pod's event, and nothing is held for it.
 func TestDualStackWrong(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const node = "node2"
 	shut := byRequest("fd00:10:250:1::/120", 122)
 	shut.Disabled = true

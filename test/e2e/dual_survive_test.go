@@ -1,4 +1,4 @@
-//go:build cluster && dual
+//go:build cluster
 
 package e2e
 
@@ -19,13 +19,13 @@ func flowsBetween6(t *testing.T, a, b string) []*flow {
 
 // TestDualStackFlowControl is the control of the test below: a break of 100 packets is seen.
 func TestDualStackFlowControl(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	flowControlOf(t, "ip6", flowsBetween6(t, "node1", "node2"), podAddr6(t, web(t, "node2")).String())
 }
 
 // TestDualStackKillAgent: neither IPv6 packets nor other nodes notice that an agent dies and comes back.
 func TestDualStackKillAgent(t *testing.T) {
-	dualStack(t)
+	onLab(t, dualStack)
 	const victim = "node1"
 	var monitors []*routeMonitor
 	for _, node := range nodeNames(t) {

@@ -54,6 +54,7 @@ func loneRoute(ctx context.Context, node string, addr netip.Addr) (string, error
 // TestIPAMBorrow: a pool of two blocks and three nodes. The third has a pod with an address of
 // another's block, which all nodes have a route for, the block's owner too, as long as the pod is there.
 func TestIPAMBorrow(t *testing.T) {
+	onLab(t)
 	const pool, borrower = "e2e-borrow", "node3"
 	cidr := newPool(t, pool, byRequest("10.250.3.0/29", 30))
 	one, two := pinger(pool, "e2e-borrow-1", "node1"), pinger(pool, "e2e-borrow-2", "node2")

@@ -17,6 +17,7 @@ import (
 
 // TestPoolDeletion: a pool that is in use outlives its deletion until its last pod has gone.
 func TestPoolDeletion(t *testing.T) {
+	onLab(t)
 	const name = "e2e-leaving"
 	cidr := newPool(t, name, byRequest("10.250.5.0/26", 28))
 	stays := map[string]*corev1.Pod{}
@@ -86,6 +87,7 @@ func conditionOf(t *testing.T, name, status, reason string, texts ...string) {
 // TestPoolRefusals: of two pools that overlap one is not used and says so, and addresses in
 // use stay in use, whatever the names; what must not change can not.
 func TestPoolRefusals(t *testing.T) {
+	onLab(t)
 	for _, name := range []string{"e2e-overlap", "aa-e2e-overlap"} { // after and before the other by name
 		t.Run(name, func(t *testing.T) { overlap(t, name) })
 	}

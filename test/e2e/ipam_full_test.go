@@ -13,6 +13,7 @@ import (
 
 // TestIPAMExhausted: a pool without a free address says so at once, and its next free one is used.
 func TestIPAMExhausted(t *testing.T) {
+	onLab(t)
 	const pool, node, size, container = "e2e-full", "node1", 4, "e2e-full-now"
 	newPool(t, pool, byRequest("10.250.4.0/30", 30))
 	var pods []*corev1.Pod

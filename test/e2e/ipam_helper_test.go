@@ -21,6 +21,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/test/lab/runner"
 )
 
 // Calico's annotations of pods and namespaces.
@@ -290,7 +291,7 @@ func pings(t *testing.T, from *corev1.Pod, to netip.Addr, ttl int) {
 	t.Helper()
 	what := fmt.Sprintf("ping from %s on %s to %s", from.Name, from.Spec.NodeName, to)
 	eventuallyIn(t, patience/4, what, func(ctx context.Context) error {
-		out, err := cluster.Kubectl(ctx, "-n", from.Namespace, "exec", from.Name, "--", "ping", "-c", "3", "-i", "0.1", "-W", "2", to.String())
+		out, err := execIn(ctx, from, "ping", "-c", "3", "-i", "0.1", "-W", "2", to.String())
 		if n := strings.Count(out, fmt.Sprintf("ttl=%d", ttl)); err == nil && n != 3 {
 			err = fmt.Errorf("%d answers with ttl=%d, want 3:\n%s", n, ttl, out)
 		}
@@ -304,10 +305,18 @@ const (
 	ttlOtherNode = 62
 )
 
+// kubeletName is the program that starts and ends pods on a node.
+func kubeletName() string {
+	if shape.Light {
+		return runner.Program
+	}
+	return "kubelet"
+}
+
 // freezeKubelet keeps a node from starting and ending pods until thaw is called, or the test ends.
 func freezeKubelet(t *testing.T, node string) (thaw func()) {
 	t.Helper()
-	pid := machineProcess(t, node, "kubelet")
+	pid := machineProcess(t, node, kubeletName())
 	kill(t, pid, unix.SIGSTOP)
 	t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGCONT) })
 	return func() { kill(t, pid, unix.SIGCONT) }

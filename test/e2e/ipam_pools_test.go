@@ -19,6 +19,7 @@ import (
 
 // TestIPAMPools: which pool a pod draws from, by what it, its namespace and the pools say.
 func TestIPAMPools(t *testing.T) {
+	onLab(t)
 	t.Run("asked for", poolsAskedFor)
 	t.Run("wrong annotations", poolsWrong)
 	t.Run("selectors", poolsSelected)

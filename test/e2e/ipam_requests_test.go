@@ -163,6 +163,7 @@ func quiet(t *testing.T, node string) {
 // What the agent writes behind its answers, handles and annotations, is waited for between
 // the calls, so that a request between the start and the end of a call is on its path.
 func TestIPAMRequests(t *testing.T) {
+	onLab(t)
 	const node, apart, together, started = "node2", 6, 40, 20
 	thaw := freezeKubelet(t, node)
 	pods := paperPods(t, node, "e2e-paper", apart+together)

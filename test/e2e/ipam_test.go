@@ -151,6 +151,7 @@ func noLeak(t *testing.T) {
 
 // TestRelease: a deleted pod's address is taken out of its block, and its handle goes.
 func TestRelease(t *testing.T) {
+	onLab(t)
 	pod := newPod("default", "released", "node1", podImage)
 	createPod(t, pod)
 	var addr, handle string

@@ -93,6 +93,7 @@ func metric(text, name string, labels ...string) (sum float64, found bool) {
 // TestIPAMVisible: what a pool has given and to whom is seen with kubectl, in metrics,
 // in an event before it is full, and with manxctl.
 func TestIPAMVisible(t *testing.T) {
+	onLab(t)
 	const pool, size = "e2e-seen", 16
 	newPool(t, pool, byRequest("10.250.7.0/28", 29))
 	var pods []*corev1.Pod
@@ -225,6 +226,7 @@ func onlyLines(text, prefix string) string {
 // TestIPAMCheck: manxctl ipam check agrees with a sound cluster, and finds an address that
 // somebody wrote into a block by hand; what it reported can be released, and nothing else is.
 func TestIPAMCheck(t *testing.T) {
+	onLab(t)
 	const node = "node1"
 	sound := func() {
 		t.Helper()

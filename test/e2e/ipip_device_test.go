@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -22,6 +22,7 @@ func tunnelMTU() int { return shape.MTU - state.IPIPOverhead }
 // TestIPIPDevice comes first: after a change of the pool's mode the tunnel has
 // whatever address is free by then.
 func TestIPIPDevice(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	for _, node := range nodeNames(t) {
 		t.Run(node, func(t *testing.T) {
@@ -103,6 +104,7 @@ func firstAddresses(t *testing.T, node string, tunnel netip.Addr) {
 // TestIPIPRoutes compares the routes of Manx on every node with what the IPAM objects
 // and pods call for, and one of them as it is printed.
 func TestIPIPRoutes(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	ipam, err := readIPAM(t.Context())
 	if err != nil {
@@ -125,6 +127,7 @@ func TestIPIPRoutes(t *testing.T) {
 // TestIPIPHostSource: what a node itself sends through the tunnel has the tunnel's
 // address, as the other node could not answer another one through its tunnel.
 func TestIPIPHostSource(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	addr, err := tunnelAddr(t.Context(), "node1")
 	if err != nil {

@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -35,6 +35,7 @@ func dropped(ctx context.Context, node, reason string) (uint64, error) {
 // TestIPIPFilter: IPIP is taken from nodes only, which are told by their addresses, and
 // pods can not send it. Its inner packet would reach a pod past everything.
 func TestIPIPFilter(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	const node, each = "node1", 5
 	victim, pod := endOf(t, web(t, node)), endOf(t, web(t, "node2"))

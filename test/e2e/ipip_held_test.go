@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -15,6 +15,7 @@ import (
 // TestIPIPSwitchHeld changes the mode while one node has no agent: the others get ready
 // and stay as they are, and say for whom they wait, until it is back.
 func TestIPIPSwitchHeld(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	const away = "node3"
 	flows := flowsBetween(t, "node1", "node2")

@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -70,6 +70,7 @@ func segments(t *testing.T, from, to end, mtu int) {
 // TestIPIPLargePackets: what fits is known to pods before they send it, also when the
 // MTU of a node's uplink changes under running pods.
 func TestIPIPLargePackets(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	const node = "node2"
 	podsHaveMTU(t, tunnelMTU())

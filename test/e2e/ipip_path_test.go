@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -10,12 +10,14 @@ import (
 )
 
 func TestIPIPWire(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	onWire(t, "node1", "node2", true)
 }
 
 // TestIPIPReach is TestReach through tunnels.
 func TestIPIPReach(t *testing.T) {
+	onLab(t, ipip, services)
 	inMode(t, calc.Always)
 	tunnel := func(node string) string {
 		addr, err := tunnelAddr(t.Context(), node)
@@ -34,6 +36,7 @@ func TestIPIPReach(t *testing.T) {
 
 // TestIPIPFlowControl is the control of the tests that count lost packets.
 func TestIPIPFlowControl(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	flowControl(t)
 }

@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -68,6 +68,7 @@ func tryFabric(t *testing.T, kind preflight.Kind) (failing []string, code int) {
 // TestIPIPPreflight tries the fabric as it is and with protocol 4 blocked towards one
 // node. A change to IPIP then waits, unless it is forced.
 func TestIPIPPreflight(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	changeMode(t, calc.Never)
 	for _, kind := range []preflight.Kind{preflight.KindIPIP, preflight.KindBGP} {
@@ -125,6 +126,7 @@ func TestIPIPPreflight(t *testing.T) {
 // pods, which is what IPIP is for. A change to plain routes finds out before it sends
 // one, and goes on when the fabric has changed its mind.
 func TestIPIPSourceCheck(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	const guarded = "node2"
 	admit := func(ctx context.Context) error {

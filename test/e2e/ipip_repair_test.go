@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -14,6 +14,7 @@ import (
 // TestIPIPRepair breaks the tunnel in every way that root can. It is repaired, and what
 // others have on the device stays as far as the kernel itself leaves it there.
 func TestIPIPRepair(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	const (
 		node         = "node1"

@@ -1,4 +1,4 @@
-//go:build cluster && ipip
+//go:build cluster
 
 package e2e
 
@@ -19,6 +19,7 @@ var tour = []calc.EncapMode{calc.Always, calc.CrossSubnet, calc.Never, calc.Alwa
 // TestIPIPSwitch changes the pool's mode in every way there is while packets flow both
 // ways between two pods, and bytes over a TCP connection that lives through all of it.
 func TestIPIPSwitch(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, tour[0])
 	start := time.Now()
 	a, b := endOf(t, web(t, "node1")), endOf(t, web(t, "node2"))
@@ -81,6 +82,7 @@ func changeReported(ctx context.Context, node string, start time.Time, from, to 
 // TestIPIPRetired is the control of what the switch waits for: a tunnel that is in use
 // is not taken for one that is gone.
 func TestIPIPRetired(t *testing.T) {
+	onLab(t, ipip)
 	inMode(t, calc.Always)
 	for _, node := range nodeNames(t) {
 		if err := tunnelRetired(t.Context(), node); err == nil {

@@ -24,6 +24,9 @@ var slowness = func() int {
 // emulated reports whether times mean nothing.
 func emulated() bool { return slowness > 1 }
 
+// rateEnv is how many packets per second each flow sends.
+const rateEnv = "MANX_E2E_RATE"
+
 var (
 	// patience bounds each wait for a condition; it is reached only when the condition fails.
 	patience = time.Duration(slowness) * time.Minute
@@ -45,10 +48,10 @@ func init() {
 		rate, beat, pollEvery = 250, 10*time.Millisecond, 1500*time.Millisecond
 		runtime.GOMAXPROCS(1) // a second thread that looks for work is work
 	}
-	if text := os.Getenv("MANX_E2E_RATE"); text != "" {
+	if text := os.Getenv(rateEnv); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			panic("MANX_E2E_RATE=" + text + ": want packets per second, such as 1000")
+			panic(rateEnv + "=" + text + ": want packets per second, such as 1000")
 		}
 		rate, switchRate = n, n
 	}

@@ -1,4 +1,4 @@
-//go:build cluster && (ipip || dual)
+//go:build cluster
 
 package e2e
 

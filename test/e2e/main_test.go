@@ -5,50 +5,33 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/test/lab"
-	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/vm"
 )
 
 // Environment of the suite.
 const (
-	imageEnv = "MANX_IMAGE"   // docker archive of the Manx image
-	reuseEnv = "MANX_E2E_LAB" // a lab that is up and has Manx: used as it is, and left
+	imageEnv = "MANX_IMAGE"     // docker archive of the Manx image, for full labs
+	kindsEnv = "MANX_E2E_KINDS" // run only the tests of these kinds of labs, such as light,services; see needs_test.go
+	reuseEnv = "MANX_E2E_LAB"   // a lab that is up and has Manx: used as it is for every test, and left
 	guardEnv = "MANX_E2E_GUARD"
-
-	// The shape of the lab, also of one that is used again.
-	modeEnv     = "MANX_E2E_MODE"     // bgp (default), ipip or crosssubnet
-	nodesEnv    = "MANX_E2E_NODES"    // 3
-	subnetsEnv  = "MANX_E2E_SUBNETS"  // 1
-	mtuEnv      = "MANX_E2E_MTU"      // 1500
-	familiesEnv = "MANX_E2E_FAMILIES" // ipv4 (default) or dual
 )
 
 const manifest = "../../manifests/manx.yaml"
-
-// cluster and client are the one lab that all tests share, with Manx and the web pods
-// in it; shape is what was asked of it.
-var (
-	cluster *lab.Cluster
-	client  *kubernetes.Clientset
-	shape   lab.Options
-)
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(guardEnv); name != "" {
@@ -64,28 +47,46 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// run brings the cluster up, runs the tests, and takes it down whatever happened.
+// run runs the tests of the kinds of labs that kindsEnv names, all without it: those that
+// need ipip in a guest when this kernel has none, the others here.
 func run(ctx context.Context, m *testing.M) (code int, err error) {
-	if shape, err = readShape(); err != nil {
-		return 1, err
-	}
+	flag.Parse()
 	if err := widenBacklog(); err != nil {
 		return 1, err
 	}
-	if name := os.Getenv(reuseEnv); name != "" {
-		if cluster, err = lab.Open(name); err != nil {
+	plan, err := readPlan()
+	if err != nil {
+		return 1, err
+	}
+	theSuite.joined = os.Getenv(joinedEnv)
+	selection := flag.Lookup("test.run").Value.String()
+	tests, err := only(plan, strings.FieldsFunc(os.Getenv(kindsEnv), func(r rune) bool { return r == ',' }), selection)
+	if err != nil {
+		return 1, err
+	}
+	here, guests := tests, map[string][]planned{}
+	if theSuite.joined == "" && !vm.HasIPIP() {
+		here = slices.DeleteFunc(slices.Clone(tests), func(p planned) bool { return p.kind.tunnels() })
+		for _, p := range tests {
+			if p.kind.tunnels() {
+				guests[p.kind.name] = append(guests[p.kind.name], p)
+			}
+		}
+	}
+	if len(here) < len(plan) { // else what go test was given stands
+		_, parts, _ := strings.Cut(selection, "/")
+		if parts != "" {
+			parts = "/" + parts
+		}
+		if err := flag.Set("test.run", pattern(here)+parts); err != nil {
 			return 1, err
 		}
-	} else {
-		var down func() error
-		if down, err = bringUp(ctx); down != nil {
-			defer func() { err = errors.Join(err, down()) }()
-		}
 	}
-	if err == nil {
-		err = install(ctx)
+	for _, p := range here {
+		theSuite.left[p.kind.name]++
 	}
-	if err == nil {
+	if len(here) > 0 || len(guests) == 0 {
+		defer func() { err = errors.Join(err, theSuite.close()) }()
 		done := make(chan int, 1)
 		go func() { done <- m.Run() }()
 		select {
@@ -94,36 +95,18 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 			return 1, errors.New("interrupted")
 		}
 	}
-	if (err != nil || code != 0) && cluster != nil && ctx.Err() == nil {
-		diagnose(ctx, os.Stderr)
-	}
-	return code, err
-}
-
-// readShape reads the environment.
-func readShape() (o lab.Options, err error) {
-	o = lab.Options{Mode: "bgp", Nodes: 3, Subnets: 1, MTU: fabric.DefaultMTU}
-	if m := os.Getenv(modeEnv); m != "" {
-		o.Mode = m
-	}
-	for _, number := range []struct {
-		name string
-		into *int
-	}{{nodesEnv, &o.Nodes}, {subnetsEnv, &o.Subnets}, {mtuEnv, &o.MTU}} {
-		if text := os.Getenv(number.name); text != "" {
-			if *number.into, err = strconv.Atoi(text); err != nil {
-				return o, fmt.Errorf("%s: %w", number.name, err)
+	for _, k := range kinds {
+		if tests := guests[k.name]; len(tests) > 0 {
+			start := time.Now()
+			c, err := runInGuest(ctx, complete(k), tests)
+			if err != nil {
+				return 1, err
 			}
+			fmt.Fprintf(os.Stderr, "%d tests on the lab %q in a guest: %.0f s, exit code %d\n", len(tests), k.name, time.Since(start).Seconds(), c)
+			code = max(code, c)
 		}
 	}
-	switch text := os.Getenv(familiesEnv); text {
-	case "", "ipv4":
-	case "dual":
-		o.DualStack = true
-	default:
-		return o, fmt.Errorf("%s=%s: want ipv4 or dual", familiesEnv, text)
-	}
-	return o, nil
+	return code, nil
 }
 
 // families is how many addresses a pod has, and sessions a node with another.
@@ -134,64 +117,11 @@ func families() int {
 	return 1
 }
 
-// bringUp starts a lab with the Manx image on its nodes. Its removal is the work of a
-// guard: this program again, in a process group of its own, which does it when its
-// standard input ends. So the lab also goes when a test panics, times out or is killed.
-func bringUp(ctx context.Context) (down func() error, err error) {
-	archive := os.Getenv(imageEnv)
-	if archive == "" {
-		return nil, fmt.Errorf("%s is not set: it names the archive of the Manx image; \"make e2e\" makes both, \"make image\" the archive", imageEnv)
-	}
-	if _, err := os.Stat(archive); err != nil {
-		return nil, fmt.Errorf("%s: %w; \"make image\" makes it", imageEnv, err)
-	}
-	id := make([]byte, 4)
-	if _, err := rand.Read(id); err != nil {
-		return nil, err
-	}
-	name := "e2e" + hex.EncodeToString(id)
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	watch := exec.Command(self)
-	watch.Env = append(os.Environ(), guardEnv+"="+name)
-	watch.Stdout, watch.Stderr = os.Stderr, os.Stderr
-	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	pipe, err := watch.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := watch.Start(); err != nil {
-		return nil, fmt.Errorf("start the lab's guard: %w", err)
-	}
-	down = func() error { return errors.Join(pipe.Close(), watch.Wait()) }
-	o := shape
-	o.Name, o.Images, o.Progress = name, []string{archive}, func(s string) { fmt.Fprintln(os.Stderr, "lab", name+":", s) }
-	o.Mode = "" // install has its own manifest
-	// TestIPAMRequests counts in the log. An emulated machine runs other tests.
-	o.Audit = !emulated()
-	cluster, err = lab.Up(ctx, o)
-	return down, err
-}
-
-// guard waits for the end of its standard input and takes the lab down.
-func guard(name string) int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	defer cancel()
-	if err := lab.Down(ctx, name, nil); err != nil {
-		fmt.Fprintf(os.Stderr, "e2e: take lab %s down: %v\n", name, err)
-		return 1
-	}
-	return 0
-}
-
-// install creates what every test uses: Manx, and a web pod on every node behind NodePort 32000.
-func install(ctx context.Context) (err error) {
-	if client, err = cluster.Clientset(); err != nil {
-		return err
+// install gives a new lab what every test uses: Manx, where the lab has not brought it
+// up itself, and a web pod on every node behind NodePort 32000.
+func install(ctx context.Context) error {
+	if shape.Light {
+		return webOnLight(ctx)
 	}
 	create := func(what, namespace, daemonset string, stdin io.Reader, file string) error {
 		if _, err := cluster.Kubectl(ctx, "-n", namespace, "get", "daemonset", daemonset); err == nil {
@@ -265,23 +195,9 @@ func until(ctx context.Context, what string, check func(context.Context) error) 
 	}
 }
 
-// editedManifest is the manifest for the lab's mode and families. The kernel at hand may
-// have no ipip: what needs it runs in a guest (package vm).
-func editedManifest() ([]byte, error) {
-	edited, err := lab.ManifestForMode(manifest, shape.Mode)
-	if err == nil && shape.DualStack {
-		edited, err = lab.DualStackManifest(edited)
-	}
-	if err == nil && emulated() {
-		// By its requests a container gets its share of a CPU that everybody wants.
-		request := []byte("cpu: 100m")
-		if !bytes.Contains(edited, request) {
-			return nil, fmt.Errorf("the agents of %s do not request %q", manifest, request)
-		}
-		edited = bytes.ReplaceAll(edited, request, []byte("cpu: 900m"))
-	}
-	return edited, err
-}
+// editedManifest is the manifest for a full lab's mode. The kernel at hand may have no
+// ipip: what needs it runs on light labs, in a guest.
+func editedManifest() ([]byte, error) { return lab.ManifestForMode(manifest, shape.Mode) }
 
 // diagnose prints what one needs to understand a failure.
 func diagnose(ctx context.Context, w io.Writer) {

@@ -1,4 +1,4 @@
-//go:build cluster && !ipip
+//go:build cluster
 
 package e2e
 
@@ -19,6 +19,7 @@ import (
 // TestFirstAddress: without IPIP there is no tunnel, and the first address of a node's
 // first block is a pod's.
 func TestFirstAddress(t *testing.T) {
+	onLab(t)
 	onNodes(t, "no tunnel", tunnelRetired)
 	for _, node := range nodeNames(t) {
 		s, err := nodeStatus(t.Context(), node)
@@ -37,6 +38,7 @@ func TestFirstAddress(t *testing.T) {
 // TestIPIPMissing asks for IPIP where the kernel has none: nothing happens but that
 // every node says why. Where the kernel has it, the change goes through.
 func TestIPIPMissing(t *testing.T) {
+	onLab(t)
 	inMode(t, calc.Never)
 	flows := flowsBetween(t, "node1", "node2")
 	if vm.HasIPIP() {

@@ -25,6 +25,7 @@ const podImage = image.Pause
 
 // TestPing: two routers between pods of different nodes, so a ttl of 64 arrives as 62.
 func TestPing(t *testing.T) {
+	onLab(t)
 	nodes := nodeNames(t)
 	for _, from := range nodes {
 		for _, to := range nodes {
@@ -50,6 +51,7 @@ func tcpdump(t *testing.T, node, iface string, filter ...string) *recorder {
 // TestWire: packets between nodes are the pods' own, in one Ethernet frame from node to node:
 // 14 (Ethernet) + 20 (IP) + 8 (ICMP) + 56 (ping's data) = 98 bytes.
 func TestWire(t *testing.T) {
+	onLab(t)
 	a, b := web(t, "node1"), web(t, "node2")
 	wires := []*recorder{tcpdump(t, "node1", "eth0", "icmp"), tcpdump(t, "node2", "eth0", "icmp")}
 	inPod(t, a, "ping", "-c", "1", "-W", "2", b.Status.PodIP)
@@ -79,6 +81,7 @@ func TestWire(t *testing.T) {
 
 // TestGatewayARP: a pod's gateway is no one's address; the host's end of its veth answers for it.
 func TestGatewayARP(t *testing.T) {
+	onLab(t)
 	pod := web(t, "node1")
 	wire := tcpdump(t, "node1", hostIface(pod), "arp")
 	ns := netnsOf(t, pod)
@@ -101,11 +104,12 @@ func fetch(where, url string) func(context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return cluster.Kubectl(ctx, append([]string{"exec", pod.Name, "--"}, args...)...)
+		return execIn(ctx, pod, args...)
 	}
 }
 
 func TestReach(t *testing.T) {
+	onLab(t, services)
 	own := func(node string) string { return regexp.QuoteMeta(nodeAddr(t, node)) }
 	reach(t, own, own)
 }

@@ -91,6 +91,7 @@ func owned(ctx context.Context, container string) ([]string, error) {
 // TestAgentAway: without an answer from the agent an ADD fails soon with "try again
 // later", and a DEL succeeds and is made up for when the agent is back.
 func TestAgentAway(t *testing.T) {
+	onLab(t)
 	const node = awayNode
 	const soon = 2 * time.Second
 	for _, c := range []struct {

@@ -19,6 +19,7 @@ const osLabel = "kubernetes.io/os"
 // TestNodeWithoutAgent: a node whose agent's pod was deleted keeps its pods' network, and
 // pods can be deleted; those that are created meanwhile start when the agent is back.
 func TestNodeWithoutAgent(t *testing.T) {
+	onLab(t, kubelet)
 	const node = "node3"
 	doomed := newPod("default", "away-doomed", node, podImage)
 	createPod(t, doomed)
@@ -71,6 +72,45 @@ func TestNodeWithoutAgent(t *testing.T) {
 func agentAway(t *testing.T, node string) (bringBack func()) {
 	t.Helper()
 	gone := agent(t, node)
+	back := awayOnFull
+	if shape.Light {
+		back = awayOnLight
+	}
+	put := back(t, node)
+	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
+		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
+			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
+		}
+		return nil
+	})
+	return func() {
+		t.Helper()
+		put()
+		eventuallyEvery(t, glance, 2*patience, "agent of "+node+" started", func(ctx context.Context) error {
+			_, err := cluster.Exec(ctx, node, "pgrep", "-f", "manx-node run$")
+			return err
+		})
+	}
+}
+
+// awayOnLight takes the static pod of the agent away.
+func awayOnLight(t *testing.T, node string) (put func()) {
+	t.Helper()
+	if err := cluster.StopPods(node); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.StartPods(node) })
+	return func() {
+		t.Helper()
+		if err := cluster.StartPods(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awayOnFull takes the node from those that the DaemonSet selects.
+func awayOnFull(t *testing.T, node string) (put func()) {
+	t.Helper()
 	label := func(ctx context.Context, value string) error {
 		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, osLabel, value)
 		_, err := client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
@@ -80,21 +120,11 @@ func agentAway(t *testing.T, node string) (bringBack func()) {
 	if err := label(t.Context(), "away"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
-		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
-			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
-		}
-		return nil
-	})
 	return func() {
 		t.Helper()
 		if err := label(t.Context(), "linux"); err != nil {
 			t.Fatal(err)
 		}
-		eventuallyEvery(t, glance, 2*patience, "agent of "+node+" started", func(ctx context.Context) error {
-			_, err := cluster.Exec(ctx, node, "pgrep", "-f", "manx-node run$")
-			return err
-		})
 	}
 }
 

@@ -35,6 +35,7 @@ func lines(s string) []string {
 
 // TestRoutes compares every route of Manx on every node with what the IPAM objects and pods call for.
 func TestRoutes(t *testing.T) {
+	onLab(t)
 	nodes := nodeNames(t)
 	if len(nodes) < 3 {
 		t.Fatalf("nodes %v, want at least 3", nodes)
@@ -172,6 +173,7 @@ func device(ipipMode calc.EncapMode, self, other netip.Addr) string {
 }
 
 func TestPodInterface(t *testing.T) {
+	onLab(t)
 	for _, node := range nodeNames(t) {
 		pod := web(t, node)
 		routes := lines(inPod(t, pod, "ip", "route"))

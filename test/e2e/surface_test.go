@@ -20,6 +20,7 @@ import (
 
 // TestStatusFromAfar asks all agents at once, as from a laptop: with a kubeconfig and no agent's socket.
 func TestStatusFromAfar(t *testing.T) {
+	onLab(t, kubelet)
 	names := nodeNames(t)
 	tool := fmt.Sprintf("/proc/%d/root/usr/local/bin/manxctl", pidOf(t, agent(t, names[0])))
 	far := func(args ...string) (string, error) {
@@ -62,6 +63,7 @@ func TestStatusFromAfar(t *testing.T) {
 
 // TestListeners: BGP is the only port that the agent opens to the network; in particular there is no gRPC.
 func TestListeners(t *testing.T) {
+	onLab(t)
 	for _, node := range nodeNames(t) {
 		var network, local []string
 		for _, l := range lines(on(t, node, "ss", "-Hltunp")) {
@@ -88,6 +90,7 @@ func TestListeners(t *testing.T) {
 
 // TestRights asks the API server itself what the agent's service account may do.
 func TestRights(t *testing.T) {
+	onLab(t)
 	const user = "system:serviceaccount:kube-system:manx-node"
 	for _, what := range [][]string{
 		{"get", "secrets", "-A"}, {"list", "secrets", "-n", "kube-system"}, {"create", "pods", "-A"}, {"create", "pods/exec", "-A"},
@@ -108,6 +111,7 @@ func TestRights(t *testing.T) {
 // TestNotReadySaysWhy cuts an agent off from BGP and kills it: the next one serves its pods, is
 // alive, and says on /readiness which sessions it waits for.
 func TestNotReadySaysWhy(t *testing.T) {
+	onLab(t, kubelet)
 	const node = "node3"
 	pod := agent(t, node)
 	restarts := pod.Status.ContainerStatuses[0].RestartCount

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,8 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/manx-cni/manx/internal/status"
 )
 
 func endOf(t *testing.T, pod *corev1.Pod) end {
@@ -107,7 +104,10 @@ func sendMore(t *testing.T, f *flow, n int) {
 }
 
 // TestFlowControl is the control of the tests below.
-func TestFlowControl(t *testing.T) { flowControl(t) }
+func TestFlowControl(t *testing.T) {
+	onLab(t)
+	flowControl(t)
+}
 
 // flowControl breaks forwarding for 100 packets, which has to be seen as their loss.
 func flowControl(t *testing.T) {
@@ -209,30 +209,26 @@ func restarted(t *testing.T, node string, restarts int32) {
 		if err := podReady(pod); err != nil {
 			return err
 		}
-		return settled(ctx, pod)
+		return settled(ctx, node)
 	})
 }
 
 // settled asks the agent itself whether it is ready with every session established.
-func settled(ctx context.Context, pod *corev1.Pod) error {
-	out, err := cluster.Kubectl(ctx, "-n", "kube-system", "exec", pod.Name, "-c", "manx-node", "--", "manxctl", "status", "-o", "json")
+func settled(ctx context.Context, node string) error {
+	s, err := nodeStatus(ctx, node)
 	if err != nil {
 		return err
 	}
-	var nodes []status.Node
-	if err := json.Unmarshal([]byte(out), &nodes); err != nil {
-		return fmt.Errorf("manxctl status -o json: %w: %s", err, out)
-	}
-	if len(nodes) != 1 || !nodes[0].Ready {
-		return fmt.Errorf("not ready: %s", out)
+	if !s.Ready {
+		return fmt.Errorf("not ready: %q", s.NotReady)
 	}
 	all, err := cluster.Nodes()
 	if err != nil {
 		return err
 	}
 	established := 0
-	for _, s := range nodes[0].Sessions {
-		if s.State == "Established" {
+	for _, session := range s.Sessions {
+		if session.State == "Established" {
 			established++
 		}
 	}
@@ -251,6 +247,7 @@ func kill(t *testing.T, pid int, sig unix.Signal) {
 
 // TestKillAgent: neither packets nor other nodes notice that an agent dies and comes back.
 func TestKillAgent(t *testing.T) {
+	onLab(t)
 	const victim = "node1"
 	noLeak(t) // the routes of other tests' pods have gone
 	var monitors []*routeMonitor
@@ -282,6 +279,7 @@ func TestKillAgent(t *testing.T) {
 
 // TestZAddNode is last: the node stays.
 func TestZAddNode(t *testing.T) {
+	onLab(t, kubelet)
 	archive := os.Getenv(imageEnv)
 	if archive == "" {
 		t.Fatalf("%s is not set; a new node needs the Manx image", imageEnv)
@@ -296,7 +294,7 @@ func TestZAddNode(t *testing.T) {
 		pod := web(t, peer)
 		eventually(t, "ping between "+peer+" and "+name, func(ctx context.Context) error {
 			for _, p := range [][2]*corev1.Pod{{pod, newcomer}, {newcomer, pod}} {
-				out, err := cluster.Kubectl(ctx, "exec", p[0].Name, "--", "ping", "-c", "1", "-W", "1", p[1].Status.PodIP)
+				out, err := execIn(ctx, p[0], "ping", "-c", "1", "-W", "1", p[1].Status.PodIP)
 				if err != nil || !strings.Contains(out, "ttl=62") {
 					return fmt.Errorf("ping from %s to %s: %v: %s", p[0].Spec.NodeName, p[1].Spec.NodeName, err, out)
 				}

@@ -25,6 +25,7 @@ import (
 // and in the API server, and installs it again on the same nodes, which nobody has
 // rebooted. It is the last test by the name of its file.
 func TestUninstall(t *testing.T) {
+	onLab(t, kubelet)
 	tool := copyOfManxctl(t)
 	manxctl := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "nsenter", append([]string{"--net=" + cluster.NetNSPath(layout.Control), "--", tool,

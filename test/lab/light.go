@@ -118,12 +118,17 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 	if err := b.state.save(b.Lab); err != nil {
 		return err
 	}
+	if o.ControlOnly {
+		plan.Subnets, plan.NoGateway, o.Nodes = 1, true, 0
+	}
 	b.progress(fmt.Sprintf("fabric, etcd, API server and %d light nodes", o.Nodes))
 	if err := plan.Create(b.Lab); err != nil {
 		return err
 	}
-	if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
-		return err
+	if !o.ControlOnly {
+		if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
+			return err
+		}
 	}
 	ca, err := pki.Create(b.PKI())
 	if err != nil {

@@ -34,6 +34,8 @@ type state struct {
 	DualStack bool `json:"dualStack,omitempty"`
 	// Light is set when the nodes are light ones.
 	Light bool `json:"light,omitempty"`
+	// Joined is set when the control plane is in a lab outside this machine.
+	Joined bool `json:"joined,omitempty"`
 }
 
 // Machine is a machine of a lab: the control plane or a node.
@@ -46,10 +48,14 @@ type Machine struct {
 
 // namespaces are the network namespaces of the lab that are no machine.
 func (s *state) namespaces() []string {
+	names := []string{layout.Outside, layout.Fabric}
 	if s.Subnets > 1 {
-		return []string{layout.Outside, layout.Fabric, layout.Router}
+		names = append(names, layout.Router)
 	}
-	return []string{layout.Outside, layout.Fabric}
+	if s.Joined {
+		names = append(names, layout.Control)
+	}
+	return names
 }
 
 func (s *state) machine(name string) *Machine {

@@ -61,6 +61,14 @@ type Options struct {
 	With []string
 	// Programs is the directory of Manx's programs that light nodes run; empty is bin of the repository.
 	Programs string
+	// ControlOnly makes the control plane of a light lab and no node: they are in a guest,
+	// whose network card is plugged into bridge br0 of this lab's fabric, and which makes
+	// them with Join.
+	ControlOnly bool
+	// Join is the directory of a lab made with ControlOnly on the machine around this one,
+	// readable here, and the control plane of this light lab. JoinDevice is the network
+	// device that leads there.
+	Join, JoinDevice string
 	// Progress gets a line for each step; nil is silence.
 	Progress func(string)
 }
@@ -117,10 +125,13 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
 		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr, Subnets: plan.Subnets,
-		DualStack: plan.DualStack, Light: o.Light,
+		DualStack: plan.DualStack, Light: o.Light, Joined: o.Join != "",
 	}}
 	up := b.up
-	if o.Light {
+	switch {
+	case o.Join != "":
+		up = b.upJoined
+	case o.Light:
 		up = b.upLight
 	}
 	if err := up(ctx, o, plan, manifest); err != nil {

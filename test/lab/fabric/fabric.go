@@ -79,6 +79,9 @@ type Plan struct {
 	MTU     int // of every link, in bytes; DefaultMTU when zero
 	// DualStack gives the gateways, and the router, IPv6 beside IPv4.
 	DualStack bool
+	// NoGateway leaves out gateways and router: they are where the rest of the fabric is,
+	// behind a port that is plugged in later (see Extend).
+	NoGateway bool
 }
 
 // Complete fills in what is zero. The error says what of the plan can not be made.
@@ -134,6 +137,9 @@ func (p Plan) Create(l layout.Lab) error {
 	if err != nil {
 		return err
 	}
+	if p.NoGateway {
+		return nil
+	}
 	if p.Subnets > 1 {
 		return makeRouter(l, p)
 	}
@@ -143,6 +149,42 @@ func (p Plan) Create(l layout.Lab) error {
 		}
 		return configure6(Bridge(1), Gateway(1))
 	})
+}
+
+// Extend makes a device of the calling process's network namespace a port of a subnet's
+// bridge: what is behind the device is in the subnet from then on. The device comes back
+// when the fabric goes, if it is one that cannot be deleted, such as a network card.
+func Extend(l layout.Lab, subnet int, device string) error {
+	fail := func(err error) error {
+		return fmt.Errorf("extend bridge %s by %s: %w", Bridge(subnet), device, err)
+	}
+	ns, err := os.Open(l.NetNSPath(layout.Fabric))
+	if err != nil {
+		return fail(err)
+	}
+	defer ns.Close()
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return fail(err)
+	}
+	if err := netlink.LinkSetNsFd(link, int(ns.Fd())); err != nil {
+		return fail(err)
+	}
+	err = netns.Do(l.NetNSPath(layout.Fabric), func() error {
+		bridge, err := netlink.LinkByName(Bridge(subnet))
+		if err != nil {
+			return err
+		}
+		port, err := netlink.LinkByName(device)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port))
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 // makeBridge makes the bridge of a subnet. Its own hardware address is the gateway's,

@@ -1,0 +1,203 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/manx-cni/manx/test/lab"
+)
+
+// cluster and client are the lab of the test that runs, with Manx and the web pods in it;
+// shape is what it is made of. Tests run one after the other.
+var (
+	cluster *lab.Cluster
+	client  *kubernetes.Clientset
+	shape   lab.Options
+)
+
+// suite owns the labs of a run. A lab comes up for the first test that needs its kind and
+// goes after the last.
+type suite struct {
+	// left is how many tests of each kind are yet to come.
+	left map[string]int
+	// joined is the directory of the control plane outside the guest that this is, see guest_test.go.
+	joined string
+
+	mu   sync.Mutex
+	labs map[string]*openLab
+	// failed is set when a test has failed, so that its lab is looked at before it goes.
+	failed map[string]bool
+}
+
+type openLab struct {
+	cluster *lab.Cluster
+	client  *kubernetes.Clientset
+	down    func() error
+	err     error
+}
+
+var theSuite = &suite{labs: map[string]*openLab{}, failed: map[string]bool{}, left: map[string]int{}}
+
+// use makes the lab of a kind the one of the test that runs.
+func (s *suite) use(ctx context.Context, k kind) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.labs[k.name]
+	if r == nil {
+		r = &openLab{}
+		s.labs[k.name] = r
+		start := time.Now()
+		r.err = s.start(ctx, k, r)
+		fmt.Fprintf(os.Stderr, "lab %q with Manx and web pods: %.1f s\n", k.name, time.Since(start).Seconds())
+	}
+	cluster, client, shape = r.cluster, r.client, k.shape
+	return r.err
+}
+
+// start brings a lab up, with what every test uses on it.
+func (s *suite) start(ctx context.Context, k kind, r *openLab) (err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*patience)
+	defer cancel()
+	if name := os.Getenv(reuseEnv); name != "" {
+		r.cluster, err = lab.Open(name)
+	} else {
+		r.cluster, r.down, err = bringUp(ctx, k, s.joined)
+	}
+	if err != nil {
+		return err
+	}
+	if r.client, err = r.cluster.Clientset(); err != nil {
+		return err
+	}
+	cluster, client, shape = r.cluster, r.client, k.shape
+	return install(ctx)
+}
+
+// done takes a lab down after the last test of its kind.
+func (s *suite) done(t *testing.T, k kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed[k.name] = s.failed[k.name] || t.Failed()
+	if s.left[k.name]--; s.left[k.name] > 0 {
+		return
+	}
+	if err := s.end(k.name); err != nil {
+		t.Error(err)
+	}
+}
+
+// end takes a lab down, whatever state it is in; that there is none is no error.
+func (s *suite) end(name string) error {
+	r := s.labs[name]
+	if r == nil {
+		return nil
+	}
+	delete(s.labs, name)
+	if r.cluster != nil && (s.failed[name] || r.err != nil) {
+		k, err := kindNamed(name)
+		if err == nil {
+			cluster, client, shape = r.cluster, r.client, k.shape
+			diagnose(context.Background(), os.Stderr)
+		}
+	}
+	if r.down == nil {
+		return nil
+	}
+	return r.down()
+}
+
+// close takes down what is left.
+func (s *suite) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for name := range s.labs {
+		errs = append(errs, s.end(name))
+	}
+	return errors.Join(errs...)
+}
+
+// bringUp starts a lab. Its removal is the work of a guard: this program again, in a
+// process group of its own, which does it when its standard input ends. So the lab also
+// goes when a test panics, times out or is killed.
+func bringUp(ctx context.Context, k kind, joined string) (c *lab.Cluster, down func() error, err error) {
+	o := k.shape
+	if o.Light {
+		o.Manifest = manifest
+	} else {
+		archive := os.Getenv(imageEnv)
+		if archive == "" {
+			return nil, nil, fmt.Errorf("%s is not set: it names the archive of the Manx image; \"make e2e\" makes both, \"make image\" the archive", imageEnv)
+		}
+		if _, err := os.Stat(archive); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w; \"make image\" makes it", imageEnv, err)
+		}
+		o.Images = []string{archive}
+		o.Mode = "" // install has its own manifest
+	}
+	id := make([]byte, 4)
+	if _, err := rand.Read(id); err != nil {
+		return nil, nil, err
+	}
+	o.Name = "e2e" + hex.EncodeToString(id)
+	if down, err = guarded(o.Name); err != nil {
+		return nil, nil, err
+	}
+	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, "lab", o.Name+":", s) }
+	// TestIPAMRequests counts in the log. An emulated machine runs other tests.
+	o.Audit = !emulated()
+	o.Join = joined
+	c, err = lab.Up(ctx, o)
+	if err != nil {
+		return nil, nil, errors.Join(err, down())
+	}
+	return c, down, nil
+}
+
+// guarded starts the guard of a lab that is about to be made.
+func guarded(name string) (down func() error, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	watch := exec.Command(self)
+	watch.Env = append(os.Environ(), guardEnv+"="+name)
+	watch.Stdout, watch.Stderr = os.Stderr, os.Stderr
+	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	pipe, err := watch.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := watch.Start(); err != nil {
+		return nil, fmt.Errorf("start the lab's guard: %w", err)
+	}
+	return func() error { return errors.Join(pipe.Close(), watch.Wait()) }, nil
+}
+
+// guard waits for the end of its standard input and takes the lab down.
+func guard(name string) int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	if err := lab.Down(ctx, name, nil); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: take lab %s down: %v\n", name, err)
+		return 1
+	}
+	return 0
+}
