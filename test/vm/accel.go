@@ -16,6 +16,7 @@ type accel struct {
 	name   string
 	args   []string // QEMU's
 	kernel string   // the kernel's
+	unpack bool     // whether the kernel is unpacked beforehand
 }
 
 var (
@@ -29,6 +30,7 @@ var (
 		// The counter is the host's and the same on all CPUs, but the kernel can not know and would take
 		// the HPET: eight times slower, because every reading of the clock leaves the guest.
 		kernel: "tsc=reliable",
+		unpack: true,
 	}
 )
 
@@ -87,7 +89,7 @@ func bootsWith(parent context.Context, a accel, k Kernel) (bool, error) {
 	}
 	ctx, cancel := context.WithTimeout(parent, probeTimeout)
 	defer cancel()
-	m, err := powerOn(ctx, k, a, hardware{memory: 512, cpus: 1}, image)
+	m, err := powerOn(ctx, k, a, hardware{kernel: k.Image(), memory: 512, cpus: 1}, image)
 	if err != nil {
 		return false, err
 	}
