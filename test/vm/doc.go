@@ -41,7 +41,7 @@
 // # Time
 //
 // KVM is used where it really boots the kernel, which is tried once after each boot
-// of the host. Otherwise QEMU translates every instruction: the guest is up in about
-// ten seconds and its programs run ten times slower. Counts, states and packets
-// mean something there; durations do not.
+// of the host. Otherwise QEMU translates every instruction: the guest is up in five to
+// eight seconds, with a kernel that the host has unpacked, and its programs run ten
+// times slower. Counts, states and packets mean something there; durations do not.
 package vm

@@ -32,7 +32,9 @@ const endWait = 3 * time.Second
 // has read the last frame. If it fails before it has a port it ends, the kernel panics
 // and the host shows the console.
 func guestMain() {
-	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
+	// Taken and dropped; the command would inherit signals that are ignored, and a shell
+	// can set no trap for those.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
 	port, err := setUp()
 	if err != nil {
 		fmt.Println("guest:", err)

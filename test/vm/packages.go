@@ -17,6 +17,7 @@ var needs = []struct{ program, pkg string }{
 	{"qemu-system-x86_64", "qemu-system-x86"},
 	{"busybox", "busybox-static"},
 	{"depmod", "kmod"},
+	{"xz", "xz-utils"},
 }
 
 // Ready makes sure that guests can run here. On Debian it installs the packages that

@@ -28,7 +28,8 @@ const (
 
 // hardware is how large a guest is.
 type hardware struct {
-	memory int // MiB
+	kernel string // its file
+	memory int    // MiB
 	cpus   int
 	cables []cable // of its network cards
 }
@@ -135,7 +136,7 @@ func qemuArgs(k Kernel, a accel, hw hardware) []string {
 	args := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"}, a.args...)
 	args = append(args,
 		"-m", strconv.Itoa(hw.memory), "-smp", strconv.Itoa(hw.cpus),
-		"-kernel", k.Image(), "-initrd", fd(initrdFD),
+		"-kernel", hw.kernel, "-initrd", fd(initrdFD),
 		// A panic reboots at once, which -no-reboot makes QEMU's end.
 		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off "+a.kernel),
 		"-chardev", "socket,id=console,fd="+strconv.Itoa(consoleFD), "-serial", "chardev:console",

@@ -130,19 +130,28 @@ func Run(ctx context.Context, o Options) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("make the guest's initramfs: %w", err)
 	}
+	hw := hardware{kernel: kernel.Image(), memory: o.Memory, cpus: o.CPUs, cables: cables}
+	if accel.unpack {
+		file, err := unpackedImage(ctx, kernel)
+		if err == nil {
+			hw.kernel = file
+		} else {
+			o.Progress(fmt.Sprintf("guest: the kernel unpacks itself, which takes several seconds more: %v", err))
+		}
+	}
 	o.Progress(fmt.Sprintf("guest: kernel %s boots (%s)…", kernel.Version, accel.name))
-	return boot(ctx, o, kernel, accel, cables, image)
+	return boot(ctx, o, kernel, accel, hw, image)
 }
 
 // grace is how much earlier than the guest the command is asked to end.
 func grace(timeout time.Duration) time.Duration { return min(10*time.Second, timeout/5) }
 
 // boot runs the guest whose initramfs is image to the end of its command.
-func boot(parent context.Context, o Options, k Kernel, a accel, cables []cable, image []byte) (int, error) {
+func boot(parent context.Context, o Options, k Kernel, a accel, hw hardware, image []byte) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(parent, o.Timeout, ErrTimeout)
 	defer cancel()
 	start := time.Now()
-	m, err := powerOn(ctx, k, a, hardware{memory: o.Memory, cpus: o.CPUs, cables: cables}, image)
+	m, err := powerOn(ctx, k, a, hw, image)
 	if err != nil {
 		return 0, err
 	}
