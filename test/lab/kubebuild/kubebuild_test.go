@@ -91,3 +91,26 @@ func TestLockExcludes(t *testing.T) {
 	}
 	again()
 }
+
+// TestLockTellsHowFar: a build that waits tells what the other one does.
+func TestLockTellsHowFar(t *testing.T) {
+	cache := t.TempDir()
+	path := filepath.Join(cache, "lock")
+	unlock, err := lock(t.Context(), path, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	m := newMeter(plan{programs: map[string]float64{"a": 1}}, 1)
+	defer m.report(t.Context(), cache, t.TempDir(), func(string) {})()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ctx = WithMeter(ctx, func(s string) {
+		if strings.HasPrefix(s, "another build:  0 %, about 5 s left") {
+			cancel()
+		}
+	})
+	if _, err := lock(ctx, path, func(string) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it waits without telling how far the other is: %v", err)
+	}
+}

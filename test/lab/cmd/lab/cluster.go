@@ -133,22 +133,6 @@ func waitCmd() *cobra.Command {
 	}
 }
 
-func buildCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "build",
-		Short: "Build the Kubernetes binaries into the cache; \"up\" does it when needed",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := kubebuild.Build(cmd.Context(), progress())
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), dir)
-			return err
-		},
-	}
-}
-
 func storeCmd() *cobra.Command {
 	var images []string
 	cmd := &cobra.Command{

@@ -8,9 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -21,7 +19,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	err := root().ExecuteContext(ctx)
+	err := root().ExecuteContext(screen.context(ctx))
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -62,15 +60,4 @@ func defaultName() string {
 		return n
 	}
 	return layout.DefaultName
-}
-
-// progress returns a printer of steps with the seconds since it was made.
-func progress() func(string) {
-	start := time.Now()
-	var mu sync.Mutex
-	return func(step string) {
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Fprintf(os.Stderr, "[%5.1f s] %s\n", time.Since(start).Seconds(), step)
-	}
 }

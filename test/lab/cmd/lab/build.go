@@ -1,0 +1,31 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/test/lab/kubebuild"
+)
+
+func buildCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build [PROGRAM…]",
+		Short: "Build the Kubernetes binaries into the cache; \"up\" does it when needed",
+		Long: "Build the programs of a lab into the cache and print its path: all of them when none is named.\n" +
+			"What is there and up to date is not built again. There are " + strings.Join(kubebuild.Programs(), ", ") + ".",
+		ValidArgs: kubebuild.Programs(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				args = kubebuild.FullLab
+			}
+			dir, err := kubebuild.Build(cmd.Context(), progress(), args...)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), dir)
+			return err
+		},
+	}
+}

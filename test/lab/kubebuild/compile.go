@@ -1,0 +1,164 @@
+package kubebuild
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// compile builds the targets and puts them into the cache. The targets of a module are
+// one "go build": what they share is compiled once, and while one program is linked, which
+// takes one core, the others have something to compile. The cache's lock is held.
+func compile(ctx context.Context, cache, repo string, list []target, progress func(string)) error {
+	sums := map[string]string{}
+	for _, t := range list {
+		sum, err := inputSum(repo, t)
+		if err != nil {
+			return err
+		}
+		sums[t.name] = sum
+	}
+	out, err := buildDir(cache)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", namesOf(list), err)
+	}
+	defer os.RemoveAll(out)
+	modules := byModule(list)
+	p := plan{map[string]float64{}, map[string]float64{}}
+	for _, m := range modules {
+		if err := p.add(ctx, repo, m[0].module, m, progress); err != nil {
+			return err
+		}
+	}
+	parallel := parallelism(runtime.GOMAXPROCS(0), availableMemory())
+	m := newMeter(p, parallel)
+	progress(announcement(list, m))
+	start := time.Now()
+	stop := m.report(ctx, cache, out, progress)
+	for _, list := range modules {
+		cmd := goBuild(ctx, repo, list[0].module, list, out+"/", "-v", "-p", strconv.Itoa(parallel))
+		if err = runLines(cmd, m.compiles); err != nil {
+			err = fmt.Errorf("build %s: %w", namesOf(list), err)
+			if ctx.Err() == nil && strings.Contains(err.Error(), "signal: killed") {
+				err = fmt.Errorf("%w\nThe kernel kills compilers when memory is short: free some, and run it again; it goes on where it was", err)
+			}
+			break
+		}
+	}
+	stop()
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		if err := install(cache, t, filepath.Join(out, t.name), sums[t.name]); err != nil {
+			return err
+		}
+	}
+	progress(fmt.Sprintf("built %s in %.0f s", namesOf(list), time.Since(start).Seconds()))
+	return nil
+}
+
+// announcement says what is going to happen, before it does.
+func announcement(list []target, m *meter) string {
+	var theirs, own []target
+	for _, t := range list {
+		if t.module == kubeModule {
+			theirs = append(theirs, t)
+		} else {
+			own = append(own, t)
+		}
+	}
+	_, left := m.state(0)
+	if len(theirs) == 0 {
+		return fmt.Sprintf("building %s, once: %s on this machine", namesOf(own), about(left))
+	}
+	return fmt.Sprintf("building Kubernetes %s from its Go modules, once: %d programs, %d packages, %s on this machine",
+		Version, len(list), len(m.plan.packages), about(left))
+}
+
+// install moves a program into the cache, with a record of what it is from. The record
+// goes first and comes last, so that it never stands for another program.
+func install(cache string, t target, file, record string) error {
+	if err := os.Remove(sumFile(cache, t)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store %s: %w", t.name, err)
+	}
+	if err := os.Rename(file, filepath.Join(cache, "bin", t.name)); err != nil {
+		return fmt.Errorf("store %s: %w", t.name, err)
+	}
+	if err := renameio.WriteFile(sumFile(cache, t), []byte(record), 0o644); err != nil {
+		return fmt.Errorf("store %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// buildDir makes a directory in the cache for programs that are not complete, and
+// removes those that killed builds left.
+func buildDir(cache string) (string, error) {
+	const prefix = "building-"
+	left, err := filepath.Glob(filepath.Join(cache, prefix+"*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
+	}
+	return os.MkdirTemp(cache, prefix)
+}
+
+// byModule groups targets, in their order.
+func byModule(list []target) [][]target {
+	var groups [][]target
+	for _, t := range list {
+		i := slices.IndexFunc(groups, func(g []target) bool { return g[0].module == t.module })
+		if i < 0 {
+			groups = append(groups, []target{t})
+		} else {
+			groups[i] = append(groups[i], t)
+		}
+	}
+	return groups
+}
+
+// perProcess is the memory, in bytes, that the linker of kube-apiserver and the compiler
+// of the largest package need.
+const perProcess = 1 << 30
+
+// parallelism is how many compilers and linkers may run at a time. At the end of a build
+// all programs are linked at once, and the memory must hold that.
+func parallelism(cpus int, memory int64) int {
+	if memory == 0 { // unknown
+		return cpus
+	}
+	return max(1, min(cpus, int(memory/perProcess)))
+}
+
+// availableMemory returns MemAvailable in bytes, 0 when it is unknown.
+func availableMemory() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte("MemAvailable:"))
+	fields := bytes.Fields(rest)
+	if len(fields) == 0 {
+		return 0
+	}
+	kB, err := strconv.ParseInt(string(fields[0]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return kB << 10
+}
