@@ -83,8 +83,12 @@ func announcement(list []target, m *meter) string {
 	if len(theirs) == 0 {
 		return fmt.Sprintf("building %s, once: %s on this machine", namesOf(own), about(left))
 	}
-	return fmt.Sprintf("building Kubernetes %s from its Go modules, once: %d programs, %d packages, %s on this machine",
+	what := fmt.Sprintf("building Kubernetes %s from its Go modules, once: %d programs, %d packages, %s on this machine",
 		Version, len(list), len(m.plan.packages), about(left))
+	if slices.ContainsFunc(theirs, func(t target) bool { return t.version != nil }) {
+		what += fmt.Sprintf("; ready-made programs are taken with %s=DIR, --kubernetes DIR or make demo KUBERNETES=DIR", SourceEnv)
+	}
+	return what
 }
 
 // install moves a program into the cache, with a record of what it is from. The record

@@ -10,6 +10,9 @@
 // A build takes minutes, so it says at the start how long, and then how far it is. Both
 // come from what Go would compile ("go build -n"), weighed by the size of its source,
 // against what Go says it compiles ("go build -v"); see plan.go and meter.go.
+//
+// A user who has the programs already spares the build: [SourceEnv] names their
+// directory; see taken.go.
 package kubebuild
 
 import (
@@ -26,8 +29,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Version is the Kubernetes version that test/lab/kube pins.
-const Version = "v1.36.3"
+// The versions that test/lab/kube pins.
+const (
+	Version     = "v1.36.3" // of Kubernetes
+	EtcdVersion = "v3.6.8"
+)
 
 // Cache returns the cache directory.
 func Cache() (string, error) {
@@ -38,11 +44,16 @@ func Cache() (string, error) {
 	return filepath.Join(dir, "manx/lab/k8s-"+Version), nil
 }
 
-// Build builds what is missing of the named programs (all when none is named) and
-// returns the directory that holds them. progress gets a line when something is built, and again every ten seconds; see
+// Build builds what is missing of the named programs (all when none is named), or takes
+// it from the directory that [SourceEnv] names, and returns the directory that holds
+// them. progress gets a line when something is built, and again every ten seconds; see
 // also [WithMeter].
 func Build(ctx context.Context, progress func(string), names ...string) (string, error) {
 	list, err := pick(names)
+	if err != nil {
+		return "", err
+	}
+	from, err := sourceFromEnv()
 	if err != nil {
 		return "", err
 	}
@@ -54,6 +65,9 @@ func Build(ctx context.Context, progress func(string), names ...string) (string,
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return "", fmt.Errorf("make cache: %w", err)
 	}
+	if err := from.check(bin); err != nil {
+		return "", err
+	}
 	unlock, err := lock(ctx, filepath.Join(cache, "lock"), progress)
 	if err != nil {
 		return "", err
@@ -61,6 +75,10 @@ func Build(ctx context.Context, progress func(string), names ...string) (string,
 	defer unlock()
 	_ = os.Remove(progressFile(cache)) // a killed build's
 	repo, repoErr := Repository()
+	list, err = from.take(ctx, cache, list, progress)
+	if err != nil {
+		return "", err
+	}
 	var todo []target
 	for _, t := range list {
 		if !fresh(cache, repo, t) {
@@ -80,13 +98,14 @@ func Build(ctx context.Context, progress func(string), names ...string) (string,
 }
 
 // fresh reports whether the cached program is there and was built from the present
-// inputs. Away from the repository there is nothing to compare with; then being there is enough.
+// inputs; one that was taken was not. Away from the repository there is nothing to compare with; then being there is enough.
 func fresh(cache, repo string, t target) bool {
 	if _, err := os.Stat(filepath.Join(cache, "bin", t.name)); err != nil {
 		return false
 	}
 	if repo == "" {
-		return true
+		_, taken := readTaken(cache, t)
+		return !taken
 	}
 	sum, err := inputSum(repo, t)
 	if err != nil {

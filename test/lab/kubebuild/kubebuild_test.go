@@ -59,8 +59,10 @@ func TestVersionIsThePinnedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "k8s.io/kubernetes " + Version + "\n"; !strings.Contains(string(b), want) {
-		t.Errorf("test/lab/kube/go.mod does not require %s", want)
+	for _, want := range []string{"k8s.io/kubernetes " + Version + "\n", "go.etcd.io/etcd/server/v3 " + EtcdVersion + "\n"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("test/lab/kube/go.mod does not require %s", want)
+		}
 	}
 	for _, tg := range targets {
 		if _, err := inputSum(repo, tg); err != nil {

@@ -10,12 +10,16 @@ import (
 type target struct {
 	name, module, pkg string
 	inputs            []string // relative to the repository
+	// version is how the program is asked for its version, and want what it must be; a
+	// target without can only be built, see taken.go.
+	version []string
+	want    string
 }
 
 var kubeInputs = []string{"test/lab/kube/go.mod", "test/lab/kube/go.sum"}
 
-func kube(name string) target {
-	return target{name, kubeModule, "k8s.io/kubernetes/cmd/" + name, kubeInputs}
+func kube(name string, version ...string) target {
+	return target{name, kubeModule, "k8s.io/kubernetes/cmd/" + name, kubeInputs, version, Version}
 }
 
 // kubeModule pins Kubernetes and etcd.
@@ -23,11 +27,11 @@ const kubeModule = "test/lab/kube"
 
 // targets are all programs, in the order in which they are listed.
 var targets = []target{
-	{"etcd", kubeModule, "./etcd", append([]string{"test/lab/kube/etcd/main.go"}, kubeInputs...)},
-	kube("kube-apiserver"), kube("kube-controller-manager"), kube("kube-scheduler"),
-	kube("kubelet"), kube("kube-proxy"), kube("kubectl"),
-	{"pause", ".", "./test/lab/pause", []string{"test/lab/pause/main.go"}},
-	{"agnhost", kubeModule, "k8s.io/kubernetes/test/images/agnhost", kubeInputs},
+	{"etcd", kubeModule, "./etcd", append([]string{"test/lab/kube/etcd/main.go"}, kubeInputs...), []string{"--version"}, EtcdVersion},
+	kube("kube-apiserver", "--version"), kube("kube-controller-manager", "--version"), kube("kube-scheduler", "--version"),
+	kube("kubelet", "--version"), kube("kube-proxy", "--version"), kube("kubectl", "version", "--client"),
+	{"pause", ".", "./test/lab/pause", []string{"test/lab/pause/main.go"}, nil, ""},
+	{"agnhost", kubeModule, "k8s.io/kubernetes/test/images/agnhost", kubeInputs, nil, ""},
 }
 
 // The sets of programs that the users of this package need.

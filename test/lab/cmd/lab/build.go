@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -10,7 +12,7 @@ import (
 )
 
 func buildCmd() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "build [PROGRAM…]",
 		Short: "Build the Kubernetes binaries into the cache; \"up\" does it when needed",
 		Long: "Build the programs of a lab into the cache and print its path: all of them when none is named.\n" +
@@ -28,4 +30,21 @@ func buildCmd() *cobra.Command {
 			return err
 		},
 	}
+	kubernetesFlag(cmd)
+	return cmd
+}
+
+// kubernetesFlag gives a command that builds the flag that is kubebuild.SourceEnv.
+func kubernetesFlag(cmd *cobra.Command) {
+	cmd.Flags().Func("kubernetes", "`DIR` with ready-made programs of Kubernetes "+kubebuild.Version+" and etcd, some or all, to take instead of building them; \""+
+		kubebuild.FromModules+"\" builds also those that were taken before; also $"+kubebuild.SourceEnv, func(v string) error {
+		if v != "" && v != kubebuild.FromModules {
+			abs, err := filepath.Abs(v)
+			if err != nil {
+				return err
+			}
+			v = abs
+		}
+		return os.Setenv(kubebuild.SourceEnv, v)
+	})
 }

@@ -2,9 +2,13 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/manx-cni/manx/test/lab/kubebuild"
 )
 
 // TestPrinter: a line that is rewritten leaves nothing behind a step, and does not wrap.
@@ -23,13 +27,31 @@ func TestPrinter(t *testing.T) {
 	}
 }
 
-// TestBuildArguments: what cannot be meant is refused at once.
+// TestBuildArguments: what cannot be meant is refused at once, and the flag is the variable.
 func TestBuildArguments(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	cmd := root()
-	cmd.SetArgs([]string{"build", "kubeadm"})
-	const want = `no program "kubeadm" to build; there are etcd, kube-apiserver`
-	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("lab build kubeadm: error %v, want one with %q", err, want)
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for _, c := range []struct {
+		args      string
+		want, env string
+	}{
+		{"build kubeadm", `no program "kubeadm" to build; there are etcd, kube-apiserver`, ""},
+		{"build --kubernetes . kubectl", "it has none of etcd, kube-apiserver", dir},
+		{"store --kubernetes nowhere", "nowhere: no such file", filepath.Join(dir, "nowhere")},
+		{"up --no-cni --kubernetes=nowhere extra", "unknown command", filepath.Join(dir, "nowhere")},
+		{"build --kubernetes modules kubeadm", "no program", kubebuild.FromModules},
+		{"down --kubernetes .", "unknown flag: --kubernetes", ""},
+	} {
+		t.Setenv(kubebuild.SourceEnv, "")
+		cmd := root()
+		cmd.SetArgs(strings.Fields(c.args))
+		err := cmd.ExecuteContext(t.Context())
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("lab %s: error %v, want one with %q", c.args, err, c.want)
+		}
+		if got := os.Getenv(kubebuild.SourceEnv); got != c.env {
+			t.Errorf("lab %s: %s is %q, want %q", c.args, kubebuild.SourceEnv, got, c.env)
+		}
 	}
 }

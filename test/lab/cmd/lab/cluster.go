@@ -63,6 +63,7 @@ func upCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
 	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")
+	kubernetesFlag(cmd)
 	cmd.Flags().BoolVar(&o.Audit, "audit", false, "have the API server log who asks what; the log is "+controlplane.AuditLog+".log of the machine "+layout.Control)
 	return cmd
 }
@@ -141,6 +142,7 @@ func storeCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.PrepareStore(cmd.Context(), images, progress()) },
 	}
+	kubernetesFlag(cmd)
 	cmd.Flags().StringArrayVar(&images, "image", nil, "docker archive; can be repeated")
 	return cmd
 }

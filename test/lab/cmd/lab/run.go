@@ -139,6 +139,7 @@ func nodeCmd() *cobra.Command {
 			return c.AddNodeIn(cmd.Context(), subnet, args[0], images...)
 		},
 	}
+	kubernetesFlag(add)
 	add.Flags().StringArrayVar(&images, "image", nil, "docker archive to load into it; can be repeated")
 	add.Flags().IntVar(&subnet, "subnet", 1, "subnet of the fabric that it is in")
 	cmd.AddCommand(add)
