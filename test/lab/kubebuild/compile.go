@@ -43,7 +43,9 @@ func compile(ctx context.Context, cache, repo string, list []target, progress fu
 	}
 	parallel := parallelism(runtime.GOMAXPROCS(0), availableMemory())
 	m := newMeter(p, parallel)
-	progress(announcement(list, m))
+	for _, line := range announcement(list, m) {
+		progress(line)
+	}
 	start := time.Now()
 	stop := m.report(ctx, cache, out, progress)
 	for _, list := range modules {
@@ -69,26 +71,30 @@ func compile(ctx context.Context, cache, repo string, list []target, progress fu
 	return nil
 }
 
-// announcement says what is going to happen, before it does.
-func announcement(list []target, m *meter) string {
-	var theirs, own []target
-	for _, t := range list {
-		if t.module == kubeModule {
-			theirs = append(theirs, t)
-		} else {
-			own = append(own, t)
-		}
-	}
+// announcement says what is going to happen, before it does, and how to spare it.
+func announcement(list []target, m *meter) []string {
 	_, left := m.state(0)
-	if len(theirs) == 0 {
-		return fmt.Sprintf("building %s, once: %s on this machine", namesOf(own), about(left))
+	what := fmt.Sprintf("once: %s, %s, %s on this machine", count(len(list), "program"), count(len(m.plan.packages), "package"), about(left))
+	if !slices.ContainsFunc(list, func(t target) bool { return t.module == kubeModule }) {
+		return []string{fmt.Sprintf("building %s, %s", namesOf(list), what)}
 	}
-	what := fmt.Sprintf("building Kubernetes %s from its Go modules, once: %d programs, %d packages, %s on this machine",
-		Version, len(list), len(m.plan.packages), about(left))
-	if slices.ContainsFunc(theirs, func(t target) bool { return t.version != nil }) {
-		what += fmt.Sprintf("; ready-made programs are taken with %s=DIR, --kubernetes DIR or make demo KUBERNETES=DIR", SourceEnv)
+	name := "Kubernetes " + Version
+	if len(list) <= 3 {
+		name = fmt.Sprintf("%s (%s)", namesOf(list), name)
 	}
-	return what
+	lines := []string{fmt.Sprintf("building %s from Go modules, %s", name, what)}
+	if slices.ContainsFunc(list, func(t target) bool { return t.version != nil }) {
+		lines = append(lines, "programs that are there already spare it: make demo KUBERNETES=DIR, lab build --kubernetes DIR, or $"+SourceEnv)
+	}
+	return lines
+}
+
+// count is a number of things.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // install moves a program into the cache, with a record of what it is from. The record
@@ -136,9 +142,9 @@ func byModule(list []target) [][]target {
 	return groups
 }
 
-// perProcess is the memory, in bytes, that the linker of kube-apiserver and the compiler
-// of the largest package need.
-const perProcess = 1 << 30
+// perProcess is the memory, in bytes, that a linker needs: 1.8 GiB for kube-apiserver, 1.1
+// for agnhost, 0.8 for kubectl. Several at once are never all of the largest.
+const perProcess = 7 << 28
 
 // parallelism is how many compilers and linkers may run at a time. At the end of a build
 // all programs are linked at once, and the memory must hold that.

@@ -94,7 +94,7 @@ func about(d time.Duration) string {
 	if d < 90*time.Second {
 		return fmt.Sprintf("about %.0f s", max(5, 5*math.Ceil(d.Seconds()/5)))
 	}
-	return fmt.Sprintf("about %.0f min", math.Ceil(d.Minutes()-0.25))
+	return fmt.Sprintf("about %.0f min", math.Round(d.Minutes()))
 }
 
 type meterKey struct{}

@@ -91,7 +91,7 @@ func TestParallelism(t *testing.T) {
 		cpus   int
 		memory int64
 		want   int
-	}{{2, 24 << 30, 2}, {16, 8 << 30, 8}, {16, 3 << 30, 3}, {4, 100 << 20, 1}, {4, 0, 4}} {
+	}{{2, 24 << 30, 2}, {16, 7 << 30, 4}, {16, 32 << 30, 16}, {4, 100 << 20, 1}, {4, 0, 4}} {
 		if got := parallelism(c.cpus, c.memory); got != c.want {
 			t.Errorf("%d CPUs and %d MiB: %d at a time, want %d", c.cpus, c.memory>>20, got, c.want)
 		}
@@ -152,5 +152,34 @@ func TestPlanSaysWhatIsWrong(t *testing.T) {
 	err = p.add(context.Background(), repo, ".", []target{{name: "x", pkg: "./test/lab/nowhere"}}, func(string) {})
 	if err == nil || !strings.Contains(err.Error(), "nowhere") || !strings.Contains(err.Error(), "not found") {
 		t.Errorf("the plan for a package that is not there: %v", err)
+	}
+}
+
+// TestAnnouncement: the first line says what, how much and how long, the second how to
+// spare it, where that can be spared.
+func TestAnnouncement(t *testing.T) {
+	for _, c := range []struct {
+		names []string
+		want  []string // what each line has in it
+	}{
+		{[]string{"etcd", "kubectl"}, []string{"building etcd, kubectl (Kubernetes " + Version + ") from Go modules, once: 2 programs, 1 package, about 2 min on this machine", "make demo KUBERNETES=DIR"}},
+		{[]string{"agnhost"}, []string{"1 program, 1 package, "}},
+		{nil, []string{"building Kubernetes " + Version + " from Go modules, once: 9 programs", "lab build --kubernetes DIR"}},
+		{[]string{"pause"}, []string{"building pause, once: "}},
+	} {
+		list, err := pick(c.names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := announcement(list, newMeter(plan{packages: map[string]float64{"x": 240}}, 2))
+		if len(got) != len(c.want) {
+			t.Errorf("%q: it says %q, want %d lines", c.names, got, len(c.want))
+			continue
+		}
+		for i, want := range c.want {
+			if !strings.Contains(got[i], want) {
+				t.Errorf("%q: line %d is %q, want one with %q", c.names, i+1, got[i], want)
+			}
+		}
 	}
 }
