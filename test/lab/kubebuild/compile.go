@@ -51,8 +51,10 @@ func compile(ctx context.Context, cache, repo string, list []target, progress fu
 	for _, list := range modules {
 		cmd := goBuild(ctx, repo, list[0].module, list, out+"/", "-v", "-p", strconv.Itoa(parallel))
 		if err = runLines(cmd, m.compiles); err != nil {
-			err = fmt.Errorf("build %s: %w", namesOf(list), err)
-			if ctx.Err() == nil && strings.Contains(err.Error(), "signal: killed") {
+			switch err = fmt.Errorf("build %s: %w", namesOf(list), err); {
+			case ctx.Err() != nil:
+				err = fmt.Errorf("build %s: interrupted (%w); the next one goes on where it was", namesOf(list), ctx.Err())
+			case strings.Contains(err.Error(), "signal: killed"):
 				err = fmt.Errorf("%w\nThe kernel kills compilers when memory is short: free some, and run it again; it goes on where it was", err)
 			}
 			break
@@ -74,7 +76,11 @@ func compile(ctx context.Context, cache, repo string, list []target, progress fu
 // announcement says what is going to happen, before it does, and how to spare it.
 func announcement(list []target, m *meter) []string {
 	_, left := m.state(0)
-	what := fmt.Sprintf("once: %s, %s, %s on this machine", count(len(list), "program"), count(len(m.plan.packages), "package"), about(left))
+	work := count(len(m.plan.packages), "package")
+	if len(m.plan.packages) == 0 {
+		work = "all compiled"
+	}
+	what := fmt.Sprintf("once: %s, %s, %s on this machine", count(len(list), "program"), work, about(left))
 	if !slices.ContainsFunc(list, func(t target) bool { return t.module == kubeModule }) {
 		return []string{fmt.Sprintf("building %s, %s", namesOf(list), what)}
 	}

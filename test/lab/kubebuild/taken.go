@@ -128,12 +128,16 @@ func (s source) take(ctx context.Context, cache string, list []target, progress 
 			said[what] = append(said[what], t.name)
 		}
 	}
+	var lines []string
 	for _, what := range slices.Sorted(maps.Keys(said)) {
-		line := strings.Join(said[what], ", ") + " " + what
-		if s.dir == "" {
-			line = "using " + line + fmt.Sprintf("; \"lab build --kubernetes %s\" builds from source instead", FromModules)
-		}
-		progress(line)
+		lines = append(lines, strings.Join(said[what], ", ")+" "+what)
+	}
+	switch {
+	case len(lines) == 0:
+	case s.dir == "":
+		progress(fmt.Sprintf("using %s; \"lab build --kubernetes %s\" builds from source instead", strings.Join(lines, ", "), FromModules))
+	default:
+		progress(strings.Join(lines, ", "))
 	}
 	return others, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,5 +54,24 @@ func TestBuildArguments(t *testing.T) {
 		if got := os.Getenv(kubebuild.SourceEnv); got != c.env {
 			t.Errorf("lab %s: %s is %q, want %q", c.args, kubebuild.SourceEnv, got, c.env)
 		}
+	}
+}
+
+// TestFailedCommandIsShown: only what runs in the foreground speaks for itself. A program
+// that fails when the lab runs it is named on standard error, and the exit code is the lab's.
+func TestFailedCommandIsShown(t *testing.T) {
+	lab := filepath.Join(t.TempDir(), "lab")
+	if out, err := exec.Command("go", "build", "-o", lab, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "kubelet"), []byte("#!/bin/sh\necho broken; exit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(lab, "build", "--kubernetes", dir, "kubelet")
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir())
+	out, _ := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "exit status 3\nbroken") {
+		t.Errorf("exit code %d, and it says %q", code, out)
 	}
 }

@@ -20,16 +20,20 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	err := root().ExecuteContext(screen.context(ctx))
-	var exit *exec.ExitError
+	var e ended
 	switch {
 	case err == nil:
-	case errors.As(err, &exit):
-		os.Exit(exitCode(exit)) // The command has said itself what is wrong.
+	case errors.As(err, &e):
+		os.Exit(exitCode(e.ExitError)) // The command has said itself what is wrong.
 	default:
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)
 	}
 }
+
+// ended is the error of a command that ran in the foreground. Any other command that fails,
+// a compiler for instance, has its output in the error, and that is to be shown.
+type ended struct{ *exec.ExitError }
 
 // exitCode is what a shell would give for a command that ended so.
 func exitCode(e *exec.ExitError) int {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -29,7 +31,11 @@ func foreground(p *machine.Process) error {
 	for {
 		select {
 		case <-p.Done():
-			return p.Wait()
+			err := p.Wait()
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+				return ended{exit}
+			}
+			return err
 		case s := <-signals:
 			if sig := s.(syscall.Signal); !terminal || sig != unix.SIGINT {
 				_ = p.Signal(sig) // It has ended already if this fails.
