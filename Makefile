@@ -10,6 +10,14 @@ MODE    ?= bgp
 LDFLAGS := -s -w -X github.com/manx-cni/manx/internal/version.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
+# KUBERNETES=DIR has ready-made programs of Kubernetes for the labs that a target makes.
+ifneq ($(KUBERNETES),)
+ifeq ($(filter modules,$(KUBERNETES))$(wildcard $(KUBERNETES)/.),)
+$(error KUBERNETES=$(KUBERNETES) is no directory; it names one that has kube-apiserver and the other programs)
+endif
+export MANX_LAB_KUBERNETES := $(if $(filter modules,$(KUBERNETES)),modules,$(abspath $(KUBERNETES)))
+endif
+
 .PHONY: help
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +52,7 @@ build/manx.tar: deps
 	bin/lab build-image --bin bin --out build/manx.tar
 
 .PHONY: demo
-demo: image ## Real nodes, one manifest, pods over BGP routes, on this machine (MODE=bgp, ipip, crosssubnet)
+demo: image ## Real nodes, one manifest, pods over BGP routes, on this machine (MODE=bgp, ipip, crosssubnet; KUBERNETES=DIR)
 	bin/demo --mode $(MODE) --lab $(LAB) --image build/manx.tar --manifest manifests/manx.yaml
 
 .PHONY: demo-down

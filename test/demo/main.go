@@ -22,6 +22,7 @@ import (
 	"time"
 
 	testlab "github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/kubebuild"
 	"github.com/manx-cni/manx/test/vm"
 )
 
@@ -80,6 +81,9 @@ func (d *demo) run(image, manifest string) error {
 			return fmt.Errorf("lab %s is there, but not what an earlier demo left in mode %s (%w); remove it first: make demo-down", d.name, d.mode.name, err)
 		}
 		d.step("lab " + d.name + " is there already: the same story on it (make demo-down removes it)")
+		if from := os.Getenv(kubebuild.SourceEnv); from != "" {
+			fmt.Printf("the programs of its Kubernetes stay: those of %s are for a new lab (make demo-down first)\n", from)
+		}
 	} else if err := d.install(image, manifest); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images
 			return fmt.Errorf("lab %s has used up its %d node addresses", c.Name, maxNodes)
 		}
 		var err error
-		if b.bin, err = kubebuild.Build(ctx, b.progress); err != nil {
+		if b.bin, err = kubebuild.Build(ctx, b.progress, kubebuild.NodePrograms...); err != nil {
 			return err
 		}
 		ca, err := pki.Open(b.PKI())

@@ -31,9 +31,10 @@ import (
 // storesKept is how many stores the cache holds; the one used longest ago goes first.
 const storesKept = 3
 
-// PrepareStore makes the store of a lab with the given images, if it is not there yet.
+// PrepareStore makes the store of a lab with the given images, if it is not there yet. All
+// programs of the lab are there afterwards too: what runs in a guest could not build them in time.
 func PrepareStore(ctx context.Context, images []string, progress func(string)) error {
-	bin, err := kubebuild.Build(ctx, progress)
+	bin, err := kubebuild.Build(ctx, progress, kubebuild.FullLab...)
 	if err != nil {
 		return err
 	}

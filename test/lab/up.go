@@ -111,7 +111,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := host.Ready(ctx, o.Progress); err != nil {
 		return nil, err
 	}
-	bin, err := kubebuild.Build(ctx, o.Progress)
+	bin, err := kubebuild.Build(ctx, o.Progress, kubebuild.FullLab...)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func Run(t testing.TB) *Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
-	bin, err := kubebuild.Build(ctx, func(s string) { t.Log(s) }, "etcd", "kube-apiserver")
+	bin, err := kubebuild.Build(ctx, func(s string) { t.Log(s) }, kubebuild.ControlPlane...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,10 @@ func TestVersionIsThePinnedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "k8s.io/kubernetes " + Version + "\n"; !strings.Contains(string(b), want) {
-		t.Errorf("test/lab/kube/go.mod does not require %s", want)
+	for _, want := range []string{"k8s.io/kubernetes " + Version + "\n", "go.etcd.io/etcd/server/v3 " + EtcdVersion + "\n"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("test/lab/kube/go.mod does not require %s", want)
+		}
 	}
 	for _, tg := range targets {
 		if _, err := inputSum(repo, tg); err != nil {
@@ -90,4 +92,27 @@ func TestLockExcludes(t *testing.T) {
 		t.Fatalf("lock after unlock: %v", err)
 	}
 	again()
+}
+
+// TestLockTellsHowFar: a build that waits tells what the other one does.
+func TestLockTellsHowFar(t *testing.T) {
+	cache := t.TempDir()
+	path := filepath.Join(cache, "lock")
+	unlock, err := lock(t.Context(), path, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	m := newMeter(plan{programs: map[string]float64{"a": 1}}, 1)
+	defer m.report(t.Context(), cache, t.TempDir(), func(string) {})()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ctx = WithMeter(ctx, func(s string) {
+		if strings.HasPrefix(s, "another build:  0 %, about 5 s left") {
+			cancel()
+		}
+	})
+	if _, err := lock(ctx, path, func(string) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it waits without telling how far the other is: %v", err)
+	}
 }

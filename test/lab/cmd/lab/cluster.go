@@ -66,6 +66,7 @@ func upCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&noCNI, "no-cni", false, "no pod network: only wait for the nodes to register")
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
 	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")
+	kubernetesFlag(cmd)
 	cmd.Flags().BoolVar(&o.Audit, "audit", false, "have the API server log who asks what; the log is "+controlplane.AuditLog+".log of the machine "+layout.Control)
 	return cmd
 }
@@ -136,22 +137,6 @@ func waitCmd() *cobra.Command {
 	}
 }
 
-func buildCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "build",
-		Short: "Build the Kubernetes binaries into the cache; \"up\" does it when needed",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := kubebuild.Build(cmd.Context(), progress())
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), dir)
-			return err
-		},
-	}
-}
-
 func storeCmd() *cobra.Command {
 	var images []string
 	cmd := &cobra.Command{
@@ -160,6 +145,7 @@ func storeCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.PrepareStore(cmd.Context(), images, progress()) },
 	}
+	kubernetesFlag(cmd)
 	cmd.Flags().StringArrayVar(&images, "image", nil, "docker archive; can be repeated")
 	return cmd
 }

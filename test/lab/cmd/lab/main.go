@@ -8,9 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -21,17 +19,21 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	err := root().ExecuteContext(ctx)
-	var exit *exec.ExitError
+	err := root().ExecuteContext(screen.context(ctx))
+	var e ended
 	switch {
 	case err == nil:
-	case errors.As(err, &exit):
-		os.Exit(exitCode(exit)) // The command has said itself what is wrong.
+	case errors.As(err, &e):
+		os.Exit(exitCode(e.ExitError)) // The command has said itself what is wrong.
 	default:
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)
 	}
 }
+
+// ended is the error of a command that ran in the foreground. Any other command that fails,
+// a compiler for instance, has its output in the error, and that is to be shown.
+type ended struct{ *exec.ExitError }
 
 // exitCode is what a shell would give for a command that ended so.
 func exitCode(e *exec.ExitError) int {
@@ -62,15 +64,4 @@ func defaultName() string {
 		return n
 	}
 	return layout.DefaultName
-}
-
-// progress returns a printer of steps with the seconds since it was made.
-func progress() func(string) {
-	start := time.Now()
-	var mu sync.Mutex
-	return func(step string) {
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Fprintf(os.Stderr, "[%5.1f s] %s\n", time.Since(start).Seconds(), step)
-	}
 }

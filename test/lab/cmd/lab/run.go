@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -29,7 +31,11 @@ func foreground(p *machine.Process) error {
 	for {
 		select {
 		case <-p.Done():
-			return p.Wait()
+			err := p.Wait()
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+				return ended{exit}
+			}
+			return err
 		case s := <-signals:
 			if sig := s.(syscall.Signal); !terminal || sig != unix.SIGINT {
 				_ = p.Signal(sig) // It has ended already if this fails.
@@ -139,6 +145,7 @@ func nodeCmd() *cobra.Command {
 			return c.AddNodeIn(cmd.Context(), subnet, args[0], images...)
 		},
 	}
+	kubernetesFlag(add)
 	add.Flags().StringArrayVar(&images, "image", nil, "docker archive to load into it; can be repeated")
 	add.Flags().IntVar(&subnet, "subnet", 1, "subnet of the fabric that it is in")
 	cmd.AddCommand(add)
