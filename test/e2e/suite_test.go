@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/vm"
 )
 
 // cluster and client are the lab of the test that runs, with Manx and the web pods in it;
@@ -161,7 +162,9 @@ func bringUp(ctx context.Context, k kind, joined string) (c *lab.Cluster, down f
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, "lab", o.Name+":", s) }
 	// TestIPAMRequests counts in the log. An emulated machine runs other tests.
 	o.Audit = !emulated()
-	o.Join = joined
+	if joined != "" {
+		o.Join, o.JoinDevice = joined, vm.Uplink(0)
+	}
 	c, err = lab.Up(ctx, o)
 	if err != nil {
 		return nil, nil, errors.Join(err, down())

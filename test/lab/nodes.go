@@ -60,7 +60,11 @@ func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images
 			return fmt.Errorf("lab %s has used up its %d node addresses", c.Name, maxNodes)
 		}
 		var err error
-		if b.bin, err = kubebuild.Build(ctx, b.progress, kubebuild.NodePrograms...); err != nil {
+		programs := kubebuild.NodePrograms
+		if b.state.Light {
+			programs = kubebuild.LightLab // the lab has what else it needs
+		}
+		if b.bin, err = kubebuild.Build(ctx, b.progress, programs...); err != nil {
 			return err
 		}
 		ca, err := pki.Open(b.PKI())

@@ -111,7 +111,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := host.Ready(ctx, o.Progress); err != nil {
 		return nil, err
 	}
-	bin, err := kubebuild.Build(ctx, o.Progress, kubebuild.FullLab...)
+	bin, err := kubebuild.Build(ctx, o.Progress, o.kubernetes()...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +138,17 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("bring up lab %s (\"lab down --name %[1]s\" removes what there is of it): %w", l.Name, err)
 	}
 	return b.Cluster, nil
+}
+
+// kubernetes are the programs that the lab runs.
+func (o Options) kubernetes() []string {
+	switch {
+	case !o.Light:
+		return kubebuild.FullLab
+	case slices.Contains(o.With, KubeProxy):
+		return slices.Concat(kubebuild.LightLab, kubebuild.LightServices)
+	}
+	return kubebuild.LightLab
 }
 
 // clearIncomplete makes room, unless the lab is up. The lab's directory stays: it is the lock.

@@ -38,8 +38,8 @@ var targets = []target{
 var (
 	// ControlPlane stores objects and answers for them.
 	ControlPlane = []string{"etcd", "kube-apiserver"}
-	// LightLab has no kubelets: what would be pods are processes that run agnhost.
-	LightLab = []string{"etcd", "kube-apiserver", "kubectl", "agnhost"}
+	// LightLab has no kubelets: what would be containers are processes of agnhost and pause.
+	LightLab = []string{"pause", "etcd", "kube-apiserver", "kubectl", "agnhost"}
 	// LightServices give a light lab Services.
 	LightServices = []string{"kube-controller-manager", "kube-proxy"}
 	// FullLab is every component of a cluster, and the programs of its two images.
