@@ -24,7 +24,7 @@ help: ## Print this help
 
 .PHONY: build
 build: ## Build every binary into bin/
-	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/vm/cmd/vm ./test/demo ./test/bench ./test/bench/cnibench
+	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/vm/cmd/vm ./test/demo ./test/bench ./test/bench/cnibench ./test/suite
 
 .PHONY: deps
 deps: build ## Install the Debian packages that tests and labs use, or name them
@@ -63,21 +63,21 @@ demo-down: build ## Remove the demo's cluster without a trace
 unit: ## Unit tests and tests in network namespaces (root)
 	go test ./...
 
-.PHONY: e2e
-e2e: image ## Tests on real clusters: API server conformance, the lab, end to end
-	MANX_IMAGE=$(CURDIR)/build/manx.tar go test -tags cluster -count=1 -timeout 40m ./test/e2e/...
+.PHONY: quick
+quick: deps ## Unit tests and tests in network namespaces, of what has changed (root)
+	go run ./test/suite quick
 
-.PHONY: test-dual
-test-dual: image ## IPv4 and IPv6 side by side on real clusters
-	MANX_IMAGE=$(CURDIR)/build/manx.tar MANX_E2E_FAMILIES=dual go test -tags 'cluster dual' -count=1 -timeout 20m -run '^TestDualStack' ./test/e2e
+.PHONY: e2e
+e2e: deps ## Tests on clusters with this machine's kernel: light ones, dual stack, a full one
+	go run ./test/suite only light dual full
 
 .PHONY: test-vm
-test-vm: image ## IPIP on real clusters, in a guest with a stock kernel
-	hack/test-vm.sh
+test-vm: deps ## IPIP on clusters, in a guest with a stock kernel where this one has no ipip
+	go run ./test/suite only 'tunnel device' ipip 'cross subnet' 'ipip services'
 
 .PHONY: test
-test: deps verify ## Everything that CI runs
-	hack/test.sh
+test: deps verify ## Everything that CI runs; RECORD=1 adds its table to docs/development.md
+	go run ./test/suite $(if $(RECORD),--record docs/development.md)
 
 .PHONY: bench
 bench: image ## CNI ADD and DEL against bridge + host-local, in one run

@@ -10,7 +10,7 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers
-go vet -tags 'cluster ipip dual vm' ./test/e2e ./test/vm ./felix/tunnel
+go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel
 bash -n hack/*.sh .ci/run
 
 fresh=$(mktemp)

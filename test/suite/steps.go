@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/manx-cni/manx/test/vm"
+)
+
+// step is something that is run.
+type step struct {
+	name string
+	lane string
+	// needs are steps that must have ended well before.
+	needs []string
+	args  []string
+	env   []string
+	// weight is the step's share of the CPUs when they do not suffice, in processes; labs
+	// have theirs besides (package lab). 0 is 2.
+	weight int
+	// tests is set when args is "go test -json", whose tests are counted.
+	tests bool
+}
+
+// gotest is a step that runs tests; go's own output is read, so it is JSON.
+func gotest(name, lane string, args ...string) step {
+	return step{name: name, lane: lane, tests: true, args: append([]string{"go", "test", "-json"}, args...)}
+}
+
+func (s step) after(needs ...string) step { s.needs = append(s.needs, needs...); return s }
+func (s step) with(env ...string) step    { s.env = append(s.env, env...); return s }
+func (s step) weighing(w int) step        { s.weight = w; return s }
+
+// everything lists all steps. The lanes are balanced for two CPUs: the guest's is the
+// longest and never waits, what compiles runs beside it, and so do the labs, which wait
+// more than they work.
+func everything() ([]step, error) {
+	alone, shared, err := packages()
+	if err != nil {
+		return nil, err
+	}
+	onIPIP, err := kernelWithIPIP()
+	if err != nil {
+		return nil, err
+	}
+	kinds := func(name, lane, kinds string) step {
+		return gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e").with("MANX_E2E_KINDS=" + kinds)
+	}
+	return []step{
+		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
+		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
+		gotest("unit", "code", append([]string{"-count=1"}, alone...)...),
+		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...),
+		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./api/...").after("kubernetes"),
+
+		gotest("tunnel device", "guest", append(onIPIP, "-tags", "ipip", "-count=1", "./felix/tunnel")...).after("programs").weighing(3),
+		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(3),
+		kinds("cross subnet", "guest", "crosssubnet").after("kubernetes").weighing(3),
+		kinds("ipip services", "guest", "ipipservices").after("kubernetes").weighing(3),
+
+		kinds("light", "labs", "light,services").after("kubernetes"),
+		kinds("dual", "labs", "dual").after("kubernetes"),
+		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
+		{name: "image", lane: "labs", args: []string{"make", "--no-print-directory", "image"}, needs: []string{"programs"}},
+		kinds("full", "labs", "full").after("kubernetes", "image"),
+		gotest("chaos", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
+	}, nil
+}
+
+// kernelWithIPIP is how "go test" gets a package's tests onto a kernel with ipip: by itself
+// where this one has it, else by way of a guest.
+func kernelWithIPIP() (args []string, err error) {
+	if vm.HasIPIP() {
+		return nil, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	return []string{"-exec", filepath.Join(dir, "bin/vm") + " run --"}, nil
+}
+
+// quick is what a developer runs between two thoughts: what has not changed since is not
+// run again (Go's test cache).
+func quick() []step {
+	return []step{gotest("unit and network namespaces", "code", "./...")}
+}
+
+// packages lists the packages of the module in two parts: those that share something
+// between goroutines, which the race detector watches, and the others.
+func packages() (alone, shared []string, err error) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{.Dir}} {{join .GoFiles ","}}`, "./...").Output()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the packages: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		races := false
+		if len(f) == 3 && inProduct(f[0]) {
+			if races, err = concurrent(f[1], strings.Split(f[2], ",")); err != nil {
+				return nil, nil, err
+			}
+		}
+		if races {
+			shared = append(shared, f[0])
+		} else {
+			alone = append(alone, f[0])
+		}
+	}
+	return alone, shared, nil
+}
+
+// inProduct reports whether a package is a part of Manx whose programs run for long.
+func inProduct(path string) bool {
+	for _, room := range []string{"/internal/", "/ipam", "/felix", "/bgp"} {
+		if strings.Contains(path, room) {
+			return true
+		}
+	}
+	return false
+}
+
+// concurrent reports whether a package starts goroutines or has what they need to share
+// something.
+func concurrent(dir string, files []string) (bool, error) {
+	set := token.NewFileSet()
+	for _, name := range files {
+		f, err := parser.ParseFile(set, filepath.Join(dir, name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			return false, err
+		}
+		found := slices.ContainsFunc(f.Imports, func(i *ast.ImportSpec) bool {
+			path := strings.Trim(i.Path.Value, `"`)
+			return path == "sync" || path == "sync/atomic" || strings.HasPrefix(path, "golang.org/x/sync/")
+		})
+		ast.Inspect(f, func(n ast.Node) bool {
+			_, is := n.(*ast.GoStmt)
+			found = found || is
+			return !found
+		})
+		if found {
+			return true, nil
+		}
+	}
+	return false, nil
+}
