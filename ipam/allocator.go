@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
@@ -118,8 +119,10 @@ type Allocator struct {
 	handles  *handleWriter
 
 	// working is held by whoever may read the store and replace entries of
-	// blocks: a batch of requests, or Sync.
+	// blocks: a batch of requests, or Sync. What it waits for is in waits, and so do
+	// those that wait for it.
 	working chan struct{}
+	waits   progress.Report
 
 	counters counters
 	suspects chan struct{} // has a value when Recheck was called
@@ -190,8 +193,11 @@ func (a *Allocator) Run(ctx context.Context) error {
 // Assign returns the addresses of req.Handle, IPv4 before IPv6, assigning what it
 // does not hold yet. It returns a *PoolFullError when there is none to give, an
 // *AddrError when one of req.Addrs can not be had, an error that is ErrRetry when
-// others were faster too often, and else the failure of the API server. After an error, also one of ctx, the handle may hold
-// addresses: call again, or Release it.
+// others were faster too often, and else the failure of the API server. One that is
+// slow is waited for and asked again while ctx, which should have a deadline, lasts;
+// what was waited for then is a *progress.OverdueError, and meanwhile in ctx's
+// progress.Report. One that refuses or can not be reached is an error at once. After
+// an error, also one of ctx, the handle may hold addresses: call again, or Release it.
 func (a *Allocator) Assign(ctx context.Context, req Request) ([]netip.Addr, error) {
 	if err := req.validate(); err != nil {
 		return nil, err
@@ -231,7 +237,7 @@ func (a *Allocator) ReleaseAddr(ctx context.Context, handle string, addr netip.A
 
 // Flush waits until every handle object says what the blocks say.
 func (a *Allocator) Flush(ctx context.Context) error {
-	if err := a.begin(ctx); err != nil { // a batch may be answered and not quite done
+	if _, err := a.begin(ctx); err != nil { // a batch may be answered and not quite done
 		return fmt.Errorf("write the handles: %w", err)
 	}
 	a.end()
@@ -265,13 +271,14 @@ func (a *Allocator) notify() {
 	}
 }
 
-// begin waits until the caller may work on the blocks; end lets the next one.
-func (a *Allocator) begin(ctx context.Context) error {
+// begin waits until the caller may work on the blocks, with the context that it
+// returns; end lets the next one.
+func (a *Allocator) begin(ctx context.Context) (context.Context, error) {
 	select {
 	case a.working <- struct{}{}:
-		return nil
+		return progress.Into(ctx, &a.waits), nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 

@@ -76,7 +76,7 @@ func (r *round) obtain(waiting []*request) (again []*request) {
 			err = r.obtainBlock(r.ctx, want)
 			errs[want.addr] = err
 		}
-		if err != nil {
+		if err != nil && !r.patient(q, err) {
 			q.finish(nil, err)
 		} else {
 			again = append(again, q)

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // request is an Assign, or a Release when assign is nil, that waits for its answer.
@@ -16,6 +18,8 @@ type request struct {
 	handle string
 	only   netip.Addr  // a Release of one address of the handle, if valid
 	answer chan answer // holds one
+
+	begin time.Time // since when it waits
 
 	outcome outcome      // of the latest round
 	freed   []netip.Addr // by a Release, in rounds that then lost another block
@@ -30,13 +34,14 @@ func (r *request) finish(addrs []netip.Addr, err error) { r.answer <- answer{add
 
 // do queues a request and waits for the answer or for ctx.
 func (a *Allocator) do(ctx context.Context, r *request) ([]netip.Addr, error) {
-	r.ctx, r.answer = ctx, make(chan answer, 1)
+	r.ctx, r.answer, r.begin = ctx, make(chan answer, 1), time.Now()
+	defer progress.Follow(ctx, &a.waits, notServed)()
 	select {
 	case a.requests <- r:
 	case <-a.stopped:
 		return nil, errStopped
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%d requests are waiting for the API server: %w", len(a.requests), ctx.Err())
+		return nil, a.overdue(r)
 	}
 	select {
 	case got := <-r.answer:
@@ -44,8 +49,24 @@ func (a *Allocator) do(ctx context.Context, r *request) ([]netip.Addr, error) {
 	case <-a.stopped:
 		return nil, errStopped
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the API server: %w", ctx.Err())
+		return nil, a.overdue(r)
 	}
+}
+
+// notServed is what a request waits for when the one that works waits for nobody.
+const notServed = progress.Text("this node's IPAM has not come to the request")
+
+// overdue is the error of a request whose time is over: what kept the batch that it
+// was in, or was to be in.
+func (a *Allocator) overdue(r *request) error {
+	awaited, ok := a.waits.InVain() // where nobody in the batch waits any more, it has ended too
+	if !ok {
+		awaited, ok = a.waits.Current()
+	}
+	if !ok {
+		awaited = progress.Awaited{Missing: notServed.String(), For: time.Since(r.begin)}
+	}
+	return &progress.OverdueError{Awaited: awaited, Err: r.ctx.Err()}
 }
 
 // serveRequests serves all requests that are waiting as one batch, then the next.
@@ -58,7 +79,8 @@ func (a *Allocator) serveRequests(ctx context.Context) error {
 		case r := <-a.requests:
 			batch = append(batch, r)
 		}
-		if a.begin(ctx) != nil {
+		working, err := a.begin(ctx)
+		if err != nil {
 			return nil
 		}
 		for more := true; more; { // those that came while another was working
@@ -69,7 +91,7 @@ func (a *Allocator) serveRequests(ctx context.Context) error {
 				more = false
 			}
 		}
-		a.serve(ctx, batch)
+		a.serve(working, batch)
 		a.end()
 	}
 }
@@ -86,6 +108,10 @@ func (a *Allocator) serve(ctx context.Context, batch []*request) {
 	for conflicts := 0; len(batch) > 0; {
 		r := round{a: a, ctx: ctx, learned: known}
 		batch = r.run(batch)
+		if r.overdue { // as long as somebody waits
+			pause(ctx, maxConflicts)
+			continue
+		}
 		if !r.conflict {
 			continue // answered all, or made progress: read or claimed a block
 		}

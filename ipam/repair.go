@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // repair assigns the addresses that interfaces have and the blocks do not know of
@@ -21,7 +22,7 @@ func (a *Allocator) repair(ctx context.Context) {
 		} else {
 			req.Num6 = 1
 		}
-		batch = append(batch, &request{ctx: ctx, assign: req, handle: handle, answer: make(chan answer, 1)})
+		batch = append(batch, &request{ctx: ctx, assign: req, handle: handle, answer: make(chan answer, 1), begin: time.Now()})
 	}
 	if len(batch) == 0 {
 		return

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
 )
@@ -22,6 +23,7 @@ type round struct {
 
 	drafts   []*draft
 	conflict bool // somebody was faster
+	overdue  bool // the API server did not answer in time
 
 	// What the assignments of the round rest on; see choose.go.
 	allPools    []*v1.IPPool
@@ -97,13 +99,18 @@ func (r *round) run(batch []*request) (again []*request) {
 	batch = slices.DeleteFunc(batch, func(q *request) bool {
 		err := q.ctx.Err()
 		if err != nil {
-			q.finish(nil, err) // nobody waits; nothing may be assigned for it
+			q.finish(nil, r.a.overdue(q)) // nobody waits; nothing may be assigned for it
 		}
 		return err != nil
 	})
 	if err := r.a.refresh(r.ctx, r.fresh); err != nil {
-		fail(batch, err)
-		return nil
+		return slices.DeleteFunc(batch, func(q *request) bool {
+			again := r.patient(q, err)
+			if !again {
+				q.finish(nil, err)
+			}
+			return !again
+		})
 	}
 	for _, o := range r.a.snapshot() {
 		if o.block != nil {
@@ -147,13 +154,29 @@ func (r *round) run(batch []*request) (again []*request) {
 // have assigned addresses to a handle that could not be written.
 var errUnwritten = errors.New("left out of this round")
 
+// patient reports whether a request that failed by err is to be tried again: the API
+// server did not answer in time, and the request's own time is not over. A write that
+// got no answer may have happened, and is found out about by the next round, which
+// reads the block; see entry.doubt. A request without a deadline hears of the failure.
+func (r *round) patient(q *request, err error) bool {
+	if _, bounded := q.ctx.Deadline(); !bounded || !progress.IsOverdue(err) || r.ctx.Err() != nil {
+		return false
+	}
+	r.overdue = true
+	return true
+}
+
 // lost reports whether a request must be tried again because what it rests on
-// was changed by others or has to be read first. If a write failed otherwise it
-// sets the outcome's error.
+// was changed by others or has to be read first, or is not known. If a write failed
+// otherwise it sets the outcome's error.
 func (r *round) lost(q *request) bool {
 	lost := q.outcome.reread
 	for _, p := range q.outcome.parts {
 		if err := p.draft.refused[q.handle]; err != nil {
+			if r.patient(q, err) {
+				lost = true
+				continue
+			}
 			q.outcome.err = err
 			return false
 		}
@@ -162,7 +185,7 @@ func (r *round) lost(q *request) bool {
 			if q.assign == nil {
 				q.freed = append(q.freed, p.addrs...)
 			}
-		case isConflict(err), errors.Is(err, errUnwritten):
+		case isConflict(err), errors.Is(err, errUnwritten), r.patient(q, err):
 			lost = true
 		default:
 			q.outcome.err = err
@@ -192,7 +215,7 @@ func (r *round) claim(short []*request) (again []*request) {
 		r.lend[key], errs[key] = r.a.claimBlock(r.ctx, claims[key])
 	}
 	for _, q := range short {
-		if err := errs[q.outcome.short.key]; err != nil {
+		if err := errs[q.outcome.short.key]; err != nil && !r.patient(q, err) {
 			q.finish(nil, err)
 		} else {
 			again = append(again, q)
@@ -307,10 +330,4 @@ func (a *Allocator) isSynced() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.synced
-}
-
-func fail(batch []*request, err error) {
-	for _, q := range batch {
-		q.finish(nil, err)
-	}
 }

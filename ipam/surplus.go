@@ -18,7 +18,8 @@ const defaultSurplusGrace = 5 * time.Minute
 func (a *Allocator) giveBack(ctx context.Context) {
 	tried := map[netip.Prefix]bool{}
 	for {
-		if a.begin(ctx) != nil {
+		ctx, err := a.begin(ctx)
+		if err != nil {
 			return
 		}
 		o := a.unneeded(tried)
@@ -27,7 +28,7 @@ func (a *Allocator) giveBack(ctx context.Context) {
 			return
 		}
 		tried[o.cidr] = true
-		err := a.leave(ctx, o)
+		err = a.leave(ctx, o)
 		a.end()
 		if err != nil && ctx.Err() == nil {
 			a.Log.Warn("empty block not given back, will be tried again", "cidr", o.cidr, "err", err)

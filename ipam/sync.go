@@ -15,7 +15,8 @@ import (
 // serving; after an error, call it again. It may be called at any later time, to
 // see what others have changed. It needs no Run.
 func (a *Allocator) Sync(ctx context.Context) error {
-	if err := a.begin(ctx); err != nil {
+	ctx, err := a.begin(ctx)
+	if err != nil {
 		return fmt.Errorf("read this node's blocks: %w", err)
 	}
 	defer a.end()

@@ -94,7 +94,8 @@ func (a *Allocator) tidy(ctx context.Context, looks int) {
 	}
 	_ = a.readAgain(ctx, read...) // what can not be read is stale, and read before it is used
 	a.giveBack(ctx)
-	if a.begin(ctx) != nil {
+	ctx, err := a.begin(ctx)
+	if err != nil {
 		return
 	}
 	defer a.end()
@@ -131,7 +132,8 @@ func (a *Allocator) readAgain(ctx context.Context, cidrs ...netip.Prefix) error 
 	if len(cidrs) == 0 {
 		return nil
 	}
-	if err := a.begin(ctx); err != nil {
+	ctx, err := a.begin(ctx)
+	if err != nil {
 		return err
 	}
 	defer a.end()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -15,10 +14,6 @@ import (
 	"github.com/manx-cni/manx/cni-plugin/veth"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
-
-// patience bounds a verb as a whole. The agent bounds each of its steps at 30 s;
-// the kubelet gives a sandbox 2 minutes and more.
-const patience = 75 * time.Second
 
 // add connects a container. Either everything of it exists afterwards, or nothing.
 func add(args *skel.CmdArgs) error {
@@ -35,7 +30,7 @@ func add(args *skel.CmdArgs) error {
 	}
 	a := &addition{conf: conf, ep: ep, trace: newTrace("ADD", conf)}
 	defer a.trace.end()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	if err := a.run(ctx); err != nil {
 		e := nodeapi.AsError(err)
@@ -169,13 +164,14 @@ func (a *addition) undo(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.assigned == nil {
-		return nil
+	if a.assigned == nil || ctx.Err() != nil {
+		return nil // nothing to give back, or no time to wait for that: the agent sees the connection close
 	}
 	err := a.agent.Abort(ctx)
 	var down *nodeapi.UnreachableError
-	if errors.As(err, &down) {
-		return nil // dead or gone: what it assigned is found by the runtime's DEL
+	var slow *nodeapi.SlowError
+	if errors.As(err, &down) || errors.As(err, &slow) {
+		return nil // dead, or still at it: what it assigned is found by the runtime's DEL
 	}
 	return err
 }

@@ -40,7 +40,7 @@ func check(args *skel.CmdArgs) error {
 		return cniError(nodeapi.Errorf(nodeapi.CodeIO, "check pod %s/%s: %v", ep.Namespace, ep.Pod, err))
 	}
 	wrong = append(wrong, found...)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	if err := askCheck(ctx, conf.Socket, ep, expect.Addrs); err != nil {
 		if len(wrong) == 0 {

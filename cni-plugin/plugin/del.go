@@ -22,7 +22,7 @@ func del(args *skel.CmdArgs) error {
 	}
 	trace := newTrace("DEL", conf)
 	defer trace.end()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	err = askDel(ctx, conf.Socket, ep)
 	trace.step("agent")

@@ -9,6 +9,8 @@
 //
 // While no agent runs, an ADD fails with code 11 ("try again later"), at once when it
 // is dead and as [nodeapi.Patience] and [nodeapi.Silence] say when it does not answer.
+// An agent that works is waited for as long as the kubelet waits for the plugin
+// ([nodeapi.Deadline]), and the error then says what the agent was waiting for.
 // A DEL removes the interface itself, leaves a record for the next agent and
 // succeeds: a node without an agent can still lose pods.
 //

@@ -30,7 +30,7 @@ func gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return cniError(nodeapi.Errorf(nodeapi.CodeIO, "collect garbage: %v", err))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	var errs []error
 	for _, o := range owned {
@@ -56,7 +56,7 @@ func status(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	agent, err := nodeapi.Dial(ctx, conf.Socket)
 	if err == nil {

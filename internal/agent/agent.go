@@ -150,7 +150,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.pods = &podLookup{cache: a.datastore, kube: a.kube, metadata: meta, timeout: lookupTimeout}
-	bounded := rest.CopyConfig(cfg) // a request that hangs must not hold every ADD
+	bounded := rest.CopyConfig(cfg) // a request that hangs must not hold every ADD for ever
 	bounded.Timeout = storeTimeout
 	store, err := crd.New(bounded)
 	if err != nil {
@@ -199,9 +199,10 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	return g.Wait()
 }
 
-// storeTimeout bounds one request of IPAM: the plugin's caller gives up after
-// minutes, a pod's start should not take them.
-const storeTimeout = 10 * time.Second
+// storeTimeout bounds one request of IPAM: as long as the API server itself works on
+// one (its --request-timeout). A shorter limit would make the requests to a slow server
+// more, and none of them succeed. IPAM asks again within the time of the pod's request.
+const storeTimeout = 60 * time.Second
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	load := rest.InClusterConfig // the pod's service account

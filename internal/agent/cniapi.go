@@ -10,6 +10,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/ipam"
 )
@@ -57,6 +58,9 @@ func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerI
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
 	meta, err := p.lookup(ctx, req.Endpoint)
+	if progress.IsOverdue(err) {
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: %w", req.Namespace, req.Pod, progress.Overdue(err)))
+	}
 	if err != nil {
 		return reply, retryable(err)
 	}
@@ -81,7 +85,7 @@ func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi
 		if wish.from != "" {
 			chosen = " as chosen by the " + wish.from
 		}
-		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s%s: %w", req.Namespace, req.Pod, chosen, err))
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s%s: %w", req.Namespace, req.Pod, chosen, progress.Overdue(err)))
 	}
 	return nodeapi.AddReply{Addrs: addrs, MTU: p.mtu(), MAC: wish.mac.String()}, nil
 }
@@ -108,7 +112,10 @@ func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error
 		Iface: req.HostIface, Network: req.Network, ContainerID: req.ContainerID,
 		Namespace: req.Namespace, Pod: req.Pod, Addrs: addrs,
 	}
-	if err := p.dataplane.AddEndpoint(ctx, ep); err != nil {
+	end := progress.Wait(ctx, unwritten{"written the routes to", req.HostIface}, "")
+	err = p.dataplane.AddEndpoint(ctx, ep)
+	end()
+	if err != nil {
 		return retryable(fmt.Errorf("program pod %s/%s on %s: %w", req.Namespace, req.Pod, req.HostIface, err))
 	}
 	p.annotate(podRecord{namespace: req.Namespace, pod: req.Pod, uid: req.PodUID, containerID: req.ContainerID, addrs: addrs})
@@ -133,15 +140,23 @@ func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
 		e.HostIface = p.dataplane.Interface(e.Network, e.ContainerID)
 	}
 	if e.HostIface != "" {
-		if err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, e.ContainerID); err != nil {
+		end := progress.Wait(ctx, unwritten{"removed the routes to", e.HostIface}, "")
+		err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, e.ContainerID)
+		end()
+		if err != nil {
 			return retryable(fmt.Errorf("remove interface %s of container %s: %w", e.HostIface, e.ContainerID, err))
 		}
 	}
 	if _, err := p.ipam.Release(ctx, handleOf(e)); err != nil {
-		return retryable(fmt.Errorf("release the addresses of container %s: %w", e.ContainerID, err))
+		return retryable(fmt.Errorf("release the addresses of container %s: %w", e.ContainerID, progress.Overdue(err)))
 	}
 	return nil
 }
+
+// unwritten is what a request waits for that the dataplane is to serve.
+type unwritten struct{ what, iface string }
+
+func (u unwritten) String() string { return "the dataplane has not " + u.what + " " + u.iface }
 
 // Check compares what the runtime remembers with IPAM and the dataplane.
 func (p *podAPI) Check(ctx context.Context, req nodeapi.CheckRequest) (err error) {

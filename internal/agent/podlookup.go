@@ -13,6 +13,7 @@ import (
 
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // podCache is what the datastore remembers of pods and namespaces.
@@ -31,9 +32,9 @@ type podLookup struct {
 	timeout  time.Duration // of all questions for one pod
 }
 
-// lookupTimeout is the agent's: a pod whose annotations are not known gets no
-// address, and its kubelet should hear of that soon.
-const lookupTimeout = 3 * time.Second
+// lookupTimeout is the agent's: as long as IPAM waits for one answer, which the same
+// API server gives. A pod whose annotations are not known gets no address.
+const lookupTimeout = storeTimeout
 
 // find returns what is known of the endpoint's pod. One that the API server does
 // not know has no annotations: a container that no kubelet made, or a static pod
@@ -44,7 +45,12 @@ func (l *podLookup) find(ctx context.Context, e nodeapi.Endpoint) (podMeta, erro
 	defer cancel()
 	pod, known := l.cache.Pod(e.Namespace, e.Pod, e.PodUID)
 	if !known {
-		o, err := l.kube.CoreV1().Pods(e.Namespace).Get(ctx, e.Pod, metav1.GetOptions{})
+		var o *corev1.Pod
+		request := progress.Text(fmt.Sprintf("the read of pod %s/%s, for its annotations,", e.Namespace, e.Pod))
+		err := progress.APIServer(ctx, request, func() (err error) {
+			o, err = l.kube.CoreV1().Pods(e.Namespace).Get(ctx, e.Pod, metav1.GetOptions{})
+			return err
+		})
 		switch {
 		case err == nil:
 			known, pod = true, datastore.TrimPod(o)
@@ -57,7 +63,12 @@ func (l *podLookup) find(ctx context.Context, e nodeapi.Endpoint) (podMeta, erro
 	}
 	labels, annotations, found := l.cache.Namespace(e.Namespace)
 	if !found && known {
-		o, err := l.metadata.Resource(corev1.SchemeGroupVersion.WithResource("namespaces")).Get(ctx, e.Namespace, metav1.GetOptions{})
+		var o *metav1.PartialObjectMetadata
+		request := progress.Text(fmt.Sprintf("the read of namespace %s, for its annotations,", e.Namespace))
+		err := progress.APIServer(ctx, request, func() (err error) {
+			o, err = l.metadata.Resource(corev1.SchemeGroupVersion.WithResource("namespaces")).Get(ctx, e.Namespace, metav1.GetOptions{})
+			return err
+		})
 		if err != nil {
 			return podMeta{}, fmt.Errorf("read namespace %s, for its annotations, from the Kubernetes API: %w", e.Namespace, err)
 		}

@@ -97,7 +97,7 @@ var rules = []rule{
 	{who: []string{"felix", "bgp"}, banned: kubernetes, why: "subsystems are given plain values; the API server is internal/datastore's"},
 	{except: []string{"bgp/speaker/gobgp", "test"}, banned: []string{"github.com/osrg/gobgp"}, why: "only bgp/speaker/gobgp knows which BGP library it is"},
 	{except: []string{"felix/nl", "cni-plugin/veth", "cni-plugin/internal/nettest", "internal/podnet", "test"}, banned: []string{"github.com/vishvananda/netlink"}, why: "netlink has one door, felix/nl (the plugin and the program that enters pods have their own): it repeats interrupted dumps"},
-	{who: []string{"internal/delta", "internal/loop"}, banned: []string{module}, why: "a leaf imports nothing of the module"},
+	{who: []string{"internal/delta", "internal/loop", "internal/progress"}, banned: []string{module}, why: "a leaf imports nothing of the module"},
 }
 
 // applies reports whether the rule is for a package.

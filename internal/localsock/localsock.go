@@ -4,7 +4,6 @@
 package localsock
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,24 +67,6 @@ func PeerUID(conn *net.UnixConn) (uint32, error) {
 		return 0, err
 	}
 	return cred.Uid, nil
-}
-
-// ListenerStopped says whether the process at the other end, the one that called
-// listen(2), is stopped: by a signal or by a debugger, states T and t of
-// /proc/PID/stat (proc(5)). A process that can not be looked at, because it has
-// ended or is in a process namespace that this one does not see, is not stopped.
-func ListenerStopped(conn *net.UnixConn) (pid int32, stopped bool) {
-	cred, err := peer(conn)
-	if err != nil || cred.Pid <= 0 {
-		return 0, false
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cred.Pid))
-	if err != nil {
-		return cred.Pid, false
-	}
-	// PID (NAME) STATE ...; the name may have parentheses and spaces itself.
-	state := bytes.TrimLeft(stat[bytes.LastIndexByte(stat, ')')+1:], " ")
-	return cred.Pid, len(state) > 0 && (state[0] == 'T' || state[0] == 't')
 }
 
 func peer(conn *net.UnixConn) (*unix.Ucred, error) {

@@ -7,31 +7,25 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
-	"github.com/manx-cni/manx/internal/localsock"
+	"github.com/manx-cni/manx/internal/progress"
 )
 
-// Silence is how long a client waits for any sign of life, a busy frame included,
-// before it takes a running agent for hung. It is longer than an agent on a crowded
-// node may have to wait for the processor: sixty pods that start at once on two cores
-// have kept one from it for 1.5 s. An agent that is down or killed is noticed at
-// once, by its socket, and one that is stopped after [Patience].
-const Silence = 5 * time.Second
-
-// Patience is after how much silence a client looks at the agent's process, and
-// gives up when that is stopped (a signal, a debugger): it will not answer.
-const Patience = 1500 * time.Millisecond
-
 // Client is one conversation with the agent. It is used by one goroutine. A
-// context's deadline is honoured by every call; its cancellation is not watched.
+// context's deadline is honoured by every call; its cancellation is not watched. The
+// error of a call is an [*Error] of the agent, an [*UnreachableError], or a
+// [*SlowError] when the deadline was over and the agent still worked.
 type Client struct {
-	path string
-	conn *net.UnixConn
-	r    *bufio.Reader
-	// Silence and Patience; tests shorten them.
-	silence, patience time.Duration
+	path  string
+	conn  *net.UnixConn
+	agent *patientReader
+	r     *bufio.Reader // over agent
+}
+
+func newClient(path string, conn *net.UnixConn) *Client {
+	agent := &patientReader{conn: conn, silence: Silence, patience: Patience}
+	return &Client{path: path, conn: conn, agent: agent, r: bufio.NewReader(agent)}
 }
 
 // Dial connects to the agent's socket. It fails at once, with an
@@ -48,7 +42,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		}
 		return nil, &UnreachableError{Path: path, Doing: "connect to the socket", Err: err}
 	}
-	return &Client{path: path, conn: conn, r: bufio.NewReader(conn), silence: Silence, patience: Patience}, nil
+	return newClient(path, conn), nil
 }
 
 // Close ends the conversation; an ADD that is not ready is undone by the agent.
@@ -56,8 +50,8 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // SendAdd asks for an address and does not wait: the caller creates the
 // interface meanwhile, then calls [Client.RecvAdd].
-func (c *Client) SendAdd(ctx context.Context, req AddRequest) error {
-	return c.send(ctx, opAdd, req)
+func (c *Client) SendAdd(_ context.Context, req AddRequest) error {
+	return c.send(opAdd, req)
 }
 
 // RecvAdd waits for the answer to [Client.SendAdd].
@@ -106,13 +100,13 @@ func (c *Client) Status(ctx context.Context) (json.RawMessage, error) {
 }
 
 func (c *Client) call(ctx context.Context, op operation, body, into any) error {
-	if err := c.send(ctx, op, body); err != nil {
+	if err := c.send(op, body); err != nil {
 		return err
 	}
 	return c.recv(ctx, op, into)
 }
 
-func (c *Client) send(ctx context.Context, op operation, body any) error {
+func (c *Client) send(op operation, body any) error {
 	req := request{Op: op}
 	if body != nil {
 		raw, err := json.Marshal(body)
@@ -121,10 +115,13 @@ func (c *Client) send(ctx context.Context, op operation, body any) error {
 		}
 		req.Body = raw
 	}
-	if err := c.conn.SetWriteDeadline(c.deadline(ctx)); err != nil {
-		return c.unreachable("send "+string(op), err)
+	frame, err := frameOf(req)
+	if err != nil {
+		return fmt.Errorf("%s request: %w", op, err)
 	}
-	if err := writeFrame(c.conn, req); err != nil {
+	// A request fits into the socket, whether the agent reads or not: this waits for
+	// nobody, and needs no deadline that a client without a processor could miss.
+	if _, err := c.conn.Write(frame); err != nil {
 		return c.unreachable("send "+string(op), err)
 	}
 	return nil
@@ -132,19 +129,21 @@ func (c *Client) send(ctx context.Context, op operation, body any) error {
 
 func (c *Client) recv(ctx context.Context, op operation, into any) error {
 	doing := "wait for the answer to " + string(op)
+	begin := time.Now()
+	c.agent.until, _ = ctx.Deadline()
+	var last *progress.Awaited // what the agent said that it waits for
+	heard := false
 	for {
-		if err := c.await(c.deadline(ctx)); err != nil {
-			return c.unreachable(doing, err)
-		}
 		var r reply
-		if err := readFrame(c.r, maxReply, &r); err != nil {
+		switch err := readFrame(c.r, maxReply, &r); {
+		case errors.Is(err, errTimeOver) && heard:
+			return &SlowError{Op: string(op), After: time.Since(begin), Awaits: last}
+		case errors.Is(err, errTimeOver):
+			return c.unreachable(doing, fmt.Errorf("no word in %s: %w", progress.Seconds(time.Since(begin)), err))
+		case err != nil:
 			return c.unreachable(doing, err)
-		}
-		switch {
 		case r.Busy:
-			if err := ctx.Err(); err != nil {
-				return c.unreachable(doing, err)
-			}
+			heard, last = true, r.Awaits
 		case r.Error != nil:
 			return r.Error
 		case into == nil:
@@ -158,41 +157,10 @@ func (c *Client) recv(ctx context.Context, op operation, into any) error {
 	}
 }
 
-// await returns when the next frame has begun, which then has until the deadline.
-func (c *Client) await(deadline time.Time) error {
-	for {
-		look := time.Now().Add(c.patience)
-		if deadline.Before(look) {
-			look = deadline
-		}
-		if err := c.conn.SetReadDeadline(look); err != nil {
-			return err
-		}
-		_, err := c.r.Peek(1)
-		if err == nil {
-			return c.conn.SetReadDeadline(deadline)
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || look.Equal(deadline) {
-			return err
-		}
-		if pid, stopped := localsock.ListenerStopped(c.conn); stopped {
-			return fmt.Errorf("process %d is stopped", pid)
-		}
-	}
-}
-
 func (c *Client) unreachable(doing string, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
 	}
 	return &UnreachableError{Path: c.path, Doing: doing, Err: err}
-}
-
-func (c *Client) deadline(ctx context.Context) time.Time {
-	t := time.Now().Add(c.silence)
-	if d, ok := ctx.Deadline(); ok && d.Before(t) {
-		return d
-	}
-	return t
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/internal/localsock"
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // conversation is the server's end of one connection.
@@ -19,6 +20,8 @@ type conversation struct {
 	conn *net.UnixConn
 	r    *bufio.Reader
 
+	waits progress.Report // what the work on the request waits for
+
 	mu    sync.Mutex  // guards writes: answers, and busy frames from the timer
 	alive *time.Timer // nil while no request is being worked on
 }
@@ -26,7 +29,7 @@ type conversation struct {
 // converse answers one connection. It stops waiting for a request when serve
 // ends; what is under way continues until work ends.
 func (s *server) converse(serve, work context.Context, conn *net.UnixConn) {
-	c := &conversation{server: s, conn: conn, r: bufio.NewReaderSize(conn, 2048)}
+	c := &conversation{server: s, conn: conn, r: bufio.NewReaderSize(lateReader{conn}, 2048)}
 	uid, err := localsock.PeerUID(conn)
 	if err != nil || uid != 0 {
 		s.log.Warn("refused a connection to the node socket: not root", "uid", uid, "error", err)
@@ -44,7 +47,7 @@ func (s *server) converse(serve, work context.Context, conn *net.UnixConn) {
 		}
 		return
 	}
-	c.dispatch(work, req)
+	c.dispatch(progress.Into(work, &c.waits), req)
 }
 
 func (c *conversation) dispatch(ctx context.Context, req request) {
@@ -165,10 +168,12 @@ func (c *conversation) finishAdd(ctx context.Context, req AddRequest) {
 	}
 }
 
-// abort undoes an ADD also when the server is being stopped.
+// abort undoes an ADD also when the server is being stopped, but is in a hurry then.
 func (c *conversation) abort(ctx context.Context, req AddRequest, why string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.undo)
+	stop := ctx
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(stop), c.work)
 	defer cancel()
+	defer context.AfterFunc(stop, func() { time.AfterFunc(c.undo, cancel) })()
 	err := c.handler.Abort(ctx, req)
 	if why != "" || err != nil {
 		c.log.Warn("undid an unfinished ADD", "container", req.ContainerID,
@@ -236,10 +241,11 @@ func (c *conversation) answer(body any, err error) bool {
 }
 
 func (c *conversation) write(r reply) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.frame)); err != nil {
+	frame, err := frameOf(r)
+	if err != nil {
 		return err
 	}
-	return writeFrame(c.conn, r)
+	return writeLate(c.conn, frame, c.frame)
 }
 
 // startBusy sends a sign of life at intervals until stopBusy. Fast answers never
@@ -251,9 +257,17 @@ func (c *conversation) startBusy() {
 	t = time.AfterFunc(c.busy, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.alive == t && c.write(reply{Busy: true}) == nil {
-			t.Reset(c.busy)
+		if c.alive != t {
+			return
 		}
+		r := reply{Busy: true}
+		if awaits, ok := c.waits.Current(); ok {
+			r.Awaits = &awaits
+		}
+		// Also after a failure: an agent without a processor may miss its own deadline,
+		// and a client that is gone hears nothing anyway.
+		_ = c.write(r)
+		t.Reset(c.busy)
 	})
 	c.alive = t
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // Codes of the CNI specification (section "Error"), as the runtime gets them.
@@ -47,11 +50,30 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("the Manx agent of this node does not answer on %s (%s: %v): check that the manx-node pod of this node is running",
-		e.Path, e.Doing, e.Err)
+	remedy := "check that the manx-node pod of this node is running"
+	if errors.As(e.Err, new(starvedError)) {
+		remedy = "this node has too little processor time or memory for what runs on it"
+	}
+	return fmt.Sprintf("the Manx agent of this node does not answer on %s (%s: %v): %s", e.Path, e.Doing, e.Err, remedy)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// SlowError says that the caller's time was over while the agent, which lives, worked
+// on the request. The request may or may not have had effect.
+type SlowError struct {
+	Op     string
+	After  time.Duration
+	Awaits *progress.Awaited // what the agent waited for; nil when it did not say
+}
+
+func (e *SlowError) Error() string {
+	text := fmt.Sprintf("the Manx agent of this node is not done with %s after %s", e.Op, progress.Seconds(e.After))
+	if e.Awaits == nil {
+		return text + ": see the log of the manx-node pod of this node"
+	}
+	return text + ": " + e.Awaits.String()
+}
 
 // AsError gives any error its CNI code.
 func AsError(err error) *Error {
@@ -63,7 +85,8 @@ func AsError(err error) *Error {
 		return &Error{Code: coded.Code, Msg: err.Error()}
 	}
 	var down *UnreachableError
-	if errors.As(err, &down) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	var slow *SlowError
+	if errors.As(err, &down) || errors.As(err, &slow) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return &Error{Code: CodeTryAgain, Msg: err.Error()}
 	}
 	return &Error{Code: CodeInternal, Msg: err.Error()}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // A frame is one JSON value and a newline. JSON escapes newlines inside strings,
@@ -33,11 +35,14 @@ type request struct {
 	Body json.RawMessage `json:"body,omitempty"`
 }
 
-// reply is a frame from server to client. Busy means: alive, answer follows.
+// reply is a frame from server to client. Busy means: alive, answer follows; Awaits
+// says what keeps it. An agent of another version may not say that, and a plugin of
+// another version not look.
 type reply struct {
-	Busy  bool            `json:"busy,omitempty"`
-	Body  json.RawMessage `json:"body,omitempty"`
-	Error *Error          `json:"error,omitempty"`
+	Busy   bool              `json:"busy,omitempty"`
+	Awaits *progress.Awaited `json:"awaits,omitempty"`
+	Body   json.RawMessage   `json:"body,omitempty"`
+	Error  *Error            `json:"error,omitempty"`
 }
 
 var errFrameTooLong = errors.New("frame too long")
@@ -73,12 +78,11 @@ func readFrame(r *bufio.Reader, limit int, v any) error {
 	return nil
 }
 
-// writeFrame writes v as one frame, in one write.
-func writeFrame(w io.Writer, v any) error {
+// frameOf is v as one frame.
+func frameOf(v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode frame: %w", err)
+		return nil, fmt.Errorf("encode frame: %w", err)
 	}
-	_, err = w.Write(append(b, '\n'))
-	return err
+	return append(b, '\n'), nil
 }

@@ -3,6 +3,9 @@ package nodeapi
 import (
 	"context"
 	"sync"
+	"time"
+
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // keyLocks serialises work by key. A key exists only while somebody holds or
@@ -31,12 +34,21 @@ func (l *keyLocks) lock(ctx context.Context, key string) (unlock func(), err err
 	k.users++
 	l.mu.Unlock()
 
+	held := func() { <-k.slot; l.leave(key, k) }
 	select {
 	case k.slot <- struct{}{}:
-		return func() { <-k.slot; l.leave(key, k) }, nil
+		return held, nil
+	default:
+	}
+	begin := time.Now()
+	missing := progress.Text("an earlier request for container " + key + " has not ended")
+	defer progress.Wait(ctx, missing, "")()
+	select {
+	case k.slot <- struct{}{}:
+		return held, nil
 	case <-ctx.Done():
 		l.leave(key, k)
-		return nil, ctx.Err()
+		return nil, &progress.OverdueError{Awaited: progress.Awaited{Missing: missing.String(), For: time.Since(begin)}, Err: ctx.Err()}
 	}
 }
 

@@ -11,21 +11,31 @@ import (
 
 // limits are the server's bounds; tests shorten them.
 type limits struct {
-	conns   int           // conversations at a time; further ones wait in the socket's backlog
+	conns   int           // conversations at a time; further ones wait in the socket's backlog and hear nothing
 	frame   time.Duration // for a client to send its request
 	ready   time.Duration // between the answer to add and ready
 	work    time.Duration // for one handler call
-	undo    time.Duration // for one Abort
+	undo    time.Duration // for one Abort when the server is being stopped
 	busy    time.Duration // between signs of life
 	drain   time.Duration // for running conversations when the server is stopped
 	retries time.Duration // between replays of deferred DELs
 }
 
+// Limit is how long the agent works on one request, the wait for others that come
+// first included. It is below the [Deadline] of the client, so that the client hears
+// what was waited for.
+const Limit = 100 * time.Second
+
+// Deadline is how long a CNI verb may take in all: just below the two minutes that the
+// kubelet gives a request of the container runtime (runtimeRequestTimeout; twice that
+// for starting a pod), so that it is our error that the pod's event shows.
+const Deadline = 110 * time.Second
+
 var defaultLimits = limits{
-	conns:   128,
+	conns:   512, // four times the pods of a node: all of them may wait for a slow API server
 	frame:   5 * time.Second,
 	ready:   30 * time.Second,
-	work:    30 * time.Second,
+	work:    Limit,
 	undo:    10 * time.Second,
 	busy:    500 * time.Millisecond,
 	drain:   2 * time.Second,

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -25,22 +24,20 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(listenHere); path != "" {
-		listenForEver(path)
-	}
+	beSomebodyElse()
 	goleak.VerifyTestMain(m)
 }
 
 // listenHere makes this program a process that listens on a socket and never answers.
 const listenHere = "NODEAPI_TEST_LISTEN"
 
-func listenForEver(path string) {
+func listenForEver(path string) error {
 	if _, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
-		panic(err)
+		return err
 	}
 	fmt.Println("listening")
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends, however it does
-	os.Exit(0)
+	return nil
 }
 
 // recorder is a Handler that notes its calls; hooks change single answers.
@@ -338,7 +335,7 @@ func TestSerialisedPerContainer(t *testing.T) {
 	path, _ := start(t, h, func(l *limits) { l.busy = 50 * time.Millisecond })
 	const patience = 500 * time.Millisecond
 	adder, deleter := dial(t, path), dial(t, path)
-	adder.silence, deleter.silence = patience, patience
+	adder.agent.silence, deleter.agent.silence = patience, patience
 	if err := adder.SendAdd(t.Context(), AddRequest{Endpoint: endpoint("slow")}); err != nil {
 		t.Fatal(err)
 	}
@@ -371,40 +368,18 @@ func TestHungAgentIsGivenUp(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stopped=%v", stop), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
-			agent := exec.CommandContext(t.Context(), os.Args[0])
-			agent.Env = append(os.Environ(), listenHere+"="+path)
-			agent.Stderr = os.Stderr
-			out, err := agent.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := agent.StdinPipe(); err != nil {
-				t.Fatal(err)
-			}
-			if err := agent.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
-			if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
+			agent, _ := program(t, listenHere, path, "listening")
 			c := dial(t, path)
-			c.patience, c.silence = patience, silence
+			c.agent.patience, c.agent.silence = patience, silence
 			want := fmt.Sprintf("(wait for the answer to del: process %d is stopped)", agent.Process.Pid)
 			if stop {
-				if err := agent.Process.Signal(unix.SIGSTOP); err != nil {
-					t.Fatal(err)
-				}
-				var status unix.WaitStatus
-				if _, err := unix.Wait4(agent.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
-					t.Fatalf("the listener is not stopped: %v, %v", status, err)
-				}
-				c.silence = time.Hour
+				stopProcess(t, agent.Process)
+				c.agent.silence = time.Hour
 			} else {
-				want = "(wait for the answer to del: i/o timeout)"
+				want = fmt.Sprintf("(wait for the answer to del: process %d sleeps and has said nothing for 600 ms)", agent.Process.Pid)
 			}
 			begin := time.Now()
-			err = c.Del(t.Context(), DelRequest{endpoint("a")})
+			err := c.Del(t.Context(), DelRequest{endpoint("a")})
 			if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || !strings.Contains(err.Error(), want) || !stop && took < silence {
 				t.Errorf("after %v: %v; want %q", took, err, want)
 			}
@@ -415,12 +390,13 @@ func TestHungAgentIsGivenUp(t *testing.T) {
 // A frame that comes in pieces, with more than the client's patience between them.
 func TestSlowFrame(t *testing.T) {
 	here, there := unixPair(t)
-	c := &Client{path: "s", conn: here, r: bufio.NewReader(here), patience: 20 * time.Millisecond, silence: Silence}
+	c := newClient("s", here)
+	c.agent.patience = 20 * time.Millisecond
 	sent := make(chan error, 1)
 	go func() {
 		var err error
 		for _, part := range []string{`{"bo`, `dy":"st`, `atus"}`, "\n"} {
-			time.Sleep(2 * c.patience)
+			time.Sleep(2 * c.agent.patience)
 			_, e := io.WriteString(there, part)
 			err = errors.Join(err, e)
 		}

@@ -21,7 +21,10 @@ func SetMTU(ctx context.Context, socket string, mtu int) (Report, error) {
 		return Report{}, err
 	}
 	var r reply
-	if err := call(ctx, socket, req, &r); err != nil {
+	switch err := call(ctx, socket, req, &r); {
+	case errors.As(err, new(lateError)):
+		return Report{}, fmt.Errorf("set the MTU of running pods to %d: %w on %s: it serves one request after the other and enters every pod of the node; see the log of the pod-network container of this node's manx-node pod", mtu, err, socket)
+	case err != nil:
 		return Report{}, fmt.Errorf("set the MTU of running pods to %d: nobody answers on %s (%w): check that the pod-network container of this node's manx-node pod is running", mtu, socket, err)
 	}
 	if r.Error != "" {
@@ -47,7 +50,13 @@ func call(ctx context.Context, socket string, req request, r *reply) error {
 		err = json.NewDecoder(io.LimitReader(conn, maxReply)).Decode(r)
 	}
 	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
+		return lateError{ctx.Err()}
 	}
 	return err
 }
+
+// lateError is that the request was made and ctx ended before the answer.
+type lateError struct{ cause error }
+
+func (e lateError) Error() string { return "the pod-network process has not answered in time" }
+func (e lateError) Unwrap() error { return e.cause }

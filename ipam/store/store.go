@@ -66,8 +66,10 @@ type Store struct {
 	Handles    *Table[v1.IPAMHandle]
 }
 
-// New returns a Store over b.
+// New returns a Store over b. A request whose answer does not come in time, its
+// context's or b's own, is a *progress.OverdueError that names it.
 func New(b Backend) Store {
+	b = asked{b}
 	return Store{
 		backend: b,
 		Blocks: newTable[v1.IPAMBlock](b, "IPAMBlock", v1.PluralIPAMBlocks, traits[v1.IPAMBlock]{

@@ -8,12 +8,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
 	v1 "github.com/manx-cni/manx/api/v1"
@@ -148,6 +150,8 @@ func translate(err error) error {
 		return fmt.Errorf("the API server does not serve %s; are the CRDs installed? %w", v1.SchemeGroupVersion, err)
 	case apierrors.IsNotFound(err):
 		return statusError{store.ErrNotFound, err}
+	case utilnet.IsHTTP2ConnectionLost(err): // the connection was silent, not refused
+		return fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, err)
 	}
 	return err
 }
