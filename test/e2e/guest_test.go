@@ -56,9 +56,10 @@ func runInGuest(ctx context.Context, k kind, tests []planned) (code int, err err
 	if err != nil {
 		return 1, err
 	}
-	args := []string{self, "-test.run", pattern(tests), "-test.timeout", guestTimeout.String()}
-	if flag.Lookup("test.v").Value.String() != "false" {
-		args = append(args, "-test.v")
+	// As here: test.v may be what "go test -json" reads, test.timeout less than a guest has.
+	args := []string{self, "-test.run", pattern(tests), "-test.v=" + flag.Lookup("test.v").Value.String()}
+	if limit := flag.Lookup("test.timeout").Value.String(); limit != "0s" {
+		args = append(args, "-test.timeout="+limit)
 	}
 	env := []string{joinedEnv + "=" + outside.Dir()}
 	for _, name := range []string{"HOME", "XDG_CACHE_HOME", rateEnv} { // the Kubernetes binaries are in the user's cache

@@ -82,7 +82,12 @@ func (s *suite) start(ctx context.Context, k kind, r *openLab) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.client, err = r.cluster.Clientset(); err != nil {
+	cfg, err := r.cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	cfg.Timeout = patience // a request that hangs is a failure, and names itself
+	if r.client, err = kubernetes.NewForConfig(cfg); err != nil {
 		return err
 	}
 	cluster, client, shape = r.cluster, r.client, k.shape
