@@ -58,7 +58,12 @@ type Mount struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
-// Command is the process that becomes the container; file is where its spec is written,
+// Gate is the file descriptor from which a container's process reads a line before it
+// does anything. At an end without one, such as that of who started it, it ends, too.
+const Gate = 3
+
+// Command is the process that becomes the container, when there is a line at Gate
+// (exec.Cmd.ExtraFiles); file is where its spec is written,
 // readable for root alone, since an environment may hold secrets.
 func Command(s Spec, file string) (*exec.Cmd, error) {
 	if _, err := capabilityMask(s.Capabilities); err != nil {
@@ -87,6 +92,11 @@ func init() {
 
 // become executes the container's program, and returns only when that fails.
 func become(file string) error {
+	gate := os.NewFile(Gate, "gate")
+	if _, err := gate.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the word to begin: %w", err)
+	}
+	gate.Close()
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err

@@ -42,7 +42,8 @@ func (r *runner) register(ctx context.Context) error {
 	}
 }
 
-// keepNode writes the Node's status when it changes, and again when another has changed it.
+// keepNode writes the Node's status when it changes. The condition of the network is the
+// agent's own and stays as it is.
 func (r *runner) keepNode(ctx context.Context) {
 	var last corev1.NodeStatus
 	said := ""
