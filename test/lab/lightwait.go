@@ -147,12 +147,8 @@ func (c *Cluster) explainLight(err error, name string) error {
 			}
 		}
 	}
-	if out, psErr := c.Exec(ctx, name, "ps", "-eo", "stat=,pid=,args="); psErr == nil {
-		for line := range strings.Lines(out) {
-			if strings.HasPrefix(line, "T") {
-				err = fmt.Errorf("%w\na process is stopped, as SIGSTOP does: %s; \"lab node restart %s\" begins again", err, strings.TrimSpace(line), name)
-			}
-		}
+	for _, p := range c.stopped(ctx, name) {
+		err = fmt.Errorf("%w\n%s; \"lab node restart %s\" begins again", err, p, name)
 	}
 	agent := c.Log(name, agentContainer)
 	if said := lastComplaints(agent, 5); said != "" {
@@ -160,6 +156,20 @@ func (c *Cluster) explainLight(err error, name string) error {
 	}
 	path := c.Log(name, "runner")
 	return fmt.Errorf("%w\nthe log %s ends with:\n%s", err, path, machine.Tail(path, 5))
+}
+
+// stopped are the processes of a machine that a signal such as SIGSTOP has stopped.
+func (c *Cluster) stopped(ctx context.Context, name string) (found []string) {
+	out, err := c.Exec(ctx, name, "ps", "-eo", "stat=,pid=,args=")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 2 && f[0][0] == 'T' {
+			found = append(found, fmt.Sprintf("process %s (%s) is stopped", f[1], strings.Join(f[2:], " ")))
+		}
+	}
+	return found
 }
 
 // lastComplaints are the last n lines of an agent's log that are warnings or errors, or no

@@ -50,7 +50,8 @@ func (r *runner) static(ctx context.Context) {
 			}
 		}
 		for f, w := range running {
-			if pod := there[f]; pod == nil || pod.UID != w.pod.UID {
+			// A file that comes back while its pod ends is another pod.
+			if pod := there[f]; pod == nil || pod.UID != w.pod.UID || w.ending.Err() != nil {
 				w.end()
 				if r.find(w.pod.Namespace, w.pod.Name) == nil {
 					delete(running, f) // it has ended: another of its name may begin

@@ -221,7 +221,8 @@ func (w *worker) load() error {
 		return err
 	}
 	_ = os.Remove(w.link())
-	if err := os.Symlink(w.dir, w.link()); err != nil {
+	// Relative, so that it leads to the same for who looks at the machine's root from outside.
+	if err := os.Symlink(filepath.Join("..", filepath.Base(stateDir), filepath.Base(w.dir)), w.link()); err != nil {
 		return err
 	}
 	b, err := os.ReadFile(filepath.Join(w.dir, stateFile))
