@@ -49,6 +49,9 @@ type MachineStatus struct {
 	Pods  int
 }
 
+// agentReady is MachineStatus.Agent of a machine that lacks nothing.
+const agentReady = "ready"
+
 // Status looks at the lab's machines, their processes, and the cluster's nodes.
 func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	st, err := loadState(c.Lab)
@@ -84,7 +87,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 			}
 		}
 		if s.Light && s.APIError == "" && ms.On {
-			ms.Agent = "ready"
+			ms.Agent = agentReady
 			if err := staticReady(pods, m.Name); err != nil {
 				ms.Agent = err.Error()
 			}
@@ -196,11 +199,21 @@ func (s Status) Print(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s", m.Name, addr, power, dash(m.Condition),
 			dash(strings.Join(m.Running, " ")), dash(strings.Join(m.Down, " ")))
 		if s.Light {
-			fmt.Fprintf(t, "\t%d\t%s", m.Pods, dash(strings.ReplaceAll(m.Agent, "\n", "; ")))
+			agent := m.Agent
+			if agent != "" && agent != agentReady {
+				agent = "not ready"
+			}
+			fmt.Fprintf(t, "\t%d\t%s", m.Pods, dash(agent))
 		}
 		fmt.Fprintln(t)
 	}
-	return t.Flush()
+	err := t.Flush()
+	for _, m := range s.Machines {
+		if m.Agent != "" && m.Agent != agentReady {
+			fmt.Fprintf(w, "%s: %s\n", m.Name, m.Agent)
+		}
+	}
+	return err
 }
 
 func dash(s string) string {

@@ -7,7 +7,9 @@
 // What it has of a container: the files (the image's, read-only when that is asked for,
 // and the volumes), /proc with a read-only /proc/sys and a read-only /sys unless it is
 // privileged, the user, the capabilities, no_new_privs. What it shares with its node
-// are the process ids, the cgroup and the devices; and there is no seccomp filter.
+// are the process ids and the devices. There is no seccomp filter: the default profile
+// is a package of containerd's, which is a lot to depend on for a test. What that profile
+// forbids Manx is tried on a full lab.
 //
 // The caller starts its own program once more, see [Command]: the second one makes the
 // mounts and executes what is to run, so that the process is the caller's child all along.
