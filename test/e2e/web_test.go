@@ -14,6 +14,7 @@ import (
 
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/image"
+	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/runner"
 )
 
@@ -67,7 +68,22 @@ func webOnLight(ctx context.Context) error {
 	for _, node := range nodes {
 		g.Go(func() error { return makeWeb(ctx, node) })
 	}
-	return g.Wait()
+	g.Go(func() error { return cluster.WaitReady(ctx) })
+	if err := g.Wait(); err != nil || len(shape.With) == 0 {
+		return err
+	}
+	// kube-proxy follows the web pods within a second or two.
+	for _, node := range nodes {
+		addr, err := cluster.Addr(node)
+		if err != nil {
+			return err
+		}
+		page := fetch(layout.Outside, fmt.Sprintf("http://%s:32000/hostname", addr))
+		if err := until(ctx, "NodePort of "+node, func(ctx context.Context) error { _, err := page(ctx); return err }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func createService(ctx context.Context) error {

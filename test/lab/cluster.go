@@ -2,7 +2,8 @@
 // controller-manager and scheduler on one machine of the lab, and kubelet,
 // containerd, runc and kube-proxy on each node. Machines are sets of namespaces
 // on a bridge, or on two with a router between (packages machine and fabric);
-// everything in them is the real thing.
+// everything in them is the real thing. A light lab has the lab's runner in the place of
+// kubelet and containerd, see light.go.
 //
 // Several labs live side by side under different names, with the same addresses.
 // Nothing of a lab listens in the host's network namespace: RESTConfig, Kubectl

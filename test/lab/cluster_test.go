@@ -215,10 +215,12 @@ func checkRequests(t *testing.T, c *lab.Cluster) {
 	}
 }
 
-// TestTwoSubnets: a node in the second subnet joins through the router, which is one hop
+// TestTwoSubnets is about the fabric, which a light lab has as a full one: a node in the second subnet joins through the router, which is one hop
 // and forwards no pod's packet.
 func TestTwoSubnets(t *testing.T) {
-	c := bringUp(t, lab.Options{Nodes: 2, Subnets: 2, MTU: 1400})
+	o := lightOptions()
+	o.Nodes, o.Subnets, o.MTU = 2, 2, 1400
+	c := bringUp(t, o)
 	if _, err := c.RecordRequests(); err == nil || !strings.Contains(err.Error(), "--audit") {
 		t.Errorf("recording the requests of a lab without an audit log: %v, want an error that says how to have one", err)
 	}
@@ -233,14 +235,14 @@ func TestTwoSubnets(t *testing.T) {
 	if out, err := c.Exec(ctx, "node1", ping...); err != nil || strings.Count(out, "ttl=63") != 2 {
 		t.Errorf("node1 to node2: %v: want 2 answers with ttl=63:\n%s", err, out)
 	}
-	if _, err := c.Exec(ctx, "node1", "ip", "addr", "add", "10.244.1.1/32", "dev", "lo"); err != nil {
+	if _, err := c.Exec(ctx, "node1", "ip", "addr", "add", "192.0.2.1/32", "dev", "lo"); err != nil {
 		t.Fatal(err)
 	}
-	// node2 has a way to the pod, so that nothing but the router is between them.
-	if _, err := c.Exec(ctx, "node2", "ip", "route", "add", "10.244.1.1/32", "via", "172.30.1.1"); err != nil {
+	// The address is no machine's, as a pod's is, and in no pool. node2 has a way to it, so that nothing but the router is between them.
+	if _, err := c.Exec(ctx, "node2", "ip", "route", "add", "192.0.2.1/32", "via", "172.30.1.1"); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := c.Exec(ctx, "node1", "ping", "-c", "2", "-i", "0.2", "-W", "1", "-I", "10.244.1.1", "172.30.1.12"); err == nil {
+	if out, err := c.Exec(ctx, "node1", "ping", "-c", "2", "-i", "0.2", "-W", "1", "-I", "192.0.2.1", "172.30.1.12"); err == nil {
 		t.Errorf("a pod's packet passes the router:\n%s", out)
 	}
 	if out, err := c.Exec(ctx, "router", "nstat", "-asz", "TcpExtIPReversePathFilter"); err != nil || !regexp.MustCompile(`Filter +2 `).MatchString(out) {
@@ -330,7 +332,7 @@ func checkExec(t *testing.T, c *lab.Cluster) {
 
 // Two labs have the same addresses and do not see each other.
 func TestSideBySide(t *testing.T) {
-	a, b := bringUp(t, lab.Options{Nodes: 1}), bringUp(t, lab.Options{Nodes: 1})
+	a, b := bringUp(t, lightOptions()), bringUp(t, lightOptions())
 	ctx := t.Context()
 	if _, err := a.Kubectl(ctx, "create", "configmap", "mark"); err != nil {
 		t.Fatal(err)
@@ -354,7 +356,7 @@ func TestSideBySide(t *testing.T) {
 	if _, err := b.Kubectl(ctx, "get", "node", "node1"); err != nil {
 		t.Errorf("the other lab after one was taken down: %v", err)
 	}
-	if _, err := lab.Up(ctx, lab.Options{Name: b.Name}); err == nil || !strings.Contains(err.Error(), "is up already") {
+	if _, err := lab.Up(ctx, lab.Options{Name: b.Name, Nodes: 1}); err == nil || !strings.Contains(err.Error(), "is up already") {
 		t.Errorf("a second start of lab %s: %v", b.Name, err)
 	}
 }

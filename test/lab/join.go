@@ -27,6 +27,8 @@ import (
 const clientAddr = 4
 
 func (b *builder) upJoined(ctx context.Context, o Options, plan fabric.Plan, _ []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, lightPatience())
+	defer cancel()
 	outside := &Cluster{Lab: layout.Lab{Name: filepath.Base(o.Join), Root: filepath.Dir(o.Join)}}
 	p, err := outside.loadPlan()
 	if err != nil {
@@ -84,8 +86,8 @@ func (b *builder) upJoined(ctx context.Context, o Options, plan fabric.Plan, _ [
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	b.progress("waiting for the nodes and their agents")
-	if err := b.waitLight(ctx, names); err != nil {
+	b.progress("waiting for the nodes")
+	if err := b.waitUsable(ctx, names); err != nil {
 		return err
 	}
 	b.state.Complete = true

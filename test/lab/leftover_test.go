@@ -19,15 +19,22 @@ import (
 	"github.com/manx-cni/manx/test/lab/layout"
 )
 
-// upEnv makes the test binary a program that brings up the lab it names, for TestKilledUp.
-const upEnv = "MANX_LAB_TEST_UP"
+// upEnv makes the test binary a program that brings up the lab it names, for TestKilledUp;
+// a light one when lightEnv is set.
+const upEnv, lightEnv = "MANX_LAB_TEST_UP", "MANX_LAB_TEST_LIGHT"
 
 func TestMain(m *testing.M) {
 	name := os.Getenv(upEnv)
 	if name == "" {
 		os.Exit(m.Run())
 	}
-	_, err := lab.Up(context.Background(), lab.Options{Name: name, Nodes: 1, Progress: func(s string) { fmt.Println(s) }})
+	o := lab.Options{Name: name, Nodes: 1}
+	if os.Getenv(lightEnv) != "" {
+		o = lightOptions()
+		o.Name = name
+	}
+	o.Progress = func(s string) { fmt.Println(s) }
+	_, err := lab.Up(context.Background(), o)
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -91,17 +98,10 @@ func inventory(t *testing.T, name string) []string {
 }
 
 // killPoints are moments in the life of "up": the first line of progress that has the
-// text, or the first time the path exists.
+// text, or the first time the path exists. Those that a light lab has too are tried there.
 var killPoints = []struct{ name, line, path string }{
-	{name: "directory", path: "."},
-	{name: "fabric", path: "/run/netns/lab-%s-fabric"},
-	{name: "certificates", path: "pki/ca.crt"},
-	{name: "disk", path: "machines/node1/disk/etc"},
-	{name: "first boot", path: "machines/control/init.log"},
-	{name: "node's namespace", path: "/run/netns/lab-%s-node1"},
 	{name: "containerd", path: "machines/node1/disk/var/log/containerd.log"},
 	{name: "images", path: "machines/node1/disk/var/lib/containerd/io.containerd.content.v1.content/ingest"},
-	{name: "API server", line: "API server ready"},
 	{name: "registration", line: "waiting for the nodes to register"},
 }
 
@@ -130,12 +130,14 @@ func TestKilledUp(t *testing.T) {
 	}
 }
 
-// A start that finds what a killed one has left makes the lab anew.
+// A start that finds what a killed one has left makes the lab once more.
 func TestUpAfterKilledUp(t *testing.T) {
 	name := randomName(t)
 	t.Cleanup(func() { takeDown(t, name) })
-	killUp(t, name, func(line string) bool { return strings.Contains(line, "API server ready") })
-	c, err := lab.Up(t.Context(), lab.Options{Name: name, Nodes: 1})
+	killUp(t, name, func(line string) bool { return strings.Contains(line, "the objects of") }, lightEnv+"=1")
+	o := lightOptions()
+	o.Name = name
+	c, err := lab.Up(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,14 +148,14 @@ func TestUpAfterKilledUp(t *testing.T) {
 
 // killUp starts "up" in a process of its own and kills it when now says so.
 // now is called with each line of progress, and with "" all the time.
-func killUp(t *testing.T, name string, now func(line string) bool) {
+func killUp(t *testing.T, name string, now func(line string) bool, env ...string) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), upEnv+"="+name)
+	cmd.Env = append(append(os.Environ(), upEnv+"="+name), env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/fabric"
@@ -23,6 +22,7 @@ import (
 	"github.com/manx-cni/manx/test/lab/node"
 	"github.com/manx-cni/manx/test/lab/pki"
 	"github.com/manx-cni/manx/test/lab/runner"
+	"github.com/manx-cni/manx/test/vm"
 )
 
 // A light lab has the control plane's etcd and API server, and on its nodes, instead of
@@ -48,9 +48,42 @@ func (o Options) checkLight() error {
 	case !o.Light && len(o.With) > 0:
 		return errors.New("--with is for a light lab: a full one has everything")
 	case o.Light && len(o.Images) > 0:
-		return errors.New("a light lab has no images: its nodes run the programs of a directory (--programs)")
+		return errNoImages
 	case o.Light && o.Manifest == "":
 		return errors.New("a light lab without a pod network: its nodes have no other")
+	}
+	return nil
+}
+
+var errNoImages = errors.New("a light lab has no images: its nodes run the programs of a directory (--programs)")
+
+// noTunnels replaces test/vm's answer in tests.
+var noTunnels = func() bool { return !vm.HasIPIP() }
+
+// chooseMode sees to it that a light lab does not wait for tunnels that the kernel cannot
+// make: it has plain routes where the manifest alone says otherwise, and says so.
+func (o *Options) chooseMode() error {
+	if !o.Light || o.ControlOnly || !noTunnels() { // of a control plane alone the nodes have another kernel
+		return nil
+	}
+	switch o.Mode {
+	case "bgp":
+	case "":
+		b, err := os.ReadFile(o.Manifest)
+		if err != nil {
+			return fmt.Errorf("read the manifest: %w", err)
+		}
+		w, err := takeApart(b)
+		if err != nil {
+			return err
+		}
+		if v := w.poolMode(); v != "" && v != "Never" {
+			o.Progress(fmt.Sprintf("this kernel has no module ipip: --mode bgp (plain routes) instead of the manifest's %s=%s", poolVariable, v))
+			o.Mode = "bgp"
+		}
+	default:
+		return fmt.Errorf("mode %s: this kernel has no module ipip, so that no agent would become ready; "+
+			"take --mode bgp, or run the lab in a guest whose kernel has it (bin/vm run)", o.Mode)
 	}
 	return nil
 }
@@ -100,6 +133,11 @@ type lightPlan struct {
 }
 
 func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, manifest []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, lightPatience())
+	defer cancel()
+	if err := room(b.Lab, o.Nodes); err != nil {
+		return err
+	}
 	w, err := takeApart(manifest)
 	if err != nil {
 		return err
@@ -155,11 +193,21 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := b.startControl(gctx); err != nil {
+		if err := b.boot(layout.Control); err != nil {
+			return err
+		}
+		if err := b.waitServing(gctx); err != nil {
 			return err
 		}
 		b.progress("the objects of " + o.Manifest + o.changes())
-		return b.create(gctx, w)
+		// The agents read it, so that it is there before their accounts.
+		if err := b.publishConfig(gctx, b.state.DualStack); err != nil {
+			return b.explain(err, layout.Control, "kube-apiserver")
+		}
+		if err := b.create(gctx, w); err != nil {
+			return b.explain(err, layout.Control, "kube-apiserver")
+		}
+		return nil
 	})
 	for _, name := range names {
 		g.Go(func() error { return b.boot(name) })
@@ -167,8 +215,8 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	b.progress("waiting for the nodes and their agents")
-	if err := b.waitLight(ctx, names); err != nil {
+	b.progress("waiting for the nodes")
+	if err := b.waitUsable(ctx, names); err != nil {
 		return err
 	}
 	b.state.Complete = true
@@ -188,67 +236,24 @@ func (b *builder) prepareLight(ca *pki.CA, p lightPlan, name string, subnet int)
 	return nil
 }
 
-// waitLight returns when the nodes are Ready and the pods that the manifest puts on each
-// node and on the control plane are.
-func (c *Cluster) waitLight(ctx context.Context, names []string) error {
-	if err := c.waitNodes(ctx, names, ready); err != nil {
-		return err
-	}
-	client, err := c.Clientset()
-	if err != nil {
-		return err
-	}
-	culprit := layout.Control
-	err = poll(ctx, func(ctx context.Context) error {
-		list, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		for _, name := range append([]string{layout.Control}, names...) {
-			culprit = name
-			if err := staticReady(list.Items, name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return c.explain(fmt.Errorf("wait for the pods of the manifest: %w", err), culprit, "runner")
-	}
-	return nil
-}
-
-// staticReady tells which static pod of a machine is not ready.
-func staticReady(pods []corev1.Pod, machine string) error {
-	found := 0
-	for _, p := range pods {
-		if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; !mirror || p.Spec.NodeName != machine {
-			continue
-		}
-		found++
-		if !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }) {
-			return fmt.Errorf("pod %s is not ready", p.Name)
-		}
-	}
-	if found == 0 {
-		return fmt.Errorf("%s has not started its pods", machine)
-	}
-	return nil
-}
-
 // addLight is AddNodeIn in a light lab.
 func (b *builder) addLight(ctx context.Context, ca *pki.CA, name string, subnet int) error {
 	p, err := b.loadPlan()
 	if err != nil {
 		return err
 	}
+	if err := room(b.Lab, 1); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lightPatience())
+	defer cancel()
 	if err := b.prepareLight(ca, p, name, subnet); err != nil {
 		return err
 	}
 	if err := b.boot(name); err != nil {
 		return err
 	}
-	return b.waitLight(ctx, []string{name})
+	return b.waitUsable(ctx, []string{name})
 }
 
 // PodNetNS is the path, on this machine, of the network namespace of a pod on a light node.

@@ -39,7 +39,7 @@ func (c *Cluster) change(ctx context.Context, f func(*builder) error) error {
 }
 
 // AddNode makes a new node in the first subnet, with the given images besides the lab's
-// own, and returns when it is registered.
+// own, and returns when it is registered; a light one when pods can be made on it.
 func (c *Cluster) AddNode(ctx context.Context, name string, images ...string) error {
 	return c.AddNodeIn(ctx, 1, name, images...)
 }
@@ -72,6 +72,9 @@ func (c *Cluster) AddNodeIn(ctx context.Context, subnet int, name string, images
 			return err
 		}
 		if b.state.Light {
+			if len(images) > 0 {
+				return fmt.Errorf("add node %s: %w", name, errNoImages)
+			}
 			return b.addLight(ctx, ca, name, subnet)
 		}
 		if err := b.prepareNode(ca, name, subnet); err != nil {
@@ -94,7 +97,8 @@ func (c *Cluster) StopNode(ctx context.Context, name string) error {
 	return c.change(ctx, func(b *builder) error { return b.powerOff(ctx, name) })
 }
 
-// StartNode switches a machine on and returns when its containerd, or its API server, answers.
+// StartNode switches a machine on and returns when its containerd, or its API server,
+// answers; a light node at once, WaitReady waits for it.
 func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	return c.change(ctx, func(b *builder) error { return b.powerOn(ctx, name) })
 }

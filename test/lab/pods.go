@@ -67,6 +67,8 @@ func (c *Cluster) AddPod(ctx context.Context, p Pod) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("create pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	var addrs []netip.Addr
+	ctx, cancel := context.WithTimeout(ctx, lightPatience())
+	defer cancel()
 	err = pollEvery(ctx, podEvery, func(ctx context.Context) error {
 		now, err := pods.Get(ctx, p.Name, metav1.GetOptions{})
 		if err != nil {
@@ -86,7 +88,7 @@ func (c *Cluster) AddPod(ctx context.Context, p Pod) ([]netip.Addr, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("wait for pod %s/%s: %w; %s", p.Namespace, p.Name, err, c.podEvents(context.WithoutCancel(ctx), p))
+		return nil, fmt.Errorf("wait for pod %s/%s on %s: %w; %s", p.Namespace, p.Name, p.Node, err, c.podEvents(context.WithoutCancel(ctx), p))
 	}
 	return addrs, nil
 }

@@ -26,6 +26,8 @@ type Status struct {
 	Subnets int
 	// DualStack: machines have IPv6 too.
 	DualStack bool
+	// Light: the nodes are light ones.
+	Light bool
 	// Complete is false for a lab whose start failed or still goes on.
 	Complete bool
 	// APIError says why the API server could not be asked; empty when it answered.
@@ -41,7 +43,14 @@ type MachineStatus struct {
 	Running, Down []string
 	// Condition is "Ready", "NotReady" or "unregistered" for a node, empty for the control plane.
 	Condition string
+	// Agent is, in a light lab, "ready" or what the manifest's pods of the machine lack;
+	// Pods is how many others run there.
+	Agent string
+	Pods  int
 }
+
+// agentReady is MachineStatus.Agent of a machine that lacks nothing.
+const agentReady = "ready"
 
 // Status looks at the lab's machines, their processes, and the cluster's nodes.
 func (c *Cluster) Status(ctx context.Context) (Status, error) {
@@ -49,10 +58,16 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, DualStack: st.DualStack, Complete: st.Complete}
+	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, DualStack: st.DualStack, Light: st.Light, Complete: st.Complete}
 	conditions, err := c.nodeConditions(ctx)
 	if err != nil {
 		s.APIError = err.Error()
+	}
+	var pods []corev1.Pod
+	if s.Light && s.APIError == "" {
+		if pods, err = c.pods(ctx); err != nil {
+			s.APIError = err.Error()
+		}
 	}
 	for _, m := range st.Machines {
 		ms := MachineStatus{Machine: m, On: m.Init.Alive()}
@@ -69,6 +84,20 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 				ms.Running = append(ms.Running, comp.Name)
 			} else {
 				ms.Down = append(ms.Down, comp.Name)
+			}
+		}
+		if s.Light && s.APIError == "" && ms.On {
+			ms.Agent = agentReady
+			if err := staticReady(pods, m.Name); err != nil {
+				ms.Agent = err.Error()
+			}
+			if p := c.stopped(ctx, m.Name); len(p) > 0 {
+				ms.Agent = strings.Join(p, "; ") + "; " + ms.Agent
+			}
+			for _, p := range pods {
+				if p.Spec.NodeName == m.Name && !isMirror(p) && p.Status.Phase == corev1.PodRunning {
+					ms.Pods++
+				}
 			}
 		}
 		if m.Name != layout.Control && s.APIError == "" {
@@ -121,11 +150,28 @@ func (c *Cluster) nodeConditions(ctx context.Context) (map[string]string, error)
 	return conds, nil
 }
 
+func (c *Cluster) pods(ctx context.Context) ([]corev1.Pod, error) {
+	client, err := c.Clientset()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	list, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ask the API server: %w", err)
+	}
+	return list.Items, nil
+}
+
 // Print writes the status for people.
 func (s Status) Print(w io.Writer) error {
 	fmt.Fprintf(w, "lab %s, Kubernetes %s, up since %s\n", s.Name, s.Kubernetes, s.Created.Local().Format(time.DateTime))
 	if !s.Complete {
-		fmt.Fprintln(w, "its start has not come to an end; \"lab up\" makes it anew, \"lab down\" removes it")
+		fmt.Fprintln(w, "its start has not come to an end; \"lab up\" makes it again, \"lab down\" removes it")
+	}
+	if s.Light {
+		fmt.Fprintln(w, "light: the lab's runner is in the place of kubelet, containerd and scheduler")
 	}
 	if s.Subnets > 1 {
 		fmt.Fprintf(w, "%d subnets, %s and %s, with a router between\n", s.Subnets, fabric.Subnet(1), fabric.Subnet(2))
@@ -137,7 +183,11 @@ func (s Status) Print(w io.Writer) error {
 		fmt.Fprintf(w, "API server: %s\n", s.APIError)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "MACHINE\tADDRESS\tPOWER\tNODE\tRUNNING\tDOWN")
+	head := "MACHINE\tADDRESS\tPOWER\tNODE\tRUNNING\tDOWN"
+	if s.Light {
+		head += "\tPODS\tMANX"
+	}
+	fmt.Fprintln(t, head)
 	for _, m := range s.Machines {
 		power, addr := "off", m.Addr.String()
 		if s.DualStack {
@@ -146,10 +196,24 @@ func (s Status) Print(w io.Writer) error {
 		if m.On {
 			power = fmt.Sprintf("on (pid %d)", m.Init.PID)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, addr, power, dash(m.Condition),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s", m.Name, addr, power, dash(m.Condition),
 			dash(strings.Join(m.Running, " ")), dash(strings.Join(m.Down, " ")))
+		if s.Light {
+			agent := m.Agent
+			if agent != "" && agent != agentReady {
+				agent = "not ready"
+			}
+			fmt.Fprintf(t, "\t%d\t%s", m.Pods, dash(agent))
+		}
+		fmt.Fprintln(t)
 	}
-	return t.Flush()
+	err := t.Flush()
+	for _, m := range s.Machines {
+		if m.Agent != "" && m.Agent != agentReady {
+			fmt.Fprintf(w, "%s: %s\n", m.Name, m.Agent)
+		}
+	}
+	return err
 }
 
 func dash(s string) string {

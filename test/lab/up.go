@@ -56,6 +56,8 @@ type Options struct {
 	// Audit has the API server log every request, for RecordRequests.
 	Audit bool
 	// Light makes a lab without kubelets and container runtimes, see light.go. It needs Manifest.
+	// Up returns when pods can be made on all nodes; WaitReady waits for the BGP sessions, too.
+	// On a kernel without ipip the empty Mode is "bgp" when the manifest asks for tunnels.
 	Light bool
 	// With names what a light lab has besides: KubeProxy.
 	With []string
@@ -98,6 +100,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		}
 	}
 	if err := o.checkLight(); err != nil {
+		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
+	}
+	if err := o.chooseMode(); err != nil {
 		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 	}
 	manifest, err := o.manifest()

@@ -103,6 +103,9 @@ func (c *Cluster) waitContainerd(ctx context.Context, name string) error {
 
 // LoadImage loads a docker archive into the nodes' containerd; into every node when none is named.
 func (c *Cluster) LoadImage(ctx context.Context, archive string, nodes ...string) error {
+	if s, err := loadState(c.Lab); err == nil && s.Light {
+		return fmt.Errorf("load image %s: %w", archive, errNoImages)
+	}
 	if _, err := image.Refs(archive); err != nil {
 		return err
 	}
@@ -150,19 +153,31 @@ func ready(n *corev1.Node) error {
 	return fmt.Errorf("node %s has not reported yet", n.Name)
 }
 
-// WaitReady returns when all nodes that are switched on are Ready.
+// WaitReady returns when all nodes that are switched on are Ready, and in a light lab the
+// pods of the manifest besides, which is when the agents' BGP sessions are established.
 func (c *Cluster) WaitReady(ctx context.Context) error {
-	ms, err := c.Machines()
+	s, err := loadState(c.Lab)
 	if err != nil {
 		return err
 	}
 	var names []string
-	for _, m := range ms {
+	for _, m := range s.Machines {
 		if m.Name != layout.Control && m.Init.Alive() {
 			names = append(names, m.Name)
 		}
 	}
-	return c.waitNodes(ctx, names, ready)
+	if !s.Light {
+		return c.waitNodes(ctx, names, ready)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lightPatience())
+	defer cancel()
+	if err := c.waitNodes(ctx, names, usable); err != nil {
+		return err
+	}
+	if control := s.machine(layout.Control); control != nil && control.Init.Alive() { // else it is outside
+		names = append(names, layout.Control)
+	}
+	return c.waitAgents(ctx, names)
 }
 
 func (c *Cluster) waitNodes(ctx context.Context, names []string, test nodeTest) error {
@@ -196,7 +211,7 @@ func (c *Cluster) waitNodes(ctx context.Context, names []string, test nodeTest) 
 		return err
 	}
 	if s, stateErr := loadState(c.Lab); stateErr == nil && s.Light {
-		return c.explain(err, culprit, "runner")
+		return c.explainLight(err, culprit)
 	}
 	return c.explain(err, culprit, "kubelet")
 }

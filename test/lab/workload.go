@@ -10,10 +10,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 )
 
@@ -59,6 +61,20 @@ func takeApart(manifest []byte) (w workload, err error) {
 	return w, nil
 }
 
+// poolMode is what the manifest says of the pools' encapsulation, empty when nothing.
+func (w workload) poolMode() string {
+	for _, p := range w.everyNode {
+		for _, c := range p.Spec.Containers {
+			for _, e := range c.Env {
+				if c.Name == agentContainer && e.Name == poolVariable {
+					return e.Value
+				}
+			}
+		}
+	}
+	return ""
+}
+
 func podOf(owner metav1.ObjectMeta, t corev1.PodTemplateSpec) *corev1.Pod {
 	return &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
@@ -77,11 +93,14 @@ func on(machine string, pods []*corev1.Pod) (named []*corev1.Pod) {
 	return named
 }
 
-// servedEvery is how often the API server is asked whether it serves new kinds.
-const servedEvery = 20 * time.Millisecond
+// objectEvery is how often an object is tried that cannot be created yet, and how often
+// the API server is asked whether it serves a new kind.
+const objectEvery = 20 * time.Millisecond
 
-// create creates the objects as administrator, the CRDs first, and the service accounts,
-// without which no pod of the manifest starts, when all else is there.
+// create creates the objects as administrator, the service accounts, without which no pod
+// of the manifest starts, when all else is there. It begins when the API server accepts
+// connections, which is a second before that is ready: what it has not made itself by
+// then, such as a namespace, is waited for object by object.
 func (c *Cluster) create(ctx context.Context, w workload) error {
 	cfg, err := c.RESTConfig()
 	if err != nil {
@@ -91,44 +110,86 @@ func (c *Cluster) create(ctx context.Context, w workload) error {
 	if err != nil {
 		return err
 	}
-	each := func(objects []*unstructured.Unstructured, which func(*unstructured.Unstructured) bool) error {
-		g, ctx := errgroup.WithContext(ctx)
-		for _, o := range objects {
-			if which(o) {
-				g.Go(func() error { return createObject(ctx, client, o) })
-			}
-		}
-		return g.Wait()
-	}
-	all := func(*unstructured.Unstructured) bool { return true }
-	account := func(o *unstructured.Unstructured) bool { return o.GetKind() == "ServiceAccount" }
-	if err := each(w.definitions, all); err != nil {
+	asker, err := c.Clientset()
+	if err != nil {
 		return err
 	}
-	if err := each(w.objects, func(o *unstructured.Unstructured) bool { return !account(o) }); err != nil {
-		return err
-	}
+	first, gctx := errgroup.WithContext(ctx)
 	for _, d := range w.definitions {
-		if err := served(ctx, client, d); err != nil {
-			return err
+		first.Go(func() error {
+			if err := createObject(gctx, client, d); err != nil {
+				return err
+			}
+			return served(gctx, client, asker.RESTClient(), d)
+		})
+	}
+	for _, o := range w.objects {
+		if o.GetKind() != "ServiceAccount" {
+			first.Go(func() error { return createObject(gctx, client, o) })
 		}
 	}
-	return each(w.objects, account)
+	if err := first.Wait(); err != nil {
+		return err
+	}
+	last, lctx := errgroup.WithContext(ctx)
+	for _, o := range w.objects {
+		if o.GetKind() == "ServiceAccount" {
+			last.Go(func() error { return createObject(lctx, client, o) })
+		}
+	}
+	return last.Wait()
 }
 
+// createObject creates an object, as soon as the API server can.
 func createObject(ctx context.Context, client dynamic.Interface, o *unstructured.Unstructured) error {
 	resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
-	_, err := client.Resource(resource).Namespace(o.GetNamespace()).Create(ctx, o, metav1.CreateOptions{})
-	if err != nil {
+	var refused error
+	err := pollEvery(ctx, objectEvery, func(ctx context.Context) error {
+		_, err := client.Resource(resource).Namespace(o.GetNamespace()).Create(ctx, o, metav1.CreateOptions{})
+		if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsAlreadyExists(err) {
+			refused = err
+			return nil
+		}
+		return err
+	})
+	if err = errors.Join(refused, err); err != nil {
 		return fmt.Errorf("create %s %s: %w", o.GetKind(), o.GetName(), err)
 	}
 	return nil
 }
 
-// served waits until the API server serves what a CRD defines.
-func served(ctx context.Context, client dynamic.Interface, definition *unstructured.Unstructured) error {
+// served waits until the API server serves what a CRD defines, and has it begin: its first
+// answers to a new kind are "429, in a second", which every agent would wait for.
+func served(ctx context.Context, client dynamic.Interface, asker rest.Interface, definition *unstructured.Unstructured) error {
+	if err := established(ctx, client, definition); err != nil {
+		return err
+	}
+	group, _, _ := unstructured.NestedString(definition.Object, "spec", "group")
+	plural, _, _ := unstructured.NestedString(definition.Object, "spec", "names", "plural")
+	versions, _, _ := unstructured.NestedSlice(definition.Object, "spec", "versions")
+	for _, v := range versions {
+		version, _ := v.(map[string]any)
+		if version["served"] != true {
+			continue
+		}
+		path := fmt.Sprintf("/apis/%s/%s/%s", group, version["name"], plural)
+		// resourceVersion 0 is answered from the watch cache, which that needs first.
+		err := pollEvery(ctx, objectEvery, func(ctx context.Context) error {
+			return asker.Get().AbsPath(path).Param("resourceVersion", "0").MaxRetries(0).Do(ctx).Error()
+		})
+		if err != nil {
+			return fmt.Errorf("ask for %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// established waits until a new kind is, and has that be an hour ago: within two seconds
+// of it the API server lets whoever creates an object of the kind wait for two seconds
+// (customresource_handler.go), for the sake of other API servers, which a lab has not.
+func established(ctx context.Context, client dynamic.Interface, definition *unstructured.Unstructured) error {
 	resource, _ := meta.UnsafeGuessKindToResource(definition.GroupVersionKind())
-	return pollEvery(ctx, servedEvery, func(ctx context.Context) error {
+	return pollEvery(ctx, objectEvery, func(ctx context.Context) error {
 		now, err := client.Resource(resource).Get(ctx, definition.GetName(), metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -136,7 +197,12 @@ func served(ctx context.Context, client dynamic.Interface, definition *unstructu
 		conditions, _, _ := unstructured.NestedSlice(now.Object, "status", "conditions")
 		for _, c := range conditions {
 			if c, ok := c.(map[string]any); ok && c["type"] == "Established" && c["status"] == "True" {
-				return nil
+				c["lastTransitionTime"] = time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+				if err := unstructured.SetNestedSlice(now.Object, conditions, "status", "conditions"); err != nil {
+					return err
+				}
+				_, err := client.Resource(resource).UpdateStatus(ctx, now, metav1.UpdateOptions{})
+				return err
 			}
 		}
 		return fmt.Errorf("%s is not established", definition.GetName())

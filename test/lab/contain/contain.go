@@ -7,7 +7,9 @@
 // What it has of a container: the files (the image's, read-only when that is asked for,
 // and the volumes), /proc with a read-only /proc/sys and a read-only /sys unless it is
 // privileged, the user, the capabilities, no_new_privs. What it shares with its node
-// are the process ids, the cgroup and the devices; and there is no seccomp filter.
+// are the process ids and the devices. There is no seccomp filter: the default profile
+// is a package of containerd's, which is a lot to depend on for a test. What that profile
+// forbids Manx is tried on a full lab.
 //
 // The caller starts its own program once more, see [Command]: the second one makes the
 // mounts and executes what is to run, so that the process is the caller's child all along.
@@ -58,7 +60,12 @@ type Mount struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
-// Command is the process that becomes the container; file is where its spec is written,
+// Gate is the file descriptor from which a container's process reads a line before it
+// does anything. At an end without one, such as that of who started it, it ends, too.
+const Gate = 3
+
+// Command is the process that becomes the container, when there is a line at Gate
+// (exec.Cmd.ExtraFiles); file is where its spec is written,
 // readable for root alone, since an environment may hold secrets.
 func Command(s Spec, file string) (*exec.Cmd, error) {
 	if _, err := capabilityMask(s.Capabilities); err != nil {
@@ -87,6 +94,11 @@ func init() {
 
 // become executes the container's program, and returns only when that fails.
 func become(file string) error {
+	gate := os.NewFile(Gate, "gate")
+	if _, err := gate.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the word to begin: %w", err)
+	}
+	gate.Close()
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err

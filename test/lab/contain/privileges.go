@@ -44,15 +44,12 @@ func dropPrivileges(s *Spec) error {
 			return fmt.Errorf("set no_new_privs: %w", err)
 		}
 	}
-	if s.Privileged {
-		return nil
-	}
 	mask, err := capabilityMask(s.Capabilities)
 	if err != nil {
 		return err
 	}
 	for i := range capabilityNames {
-		if mask&(1<<i) != 0 {
+		if s.Privileged || mask&(1<<i) != 0 {
 			continue
 		}
 		// EINVAL: a kernel that does not have this one.
@@ -71,6 +68,9 @@ func dropPrivileges(s *Spec) error {
 		if err := unix.Setresuid(s.UID, s.UID, s.UID); err != nil {
 			return fmt.Errorf("become user %d: %w", s.UID, err)
 		}
+		return nil
+	}
+	if s.Privileged {
 		return nil
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

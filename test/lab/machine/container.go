@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // PodCgroup is where all containers of a node are, as a path in the machine.
@@ -49,6 +52,32 @@ func ContainerCgroup(id string, milliCPU int64) (dirs []string, err error) {
 		}
 	}
 	return dirs, nil
+}
+
+// ContainerCgroups lists the directories of the cgroup that ContainerCgroup made for id.
+func ContainerCgroups(id string) (dirs []string) {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		found, _ := filepath.Glob(filepath.Join(pattern, PodCgroup, id)) // a good pattern
+		dirs = append(dirs, found...)
+	}
+	return dirs
+}
+
+// KillCgroup ends what is left in a container's cgroup, and removes it.
+func KillCgroup(id string) {
+	if id == "" {
+		return
+	}
+	dirs := ContainerCgroups(id)
+	for _, dir := range dirs {
+		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		for f := range strings.FieldsSeq(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	}
+	RemoveCgroups(dirs)
 }
 
 // EnterCgroups moves a process.

@@ -19,12 +19,12 @@ func waitFor(c Component) {
 		until(20*time.Millisecond, func() error { _, err := os.Stat(c.WaitPath); return err })
 	}
 	if c.WaitTCP != "" {
-		until(100*time.Millisecond, func() error { return accepts(c.WaitTCP) })
+		until(20*time.Millisecond, func() error { return accepts(c.WaitTCP) })
 	}
 	if c.WaitURL != "" {
 		t := &http.Transport{} // one connection for all questions
 		defer t.CloseIdleConnections()
-		until(200*time.Millisecond, func() error { return saysOK(t, c.WaitURL, c.WaitCA) })
+		until(100*time.Millisecond, func() error { return saysOK(t, c.WaitURL, c.WaitCA) })
 	}
 }
 

@@ -63,21 +63,22 @@ func (w *worker) keep(ctx context.Context, c corev1.Container) {
 		stopProbing()
 		if !first {
 			w.log.Warn("container ended", "pod", w.pod.Name, "container", c.Name)
+			machine.KillCgroup(now.ID) // its children end with it
 			w.update(func(*state) { now.Ready, now.Process = false, proc.ID{} })
 			if !pause(ctx, restartPause) {
 				return
 			}
 		}
 		for {
-			id, p, done, err := w.launch(ctx, c)
+			done, err := w.launch(ctx, c, func(_ *state, id string, p proc.ID) {
+				if !first {
+					now.Restarts++
+				}
+				now.ID, now.Process, now.Waiting = id, p, ""
+			})
 			if err == nil {
 				ended = done
-				w.update(func(*state) {
-					if !first {
-						now.Restarts++
-					}
-					now.ID, now.Process, now.Waiting = id, p, ""
-				})
+				w.tell()
 				break
 			}
 			if ctx.Err() != nil {
@@ -94,12 +95,17 @@ func (w *worker) keep(ctx context.Context, c corev1.Container) {
 
 // runOnce runs an init container to its end.
 func (w *worker) runOnce(ctx context.Context, c corev1.Container) error {
-	_, p, ended, err := w.launch(ctx, c)
+	var p proc.ID
+	ended, err := w.launch(ctx, c, func(s *state, _ string, started proc.ID) { p, s.Init = started, started })
 	if err != nil {
 		return err
 	}
+	defer w.update(func(s *state) { s.Init = proc.ID{} })
 	select {
 	case <-ctx.Done():
+		if w.ending.Err() == nil { // the runner ends, and the next one deals with it
+			return ctx.Err()
+		}
 		return errors.Join(ctx.Err(), p.Kill(context.WithoutCancel(ctx)))
 	case <-ended:
 	}
@@ -117,46 +123,61 @@ func (w *worker) log1(container string) string {
 	return filepath.Join(LogDir, "containers", fmt.Sprintf("%s_%s_%s.log", w.pod.Name, w.pod.Namespace, container))
 }
 
-// launch starts a container's process.
-func (w *worker) launch(ctx context.Context, c corev1.Container) (id string, p proc.ID, ended chan struct{}, err error) {
+// launch starts a container's process. It does nothing yet when note writes down that it
+// is there: a runner that is killed in between leaves a process that ends.
+func (w *worker) launch(ctx context.Context, c corev1.Container, note func(*state, string, proc.ID)) (ended chan struct{}, err error) {
 	random := make([]byte, 32)
 	if _, err := rand.Read(random); err != nil {
-		return "", p, nil, err
+		return nil, err
 	}
-	id = hex.EncodeToString(random)
+	id := hex.EncodeToString(random)
 	cmd, err := w.command(ctx, c)
 	if err != nil {
-		return "", p, nil, err
+		return nil, err
 	}
 	out, err := os.OpenFile(w.log1(c.Name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return "", p, nil, err
+		return nil, err
 	}
 	defer out.Close()
-	cmd.Stdout, cmd.Stderr = out, out
+	gate, open, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer open.Close()
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{gate}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := w.startIn(cmd); err != nil {
-		return "", p, nil, err
+	err = w.startIn(cmd)
+	gate.Close()
+	if err != nil {
+		return nil, err
 	}
 	group, err := machine.ContainerCgroup(id, milliCPU(c))
 	if err == nil {
 		err = machine.EnterCgroups(group, cmd.Process.Pid)
 	}
+	var p proc.ID
 	if err == nil {
 		p, err = proc.Identify(cmd.Process.Pid)
+	}
+	if err == nil {
+		err = w.keepState(func(s *state) { note(s, id, p) })
+	}
+	if err == nil {
+		_, err = open.WriteString("\n")
 	}
 	ended = make(chan struct{})
 	go func() {
 		defer close(ended)
 		w.ended(c.Name, cmd.Wait())
-		machine.RemoveCgroups(group)
+		machine.KillCgroup(id) // as all of a container ends with its first process
 	}()
 	if err != nil {
 		_ = cmd.Process.Kill()
 		<-ended
-		return "", p, nil, err
+		return nil, fmt.Errorf("start a process: %w", err)
 	}
-	return id, p, ended, nil
+	return ended, nil
 }
 
 // startIn starts a command in the pod's network namespace.
@@ -176,7 +197,10 @@ func (w *worker) startIn(cmd *exec.Cmd) error {
 	return <-errc
 }
 
-// command is what a container runs.
+// throughGate runs a program when there is a line to be read, as package contain does.
+const throughGate = `read -r _ <&3 && exec "$@" 3<&-`
+
+// command is what a container runs, once there is a line to be read from contain.Gate.
 func (w *worker) command(ctx context.Context, c corev1.Container) (*exec.Cmd, error) {
 	env, err := w.environment(ctx, c)
 	if err != nil {
@@ -202,7 +226,10 @@ func (w *worker) command(ctx context.Context, c corev1.Container) (*exec.Cmd, er
 	if len(c.Command) > 0 {
 		program, args = c.Command[0], append(append([]string{}, c.Command[1:]...), c.Args...)
 	}
-	cmd := exec.Command(program, args...)
+	if program, err = exec.LookPath(program); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/bin/sh", append([]string{"-c", throughGate, "sh", program}, args...)...)
 	cmd.Env, cmd.Dir = env, "/"
 	return cmd, nil
 }

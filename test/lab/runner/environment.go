@@ -55,7 +55,11 @@ func (w *worker) valueFrom(ctx context.Context, from *corev1.EnvVarSource) (stri
 		case "metadata.namespace":
 			return w.pod.Namespace, nil
 		case "status.podIP":
-			return strings.Join(w.state.IPs[:min(1, len(w.state.IPs))], ""), nil
+			if w.pod.Spec.HostNetwork {
+				return w.Addrs[0].String(), nil
+			}
+			ips := w.ips()
+			return strings.Join(ips[:min(1, len(ips))], ""), nil
 		case "status.hostIP":
 			return w.Addrs[0].String(), nil
 		}

@@ -42,14 +42,15 @@ func (r *runner) register(ctx context.Context) error {
 	}
 }
 
-// keepNode writes the Node's status when it changes, and again when another has changed it.
+// keepNode writes the Node's status when it changes. The condition of the network is the
+// agent's own and stays as it is.
 func (r *runner) keepNode(ctx context.Context) {
 	var last corev1.NodeStatus
 	said := ""
 	for wait := eager; ; {
 		now := r.nodeStatus(last)
 		if !reflect.DeepEqual(now, last) {
-			patch, err := json.Marshal(map[string]any{"status": now})
+			patch, err := statusPatch(now)
 			if err == nil {
 				_, err = r.client.CoreV1().Nodes().Patch(ctx, r.Node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 			}
@@ -68,6 +69,25 @@ func (r *runner) keepNode(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// statusPatch is a strategic merge, which keeps others' conditions. The addresses are
+// replaced, as the kubelet's are: by their types, they would merge two into one twice.
+func statusPatch(s corev1.NodeStatus) ([]byte, error) {
+	addresses := []any{map[string]string{"$patch": "replace"}}
+	for _, a := range s.Addresses {
+		addresses = append(addresses, a)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	var status map[string]any
+	if err := json.Unmarshal(b, &status); err != nil {
+		return nil, err
+	}
+	status["addresses"] = addresses
+	return json.Marshal(map[string]any{"status": status})
 }
 
 func (r *runner) nodeStatus(last corev1.NodeStatus) corev1.NodeStatus {

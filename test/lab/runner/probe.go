@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,19 +21,21 @@ const eager = 100 * time.Millisecond
 // probe asks whether a container that runs is ready, until ctx ends. One without a
 // readiness probe is.
 func (w *worker) probe(ctx context.Context, c corev1.Container) {
-	ready := func(is bool) {
+	ready := func(is bool, why string) {
 		w.mu.Lock()
 		now := w.state.Containers[c.Name]
-		same := now.Ready == is
-		now.Ready = is
+		same := now.Ready == is && now.Unready == why
 		w.mu.Unlock()
 		if !same {
-			w.tell()
+			w.update(func(*state) { now.Ready, now.Unready = is, why })
 		}
 	}
+	w.mu.Lock()
+	was := w.state.Containers[c.Name].Ready
+	w.mu.Unlock()
 	p := c.ReadinessProbe
 	if p == nil || p.HTTPGet == nil {
-		ready(true)
+		ready(true, "")
 		return
 	}
 	client := &http.Client{Timeout: max(time.Second, time.Duration(p.TimeoutSeconds)*time.Second), Transport: &http.Transport{
@@ -45,17 +48,17 @@ func (w *worker) probe(ctx context.Context, c corev1.Container) {
 	if threshold == 0 {
 		threshold = 3 // likewise
 	}
-	failures, was := 0, false
+	failures := 0
 	for wait := eager; pause(ctx, wait); {
 		if err := w.ask(ctx, client, p.HTTPGet); err != nil {
 			failures++
-			if failures >= threshold {
+			if failures >= threshold || !was {
 				was = false
-				ready(false)
+				ready(false, err.Error())
 			}
 		} else {
 			failures, was = 0, true
-			ready(true)
+			ready(true, "")
 		}
 		if wait = eager; was {
 			wait = period
@@ -63,13 +66,12 @@ func (w *worker) probe(ctx context.Context, c corev1.Container) {
 	}
 }
 
-// dial opens a connection from where the kubelet does: the node's network, from which its
-// pods can be reached.
+// dial opens a connection in the pod, not, as the kubelet does, from its node: a pod is
+// ready whatever the network between does.
 func (w *worker) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if w.pod.Spec.HostNetwork {
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
-	// In the pod, so that a pod is ready whatever the network between does.
 	var conn net.Conn
 	err := netns.Do(w.netns(), func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
@@ -81,12 +83,15 @@ func (w *worker) dial(ctx context.Context, network, address string) (net.Conn, e
 func (w *worker) ask(ctx context.Context, client *http.Client, get *corev1.HTTPGetAction) error {
 	host := get.Host
 	if host == "" {
-		host = "127.0.0.1"
+		host = w.Addrs[0].String()
+		if ips := w.ips(); len(ips) > 0 {
+			host = ips[0]
+		}
 	}
 	if get.Port.Type != intstr.Int {
 		return fmt.Errorf("a light node knows ports by number only, not %q", get.Port.StrVal)
 	}
-	url := "http://" + net.JoinHostPort(host, fmt.Sprint(get.Port.IntVal)) + "/" + trimSlash(get.Path)
+	url := "http://" + net.JoinHostPort(host, fmt.Sprint(get.Port.IntVal)) + "/" + strings.TrimLeft(get.Path, "/")
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -96,16 +101,9 @@ func (w *worker) ask(ctx context.Context, client *http.Client, get *corev1.HTTPG
 		return err
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return fmt.Errorf("%s says %s", url, resp.Status)
+		return fmt.Errorf("%s says %s: %s", url, resp.Status, strings.TrimSpace(string(said)))
 	}
 	return nil
-}
-
-func trimSlash(path string) string {
-	for len(path) > 0 && path[0] == '/' {
-		path = path[1:]
-	}
-	return path
 }

@@ -20,8 +20,10 @@
 // # What it leaves out
 //
 // Images: a pod runs programs that the node has (see [Config]). Liveness and startup
-// probes, resources, volumes other than hostPath and emptyDir, ports of the host, the
-// grace period of a pod that is deleted. What is about those is tried on a full lab.
+// probes, readiness other than HTTP's, restart policies other than Always (which is what
+// every pod gets; an Event says so), memory limits, volumes other than hostPath and
+// emptyDir, the grace period of a pod that is deleted, terminals and the container's
+// limits for "kubectl exec", "kubectl port-forward". What is about those is tried on a full lab.
 //
 // # What it leaves, and how it finds it again
 //
@@ -34,6 +36,7 @@ package runner
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -244,34 +247,46 @@ func (r *runner) find(namespace, name string) *worker {
 // adoptOrphans ends the pods that an earlier runner has started and that are gone from
 // the API server since.
 func (r *runner) adoptOrphans(ctx context.Context) error {
-	files, err := filepath.Glob(filepath.Join(stateDir, "*", stateFile))
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		var s state
-		b, err := os.ReadFile(f)
-		if err == nil {
-			err = json.Unmarshal(b, &s)
-		}
-		if err != nil {
-			r.log.Error("a pod's state can not be read: its network stays", "file", f, "error", err)
-			continue
-		}
-		if s.Static {
-			continue // its file says whether it goes on
-		}
+	for _, pod := range r.kept(false) {
 		r.mu.Lock()
-		if r.workers[s.Pod.UID] == nil {
-			r.start(ctx, s.Pod, false).end()
+		if r.workers[pod.UID] == nil {
+			r.start(ctx, pod, false).end()
 		}
 		r.mu.Unlock()
 	}
 	return nil
 }
 
-// retryPause is how long something that failed is left alone.
-const retryPause = time.Second
+// kept are the pods, static ones or the others, that an earlier runner has left.
+func (r *runner) kept(static bool) (pods []*corev1.Pod) {
+	files, _ := filepath.Glob(filepath.Join(stateDir, "*", stateFile)) // the pattern is a good one
+	for _, f := range files {
+		var s state
+		b, err := os.ReadFile(f)
+		if err == nil {
+			err = json.Unmarshal(b, &s)
+		}
+		if err == nil && s.Pod == nil {
+			err = errors.New("it names no pod")
+		}
+		if err != nil {
+			r.log.Error("a pod's state cannot be read: its network stays", "file", f, "error", err)
+			continue
+		}
+		if s.Static == static {
+			pods = append(pods, s.Pod)
+		}
+	}
+	return pods
+}
+
+const (
+	// retryPause is how long something that failed is left alone.
+	retryPause = time.Second
+	// tokenPause is how long at first, when a pod has not begun yet: mostly its service
+	// account is not there, and comes in a moment.
+	tokenPause = 50 * time.Millisecond
+)
 
 // pause waits, and reports false when ctx has ended.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -36,24 +36,24 @@ func (w *worker) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.state.Sandbox == "" {
-		id := make([]byte, 32)
-		if _, err := rand.Read(id); err != nil {
-			return err
-		}
-		w.update(func(s *state) { s.Sandbox = hex.EncodeToString(id) })
-	}
-	path := w.netns()
-	if _, err := os.Stat(path); err == nil { // an earlier runner was killed here
+	if w.sandbox() != "" { // a runner was killed in the middle of this, or the plugins could not be told
 		if err := w.disconnect(ctx); err != nil {
 			return err
 		}
-		return errors.New("half of a network is there")
 	}
+	random := make([]byte, 32)
+	if _, err := rand.Read(random); err != nil {
+		return err
+	}
+	id := hex.EncodeToString(random)
+	if err := w.keepState(func(s *state) { s.Sandbox = id }); err != nil {
+		return fmt.Errorf("keep the id of the pod's network: %w", err)
+	}
+	path := w.netns()
 	if err := netns.Make(path); err != nil {
 		return err
 	}
-	if err := os.Symlink(path, filepath.Join(w.dir, "netns")); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Symlink(path, filepath.Join(w.dir, "netns")); err != nil {
 		return err
 	}
 	if err := netns.Do(path, loopback); err != nil {
@@ -61,7 +61,7 @@ func (w *worker) connect(ctx context.Context) error {
 	}
 	result, err := plugins().AddNetworkList(ctx, conf, w.attachment())
 	if err != nil {
-		err = fmt.Errorf("failed to setup network for sandbox %q: %w", w.state.Sandbox, err)
+		err = fmt.Errorf("failed to setup network for sandbox %q: %w", id, err)
 		return errors.Join(err, w.disconnect(context.WithoutCancel(ctx)))
 	}
 	got, err := current.NewResultFromResult(result)
@@ -79,37 +79,40 @@ func (w *worker) connect(ctx context.Context) error {
 	return nil
 }
 
-// disconnect has the plugins forget the pod's network, and removes its namespace.
+// disconnect has the plugins forget the pod's network, and removes its namespace. As with
+// containerd that takes a configuration: a network plugin that has gone must come back.
 func (w *worker) disconnect(ctx context.Context) error {
 	conf, err := network()
 	if err != nil {
 		return err
 	}
-	// A plugin without configuration of the network any more is not there to be asked.
 	if err := plugins().DelNetworkList(ctx, conf, w.attachment()); err != nil {
-		return fmt.Errorf("failed to destroy network for sandbox %q: %w", w.state.Sandbox, err)
+		return fmt.Errorf("failed to destroy network for sandbox %q: %w", w.sandbox(), err)
 	}
 	if err := netns.Remove(w.netns()); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Join(w.dir, "netns"))
+	if err := os.Remove(filepath.Join(w.dir, "netns")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	w.update(func(s *state) { s.Sandbox, s.IPs = "", nil })
 	return nil
 }
 
-func (w *worker) netns() string { return filepath.Join(netnsDir, "cni-"+w.state.Sandbox) }
+func (w *worker) netns() string { return filepath.Join(netnsDir, "cni-"+w.sandbox()) }
 
 func plugins() *libcni.CNIConfig { return libcni.NewCNIConfig([]string{binDir}, nil) }
 
 // attachment is what containerd tells the plugins.
 func (w *worker) attachment() *libcni.RuntimeConf {
+	id := w.sandbox()
 	rt := &libcni.RuntimeConf{
-		ContainerID: w.state.Sandbox, NetNS: w.netns(), IfName: "eth0",
+		ContainerID: id, NetNS: filepath.Join(netnsDir, "cni-"+id), IfName: "eth0",
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", w.pod.Namespace},
 			{"K8S_POD_NAME", w.pod.Name},
-			{"K8S_POD_INFRA_CONTAINER_ID", w.state.Sandbox},
+			{"K8S_POD_INFRA_CONTAINER_ID", id},
 			{"K8S_POD_UID", string(w.pod.UID)},
 		},
 	}

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	remote "k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
@@ -74,9 +76,12 @@ func (w *worker) ExecInContainer(ctx context.Context, _ string, _ string, name s
 		return errors.New("a light node has no terminals for \"kubectl exec\": leave out -t, or use \"lab exec\"")
 	}
 	w.mu.Lock()
-	var p proc.ID
+	var (
+		p  proc.ID
+		id string
+	)
 	if c := w.state.Containers[name]; c != nil {
-		p = c.Process
+		p, id = c.Process, c.ID
 	}
 	w.mu.Unlock()
 	if !p.Alive() {
@@ -94,7 +99,14 @@ func (w *worker) ExecInContainer(ctx context.Context, _ string, _ string, name s
 		}
 		go func() { defer pipe.Close(); _, _ = io.Copy(pipe, in) }()
 	}
-	err := cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err := machine.EnterCgroups(machine.ContainerCgroups(id), cmd.Process.Pid) // to end with the container
+	if err != nil {
+		_ = cmd.Process.Kill()
+	}
+	err = errors.Join(err, cmd.Wait())
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return utilexec.CodeExitError{Err: err, Code: exit.ExitCode()}
@@ -102,23 +114,55 @@ func (w *worker) ExecInContainer(ctx context.Context, _ string, _ string, name s
 	return err
 }
 
-// logs sends all that a container has written, or its last lines.
+// notLogs are what "kubectl logs" can ask a kubelet for, and not this.
+var notLogs = []string{"previous", "sinceSeconds", "sinceTime", "timestamps", "limitBytes"}
+
+// logs sends all that a container has written, or its last lines, and what it goes on to
+// write when that is asked for.
 func (r *runner) logs(w http.ResponseWriter, req *http.Request) {
+	q := req.URL.Query()
+	for _, name := range notLogs {
+		if v := q.Get(name); v != "" && v != "false" {
+			http.Error(w, fmt.Sprintf("a light node does not know %s of \"kubectl logs\": all of a log is a file in %s of its disk", name, LogDir), http.StatusBadRequest)
+			return
+		}
+	}
 	worker := r.find(req.PathValue("namespace"), req.PathValue("pod"))
 	if worker == nil {
 		http.Error(w, "no such pod on this node", http.StatusNotFound)
 		return
 	}
-	file := worker.log1(req.PathValue("container"))
-	if n, err := strconv.Atoi(req.URL.Query().Get("tailLines")); err == nil {
-		fmt.Fprintln(w, machine.Tail(file, n))
+	container := req.PathValue("container")
+	if !worker.has(container) {
+		http.Error(w, "the pod has no container "+container, http.StatusNotFound)
 		return
 	}
-	f, err := os.Open(file)
+	f, err := os.Open(worker.log1(container))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
 	defer f.Close()
-	_, _ = io.Copy(w, f)
+	if n, err := strconv.Atoi(q.Get("tailLines")); err == nil {
+		if _, err := f.Seek(0, io.SeekEnd); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintln(w, machine.Tail(f.Name(), n))
+	}
+	flush := http.NewResponseController(w)
+	for {
+		if _, err := io.Copy(w, f); err != nil || q.Get("follow") != "true" {
+			return
+		}
+		if flush.Flush() != nil || !pause(req.Context(), lookEvery) {
+			return
+		}
+	}
+}
+
+// has reports whether the pod has a container of this name.
+func (w *worker) has(container string) bool {
+	is := func(c corev1.Container) bool { return c.Name == container }
+	return slices.ContainsFunc(w.pod.Spec.Containers, is) || slices.ContainsFunc(w.pod.Spec.InitContainers, is)
 }

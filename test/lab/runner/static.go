@@ -20,7 +20,13 @@ const staticEvery = 200 * time.Millisecond
 // static runs the pods that the files of StaticDir describe. A file that goes takes its
 // pod with it, and one that changes makes it another.
 func (r *runner) static(ctx context.Context) {
-	running := map[string]*worker{} // by file
+	running := map[string]*worker{} // by file, or by id
+	r.mu.Lock()
+	// What an earlier runner has started and whose file has gone, or says something else.
+	for _, pod := range r.kept(true) {
+		running[string(pod.UID)] = r.start(ctx, pod, true)
+	}
+	r.mu.Unlock()
 	said := map[string]string{}
 	for ; ; pause(ctx, staticEvery) {
 		if ctx.Err() != nil {
@@ -38,9 +44,14 @@ func (r *runner) static(ctx context.Context) {
 				continue
 			}
 			there[f] = pod
+			if w := running[string(pod.UID)]; w != nil {
+				running[f] = w
+				delete(running, string(pod.UID))
+			}
 		}
 		for f, w := range running {
-			if pod := there[f]; pod == nil || pod.UID != w.pod.UID {
+			// A file that comes back while its pod ends is another pod.
+			if pod := there[f]; pod == nil || pod.UID != w.pod.UID || w.ending.Err() != nil {
 				w.end()
 				if r.find(w.pod.Namespace, w.pod.Name) == nil {
 					delete(running, f) // it has ended: another of its name may begin
@@ -48,7 +59,7 @@ func (r *runner) static(ctx context.Context) {
 			}
 		}
 		for f, pod := range there {
-			if running[f] == nil {
+			if running[f] == nil && r.find(pod.Namespace, pod.Name) == nil {
 				r.mu.Lock()
 				running[f] = r.start(ctx, pod, true)
 				r.mu.Unlock()

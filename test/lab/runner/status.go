@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,7 @@ import (
 // publish writes the pod's status whenever it has changed, until ctx ends.
 func (w *worker) publish(ctx context.Context) {
 	var last corev1.PodStatus
+	said := ""
 	w.tell()
 	for {
 		select {
@@ -32,7 +34,8 @@ func (w *worker) publish(ctx context.Context) {
 			continue
 		}
 		if err := w.write(ctx, now); err != nil {
-			if ctx.Err() == nil && !apierrors.IsNotFound(err) {
+			if ctx.Err() == nil && !apierrors.IsNotFound(err) && err.Error() != said {
+				said = err.Error()
 				w.log.Warn("the pod's status is not written", "pod", w.pod.Name, "error", err)
 			}
 			if !pause(ctx, retryPause/4) {
@@ -41,7 +44,7 @@ func (w *worker) publish(ctx context.Context) {
 			w.tell()
 			continue
 		}
-		last = now
+		last, said = now, ""
 	}
 }
 
@@ -71,12 +74,14 @@ func (w *worker) status(last corev1.PodStatus) corev1.PodStatus {
 		s.PodIPs = append(s.PodIPs, corev1.PodIP{IP: ip})
 	}
 	running, ready := true, true
+	why := "" // not ready
 	for _, c := range w.pod.Spec.Containers {
 		cs := corev1.ContainerStatus{Name: c.Name, Image: c.Image, ImageID: c.Image}
 		now := w.state.Containers[c.Name]
 		switch {
 		case now == nil || now.Process == (proc.ID{}):
 			running, ready = false, false
+			why = "container " + c.Name + " does not run"
 			cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 			if now != nil && now.Waiting != "" {
 				cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: "CreateContainerError", Message: now.Waiting}
@@ -90,6 +95,9 @@ func (w *worker) status(last corev1.PodStatus) corev1.PodStatus {
 			started := true
 			cs.Started = &started
 			ready = ready && now.Ready
+			if !now.Ready && why == "" {
+				why = strings.TrimSuffix("container "+c.Name+" is not ready: "+now.Unready, ": ")
+			}
 		}
 		s.ContainerStatuses = append(s.ContainerStatuses, cs)
 	}
@@ -106,19 +114,23 @@ func (w *worker) status(last corev1.PodStatus) corev1.PodStatus {
 		{corev1.ContainersReady, ready},
 		{corev1.PodReady, ready},
 	} {
-		s.Conditions = append(s.Conditions, condition(last.Conditions, c.kind, c.is))
+		said := ""
+		if !c.is && (c.kind == corev1.ContainersReady || c.kind == corev1.PodReady) {
+			said = why
+		}
+		s.Conditions = append(s.Conditions, condition(last.Conditions, c.kind, c.is, said))
 	}
 	return s
 }
 
-func condition(last []corev1.PodCondition, kind corev1.PodConditionType, is bool) corev1.PodCondition {
-	c := corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now().Rfc3339Copy()}
+func condition(last []corev1.PodCondition, kind corev1.PodConditionType, is bool, said string) corev1.PodCondition {
+	c := corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, Message: said, LastTransitionTime: metav1.Now().Rfc3339Copy()}
 	if is {
 		c.Status = corev1.ConditionTrue
 	}
 	for _, l := range last {
 		if l.Type == kind && l.Status == c.Status {
-			return l
+			c.LastTransitionTime = l.LastTransitionTime
 		}
 	}
 	return c
@@ -198,7 +210,7 @@ func (w *worker) complain(ctx context.Context, reason, text string) {
 	}
 	w.log.Warn(text, "pod", w.pod.Namespace+"/"+w.pod.Name)
 	if len(text) > 1024 { // the API server's limit
-		text = text[:1021] + "…"
+		text = strings.ToValidUTF8(text[:1021], "") + "…"
 	}
 	now := metav1.NewTime(time.Now())
 	_, err := w.client.CoreV1().Events(w.pod.Namespace).Create(ctx, &corev1.Event{

@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/manx-cni/manx/test/lab/machine"
 	"github.com/manx-cni/manx/test/lab/proc"
 )
 
@@ -26,6 +27,8 @@ type state struct {
 	// namespace. It is written before the plugins are asked, so that they can be told of its end.
 	Sandbox string   `json:"sandbox,omitempty"`
 	IPs     []string `json:"ips,omitempty"`
+	// Init is the process of the init container that runs now.
+	Init proc.ID `json:"init"`
 	// Prepared is set when the init containers have ended well.
 	Prepared   bool                  `json:"prepared,omitempty"`
 	Containers map[string]*container `json:"containers,omitempty"`
@@ -36,8 +39,9 @@ type container struct {
 	ID       string  `json:"id"`
 	Process  proc.ID `json:"process"`
 	Restarts int32   `json:"restarts"`
-	Ready    bool    `json:"-"`
-	Waiting  string  `json:"-"` // why it does not run
+	Ready    bool    `json:"ready"` // the last answer counts until the next runner has asked
+	Waiting  string  `json:"-"`     // why it does not run
+	Unready  string  `json:"-"`     // what it says when it is asked and not ready
 }
 
 // worker runs one pod. Its goroutine is the only one that connects and disconnects it;
@@ -54,7 +58,7 @@ type worker struct {
 
 	exits sync.Map // how the processes of containers ended, by name
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows
 	state state
 	said  string // by the last Event
 }
@@ -83,9 +87,12 @@ func (w *worker) run(ctx context.Context) {
 	on, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(w.ending, stop)()
+	if w.ending.Err() != nil { // it ends before it has begun: nothing is to be started
+		stop()
+	}
 	var keepers sync.WaitGroup
 	if w.up(on) {
-		log.Info("pod runs", "addresses", w.state.IPs)
+		log.Info("pod runs", "addresses", w.ips())
 		for _, c := range w.pod.Spec.Containers {
 			keepers.Go(func() { w.keep(on, c) })
 		}
@@ -105,7 +112,10 @@ func (w *worker) run(ctx context.Context) {
 
 // up gives the pod its network and runs its init containers, as often as it takes.
 func (w *worker) up(ctx context.Context) bool {
-	for !w.pod.Spec.HostNetwork && len(w.state.IPs) == 0 {
+	for !w.pod.Spec.HostNetwork && len(w.ips()) == 0 {
+		if ctx.Err() != nil {
+			return false
+		}
 		err := w.connect(ctx)
 		if ctx.Err() != nil {
 			return false
@@ -118,8 +128,23 @@ func (w *worker) up(ctx context.Context) bool {
 			return false
 		}
 	}
+	if p := w.pod.Spec.RestartPolicy; p != "" && p != corev1.RestartPolicyAlways {
+		w.complain(ctx, "Unsupported", fmt.Sprintf("restartPolicy %s: a light node starts every container again that ends, as if it were Always", p))
+	}
+	w.mu.Lock()
+	prepared, left := w.state.Prepared, w.state.Init
+	w.mu.Unlock()
+	if left != (proc.ID{}) { // of a runner that was killed: it runs once more, and alone
+		if err := left.Kill(ctx); err != nil {
+			w.log.Error("an init container does not end", "error", err)
+		}
+	}
+	wait := tokenPause
 	for _, c := range w.pod.Spec.InitContainers {
-		for !w.state.Prepared {
+		for !prepared {
+			if ctx.Err() != nil {
+				return false
+			}
 			err := w.runOnce(ctx, c)
 			if ctx.Err() != nil {
 				return false
@@ -128,9 +153,10 @@ func (w *worker) up(ctx context.Context) bool {
 				break
 			}
 			w.complain(ctx, "Failed", fmt.Sprintf("init container %s: %v", c.Name, err))
-			if !pause(ctx, retryPause) {
+			if !pause(ctx, wait) {
 				return false
 			}
+			wait = min(2*wait, retryPause)
 		}
 	}
 	w.update(func(s *state) { s.Prepared = true })
@@ -140,9 +166,13 @@ func (w *worker) up(ctx context.Context) bool {
 // down ends the pod's processes and its network, and then its object.
 func (w *worker) down(ctx context.Context) bool {
 	w.mu.Lock()
-	var processes []proc.ID
+	var (
+		processes []proc.ID
+		ids       []string
+	)
+	processes = append(processes, w.state.Init)
 	for _, c := range w.state.Containers {
-		processes = append(processes, c.Process)
+		processes, ids = append(processes, c.Process), append(ids, c.ID)
 	}
 	w.mu.Unlock()
 	for _, p := range processes {
@@ -153,7 +183,10 @@ func (w *worker) down(ctx context.Context) bool {
 			w.log.Error("a process does not end", "error", err)
 		}
 	}
-	for w.state.Sandbox != "" {
+	for _, id := range ids {
+		machine.KillCgroup(id)
+	}
+	for w.sandbox() != "" {
 		err := w.disconnect(ctx)
 		if err == nil {
 			break
@@ -188,7 +221,8 @@ func (w *worker) load() error {
 		return err
 	}
 	_ = os.Remove(w.link())
-	if err := os.Symlink(w.dir, w.link()); err != nil {
+	// Relative, so that it leads to the same for who looks at the machine's root from outside.
+	if err := os.Symlink(filepath.Join("..", filepath.Base(stateDir), filepath.Base(w.dir)), w.link()); err != nil {
 		return err
 	}
 	b, err := os.ReadFile(filepath.Join(w.dir, stateFile))
@@ -203,23 +237,44 @@ func (w *worker) load() error {
 		return err
 	}
 	s.Pod, s.Static = w.pod, w.static
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.state = s
 	return nil
 }
 
+// sandbox is the id of the pod's network, empty without one.
+func (w *worker) sandbox() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.Sandbox
+}
+
+// ips are the pod's own addresses, none for a pod in its node's network.
+func (w *worker) ips() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.IPs // never changed in place
+}
+
 // update changes the pod's state, keeps it and has it published.
 func (w *worker) update(change func(*state)) {
-	w.mu.Lock()
-	change(&w.state)
-	b, err := json.Marshal(w.state)
-	w.mu.Unlock()
-	if err == nil {
-		err = renameio.WriteFile(filepath.Join(w.dir, stateFile), b, 0o600)
-	}
-	if err != nil {
+	if err := w.keepState(change); err != nil {
 		w.log.Error("a pod's state is not kept", "pod", w.pod.Name, "error", err)
 	}
 	w.tell()
+}
+
+// keepState writes while it holds the lock: two writers must not overtake each other.
+func (w *worker) keepState(change func(*state)) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(&w.state)
+	b, err := json.Marshal(w.state)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(w.dir, stateFile), b, 0o600)
 }
 
 // tell has the status published.

@@ -34,6 +34,8 @@ func upCmd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
+			case noCNI && o.Light:
+				return errors.New("--light excludes --no-cni: a light node has no other pod network than Manx's")
 			case noCNI && (o.Manifest != "" || o.Mode != ""):
 				return errors.New("--no-cni excludes --manifest and --mode")
 			case !noCNI && o.Manifest == "":
@@ -52,6 +54,9 @@ func upCmd() *cobra.Command {
 				return err
 			}
 			o.Progress("lab " + c.Name + " is up; \"lab status\" shows it")
+			if o.Light {
+				o.Progress("pods can be made; \"lab wait\" returns when the BGP sessions are established, in a second or two")
+			}
 			return nil
 		},
 	}
@@ -125,7 +130,7 @@ func kubeconfigCmd() *cobra.Command {
 func waitCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait",
-		Short: "Wait for the nodes to be Ready",
+		Short: "Wait for the nodes to be Ready, in a light lab also for the agents' BGP sessions",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := lab.Open(name)
