@@ -91,13 +91,15 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 			if err := staticReady(pods, m.Name); err != nil {
 				ms.Agent = err.Error()
 			}
-			if p := c.stopped(ctx, m.Name); len(p) > 0 {
-				ms.Agent = strings.Join(p, "; ") + "; " + ms.Agent
-			}
 			for _, p := range pods {
 				if p.Spec.NodeName == m.Name && !isMirror(p) && p.Status.Phase == corev1.PodRunning {
 					ms.Pods++
 				}
+			}
+		}
+		if s.Light && ms.On { // also when the API server does not answer: that may be why
+			if p := c.stopped(ctx, m.Name); len(p) > 0 {
+				ms.Agent = strings.TrimSuffix(strings.Join(p, "; ")+"; "+ms.Agent, "; ")
 			}
 		}
 		if m.Name != layout.Control && s.APIError == "" {
