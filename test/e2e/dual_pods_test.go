@@ -155,14 +155,18 @@ func TestDualStackRelease(t *testing.T) {
 	createPod(t, pod)
 	pod = fresh(t, pod)
 	ipv4, ipv6 := podAddrs(t, pod)
-	s, err := readIPAM(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	handle := s.addrs[ipv4.String()]
-	if !strings.HasPrefix(handle, "k8s-pod-network.") || s.addrs[ipv6.String()] != handle || s.handles[handle] != 2 {
-		t.Fatalf("handles %q of %s and %q of %s, the first with %d addresses; want one of both", handle, ipv4, s.addrs[ipv6.String()], ipv6, s.handles[handle])
-	}
+	var handle string
+	eventually(t, "one handle of both addresses", func(ctx context.Context) error { // its object is written behind the blocks
+		s, err := readIPAM(ctx)
+		if err != nil {
+			return err
+		}
+		handle = s.addrs[ipv4.String()]
+		if !strings.HasPrefix(handle, "k8s-pod-network.") || s.addrs[ipv6.String()] != handle || s.handles[handle] != 2 {
+			return fmt.Errorf("handles %q of %s and %q of %s, the first with %d addresses", handle, ipv4, s.addrs[ipv6.String()], ipv6, s.handles[handle])
+		}
+		return nil
+	})
 	if err := client.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, *now()); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/manx-cni/manx/test/lab/contain"
@@ -180,7 +181,7 @@ func (w *worker) launch(ctx context.Context, c corev1.Container, note func(*stat
 	return ended, nil
 }
 
-// startIn starts a command in the pod's network namespace.
+// startIn starts a command in the pod's network namespace, with the pod's name for its host's.
 func (w *worker) startIn(cmd *exec.Cmd) error {
 	if w.pod.Spec.HostNetwork {
 		return cmd.Start()
@@ -189,6 +190,12 @@ func (w *worker) startIn(cmd *exec.Cmd) error {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread goes with the goroutine
 		err := netns.Join(w.netns())
+		if err == nil {
+			err = unix.Unshare(unix.CLONE_NEWUTS)
+		}
+		if err == nil {
+			err = unix.Sethostname([]byte(w.pod.Name)) // what /hostname of a web pod answers
+		}
 		if err == nil {
 			err = cmd.Start()
 		}
