@@ -111,12 +111,14 @@ func runLanes(ctx context.Context, steps []step) ([]result, error) {
 		done[s.name] = make(chan struct{})
 	}
 	results := make([]result, len(steps))
+	for i, s := range steps {
+		results[i].step = s
+	}
 	var all sync.WaitGroup
 	for _, lane := range lanes {
 		all.Go(func() {
 			for _, i := range lane {
 				s := steps[i]
-				results[i].step = s
 				for _, need := range s.needs {
 					if c, ok := done[need]; ok {
 						select {

@@ -177,7 +177,8 @@ func mountHost(root string, tree int) error {
 		}
 		switch first, _, _ := strings.Cut(rel, "/"); first {
 		case "proc", "sys", "dev", "run":
-			if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			// EINVAL, ENOENT: what the host has removed meanwhile, such as a namespace's name, is gone here too.
+			if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("hide %s: %w", p, err)
 			}
 		}
