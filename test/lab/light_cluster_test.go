@@ -147,7 +147,7 @@ func (l *light) checkReach(t *testing.T) {
 		t.Fatalf("web2 has the addresses %v, want one of each family", l.addrs["web2"])
 	}
 	for _, a := range l.addrs["web2"] {
-		if err := l.answers(t.Context(), "web1", "http://"+netip.AddrPortFrom(a, 8080).String()+"/hostname", "node2"); err != nil {
+		if err := l.answers(t.Context(), "web1", "http://"+netip.AddrPortFrom(a, 8080).String()+"/hostname", "web2"); err != nil {
 			t.Error(err)
 		}
 	}

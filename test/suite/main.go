@@ -47,6 +47,9 @@ func run(ctx context.Context, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the tests make network namespaces and clusters: run it as root (sudo)")
 	}
+	if err := os.MkdirAll(logDir, 0o755); err != nil {
+		return err
+	}
 	start := time.Now()
 	results, err := runLanes(ctx, steps)
 	printTable(os.Stdout, results, time.Since(start))

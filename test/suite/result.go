@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +34,9 @@ func say(format string, args ...any) {
 	defer sayMu.Unlock()
 	fmt.Printf(format, args...)
 }
+
+// logDir has what each step of the last run printed, as it goes on.
+const logDir = "build/suite"
 
 // endTime is how long a step has to clean up after itself when it is asked to end.
 const endTime = time.Minute
@@ -68,8 +72,15 @@ func count(tests int) string {
 	return fmt.Sprintf(", %d tests", tests)
 }
 
+// ownNetNS runs its arguments with a /run/netns that the mount namespace alone has.
+const ownNetNS = `mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && exec "$@"`
+
 func (r *result) execute(ctx context.Context, out *output) error {
-	cmd := exec.CommandContext(ctx, r.step.args[0], r.step.args[1:]...)
+	args := r.step.args
+	if r.step.private {
+		args = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", ownNetNS, "sh"}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), r.step.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -77,7 +88,12 @@ func (r *result) execute(ctx context.Context, out *output) error {
 	read, write := io.Pipe()
 	cmd.Stdout, cmd.Stderr = write, write
 	done := make(chan struct{})
-	go func() { defer close(done); out.read(read, r.step.tests) }()
+	log, err := os.Create(filepath.Join(logDir, strings.ReplaceAll(r.step.name, " ", "-")+".log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	go func() { defer close(done); out.read(read, r.step.tests, log) }()
 	share, err := newShare(r.step)
 	if err != nil {
 		return err
@@ -112,17 +128,20 @@ type output struct {
 // keepOther bounds what is kept of the rest.
 const keepOther = 256 << 10
 
-func (o *output) read(from io.Reader, tests bool) {
+func (o *output) read(from io.Reader, tests bool, log io.Writer) {
 	o.tests = map[string]*bytes.Buffer{}
 	lines := bufio.NewReader(from)
 	for {
 		line, err := lines.ReadBytes('\n')
 		var e event
+		text := string(line)
 		if tests && json.Unmarshal(line, &e) == nil && e.Action != "" {
+			text = e.Output
 			o.take(e)
 		} else {
-			o.keep(string(line))
+			o.keep(text)
 		}
+		_, _ = io.WriteString(log, text) // for looking at while it runs
 		if err != nil {
 			return
 		}

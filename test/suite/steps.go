@@ -25,6 +25,9 @@ type step struct {
 	// weight is the step's share of the CPUs when they do not suffice, in processes; labs
 	// have theirs besides (package lab). 0 is 2.
 	weight int
+	// private gives the step a /run/netns of its own, so that namespaces that its tests name
+	// go with its last process, however that ends. What makes labs has guards instead.
+	private bool
 	// tests is set when args is "go test -json", whose tests are counted.
 	tests bool
 }
@@ -36,6 +39,7 @@ func gotest(name, lane string, args ...string) step {
 
 func (s step) after(needs ...string) step { s.needs = append(s.needs, needs...); return s }
 func (s step) with(env ...string) step    { s.env = append(s.env, env...); return s }
+func (s step) inPrivate() step            { s.private = true; return s }
 func (s step) weighing(w int) step        { s.weight = w; return s }
 
 // everything lists all steps. The lanes are balanced for two CPUs: the guest's is the
@@ -56,9 +60,11 @@ func everything() ([]step, error) {
 	return []step{
 		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
 		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
-		gotest("unit", "code", append([]string{"-count=1"}, alone...)...),
-		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...),
+		gotest("unit", "code", append([]string{"-count=1"}, alone...)...).inPrivate(),
+		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...).inPrivate(),
 		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./api/...").after("kubernetes"),
+
+		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 
 		gotest("tunnel device", "guest", append(onIPIP, "-tags", "ipip", "-count=1", "./felix/tunnel")...).after("programs").weighing(3),
 		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(3),
@@ -70,7 +76,6 @@ func everything() ([]step, error) {
 		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
 		{name: "image", lane: "labs", args: []string{"make", "--no-print-directory", "image"}, needs: []string{"programs"}},
 		kinds("full", "labs", "full").after("kubernetes", "image"),
-		gotest("chaos", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 	}, nil
 }
 
@@ -90,7 +95,7 @@ func kernelWithIPIP() (args []string, err error) {
 // quick is what a developer runs between two thoughts: what has not changed since is not
 // run again (Go's test cache).
 func quick() []step {
-	return []step{gotest("unit and network namespaces", "code", "./...")}
+	return []step{gotest("unit and network namespaces", "code", "./...").inPrivate()}
 }
 
 // packages lists the packages of the module in two parts: those that share something

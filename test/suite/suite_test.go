@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -72,7 +74,7 @@ func TestOutput(t *testing.T) {
 not JSON
 `
 	var o output
-	o.read(strings.NewReader(stream), true)
+	o.read(strings.NewReader(stream), true, io.Discard)
 	if o.passed != 2 || !slices.Equal(o.skipped, []string{"p.TestD"}) {
 		t.Errorf("%d passed, skipped %q; want 2 and p.TestD", o.passed, o.skipped)
 	}
@@ -113,6 +115,10 @@ func TestWithRow(t *testing.T) {
 
 // TestLanes: a step waits for what it needs, in whatever lane, and a failure ends the run.
 func TestLanes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll(logDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	file := t.TempDir() + "/order"
 	append := func(name string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", name, file} }
 	results, err := runLanes(t.Context(), []step{
@@ -129,6 +135,13 @@ func TestLanes(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "bad") || results[1].took != 0 || !results[2].ended {
 		t.Errorf("%v, %+v; want bad failed, next not run, beside ended", err, results)
+	}
+	namespaces := []string{"sh", "-c", "ip netns add manx-suite-private && ip netns list | grep -c . | grep -x 1"}
+	if results, err = runLanes(t.Context(), []step{{name: "private", lane: "one", args: namespaces, private: true}}); err != nil {
+		t.Errorf("a step with namespaces of its own: %v, %+v", err, results)
+	}
+	if _, err := os.Stat("/run/netns/manx-suite-private"); err == nil {
+		t.Error("what a private step named is seen outside")
 	}
 	results, err = runLanes(t.Context(), []step{{name: "empty", lane: "one", tests: true, args: []string{"echo", `{"Action":"pass","Package":"p"}`}}})
 	if err == nil || errors.Is(results[0].err, nil) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
@@ -102,6 +103,8 @@ func send6(t *testing.T, l layout.Lab, machine string, from, to netip.Addr, port
 	})
 }
 
+func tentative(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }
+
 // A machine's IPv6 address is of use from the first moment: no duplicate is looked for.
 // It reaches the others of its subnet with no router between, the outside host included.
 func TestDualStackAtOnce(t *testing.T) {
@@ -117,9 +120,14 @@ func TestDualStackAtOnce(t *testing.T) {
 				return err
 			}
 			for _, a := range addrs {
-				if a.Flags&0x40 != 0 { // IFA_F_TENTATIVE, include/uapi/linux/if_addr.h
+				if tentative(a) && !a.IP.IsLinkLocalUnicast() {
 					t.Errorf("%s on %s is tentative", a.IPNet, name)
 				}
+			}
+			// The kernel looks for no duplicate of the link-local address either, and says so
+			// a moment later.
+			if b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + fabric.Uplink + "/accept_dad"); err != nil || strings.TrimSpace(string(b)) != "0" {
+				t.Errorf("accept_dad of %s on %s is %q (%v), want 0", fabric.Uplink, name, b, err)
 			}
 			if len(addrs) != 2 {
 				t.Errorf("%s has %v, want a link-local address and one more", name, addrs)
