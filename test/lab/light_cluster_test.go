@@ -190,7 +190,7 @@ func (l *light) checkServices(t *testing.T) {
 				return err
 			}
 			seen[strings.TrimSpace(out)] = true
-			if seen["node1"] && seen["node2"] {
+			if seen["web1"] && seen["web2"] {
 				return nil
 			}
 		}

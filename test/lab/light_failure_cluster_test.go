@@ -154,7 +154,7 @@ func (l *light) checkNodes(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return l.answers(t.Context(), "web1", "http://"+p.Status.PodIP+":8080/hostname", "node2")
+		return l.answers(t.Context(), "web1", "http://"+p.Status.PodIP+":8080/hostname", p.Name)
 	})
 	s, err := l.Status(t.Context())
 	if err != nil {
