@@ -2,10 +2,12 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -116,7 +118,8 @@ func BuildPause(pause, out string) error {
 	return t.Write(out, Config{Ref: Pause, Entrypoint: []string{"/pause"}})
 }
 
-// Write makes the image and writes it as a docker archive to out, by rename.
+// Write makes the image and writes it as a docker archive to out, by rename, unless it
+// is there already.
 //
 // The archive is a tar of three files: the layer, the image's configuration (which
 // names the layer by the SHA-256 of its tar), and manifest.json (which ties both to
@@ -142,6 +145,9 @@ func (t *Tree) Write(out string, c Config) error {
 	manifest, err := json.Marshal([]archived{{Config: configName, RepoTags: []string{c.Ref}, Layers: []string{layerName}}})
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", c.Ref, err)
+	}
+	if there, err := readManifest(out); err == nil && bytes.Equal(there, manifest) {
+		return nil // it names all content by its sum; what nodes have unpacked stays good
 	}
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return fmt.Errorf("write image: %w", err)
@@ -183,8 +189,8 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Refs returns the names of the images in a docker archive.
-func Refs(archive string) ([]string, error) {
+// readManifest returns manifest.json of a docker archive.
+func readManifest(archive string) ([]byte, error) {
 	f, err := os.Open(archive)
 	if err != nil {
 		return nil, fmt.Errorf("read image archive: %w", err)
@@ -195,20 +201,31 @@ func Refs(archive string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read image archive %s (want a docker archive, as \"docker save\" or \"lab build-image\" write it): %w", archive, err)
 		}
-		if h.Name != manifestName {
-			continue
+		if h.Name == manifestName {
+			return io.ReadAll(io.LimitReader(r, maxManifest))
 		}
-		var images []archived
-		if err := json.NewDecoder(r).Decode(&images); err != nil {
-			return nil, fmt.Errorf("read %s of %s: %w", manifestName, archive, err)
-		}
-		var refs []string
-		for _, i := range images {
-			refs = append(refs, i.RepoTags...)
-		}
-		if len(refs) == 0 {
-			return nil, fmt.Errorf("image archive %s names no image", archive)
-		}
-		return refs, nil
 	}
+}
+
+// maxManifest is far more than any manifest.json has.
+const maxManifest = 1 << 20
+
+// Refs returns the names of the images in a docker archive.
+func Refs(archive string) ([]string, error) {
+	manifest, err := readManifest(archive)
+	if err != nil {
+		return nil, err
+	}
+	var images []archived
+	if err := json.Unmarshal(manifest, &images); err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", manifestName, archive, err)
+	}
+	var refs []string
+	for _, i := range images {
+		refs = append(refs, i.RepoTags...)
+	}
+	if len(refs) == 0 {
+		return nil, fmt.Errorf("image archive %s names no image", archive)
+	}
+	return refs, nil
 }

@@ -194,3 +194,29 @@ func TestRefsOfNoArchive(t *testing.T) {
 		t.Errorf("got %v, want an error that says what is wanted", err)
 	}
 }
+
+// TestWriteOnce: an image that has not changed is not written again, so that what was
+// made of its archive, which is known by its time, stays good.
+func TestWriteOnce(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "image.tar")
+	made := func(content string) os.FileInfo {
+		t.Helper()
+		tree := NewTree()
+		tree.Data("etc/text", []byte(content))
+		if err := tree.Write(out, Config{Ref: "docker.io/manx/test:once"}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	first := made("one")
+	if again := made("one"); !os.SameFile(first, again) {
+		t.Error("the same image is written a second time")
+	}
+	if other := made("two"); os.SameFile(first, other) {
+		t.Error("another image is not written")
+	}
+}
