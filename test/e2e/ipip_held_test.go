@@ -20,7 +20,6 @@ func TestIPIPSwitchHeld(t *testing.T) {
 	const away = "node3"
 	flows := flowsBetween(t, "node1", "node2")
 	bringBack := agentAway(t, away)
-	setRate(flows, switchRate)
 	if err := setMode(t.Context(), calc.CrossSubnet); err != nil {
 		t.Fatal(err)
 	}
@@ -34,19 +33,17 @@ func TestIPIPSwitchHeld(t *testing.T) {
 		})
 		heldBecause(t, node, "ipipMode is CrossSubnet, packets still travel as with Always", away+" (has not answered: is its agent running?)")
 	}
-	sendMore(t, flows[0], 2*switchRate)
+	sendMore(t, flows[0], 2*rate)
 	if w, err := word(t.Context(), "node1"); err != nil || w.Stage != mode.Accepting {
 		t.Errorf("node1 does not wait any longer: %+v, %v", w, err)
 	}
 	stillTunnelled(t, "node1", "node2")
 	onWire(t, "node1", "node2", true)
 
-	setRate(flows, rate) // until its agent runs: an emulated machine hardly starts one beside more
 	bringBack()
-	setRate(flows, switchRate) // the change has yet to come
 	awaitMode(t, calc.CrossSubnet)
 	onWire(t, "node1", "node2", false)
-	sendMore(t, flows[0], 2*switchRate)
+	sendMore(t, flows[0], 2*rate)
 	unhurt(t, flows)
 }
 

@@ -23,13 +23,13 @@ func TestIPIPSwitch(t *testing.T) {
 	inMode(t, tour[0])
 	start := time.Now()
 	a, b := endOf(t, web(t, "node1")), endOf(t, web(t, "node2"))
-	flows := flowsAtRate(t, switchRate, "node1", "node2")
+	flows := flowsBetween(t, "node1", "node2")
 	tcp := startStream(t, a, b)
 
 	// The control: what the machine does to the stream when nothing is changed. A pause
 	// of a second would be noticed by a user; where the machine itself makes pauses, only
 	// one that is clearly longer has to do with the change.
-	sendMore(t, flows[0], 8*switchRate)
+	sendMore(t, flows[0], 8*rate)
 	calm, limit := tcp.lap(), time.Second
 	if emulated() {
 		limit = max(limit, 3*calm)
@@ -46,7 +46,7 @@ func TestIPIPSwitch(t *testing.T) {
 			onNodes(t, "tunnel up", func(ctx context.Context, node string) error { return tunnelUp(ctx, node, tunnelMTU()) })
 			podsHaveMTU(t, tunnelMTU())
 		}
-		sendMore(t, flows[0], 2*switchRate)
+		sendMore(t, flows[0], 2*rate)
 		pause := tcp.lap()
 		t.Logf("from %s to %s: longest pause of the stream %v", tour[i], to, pause)
 		if pause > limit {

@@ -33,11 +33,9 @@ var (
 	// pollEvery is how often a condition is looked at. Looking is work, too: on an
 	// emulated machine the one who asks all the time keeps others from getting there.
 	pollEvery = 100 * time.Millisecond
-	// rate of each flow, in packets per second, and switchRate while a pool's mode goes
-	// through all changes. An emulated machine carries two flows of nearly switchRate, and
-	// then little else: what takes seconds takes minutes, and to start a pod for ever.
-	// MANX_E2E_RATE overrides both.
-	rate, switchRate = 1000, 1000
+	// rate of each flow, in packets per second; MANX_E2E_RATE overrides it. An emulated
+	// machine carries two such flows, or nearly.
+	rate = 1000
 	// beat is how often flows send what is due. On an emulated machine waking up for each
 	// packet costs more than the packet.
 	beat = time.Millisecond
@@ -45,7 +43,7 @@ var (
 
 func init() {
 	if emulated() {
-		rate, beat, pollEvery = 250, 10*time.Millisecond, 1500*time.Millisecond
+		beat, pollEvery = 10*time.Millisecond, 500*time.Millisecond
 		runtime.GOMAXPROCS(1) // a second thread that looks for work is work
 	}
 	if text := os.Getenv(rateEnv); text != "" {
@@ -53,7 +51,7 @@ func init() {
 		if err != nil || n < 1 {
 			panic(rateEnv + "=" + text + ": want packets per second, such as 1000")
 		}
-		rate, switchRate = n, n
+		rate = n
 	}
 }
 

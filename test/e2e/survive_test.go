@@ -61,13 +61,6 @@ func flowsBothWays(t *testing.T, a, b string, ea, eb end, pps int) []*flow {
 	return flows
 }
 
-// setRate changes how many packets per second each of the flows sends from now on.
-func setRate(flows []*flow, pps int) {
-	for _, f := range flows {
-		f.rate.Store(int64(pps))
-	}
-}
-
 func finish(t *testing.T, flows []*flow) (results []result) {
 	t.Helper()
 	for _, f := range flows {

@@ -54,8 +54,12 @@ func everything() ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+	image, err := filepath.Abs("build/manx.tar")
+	if err != nil {
+		return nil, err
+	}
 	kinds := func(name, lane, kinds string) step {
-		return gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e").with("MANX_E2E_KINDS=" + kinds)
+		return gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e").with("MANX_E2E_KINDS="+kinds, "MANX_IMAGE="+image)
 	}
 	return []step{
 		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
