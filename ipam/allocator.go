@@ -196,7 +196,7 @@ func (a *Allocator) Run(ctx context.Context) error {
 // others were faster too often, and else the failure of the API server. One that is
 // slow is waited for and asked again while ctx, which should have a deadline, lasts;
 // what was waited for then is a *progress.OverdueError, and meanwhile in ctx's
-// progress.Report. One that refuses or can not be reached is an error at once. After
+// progress.Report. One that refuses or cannot be reached is an error at once. After
 // an error, also one of ctx, the handle may hold addresses: call again, or Release it.
 func (a *Allocator) Assign(ctx context.Context, req Request) ([]netip.Addr, error) {
 	if err := req.validate(); err != nil {

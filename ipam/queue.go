@@ -53,13 +53,13 @@ func (a *Allocator) do(ctx context.Context, r *request) ([]netip.Addr, error) {
 	}
 }
 
-// notServed is what a request waits for when the one that works waits for nobody.
+// notServed is what a request waits for when the one that works waits for no other.
 const notServed = progress.Text("this node's IPAM has not come to the request")
 
 // overdue is the error of a request whose time is over: what kept the batch that it
 // was in, or was to be in.
 func (a *Allocator) overdue(r *request) error {
-	awaited, ok := a.waits.InVain() // where nobody in the batch waits any more, it has ended too
+	awaited, ok := a.waits.InVain() // where no one request of the batch waits any more, it has ended too
 	if !ok {
 		awaited, ok = a.waits.Current()
 	}
@@ -108,7 +108,7 @@ func (a *Allocator) serve(ctx context.Context, batch []*request) {
 	for conflicts := 0; len(batch) > 0; {
 		r := round{a: a, ctx: ctx, learned: known}
 		batch = r.run(batch)
-		if r.overdue { // as long as somebody waits
+		if r.overdue { // as long as a caller waits
 			pause(ctx, maxConflicts)
 			continue
 		}

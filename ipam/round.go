@@ -99,7 +99,7 @@ func (r *round) run(batch []*request) (again []*request) {
 	batch = slices.DeleteFunc(batch, func(q *request) bool {
 		err := q.ctx.Err()
 		if err != nil {
-			q.finish(nil, r.a.overdue(q)) // nobody waits; nothing may be assigned for it
+			q.finish(nil, r.a.overdue(q)) // no caller waits; nothing may be assigned for it
 		}
 		return err != nil
 	})

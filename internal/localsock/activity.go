@@ -9,7 +9,7 @@ import (
 )
 
 // Activity is what the process at the other end of a connection does, the one that
-// called listen(2), as /proc (proc(5)) shows it. All is false of a process that can not
+// called listen(2), as /proc (proc(5)) shows it. All is false of a process that cannot
 // be looked at, because it has ended or is in a process namespace that this one does
 // not see.
 type Activity struct {

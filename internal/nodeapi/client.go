@@ -119,8 +119,8 @@ func (c *Client) send(op operation, body any) error {
 	if err != nil {
 		return fmt.Errorf("%s request: %w", op, err)
 	}
-	// A request fits into the socket, whether the agent reads or not: this waits for
-	// nobody, and needs no deadline that a client without a processor could miss.
+	// A request fits into the socket, whether the agent reads or not: the write waits
+	// for nothing, and needs no deadline that a client without a processor could miss.
 	if _, err := c.conn.Write(frame); err != nil {
 		return c.unreachable("send "+string(op), err)
 	}

@@ -1,5 +1,5 @@
 // Package progress carries the reason of a wait from where it is known to where
-// somebody asks for it.
+// a client asks for it.
 //
 // A pod's ADD waits in the plugin, which waits for the agent, which waits for the API
 // server's answer to one request. Only the innermost knows that, and only the
@@ -184,7 +184,7 @@ type Text string
 func (t Text) String() string { return string(t) }
 
 // Wait notes that the work of ctx waits, until the returned function is called. The
-// clause is asked for its text when somebody wants to read it. Without a Report in
+// clause is asked for its text when a client wants to read it. Without a Report in
 // ctx it does nothing.
 func Wait(ctx context.Context, missing fmt.Stringer, remedy string) (end func()) {
 	done := note(ctx, &wait{missing: missing, remedy: remedy})

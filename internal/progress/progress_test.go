@@ -44,7 +44,7 @@ func TestWait(t *testing.T) {
 	current(t, &r, "inner")
 	inner()
 	current(t, &r, "")
-	Wait(t.Context(), Text("nobody asks"), "")()
+	Wait(t.Context(), Text("no client asks"), "")()
 	current(t, &r, "")
 }
 

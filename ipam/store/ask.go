@@ -52,7 +52,7 @@ func (b asked) Delete(ctx context.Context, resource, name, uid, version string) 
 	})
 }
 
-// ask names one request when somebody wants to read its name.
+// ask names one request when a client wants to read its name.
 type ask struct {
 	verb, resource, name string
 	object               []byte // has the name, when there is no other
@@ -82,7 +82,7 @@ func (a ask) String() string {
 }
 
 // blockText is the range in the name of an IPv4 block: 10-244-1-64-26. An IPv6 range
-// can not be told from its name for certain.
+// cannot be told from its name for certain.
 func blockText(name string) string {
 	parts := strings.Split(name, "-")
 	if len(parts) != 5 {

@@ -109,7 +109,7 @@ func TestPlugIn(t *testing.T) {
 	}
 }
 
-// TestPlugInRefused has what can not be a card's other end; nothing stays of the card before it.
+// TestPlugInRefused has what cannot be a card's other end; nothing stays of the card before it.
 func TestPlugInRefused(t *testing.T) {
 	ns, empty := nltest.NewNS(t), nltest.NewNS(t)
 	for _, bridge := range []string{"br0", "br1"} {
