@@ -125,7 +125,10 @@ func (p Plan) Create(l layout.Lab) error {
 		}
 		for subnet := 1; subnet <= p.Subnets; subnet++ {
 			hw := MAC(Gateway(subnet))
-			if p.Subnets > 1 {
+			switch {
+			case p.NoGateway: // that address is another's, beyond the port; so is the next
+				hw = MAC(AddrIn(subnet, 254))
+			case p.Subnets > 1:
 				hw = MAC(AddrIn(subnet, 0))
 			}
 			if err := makeBridge(subnet, p.MTU, hw); err != nil {
@@ -188,7 +191,7 @@ func Extend(l layout.Lab, subnet int, device string) error {
 }
 
 // makeBridge makes the bridge of a subnet. Its own hardware address is the gateway's,
-// or nobody's when the router has that.
+// or no machine's when a router has that.
 func makeBridge(subnet, mtu int, hw net.HardwareAddr) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = Bridge(subnet)
