@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -23,8 +24,8 @@ import (
 //	control 172.30.0.2 ── br0 ═══ tap ═ card ═══ br0 ── node1, node2, …, outside, router
 //	                                              └──── control: a namespace, for clients
 
-// clientAddr is the last octet of where clients of the API server are in a joined lab.
-const clientAddr = 4
+// ClientAddr is where clients of the API server are in a joined lab.
+func ClientAddr() netip.Addr { return fabric.Addr(4) }
 
 func (b *builder) upJoined(ctx context.Context, o Options, plan fabric.Plan, _ []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, lightPatience())
@@ -61,7 +62,7 @@ func (b *builder) upJoined(ctx context.Context, o Options, plan fabric.Plan, _ [
 	if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
 		return err
 	}
-	if err := b.attach(layout.Control, fabric.Addr(clientAddr), true); err != nil {
+	if err := b.attach(layout.Control, ClientAddr(), true); err != nil {
 		return err
 	}
 	ca, err := pki.Open(b.PKI())

@@ -28,6 +28,10 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // ErrTimeout is in the error of a run that took longer than Options.Timeout.
 var ErrTimeout = errors.New("timeout")
 
+// ErrDied is in the error of a run whose guest ended by itself: its kernel panicked, or
+// QEMU failed.
+var ErrDied = errors.New("the guest died")
+
 // Options say what to run, and in how large a guest.
 type Options struct {
 	Args   []string // the command; a name without a slash is looked for in the guest's PATH
@@ -205,7 +209,7 @@ func (m *machine) died(ctx, parent context.Context, o Options, up bool, err erro
 	case ctx.Err() != nil:
 		return fmt.Errorf("run %s in a guest: it hung %s: no end after %s: %w; the end of its console:\n%s", command, stage, o.Timeout, ErrTimeout, m.console)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("run %s in a guest: the guest died %s (QEMU: %s); the end of its console:\n%s", command, stage, m.ended(), m.console)
+		return fmt.Errorf("run %s in a guest: %w %s (QEMU: %s); the end of its console:\n%s", command, ErrDied, stage, m.ended(), m.console)
 	default:
 		return fmt.Errorf("run %s in a guest: read from it: %w", command, err)
 	}
