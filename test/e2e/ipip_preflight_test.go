@@ -45,7 +45,7 @@ func fromAfar(t *testing.T, args ...string) (out string, code int) {
 // tryFabric runs a preflight and returns the pairs that fail.
 func tryFabric(t *testing.T, kind preflight.Kind) (failing []string, code int) {
 	t.Helper()
-	out, code := fromAfar(t, "preflight", string(kind), "--wait", fmt.Sprintf("%ds", 2*slowness), "-o", "json")
+	out, code := fromAfar(t, "preflight", string(kind), "--wait", fmt.Sprintf("%ds", 5*slowness), "-o", "json")
 	var m preflight.Matrix
 	if err := json.Unmarshal([]byte(out), &m); err != nil {
 		t.Fatalf("preflight %s: %v: %s", kind, err, out)
