@@ -223,17 +223,31 @@ func pidOf(t *testing.T, pod *corev1.Pod) int {
 	return pid
 }
 
+// findPID is the first process of a container: the one with the lowest number of those in
+// its cgroup. The others, such as the agent's calls of nft, are gone in a moment.
 func findPID(containerID string) (int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
 		return 0, err
 	}
+	first := 0
 	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && containerID != "" && bytes.Contains(b, []byte(containerID)) {
-			return strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		b, err := os.ReadFile(f)
+		if err != nil || containerID == "" || !bytes.Contains(b, []byte(containerID)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if err != nil {
+			return 0, err
+		}
+		if first == 0 || pid < first {
+			first = pid
 		}
 	}
-	return 0, fmt.Errorf("no process in a cgroup named %q", containerID)
+	if first == 0 {
+		return 0, fmt.Errorf("no process in a cgroup named %q", containerID)
+	}
+	return first, nil
 }
 
 func netnsOf(t *testing.T, pod *corev1.Pod) string {
