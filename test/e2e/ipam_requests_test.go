@@ -259,15 +259,17 @@ func TestIPAMRequests(t *testing.T) {
 }
 
 // noReads fails the test when there is a LIST, or a GET of what the agent is told by itself.
-// A handle is read behind the answer by who does not know whether it is there; and once
-// a minute, which is less often than any part of this test, an agent reads its own Node
-// beside the node's addresses.
+// A handle is read behind the answer by who does not know whether it is there. By itself,
+// and less often than any part of this test, an agent reads its own Node, once a minute,
+// and one of its blocks with the affinity, every two.
 func noReads(t *testing.T, command string, log audit.Log) {
 	t.Helper()
 	reads := log.Verbs("get", "list").Only(func(r audit.Request) bool { return r.Verb == "list" || r.Resource != "ipamhandles" })
-	isPoll := func(r audit.Request) bool { return r.Verb == "get" && r.Resource == "nodes" }
-	if len(reads.Only(isPoll)) == 1 {
-		reads = reads.Only(func(r audit.Request) bool { return !isPoll(r) })
+	for _, resource := range []string{"nodes", "blockaffinities", "ipamblocks"} {
+		isPoll := func(r audit.Request) bool { return r.Verb == "get" && r.Resource == resource }
+		if len(reads.Only(isPoll)) == 1 {
+			reads = reads.Only(func(r audit.Request) bool { return !isPoll(r) })
+		}
 	}
 	if len(reads) > 0 {
 		t.Errorf("%s: the agent asked the API server for what it has in memory: %v", command, reads)
