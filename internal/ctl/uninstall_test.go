@@ -353,9 +353,19 @@ func TestUninstallFails(t *testing.T) {
 			Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: "manx-node: uninstall: read-only file system\n"},
 		}}}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	client := u.client
+	// The time is up when the cleaner's pods have been looked at a few times.
+	looks := 0
+	client.(*fake.Clientset).PrependReactor("list", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if strings.Contains(a.(clienttesting.ListAction).GetListRestrictions().Labels.String(), cleanerDaemonSet) {
+			if looks++; looks == 5 {
+				cancel()
+			}
+		}
+		return false, nil, nil
+	})
 	u.client = impatient{client}
 	err := u.run(ctx)
 	u.client = client

@@ -42,9 +42,9 @@ func (s step) with(env ...string) step    { s.env = append(s.env, env...); retur
 func (s step) inPrivate() step            { s.private = true; return s }
 func (s step) weighing(w int) step        { s.weight = w; return s }
 
-// guestWeight is more than the other lanes have together: an emulated guest is what takes
+// guestWeight is twice what the other lanes have each: an emulated guest is what takes
 // longest, and where the kernel at hand has ipip there is none.
-const guestWeight = 8
+const guestWeight = 4
 
 // everything lists all steps. The lanes are balanced for two CPUs: the guest's is the
 // longest and never waits, what compiles runs beside it, and so do the labs, which wait
