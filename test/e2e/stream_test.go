@@ -68,6 +68,7 @@ type stream struct {
 	mu      sync.Mutex
 	last    time.Time     // of the last read
 	longest time.Duration // between two reads
+	resent  uint32        // segments, until the last lap
 	sent    int64
 	got     int64
 	errs    []error
@@ -154,13 +155,28 @@ func (s *stream) pause() {
 	s.last = now
 }
 
-// lap returns the longest pause since the last lap, or since the start.
-func (s *stream) lap() (longest time.Duration) {
+// lap is what happened to a stream in some time.
+type lap struct {
+	longest time.Duration // pause
+	resent  uint32        // segments
+}
+
+func (l lap) String() string {
+	return fmt.Sprintf("longest pause %v, %d segments resent", l.longest.Round(time.Millisecond), l.resent)
+}
+
+// lap returns what happened since the last lap, or since the start.
+func (s *stream) lap() lap {
+	info, err := tcpInfo(s.client)
+	s.failed("read the connection's state", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	longest = max(s.longest, time.Since(s.last))
+	l := lap{longest: max(s.longest, time.Since(s.last))}
 	s.longest = 0
-	return longest
+	if err == nil {
+		l.resent, s.resent = info.Total_retrans-s.resent, info.Total_retrans
+	}
+	return l
 }
 
 // finish ends the transfer and demands that everything arrived.

@@ -20,6 +20,12 @@ func endOf(t *testing.T, pod *corev1.Pod) end {
 	return end{netns: netnsOf(t, pod), addr: netip.MustParseAddr(pod.Status.PodIP)}
 }
 
+// hostEnd is a node itself.
+func hostEnd(t *testing.T, node string) end {
+	t.Helper()
+	return end{netns: cluster.NetNSPath(node), addr: netip.MustParseAddr(nodeAddr(t, node))}
+}
+
 // flowsBetween sends both ways between the web pods of two nodes.
 func flowsBetween(t *testing.T, a, b string) []*flow {
 	t.Helper()
