@@ -62,7 +62,10 @@ func dualStack(t *testing.T, subnets int) layout.Lab {
 				if err != nil {
 					return err
 				}
-				return netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: m.pod.AsSlice(), Mask: net.CIDRMask(128, 128)}})
+				return netlink.AddrAdd(lo, &netlink.Addr{
+					IPNet: &net.IPNet{IP: m.pod.AsSlice(), Mask: net.CIDRMask(128, 128)},
+					Flags: unix.IFA_F_NODAD, // else it is tentative until the kernel's work queue has had its turn
+				})
 			})
 		}
 	}
