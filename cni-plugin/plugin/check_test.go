@@ -182,7 +182,7 @@ func TestStatusAndGC(t *testing.T) {
 	if _, err := r.run(call{verb: "STATUS"}); err == nil || err.Code != types.ErrPluginNotAvailable {
 		t.Errorf("STATUS without an agent: %+v", err)
 	}
-	if _, err := r.run(call{verb: "GC"}); err == nil || err.Code != types.ErrTryAgainLater {
+	if _, err := r.run(call{verb: "GC", change: map[string]any{"cni.dev/valid-attachments": []any{}}}); err == nil || err.Code != types.ErrTryAgainLater {
 		t.Errorf("GC without an agent: %+v", err)
 	}
 }

@@ -14,15 +14,20 @@ import (
 )
 
 // gc removes what containers left that the runtime no longer knows: for every
-// host side of this network whose owner is not in the list, a DEL. Addresses
-// without an interface are found by the agent's own collection.
+// host side of this network whose owner is not in the list, a DEL. Without a list it
+// is an error and nothing is removed. Addresses without an interface are found by the
+// agent's own collection.
 func gc(args *skel.CmdArgs) error {
 	conf, err := ParseNetConf(args.StdinData)
 	if err != nil {
 		return err
 	}
+	attachments, err := conf.attachments()
+	if err != nil {
+		return err
+	}
 	valid := map[string]bool{}
-	for _, a := range conf.ValidAttachments {
+	for a := range attachments {
 		valid[a.ContainerID] = true
 	}
 	prefix := nodeapi.Endpoint{Network: conf.Name}.Alias() // "manx:<network>."

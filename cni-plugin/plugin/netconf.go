@@ -29,8 +29,9 @@ type NetConf struct {
 	IPv4Pools, IPv6Pools []string // ipam.ipv4_pools, ipam.ipv6_pools
 	Forwarding           bool     // container_settings.allow_ip_forwarding
 
-	PrevResult       json.RawMessage
-	ValidAttachments []types.GCAttachment
+	PrevResult json.RawMessage
+
+	lists attachmentLists // what a GC may keep
 }
 
 const (
@@ -63,6 +64,12 @@ func ParseNetConf(stdin []byte) (*NetConf, error) {
 func (c *NetConf) walk(prefix string, keys map[string]json.RawMessage) (bad []string) {
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		key, raw := prefix+name, keys[name]
+		if slices.Contains(listKeys, key) {
+			if want := c.lists.take(key, raw); want != "" {
+				bad = append(bad, complaint(key, raw, want))
+			}
+			continue
+		}
 		if string(raw) == "null" {
 			continue // as if it were not there
 		}
@@ -139,8 +146,6 @@ func (c *NetConf) take(key string, raw json.RawMessage) (want string) {
 		return when(raw, "true or false", &c.Forwarding, nil)
 	case "prevResult":
 		c.PrevResult = raw
-	case "cni.dev/valid-attachments":
-		return when(raw, "a list of container IDs and interface names", &c.ValidAttachments, nil)
 	default:
 		return ignored(key, raw)
 	}
