@@ -89,6 +89,11 @@ func (b backend) list(ctx context.Context, resource, selector string, limit int)
 		if err := json.Unmarshal(text, &page); err != nil {
 			return nil, fmt.Errorf("decode the list of %s: %w", resource, err)
 		}
+		if page.Items == nil {
+			// What is not in a list of blocks or handles counts as absent: without a list
+			// nothing is known.
+			return nil, fmt.Errorf("the answer to the list of %s has no items: something that is no Kubernetes API server answered; look at what is between it and this program", resource)
+		}
 		items = append(items, page.Items...)
 		if next = page.Metadata.Continue; next == "" {
 			return items, nil
