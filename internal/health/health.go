@@ -53,13 +53,13 @@ type Heart struct {
 	name     string
 	deadline time.Duration
 	now      func() time.Time
-	last     atomic.Int64 // of the last beat; UnixNano
+	born     time.Time    // with its monotonic reading, see Beat
+	last     atomic.Int64 // of the last beat; nanoseconds since born
 }
 
 // Heart adds a loop that must call Beat at least every deadline, from now on.
 func (h *Health) Heart(name string, deadline time.Duration) *Heart {
-	b := &Heart{name: name, deadline: deadline, now: h.now}
-	b.Beat()
+	b := &Heart{name: name, deadline: deadline, now: h.now, born: h.now()}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.hearts = append(h.hearts, b)
@@ -67,11 +67,19 @@ func (h *Health) Heart(name string, deadline time.Duration) *Heart {
 }
 
 // Beat says that the loop is alive. It costs an atomic store.
-func (b *Heart) Beat() { b.last.Store(b.now().UnixNano()) }
+//
+// What is stored is a distance in time and not a point: Time.Sub goes by the monotonic
+// clock, which nobody sets. By the wall clock a step forward (NTP after a suspended
+// guest, a dead clock battery) would be a loop that has stood still for as long, and a
+// step back would hide one that does.
+func (b *Heart) Beat() { b.last.Store(int64(b.age())) }
+
+// age is how long the heart exists.
+func (b *Heart) age() time.Duration { return b.now().Sub(b.born) }
 
 // check returns the heart's line and whether it beats.
 func (b *Heart) check() (string, bool) {
-	since := time.Duration(b.now().UnixNano() - b.last.Load()).Round(time.Millisecond)
+	since := (b.age() - time.Duration(b.last.Load())).Round(time.Millisecond)
 	if since > b.deadline {
 		return fmt.Sprintf("%s: not live: no sign of life for %s, want one every %s", b.name, since, b.deadline), false
 	}
