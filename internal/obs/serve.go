@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 // Bounds of a request to the agent's listeners, whose answers are small and
@@ -19,7 +17,6 @@ const (
 	idleTimeout  = 60 * time.Second
 	stopTimeout  = 2 * time.Second
 	maxHeader    = 8 << 10 // bytes
-	maxConns     = 64      // further ones wait in the kernel's queue
 )
 
 // Server is one HTTP listener of the agent.
@@ -36,8 +33,9 @@ func Listen(name, addr string, h http.Handler) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve %s on %s: %w; is another agent of Manx or Calico running on this node?", name, addr, err)
 	}
-	return &Server{name: name, ln: netutil.LimitListener(ln, maxConns), http: &http.Server{
-		Handler:           h,
+	return &Server{name: name, ln: newCrowd(ln, maxConns), http: &http.Server{
+		Handler:           attend(h),
+		ConnContext:       introduce,
 		ReadTimeout:       readTimeout,
 		ReadHeaderTimeout: readTimeout,
 		WriteTimeout:      writeTimeout,
