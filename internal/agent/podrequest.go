@@ -11,6 +11,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/ipam"
 )
@@ -34,9 +35,6 @@ const (
 	wantFamilies = `want ["IPv4"], ["IPv6"] or ["IPv4","IPv6"]`
 	wantMAC      = "want the hardware address of one interface, six bytes such as 0a:58:0a:f4:00:09"
 )
-
-// maxQuoted is how many bytes of an annotation an error repeats.
-const maxQuoted = 120
 
 // podMeta is what Kubernetes says of a pod that starts.
 type podMeta struct {
@@ -182,11 +180,7 @@ func (s source) refuse(why error) error {
 	if s.on == "pod" {
 		name += "/" + s.req.Pod
 	}
-	value := s.value
-	if len(value) > maxQuoted {
-		value = strings.ToValidUTF8(value[:maxQuoted], "") + "…"
-	}
-	return nodeapi.Errorf(nodeapi.CodeInvalidConfig, "%s %s: annotation %s=%q: %v", s.on, name, s.annotation, value, why)
+	return nodeapi.Errorf(nodeapi.CodeInvalidConfig, "%s %s: annotation %s=%q: %v", s.on, name, s.annotation, excerpt.Value(s.value), why)
 }
 
 // poolsOf returns the pools that somebody chose, and who did.
@@ -235,7 +229,7 @@ func parseFamilies(text string) (f families, err error) {
 		case strings.EqualFold(name, "IPv6"):
 			f.ipv6 = true
 		default:
-			return f, fmt.Errorf("%q is no address family; %s", name, wantFamilies)
+			return f, fmt.Errorf("%q is no address family; %s", excerpt.Value(name), wantFamilies)
 		}
 	}
 	return f, nil
@@ -252,7 +246,7 @@ func parseAddrs(text string) ([]netip.Addr, error) {
 		a, err := netip.ParseAddr(s)
 		switch {
 		case err != nil || a.Is4In6() || a.Zone() != "":
-			return nil, fmt.Errorf("%q is no address; %s", s, wantAddrs)
+			return nil, fmt.Errorf("%q is no address; %s", excerpt.Value(s), wantAddrs)
 		case familiesOf(addrs).has(a):
 			return nil, fmt.Errorf("a pod has one address of a family; %s", wantAddrs)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/startup"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/internal/version"
@@ -129,7 +130,7 @@ const maxErrors = 8
 func (l *errorLog) add(component string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := status.Error{Component: component, Message: strings.ReplaceAll(err.Error(), "\n", "; "), Last: time.Now(), Count: 1}
+	e := status.Error{Component: component, Message: excerpt.Message(strings.ReplaceAll(err.Error(), "\n", "; ")), Last: time.Now(), Count: 1}
 	if i := slices.IndexFunc(l.entries, func(o status.Error) bool { return o.Component == component && o.Message == e.Message }); i >= 0 {
 		e.Count += l.entries[i].Count
 		l.entries = slices.Delete(l.entries, i, i+1)

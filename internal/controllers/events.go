@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // eventTimeout bounds the writing of one Event, which nothing waits for long.
@@ -43,12 +44,12 @@ func (e *events) raise(ctx context.Context, kind, reason, note string, about cor
 	now := time.Now()
 	event := &eventsv1.Event{
 		// Named as client-go's recorder does: by the time.
-		ObjectMeta:          metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", about.Name, now.UnixNano()), Namespace: metav1.NamespaceDefault},
+		ObjectMeta:          metav1.ObjectMeta{Name: excerpt.Name(about.Name, fmt.Sprintf(".%x", now.UnixNano())), Namespace: metav1.NamespaceDefault},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: "manx.io/manx-controllers",
 		ReportingInstance:   e.instance,
 		Action:              "Reconcile",
-		Reason:              reason, Type: kind, Note: note, Regarding: about,
+		Reason:              reason, Type: kind, Note: excerpt.Message(note), Regarding: about,
 	}
 	if _, err := e.kube.EventsV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
 		e.log.Warn("event not written", "about", about.Kind+" "+about.Name, "reason", reason, "note", note, "err", err)

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/ipam/gc"
 )
 
@@ -106,7 +107,7 @@ func (v *verdict) status(now metav1.Time) *v1.IPPoolStatus {
 		out.Conditions = slices.Clone(v.Status.Conditions)
 	}
 	ready := metav1.Condition{
-		Type: v1.ConditionPoolReady, Status: metav1.ConditionFalse, Reason: v.reason, Message: v.text,
+		Type: v1.ConditionPoolReady, Status: metav1.ConditionFalse, Reason: v.reason, Message: excerpt.Message(v.text),
 		ObservedGeneration: v.Generation, LastTransitionTime: now,
 	}
 	if v.reason == v1.PoolReady {

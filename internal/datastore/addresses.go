@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // settleReserved reads the ranges of all IPReservations: masked, sorted, none
@@ -18,7 +19,7 @@ func settleReserved(reservations []*apiv1.IPReservation) (reserved []netip.Prefi
 		for i, text := range r.Spec.ReservedCIDRs {
 			p, err := parseRange(text)
 			if err != nil {
-				errs = append(errs, fmt.Errorf("spec.reservedCIDRs[%d] %q: %w", i, text, err))
+				errs = append(errs, fmt.Errorf("spec.reservedCIDRs[%d] %q: %w", i, excerpt.Value(text), err))
 				continue
 			}
 			reserved = append(reserved, p)

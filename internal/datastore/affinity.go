@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // affinityObject is a BlockAffinity as the informer keeps it: a cluster has
@@ -48,7 +49,7 @@ func parseAffinity(u *unstructured.Unstructured) claim {
 	block, err := netip.ParsePrefix(a.Spec.CIDR)
 	switch {
 	case err != nil || block != block.Masked() || block.Addr().Is4In6():
-		return claim{err: fmt.Errorf("spec.cidr %q: want a block such as 10.244.0.64/26", a.Spec.CIDR)}
+		return claim{err: fmt.Errorf("spec.cidr %q: want a block such as 10.244.0.64/26", excerpt.Value(a.Spec.CIDR))}
 	case a.Spec.Node == "":
 		return claim{err: errors.New("spec.node is empty: want the name of the node that owns the block")}
 	case a.Spec.Type != "" && a.Spec.Type != apiv1.AffinityTypeHost, !a.Spec.State.Confirmed(), a.Spec.Deleted == "true":

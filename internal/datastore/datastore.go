@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // Config says where the cluster is.
@@ -69,11 +71,11 @@ func New(cfg Config) (*Datastore, error) {
 	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(cfg.Dynamic, 0, metav1.NamespaceAll, nil)
 	d := &Datastore{
 		log:       cfg.Log,
-		events:    newEventWriter(cfg.Kubernetes, cfg.Log),
 		factories: []factory{core, custom},
 		changed:   make(chan struct{}, 1),
 		informers: map[string]cache.SharedIndexInformer{kindNode: core.Core().V1().Nodes().Informer()},
 	}
+	d.events = newEventWriter(cfg.Kubernetes, cfg.Log, d.wake)
 	for kind, of := range map[string]struct {
 		plural    string
 		transform cache.TransformFunc
@@ -225,17 +227,21 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	return s, true
 }
 
-// report raises one Event per invalid object and reason.
+// report raises one Event per invalid object and reason. What the reason quotes of the
+// object is bounded here, for whoever reads the snapshot.
 func (d *Datastore) report(invalid []Invalid) {
-	for _, i := range invalid {
+	for i := range invalid {
+		invalid[i].Reason = excerpt.Message(invalid[i].Reason)
+	}
+	d.events.report(invalid, func(kind, name string) (types.UID, bool) {
 		// A kind of the cluster's is stored under its name. One that is gone by
 		// now needs no Event.
-		if o, found, err := d.informers[i.Kind].GetStore().GetByKey(i.Name); err == nil && found {
-			if m, ok := o.(metav1.Object); ok {
-				d.events.invalid(i, m.GetUID())
-			}
+		o, found, err := d.informers[kind].GetStore().GetByKey(name)
+		if m, ok := o.(metav1.Object); err == nil && found && ok {
+			return m.GetUID(), true
 		}
-	}
+		return "", false
+	})
 }
 
 // NodeEvent raises an Event about a Node: something that happened on it, with a

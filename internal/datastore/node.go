@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // maxPoolModes bounds the annotation manx.io/pool-modes, in bytes: room for a
@@ -34,21 +35,21 @@ func parseNode(n *corev1.Node) trimmedNode {
 	if v := n.Annotations[apiv1.AnnotationNodeIPv4]; v != "" {
 		p, err := parseNodeAddress(v)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeIPv4, v, err))
+			errs = append(errs, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeIPv4, excerpt.Value(v), err))
 		}
 		out.IPv4 = p
 	}
 	if v := n.Annotations[apiv1.AnnotationNodeAS]; v != "" {
 		as, err := apiv1.ParseASNumber(v)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeAS, v, err))
+			errs = append(errs, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeAS, excerpt.Value(v), err))
 		}
 		out.AS = as
 	}
 	if v := n.Annotations[apiv1.AnnotationNodeRouteReflector]; v != "" {
 		id, err := netip.ParseAddr(v)
 		if err != nil || !id.Is4() {
-			errs = append(errs, fmt.Errorf("annotation %s=%q: want a dotted quad such as 244.0.0.1", apiv1.AnnotationNodeRouteReflector, v))
+			errs = append(errs, fmt.Errorf("annotation %s=%q: want a dotted quad such as 244.0.0.1", apiv1.AnnotationNodeRouteReflector, excerpt.Value(v)))
 		}
 		out.RouteReflectorClusterID = id
 	}
@@ -56,14 +57,14 @@ func parseNode(n *corev1.Node) trimmedNode {
 	if v := n.Annotations[apiv1.AnnotationNodeIPv6]; v != "" {
 		p, err := parseNodeAddress6(v)
 		if err != nil {
-			without = append(without, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeIPv6, v, err))
+			without = append(without, fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationNodeIPv6, excerpt.Value(v), err))
 		}
 		out.IPv6 = p
 	}
 	if v := n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; v != "" {
 		a, err := netip.ParseAddr(v)
 		if err != nil || !a.Is4() || !a.IsGlobalUnicast() {
-			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, v))
+			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, excerpt.Value(v)))
 		} else {
 			out.IPIPTunnelAddr = a
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // settlePools drops pools that do not validate and, of two that overlap, the
@@ -38,7 +39,7 @@ func settleForced(pools []*apiv1.IPPool) (forced map[string]apiv1.EncapMode, inv
 			as := apiv1.IPPool{Spec: p.Spec}
 			as.Spec.IPIPMode = mode
 			if err = as.Validate(); err != nil {
-				err = fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationPoolForceMode, mode, err)
+				err = fmt.Errorf("annotation %s=%q: %w", apiv1.AnnotationPoolForceMode, excerpt.Value(mode), err)
 			}
 		}
 		switch {

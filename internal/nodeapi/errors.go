@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/progress"
 )
 
@@ -75,8 +76,17 @@ func (e *SlowError) Error() string {
 	return text + ": " + e.Awaits.String()
 }
 
-// AsError gives any error its CNI code.
+// AsError gives any error its CNI code, and bounds its text: it may quote an annotation
+// of 256 KiB, and becomes an Event of the pod and a line in the logs of three programs.
 func AsError(err error) *Error {
+	e := withCode(err)
+	if len(e.Msg) <= excerpt.LogMax && len(e.Details) <= excerpt.LogMax {
+		return e
+	}
+	return &Error{Code: e.Code, Msg: excerpt.Of(e.Msg, excerpt.LogMax), Details: excerpt.Of(e.Details, excerpt.LogMax)}
+}
+
+func withCode(err error) *Error {
 	var coded *Error
 	if errors.As(err, &coded) {
 		if err == error(coded) {

@@ -16,16 +16,33 @@ import (
 
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
+
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // NewLogger returns a logger that writes to w at the given level and above: text
 // when w is a terminal, JSON otherwise.
 func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: levelNames}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// replace bounds what others have written into a message, and names levels.
+func replace(groups []string, a slog.Attr) slog.Attr {
+	switch v := a.Value; v.Kind() {
+	case slog.KindString:
+		a.Value = slog.StringValue(excerpt.Of(v.String(), excerpt.LogMax))
+	case slog.KindAny:
+		if err, ok := v.Any().(error); ok && err != nil {
+			if text := err.Error(); len(text) > excerpt.LogMax {
+				a.Value = slog.StringValue(excerpt.Of(text, excerpt.LogMax))
+			}
+		}
+	}
+	return levelNames(groups, a)
 }
 
 // levelNames gives the levels outside slog's four their names in

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -149,4 +150,16 @@ func get(t *testing.T, url string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(body)
+}
+
+// Whatever others have written into a message, a log line has a bound, and its end,
+// which says what to do, stays.
+func TestLogLinesAreBounded(t *testing.T) {
+	var b bytes.Buffer
+	long := strings.Repeat("x", 200_000)
+	err := fmt.Errorf("annotation a=%q: want an address", long)
+	NewLogger(&b, slog.LevelInfo).Warn("invalid object", "reason", err.Error(), "err", err, "text", long)
+	if n := b.Len(); n > 3*5<<10 || strings.Count(b.String(), "want an address") != 2 || strings.Count(b.String(), "bytes left out") != 3 {
+		t.Errorf("a line of %d bytes", n)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // address chooses the node's addresses, AS and router id, and makes sure that no
@@ -184,7 +185,7 @@ func (s *Startup) patchStatus(ctx context.Context, patch map[string]any) error {
 	defer cancel()
 	_, err = s.Kubernetes.CoreV1().Nodes().Patch(ctx, s.NodeName, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
 	if err != nil {
-		return fmt.Errorf("patch status of Node %s with %s: %w", s.NodeName, data, err)
+		return fmt.Errorf("patch status of Node %s with %s: %w", s.NodeName, excerpt.Of(string(data), excerpt.MessageMax), err)
 	}
 	return nil
 }
@@ -220,6 +221,7 @@ func (s *Startup) setNetworkUnavailable(ctx context.Context, status corev1.Condi
 	if err != nil {
 		return fmt.Errorf("set NetworkUnavailable to %s: read Node %s: %w", status, s.NodeName, err)
 	}
+	message = excerpt.Message(message)
 	now := metav1.NewTime(s.Now())
 	cond := corev1.NodeCondition{
 		Type: corev1.NodeNetworkUnavailable, Status: status, Reason: reason, Message: message,
