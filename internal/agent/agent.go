@@ -137,7 +137,10 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a Kubernetes client: %w", err)
 	}
-	a.startup = startup.New(startup.Config{Settings: a.settings, NodeName: a.node, Kubernetes: a.kube, Dynamic: custom, Log: a.log})
+	a.startup = startup.New(startup.Config{
+		Settings: a.settings, NodeName: a.node, Kubernetes: a.kube, Dynamic: custom, Log: a.log,
+		Waits: func(err error) { a.errors.add("start", err) }, // startingReason names the last
+	})
 	if a.identity, err = a.startup.Run(ctx); err != nil {
 		return err
 	}

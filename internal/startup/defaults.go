@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/dynamic"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 )
@@ -51,7 +50,7 @@ func (s *Startup) ensureClusterInformation(ctx context.Context, kubeadm bool) ([
 		return nil, nil
 	}
 	if !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("read ClusterInformation default: %w", err)
+		return nil, err
 	}
 	return nil, s.ensureAbsent(ctx, "ClusterInformation", v1.PluralClusterInformations, func() (runtime.Object, error) {
 		guid := make([]byte, 16)
@@ -88,12 +87,8 @@ func clusterType(given string, kubeadm bool) string {
 
 // ensure creates the object called default of a kind when it is missing.
 func (s *Startup) ensure(ctx context.Context, kind, plural string, make func() (runtime.Object, error)) error {
-	_, err := s.get(ctx, plural, v1.DefaultName)
-	switch {
-	case err == nil:
-		return nil
-	case !apierrors.IsNotFound(err):
-		return fmt.Errorf("read %s default: %w", kind, err)
+	if _, err := s.get(ctx, plural, v1.DefaultName); !apierrors.IsNotFound(err) {
+		return err
 	}
 	return s.ensureAbsent(ctx, kind, plural, make)
 }
@@ -111,10 +106,12 @@ func (s *Startup) ensureAbsent(ctx context.Context, kind, plural string, make fu
 	return err
 }
 
-func (s *Startup) get(ctx context.Context, plural, name string) (*unstructured.Unstructured, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Get(ctx, name, metav1.GetOptions{})
+func (s *Startup) get(ctx context.Context, plural, name string) (o *unstructured.Unstructured, err error) {
+	err = s.ask(ctx, fmt.Sprintf("read %s %s", plural, name), requestTimeout, func(ctx context.Context) (err error) {
+		o, err = s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Get(ctx, name, metav1.GetOptions{})
+		return err
+	})
+	return o, err
 }
 
 // create creates obj. That another node was faster is as good; created is false then.
@@ -126,33 +123,35 @@ func (s *Startup) create(ctx context.Context, kind, plural string, obj runtime.O
 	u := &unstructured.Unstructured{Object: raw}
 	u.SetGroupVersionKind(v1.SchemeGroupVersion.WithKind(kind))
 	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	_, err = s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Create(ctx, u, metav1.CreateOptions{})
+	err = s.ask(ctx, fmt.Sprintf("create %s %s", kind, u.GetName()), requestTimeout, func(ctx context.Context) error {
+		_, err := s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Create(ctx, u, metav1.CreateOptions{})
+		return err
+	})
 	switch {
 	case err == nil:
 		return true, nil
 	case apierrors.IsAlreadyExists(err):
 		return false, nil
 	case apierrors.IsNotFound(err):
-		return false, fmt.Errorf("create %s %s: %w; the CustomResourceDefinitions of the Manx manifest are missing", kind, u.GetName(), err)
+		return false, fmt.Errorf("%w; the CustomResourceDefinitions of the Manx manifest are missing", err)
 	}
-	return false, fmt.Errorf("create %s %s: %w", kind, u.GetName(), err)
+	return false, err
 }
 
 // listTimeout bounds a list, which may be longer than one object.
 const listTimeout = 2 * requestTimeout
 
-func list[T any](ctx context.Context, c dynamic.Interface, plural string) ([]T, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	l, err := c.Resource(v1.SchemeGroupVersion.WithResource(plural)).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		hint := ""
-		if apierrors.IsNotFound(err) {
-			hint = "; the CustomResourceDefinitions of the Manx manifest are missing"
-		}
-		return nil, fmt.Errorf("list %s: %w%s", plural, err, hint)
+func list[T any](ctx context.Context, s *Startup, plural string) ([]T, error) {
+	var l *unstructured.UnstructuredList
+	err := s.ask(ctx, "list "+plural, listTimeout, func(ctx context.Context) (err error) {
+		l, err = s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).List(ctx, metav1.ListOptions{})
+		return err
+	})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("%w; the CustomResourceDefinitions of the Manx manifest are missing", err)
+	case err != nil:
+		return nil, err
 	}
 	var out []T
 	for _, item := range l.Items {

@@ -126,12 +126,9 @@ func internalIPs(node *corev1.Node) (out []netip.Addr) {
 // checkDuplicate looks for another Node that has published address a. It is asked
 // only when the address is new, since it lists every Node.
 func (s *Startup) checkDuplicate(ctx context.Context, f autodetect.Family, a netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	// Resource version 0: from the API server's cache, without touching etcd.
-	nodes, err := s.Kubernetes.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	nodes, err := s.listNodes(ctx, a)
 	if err != nil {
-		return fmt.Errorf("look for another node with address %s: list Nodes: %w", a, err)
+		return err
 	}
 	for i := range nodes.Items {
 		other := &nodes.Items[i]
@@ -142,6 +139,16 @@ func (s *Startup) checkDuplicate(ctx context.Context, f autodetect.Family, a net
 		}
 	}
 	return nil
+}
+
+// listNodes lists all Nodes, from the API server's cache (resource version 0), without
+// touching etcd.
+func (s *Startup) listNodes(ctx context.Context, a netip.Addr) (nodes *corev1.NodeList, err error) {
+	err = s.ask(ctx, fmt.Sprintf("look for another node with address %s: list Nodes", a), listTimeout, func(ctx context.Context) (err error) {
+		nodes, err = s.Kubernetes.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+		return err
+	})
+	return nodes, err
 }
 
 // publish writes the node's addresses, and its AS when the environment gives one, to
@@ -181,13 +188,11 @@ func (s *Startup) patchStatus(ctx context.Context, patch map[string]any) error {
 	if err != nil {
 		return fmt.Errorf("patch status of Node %s: %w", s.NodeName, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	_, err = s.Kubernetes.CoreV1().Nodes().Patch(ctx, s.NodeName, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	if err != nil {
-		return fmt.Errorf("patch status of Node %s with %s: %w", s.NodeName, excerpt.Of(string(data), excerpt.MessageMax), err)
-	}
-	return nil
+	what := fmt.Sprintf("patch status of Node %s with %s", s.NodeName, excerpt.Message(string(data)))
+	return s.ask(ctx, what, requestTimeout, func(ctx context.Context) error {
+		_, err := s.Kubernetes.CoreV1().Nodes().Patch(ctx, s.NodeName, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+		return err
+	})
 }
 
 // messageUp is what the condition NetworkUnavailable of a node with working pod

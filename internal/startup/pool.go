@@ -28,16 +28,18 @@ const (
 // kubeadmConfig returns kubeadm's ConfigMap, nil on a cluster that kubeadm did
 // not make or does not show to the agent.
 func (s *Startup) kubeadmConfig(ctx context.Context) (*corev1.ConfigMap, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	cm, err := s.Kubernetes.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfigMap, metav1.GetOptions{})
-	switch {
-	case err == nil:
-		return cm, nil
-	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return nil, nil
-	}
-	return nil, fmt.Errorf("read ConfigMap %s/%s: %w", metav1.NamespaceSystem, kubeadmConfigMap, err)
+	var cm *corev1.ConfigMap
+	err := s.ask(ctx, fmt.Sprintf("read ConfigMap %s/%s", metav1.NamespaceSystem, kubeadmConfigMap), requestTimeout, func(ctx context.Context) error {
+		got, err := s.Kubernetes.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfigMap, metav1.GetOptions{})
+		switch {
+		case err == nil:
+			cm = got
+		case apierrors.IsNotFound(err), refused(err):
+			return nil
+		}
+		return err
+	})
+	return cm, err
 }
 
 // podSubnet reads the first IPv4 range of networking.podSubnet, a comma-separated
@@ -201,7 +203,7 @@ func chooseRange(want config.Pool, kubeadm *corev1.ConfigMap, ifaces []autodetec
 
 // listPools lists the pools of each family.
 func (s *Startup) listPools(ctx context.Context) (ipv4, ipv6 []v1.IPPool, err error) {
-	all, err := list[v1.IPPool](ctx, s.Dynamic, v1.PluralIPPools)
+	all, err := list[v1.IPPool](ctx, s, v1.PluralIPPools)
 	if err != nil {
 		return nil, nil, err
 	}

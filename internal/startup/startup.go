@@ -53,13 +53,14 @@ type Config struct {
 	Random     io.Reader                                                  // crypto/rand; for the cluster's GUID
 	Now        func() time.Time                                           // time.Now; for the condition
 	RetryEvery time.Duration                                              // 1 s; between tries of the API
+	Waits      func(error)                                                // told of each try in vain; none
 }
 
 // Startup prepares one node.
 type Startup struct {
 	Config
-	denied time.Time // when the API first refused the agent's credentials
-	found  Result    // of Run, without its notes
+	starting bool   // within Run: requests may wait
+	found    Result // of Run, without its notes
 }
 
 // Result is what the node is in the network.
@@ -105,6 +106,9 @@ func New(cfg Config) *Startup {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Waits == nil {
+		cfg.Waits = func(error) {}
+	}
 	if cfg.RetryEvery == 0 {
 		cfg.RetryEvery = time.Second
 	}
@@ -115,9 +119,12 @@ func New(cfg Config) *Startup {
 const requestTimeout = 5 * time.Second
 
 // Run does every step in order and returns what the node is. An error means that
-// the agent can not work; running again may help.
+// the agent can not work; running again may help. With WAIT_FOR_DATASTORE=true each of
+// its requests is made until the API server has answered it.
 func (s *Startup) Run(ctx context.Context) (Result, error) {
-	node, err := s.waitForNode(ctx)
+	s.starting = true
+	defer func() { s.starting = false }()
+	node, err := s.readNode(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -240,65 +247,16 @@ func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err e
 	return true, s.publish(ctx, node, res)
 }
 
-const (
-	// waitLogEvery is how often a long wait is mentioned after the first time.
-	waitLogEvery = 30 * time.Second
-	// deniedFor is how long a refusal counts as the API server's caches being
-	// behind a role binding that was created a moment ago.
-	deniedFor = 10 * time.Second
-)
-
-// waitForNode reads the Node, which also proves that the API answers. With
-// WAIT_FOR_DATASTORE it tries until it does.
-func (s *Startup) waitForNode(ctx context.Context) (*corev1.Node, error) {
-	var began, logged time.Time
-	for {
-		node, err := s.getNode(ctx)
-		if err == nil {
-			if !began.IsZero() {
-				s.Log.Info("Kubernetes API answers", "after", s.Now().Sub(began).Round(time.Second))
-			}
-			return node, nil
-		}
-		if apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("read Node %s: it does not exist; want NODENAME to be the name of this machine's Node: %w", s.NodeName, err)
-		}
-		now := s.Now()
-		if fatal := s.fatal(now, err); fatal != nil {
-			return nil, fatal
-		}
-		if began.IsZero() {
-			began = now
-		}
-		if logged.IsZero() || now.Sub(logged) >= waitLogEvery {
-			logged = now
-			s.Log.Warn("waiting for the Kubernetes API", "since", began.Format(time.TimeOnly), "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the Kubernetes API: %w; last error: %w", ctx.Err(), err)
-		case <-time.After(s.RetryEvery):
-		}
+// readNode reads the Node, which also proves that the API answers.
+func (s *Startup) readNode(ctx context.Context) (node *corev1.Node, err error) {
+	err = s.ask(ctx, "read Node "+s.NodeName, requestTimeout, func(ctx context.Context) (err error) {
+		node, err = s.Kubernetes.CoreV1().Nodes().Get(ctx, s.NodeName, metav1.GetOptions{})
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("read Node %s: it does not exist; want NODENAME to be the name of this machine's Node: %w", s.NodeName, err)
 	}
-}
-
-// fatal returns the error that ends the wait, or nil to try again.
-func (s *Startup) fatal(now time.Time, err error) error {
-	denied := apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
-	switch {
-	case !denied && s.Settings.Datastore.Wait:
-		s.denied = time.Time{}
-		return nil
-	case !denied:
-		return fmt.Errorf("read Node %s: %w; set WAIT_FOR_DATASTORE=true to wait for the Kubernetes API", s.NodeName, err)
-	}
-	if s.denied.IsZero() {
-		s.denied = now
-	}
-	if s.Settings.Datastore.Wait && now.Sub(s.denied) < deniedFor {
-		return nil
-	}
-	return fmt.Errorf("read Node %s: %w; the agent's service account needs the ClusterRole of the Manx manifest", s.NodeName, err)
+	return node, err
 }
 
 func (s *Startup) getNode(ctx context.Context) (*corev1.Node, error) {

@@ -110,7 +110,7 @@ func (c *cluster) node(name string) *corev1.Node {
 
 func (c *cluster) pools() []v1.IPPool {
 	c.t.Helper()
-	out, err := list[v1.IPPool](c.t.Context(), c.dynamic, v1.PluralIPPools)
+	out, err := list[v1.IPPool](c.t.Context(), c.start(), v1.PluralIPPools)
 	if err != nil {
 		c.t.Fatal(err)
 	}
