@@ -10,7 +10,8 @@
 // right only when IPAM says the same (bgp/rib).
 //
 // Nothing is announced outside every pool, or inside a pool that keeps its routes
-// out of BGP.
+// out of BGP. What can be announced of a pool is decided by the rule that the other
+// nodes take it by (policy.Pool.Announces), so that no block is announced in vain.
 //
 // The next hop of a prefix is the node's own address of the prefix's family, and a
 // session carries the family of its own addresses (bgp/peering): the speaker announces
@@ -24,6 +25,7 @@ import (
 	"slices"
 
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/policy"
 )
 
 // LocalPref of what is announced: the default of nearly everybody, and what Calico
@@ -38,6 +40,8 @@ const CalicoLocalPref = 2147483647 - 1024
 // Pool is what announcing needs of an IPPool.
 type Pool struct {
 	CIDR             netip.Prefix
+	BlockBits        int  // as in policy.Pool
+	Whole            bool // as in policy.Pool
 	DisableBGPExport bool
 }
 
@@ -75,10 +79,10 @@ func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []P
 	return slices.CompactFunc(out, func(a, b bgp.Path) bool { return a.Prefix == b.Prefix })
 }
 
-// exported reports whether a pool contains prefix and lets it into BGP.
+// exported reports whether prefix is a block or an address of a pool that is let into
+// BGP.
 func exported(prefix netip.Prefix, pools []Pool) bool {
-	i := slices.IndexFunc(pools, func(p Pool) bool {
-		return p.CIDR.IsValid() && p.CIDR.Bits() <= prefix.Bits() && p.CIDR.Contains(prefix.Addr())
+	return slices.ContainsFunc(pools, func(p Pool) bool {
+		return !p.DisableBGPExport && policy.Pool{CIDR: p.CIDR, BlockBits: p.BlockBits, Whole: p.Whole}.Announces(prefix)
 	})
-	return i >= 0 && !pools[i].DisableBGPExport
 }

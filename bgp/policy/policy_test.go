@@ -14,7 +14,8 @@ func pool(name, cidr string, bits int) Pool {
 
 func TestImport(t *testing.T) {
 	nodes := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}
-	pools := []Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
+	pools := []Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32), pool("block", "10.7.0.0/28", 28),
+		{Name: "whole", CIDR: netip.MustParsePrefix("10.6.0.0/24"), BlockBits: 26, Whole: true}}
 	accept := Import(pools, nodes)
 	for _, tc := range []struct {
 		prefix, hop string
@@ -27,11 +28,18 @@ func TestImport(t *testing.T) {
 		{"10.8.0.1/32", "10.0.0.2", true},
 		{"10.244.3.64/26", "10.0.0.1", false},   // this node
 		{"10.244.3.64/26", "10.244.9.9", false}, // a pod
-		{"10.244.3.64/27", "10.0.0.2", false},
-		{"10.244.0.0/16", "10.0.0.2", false},
-		{"10.244.0.0/25", "10.0.0.2", false},
-		{"10.9.0.0/26", "10.0.0.2", false}, // another pool's size
+		{"10.244.3.64/27", "10.0.0.2", true},    // of an older size
+		{"10.244.0.0/25", "10.0.0.2", true},
+		{"10.244.16.0/20", "10.0.0.2", true},
+		{"10.9.0.0/26", "10.0.0.2", true},
+		{"10.244.0.0/16", "10.0.0.2", false}, // a pool
+		{"10.244.0.0/17", "10.0.0.2", false}, // no block is as large
+		{"10.244.0.0/19", "10.0.0.2", false},
+		{"10.9.0.0/24", "10.0.0.2", false},
 		{"10.8.0.0/28", "10.0.0.2", false},
+		{"10.7.0.0/28", "10.0.0.2", true}, // a pool of one block
+		{"10.6.0.0/24", "10.0.0.2", true}, // the block is older than the size
+		{"10.6.0.0/23", "10.0.0.2", false},
 		{"10.245.0.0/26", "10.0.0.2", false},
 		{"0.0.0.0/0", "10.0.0.2", false},
 		{"10.96.0.0/12", "10.0.0.2", false}, // services
@@ -60,11 +68,10 @@ func TestImportOfBothFamilies(t *testing.T) {
 		want  []string // names, with the next hops
 	}{
 		{"both", addrs("fd00::3", "10.0.0.3", "fd00::2", "10.0.0.2"), []string{
-			"pool-six-blocks fd00::2 fd00::3", "pool-six-addresses fd00::2 fd00::3",
-			"pool-four-blocks 10.0.0.2 10.0.0.3", "pool-four-addresses 10.0.0.2 10.0.0.3", "pool-single-blocks fd00::2 fd00::3",
+			"pool-six fd00::2 fd00::3", "pool-four 10.0.0.2 10.0.0.3", "pool-single fd00::2 fd00::3",
 		}},
-		{"nodes without IPv6", addrs("10.0.0.2"), []string{"pool-four-blocks 10.0.0.2", "pool-four-addresses 10.0.0.2"}},
-		{"nodes without IPv4", addrs("fd00::2"), []string{"pool-six-blocks fd00::2", "pool-six-addresses fd00::2", "pool-single-blocks fd00::2"}},
+		{"nodes without IPv6", addrs("10.0.0.2"), []string{"pool-four 10.0.0.2"}},
+		{"nodes without IPv4", addrs("fd00::2"), []string{"pool-six fd00::2", "pool-single fd00::2"}},
 		{"no address at all", []netip.Addr{{}}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -97,8 +104,10 @@ func TestImportOfBothFamilies(t *testing.T) {
 		{"fd10:244::200/122", "fe80::2", false},
 		{"fd10:244::/64", "fd00::2", false},
 		{"fd10:244::/48", "fd00::2", false},
-		{"fd10:244::200/123", "fd00::2", false},
-		{"fd10:8::/122", "fd00::2", false}, // another pool's size
+		{"fd10:244::200/123", "fd00::2", true}, // of an older size
+		{"fd10:8::/122", "fd00::2", true},
+		{"fd10:244::/115", "fd00::2", false}, // no block is as large
+		{"fd10:8::/112", "fd00::2", false},
 		{"fd10:245::200/122", "fd00::2", false},
 		{"::/0", "fd00::2", false},
 	} {

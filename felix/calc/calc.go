@@ -18,6 +18,7 @@ func Calculate(in Input) Desired {
 			Routes: make(map[state.RouteKey]state.Route, len(in.Learned)+len(in.OwnBlocks)+len(in.Endpoints)),
 		},
 		transports: newTransports(in),
+		parts:      map[partOf][]netip.Prefix{},
 	}
 	// Later writers give way to earlier ones: what is local is never routed to
 	// somebody else.
@@ -25,6 +26,7 @@ func Calculate(in Input) Desired {
 	c.ownBlocks()
 	c.learned()
 	c.reportUnrouted()
+	c.reportRefused()
 	c.reportPools()
 	c.out.Tunnel, c.out.Filter = in.Tunnel, filter(in)
 	slices.SortFunc(c.out.Conditions, state.CompareConditions)
@@ -37,6 +39,7 @@ type calculation struct {
 	own []netip.Prefix
 	out Desired
 	transports
+	parts map[partOf][]netip.Prefix // learned, and refused for it
 }
 
 func (c *calculation) condition(kind state.ConditionKind, subject, format string, args ...any) {
@@ -107,6 +110,10 @@ func (c *calculation) learned() {
 				continue
 			}
 			nextHops = []netip.Addr{holder}
+		} else if block, owner, part := c.foreignBlock(dst); part {
+			of := partOf{block, owner}
+			c.parts[of] = append(c.parts[of], dst)
+			continue
 		}
 		r, ok := c.transport(dst, nextHops)
 		if !ok {

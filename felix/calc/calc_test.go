@@ -98,6 +98,16 @@ var cases = []struct {
 			learned("10.244.7.9/32", "192.168.0.12"),  // a block of one address
 			learned("10.244.0.0/24", "192.168.0.13"))  // a cover: the own block is longer
 	}},
+	{"part-of-a-foreign-block", func(in *Input) {
+		in.Owners = map[netip.Prefix]string{pfx("10.244.1.0/26"): "b", pfx("10.244.0.0/26"): "a", pfx("10.244.3.0/28"): "c"}
+		in.Learned = append(in.Learned,
+			learned("10.244.1.32/27", "192.168.0.13"),
+			learned("10.244.1.0/28", "192.168.0.12"), // not by its owner either
+			learned("10.244.1.9/32", "192.168.0.13"), // borrowed
+			learned("10.244.3.0/28", "192.168.0.13"), // a block of an older size
+			learned("10.244.1.0/25", "192.168.0.13"), // the owner's block is longer
+			learned("10.244.9.0/27", "192.168.0.13")) // not heard of yet
+	}},
 	{"own-announcement-comes-back", func(in *Input) {
 		in.Learned = append(in.Learned, learned("10.244.3.0/26", "192.168.0.11"), learned("10.244.4.0/26"))
 	}},

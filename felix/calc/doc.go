@@ -16,6 +16,9 @@
 // instead of circling between this node and its router (the block is announced
 // as a whole), and one to another node's block goes to that node.
 //
+// What peers announce inside another node's block is ignored unless it is a single
+// address: a block is announced whole, by its owner.
+//
 // What peers announce inside an own block is ignored, with one exception: the host
 // route of an address that IPAM says another node has borrowed (Input.Lent), when
 // that node announces it. It takes packets past the blackhole, those of our own pods

@@ -83,7 +83,8 @@ type Input struct {
 	Nodes []Node
 	Pools []Pool
 	// Owners are the nodes that own the cluster's confirmed blocks, by name.
-	// The keys are masked. They decide where an encapsulated packet goes.
+	// The keys are masked. They decide where an encapsulated packet goes, and that
+	// a part of a block is no route.
 	Owners map[netip.Prefix]string
 	// OwnBlocks are this node's confirmed blocks.
 	OwnBlocks []netip.Prefix

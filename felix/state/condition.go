@@ -29,6 +29,8 @@ const (
 	ModeHeld ConditionKind = "ModeHeld"
 	// LearnedInsideOwnBlock: a peer announces a part of this node's own block.
 	LearnedInsideOwnBlock ConditionKind = "LearnedInsideOwnBlock"
+	// LearnedPartOfBlock: a peer announces a part of another node's block.
+	LearnedPartOfBlock ConditionKind = "LearnedPartOfBlock"
 	// AddressConflict: two local endpoints, or one and a node it was lent to, claim one address.
 	AddressConflict ConditionKind = "AddressConflict"
 	// ForeignRoute: somebody else's route has the destination and metric of one

@@ -158,8 +158,9 @@ func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs ad
 	var exports []advertise.Pool
 	for _, p := range s.Pools {
 		cidr := cidrOf(p)
-		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: p.BlockBits()})
-		exports = append(exports, advertise.Pool{CIDR: cidr, DisableBGPExport: p.Spec.DisableBGPExport})
+		whole := s.Owners[cidr] != "" || slices.Contains(addrs.own, cidr)
+		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: p.BlockBits(), Whole: whole})
+		exports = append(exports, advertise.Pool{CIDR: cidr, BlockBits: p.BlockBits(), Whole: whole, DisableBGPExport: p.Spec.DisableBGPExport})
 	}
 	d.Import = policy.Import(imports, others)
 	d.Own = addrs.own
