@@ -200,7 +200,7 @@ func filter(in Input) state.PacketFilter {
 			continue
 		}
 		inside = append(inside, p.CIDR)
-		if p.NATOutgoing && !p.Disabled {
+		if p.NATOutgoing { // of disabled pools, too: their pods run on
 			sources = append(sources, p.CIDR)
 		}
 	}

@@ -41,8 +41,8 @@ type Pool struct {
 	// Sends says when this node sends to the pool through IPIP now, as the
 	// nodes have agreed (felix/mode). Empty means Never.
 	Sends EncapMode
-	// Disabled pools assign no addresses and masquerade nothing, but still
-	// count as inside.
+	// Disabled pools assign no addresses. Nothing else follows from it: their pods
+	// run on, and are routed and masqueraded as before.
 	Disabled bool
 }
 

@@ -10,6 +10,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/internal/datastore"
 )
 
 // another is a second pool in IPIP.
@@ -50,6 +51,38 @@ func TestPoolOfOthers(t *testing.T) {
 				})
 				l.arrive(calc.CrossSubnet)
 			})
+		})
+	}
+}
+
+// TestTunnelAddressStays: what stops a pool from giving new addresses does not take the
+// tunnel's from a node that has one, although another pool could give it one: packets
+// of the host that have it as their source would lose their way back.
+func TestTunnelAddressStays(t *testing.T) {
+	now := metav1.Now()
+	for name, tt := range map[string]struct {
+		change func(*apiv1.IPPool)
+		stays  bool
+	}{
+		"unchanged":       {func(*apiv1.IPPool) {}, true},
+		"disabled":        {func(p *apiv1.IPPool) { p.Spec.Disabled = true }, true},
+		"for other nodes": {func(p *apiv1.IPPool) { p.Spec.NodeSelector = "gpu == 'yes'" }, true},
+		"by name":         {func(p *apiv1.IPPool) { p.Spec.AssignmentMode = apiv1.AssignManual }, true},
+		"not for tunnels": {func(p *apiv1.IPPool) { p.Spec.AllowedUses = []apiv1.IPPoolAllowedUse{apiv1.UseWorkload} }, true},
+		"no more IPIP":    {func(p *apiv1.IPPool) { p.Spec.IPIPMode = apiv1.EncapNever }, false},
+		"to be deleted":   {func(p *apiv1.IPPool) { p.DeletionTimestamp = &now }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := another()
+			p.Name, p.Spec.CIDR = "first", "10.249.0.0/16"
+			tt.change(p)
+			r := tunnelRanges(&datastore.Snapshot{Nodes: []datastore.Node{{Name: "n1"}}, Pools: []*apiv1.IPPool{another(), p}}, "n1")
+			if got := r.has(netip.MustParseAddr("10.249.0.1")); got != tt.stays {
+				t.Errorf("the address stays: %t, want %t (%+v)", got, tt.stays, r)
+			}
+			if !r.has(netip.MustParseAddr("10.250.0.1")) || r.has(netip.MustParseAddr("192.0.2.1")) {
+				t.Errorf("the other pool's address does not stay, or one of no pool does: %+v", r)
+			}
 		})
 	}
 }

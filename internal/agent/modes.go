@@ -171,7 +171,8 @@ func (m *modes) load(s *datastore.Snapshot) {
 // among them: it waits until its last address is given back.
 type addrRanges struct {
 	from []netip.Prefix // new ones
-	stay []netip.Prefix // one that is held, as long as there is none of the others
+	keep []netip.Prefix // one that is held: pools in IPIP, also where this node may take no new one
+	stay []netip.Prefix // one that is held, as long as there is none in from
 }
 
 // tunnelRanges are the pools in IPIP that a node may have an address of, and all pools.
@@ -182,8 +183,12 @@ func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
 		out.from = append(out.from, p.CIDR)
 	}
 	for _, p := range s.Pools {
-		if p.DeletionTimestamp == nil {
-			out.stay = append(out.stay, cidrOf(p))
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		out.stay = append(out.stay, cidrOf(p))
+		if p.Spec.IPIPMode != "" && p.Spec.IPIPMode != apiv1.EncapNever {
+			out.keep = append(out.keep, cidrOf(p))
 		}
 	}
 	return out
@@ -191,8 +196,8 @@ func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
 
 // has reports whether an address that is held may stay.
 func (r addrRanges) has(addr netip.Addr) bool {
-	in := r.from
-	if len(in) == 0 {
+	in := slices.Concat(r.from, r.keep)
+	if len(r.from) == 0 {
 		in = r.stay
 	}
 	return slices.ContainsFunc(in, func(p netip.Prefix) bool { return p.Contains(addr) })
