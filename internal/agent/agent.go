@@ -50,6 +50,7 @@ type Agent struct {
 	annotator *podAnnotator
 	pods      *podLookup
 	inUse     *inUse
+	leaked    *leaked
 	modes     *modes
 	metrics   *metrics
 
@@ -178,6 +179,10 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.leaked = &leaked{
+		holders: a.ipam.Holders, inUse: a.inUse.addresses, kernel: kernel, pod: a.podNamed, release: a.ipam.Release,
+		log: a.log.With("component", "ipam"), now: time.Now,
+	}
 	bgpLog := a.log.With("component", "bgp")
 	a.speaker = speaker.New(speaker.Config{Speaker: gobgp.New(bgpLog), Log: bgpLog})
 	a.annotator = newPodAnnotator(a.kube, a.log)
@@ -195,6 +200,7 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	g.Go(func() error { return a.annotator.Run(ctx) })
 	g.Go(func() error { return a.modes.run(ctx) })
 	g.Go(func() error { return a.look(ctx) })
+	g.Go(func() error { return a.leaked.run(ctx) })
 	g.Go(func() error { return a.steer(ctx) })
 	if every := a.settings.Address.PollInterval; every > 0 {
 		g.Go(func() error { return a.watchAddress(ctx, every) })
@@ -270,7 +276,7 @@ func orNone(p netip.Prefix) string {
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
-		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, observe: a.observe,
+		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, attempts: &a.leaked.attempts, observe: a.observe,
 	}
 	a.serving.Store(true)
 	defer a.serving.Store(false)

@@ -48,6 +48,7 @@ type podAPI struct {
 	annotate func(podRecord)
 	mtu      func() int
 	status   func() status.Node
+	attempts *attempts // nil: nobody asks what is under way
 	observe  func(verb string, started time.Time, err error)
 }
 
@@ -57,6 +58,11 @@ func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerI
 // Add assigns the container's addresses; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
+	end, err := p.attempts.begin(ctx, req.Endpoint)
+	if err != nil {
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: the addresses of an earlier try are being released: %w", req.Namespace, req.Pod, err))
+	}
+	defer end()
 	meta, err := p.lookup(ctx, req.Endpoint)
 	if progress.IsOverdue(err) {
 		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: %w", req.Namespace, req.Pod, progress.Overdue(err)))
@@ -103,6 +109,11 @@ func retryable(err error) error {
 // Ready programs what the new interface needs; traffic flows when it returns.
 func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error) {
 	defer func(t time.Time) { p.observe("ready", t, err) }(time.Now())
+	over, err := p.attempts.begin(ctx, req.Endpoint)
+	if err != nil {
+		return retryable(fmt.Errorf("program pod %s/%s: its addresses are being released: %w", req.Namespace, req.Pod, err))
+	}
+	defer over()
 	addrs := p.ipam.Held(handleOf(req.Endpoint))
 	if len(addrs) == 0 {
 		return nodeapi.Errorf(nodeapi.CodeTryAgain,

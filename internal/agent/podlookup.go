@@ -76,3 +76,8 @@ func (l *podLookup) find(ctx context.Context, e nodeapi.Endpoint) (podMeta, erro
 	}
 	return podMeta{annotations: pod.Annotations, namespace: annotations, namespaceLabels: labels}, nil
 }
+
+// podNamed is what the datastore knows of a pod of this node, whichever has the name.
+func (a *Agent) podNamed(namespace, name string) (datastore.PodMeta, bool) {
+	return a.datastore.Pod(namespace, name, "")
+}

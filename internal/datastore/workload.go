@@ -1,6 +1,8 @@
 package datastore
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +29,11 @@ type PodMeta struct {
 	// is only the mirror of a static one (kubernetes.io/config.mirror), else "".
 	StaticUID   string
 	Annotations map[string]string // of Calico's CNI, such as cni.projectcalico.org/ipAddrs
+	// Addrs are the addresses that the pod's status reports; none until the kubelet
+	// has heard of them.
+	Addrs []netip.Addr
+	// Finished: its phase is Succeeded or Failed.
+	Finished bool
 }
 
 // Is reports whether the object stands for the pod that the container runtime
@@ -40,7 +47,19 @@ func TrimPod(p *corev1.Pod) PodMeta {
 	return PodMeta{
 		Namespace: p.Namespace, Name: p.Name, UID: string(p.UID),
 		StaticUID: p.Annotations[corev1.MirrorPodAnnotationKey], Annotations: ofNetwork(p.Annotations),
+		Addrs:    addrsOf(p.Status),
+		Finished: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 	}
+}
+
+// addrsOf reads the addresses of a pod's status, unmapped.
+func addrsOf(s corev1.PodStatus) (out []netip.Addr) {
+	for _, ip := range append([]corev1.PodIP{{IP: s.PodIP}}, s.PodIPs...) {
+		if a, err := netip.ParseAddr(ip.IP); err == nil && !slices.Contains(out, a.Unmap()) {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
 }
 
 // ofNetwork keeps the annotations that are for the network; nil when there is none.
