@@ -33,7 +33,7 @@ deps: build ## Install the Debian packages that tests and labs use, or name them
 .PHONY: generate
 generate: ## Generate deepcopy, CRDs, manifests and the reference pages
 	hack/tools/generate.sh
-	go test ./internal/config ./internal/agent ./internal/controllers ./internal/ctl ./felix/state -run Page -update
+	go test ./api/settings ./internal/config ./internal/agent ./internal/controllers ./internal/ctl ./felix/state -run Page -update
 	hack/manifests.sh > manifests/manx.yaml
 
 .PHONY: manifests

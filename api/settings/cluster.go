@@ -1,0 +1,53 @@
+package settings
+
+const (
+	describes = "describes the installation; nothing follows from it"
+	noReports = "this version of Manx does not write it; use manxctl status"
+	watched   = "objects are watched, and looked at every minute"
+	noPolicy  = "this version of Manx has no policy"
+)
+
+var clusterInformation = Kind{
+	Kind: "ClusterInformation", Plural: "clusterinformations", Only: []string{"default"},
+	Entries: []Entry{
+		none("spec.clusterGUID", describes, Any),
+		none("spec.clusterType", describes, Any),
+		none("spec.calicoVersion", "calicoctl compares it with its own version; "+describes, Any),
+		none("spec.variant", describes, Any),
+		none("spec.datastoreReady", "this version of Manx does not heed it: addresses are assigned and released all the same", "true"),
+	},
+}
+
+var calicoNodeStatus = Kind{
+	Kind: "CalicoNodeStatus", Plural: "caliconodestatuses",
+	Entries: []Entry{
+		none("spec.node", noReports),
+		none("spec.classes", noReports),
+		none("spec.updatePeriodSeconds", noReports, "0"),
+		none("status.*", noReports),
+	},
+}
+
+var kubeControllersConfiguration = Kind{
+	Kind: "KubeControllersConfiguration", Plural: "kubecontrollersconfigurations", Only: []string{"default"},
+	Entries: []Entry{
+		none("spec.logSeverityScreen", "use LOG_LEVEL of manx-controllers", "Info"),
+		none("spec.healthChecks", "manx-controllers always serves its probes", "Enabled"),
+		none("spec.etcdV3CompactionPeriod", "the Kubernetes API is the only datastore", Any),
+		none("spec.prometheusMetricsPort", "use METRICS_PORT of manx-controllers", "9094"),
+		none("spec.debugProfilePort", "manx-controllers serves no profiles", "0"),
+		none("spec.controllers.node.reconcilerPeriod", watched, "5m0s", "5m"),
+		none("spec.controllers.node.syncLabels", "a node's labels are those of its Kubernetes Node", "Enabled"),
+		none("spec.controllers.node.hostEndpoint.autoCreate", noPolicy, "Disabled"),
+		none("spec.controllers.node.hostEndpoint.createDefaultHostEndpoint", noPolicy, "Enabled", "Disabled"),
+		none("spec.controllers.node.hostEndpoint.templates", noPolicy),
+		acted("spec.controllers.node.leakGracePeriod", "internal/controllers.TestSnapshot"),
+		none("spec.controllers.policy.reconcilerPeriod", noPolicy, "5m0s", "5m"),
+		none("spec.controllers.workloadEndpoint.reconcilerPeriod", watched, "5m0s", "5m"),
+		none("spec.controllers.serviceAccount.reconcilerPeriod", noPolicy, "5m0s", "5m"),
+		none("spec.controllers.namespace.reconcilerPeriod", watched, "5m0s", "5m"),
+		none("spec.controllers.loadBalancer.assignIPs", "this version of Manx gives no addresses to Services", "RequestedServicesOnly"),
+		none("spec.controllers.policyMigration.enabled", noPolicy, "Disabled"),
+		none("status.*", "written by Calico's controllers, and kept"),
+	},
+}
