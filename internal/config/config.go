@@ -7,7 +7,7 @@
 // them can disagree with the others.
 //
 // The variables and their values are Calico's. What Calico's manifests set but
-// Manx has no use for is listed, with the reason, in compat.go: such a value is
+// Manx has no use for is listed, with the reason, in api/settings: such a value is
 // accepted, and reported when it asks for something that does not happen. A bad
 // value stops the start; all bad values are reported together.
 //
@@ -146,6 +146,9 @@ type Dataplane struct {
 	// WireGuardOff and WireGuardOffV6 are FELIX_WIREGUARDENABLED=false and its like for
 	// IPv6: not encrypted, whatever a FelixConfiguration says.
 	WireGuardOff, WireGuardOffV6 bool
+	// HostOpen is a FELIX_DEFAULTENDPOINTTOHOSTACTION: pods reach their host, whatever
+	// a FelixConfiguration says.
+	HostOpen bool
 	// AllowIPIPFromPods and AllowVXLANFromPods let pods send tunnel packets.
 	AllowIPIPFromPods, AllowVXLANFromPods bool
 }
@@ -240,8 +243,9 @@ func Parse(environ []string) (Config, []Warning, error) {
 	warnings, errs = append(warnings, w...), append(errs, err...)
 	w, err = checkCompat(env)
 	warnings, errs = append(warnings, w...), append(errs, err...)
-	// Any value but a false one has just been refused.
+	// Any value but a quiet one has just been refused.
 	c.Dataplane.WireGuardOff, c.Dataplane.WireGuardOffV6 = env["FELIX_WIREGUARDENABLED"] != "", env["FELIX_WIREGUARDENABLEDV6"] != ""
+	c.Dataplane.HostOpen = env["FELIX_DEFAULTENDPOINTTOHOSTACTION"] != ""
 	warnings = append(warnings, unknown(env)...)
 	slices.SortFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Name, b.Name) })
 	return c, warnings, errors.Join(errs...)

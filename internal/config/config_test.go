@@ -283,6 +283,34 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// Variables of Calico's without one of our prefixes are reported as well, and settings
+// of Felix's that exist are not called unknown.
+func TestCalicoVariablesAreReported(t *testing.T) {
+	_, warnings, err := Parse([]string{
+		"BGP_LOGSEVERITYSCREEN=debug", "K8S_CLIENT_QPS=50", "K8S_CLIENT_BURST=100", "CNI_TOKEN_REFRESH_INTERVAL=1h", "ETCD_ENDPOINTS=http://192.0.2.1:2379",
+		"FELIX_BPFLOGLEVEL=Debug", "FELIX_workloadSourceSpoofing=Any",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`BGP_LOGSEVERITYSCREEN="debug": no effect: use FELIX_LOGSEVERITYSCREEN`,
+		`CNI_TOKEN_REFRESH_INTERVAL="1h": no effect: the CNI plugin has no credential to refresh`,
+		`ETCD_ENDPOINTS="http://192.0.2.1:2379": no effect: the Kubernetes API is the only datastore`,
+		`FELIX_BPFLOGLEVEL="Debug": no effect: a setting of Calico's that this version of Manx does not have`,
+		`FELIX_WORKLOADSOURCESPOOFING="Any": no effect: a setting of Calico's that this version of Manx does not have`,
+		`K8S_CLIENT_BURST="100": no effect: the agent does not slow its own requests down; the API server's priority and fairness does`,
+		`K8S_CLIENT_QPS="50": no effect: the agent does not slow its own requests down; the API server's priority and fairness does`,
+	}
+	var got []string
+	for _, w := range warnings {
+		got = append(got, w.String())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // The environment of Calico's own manifest raises no warning.
 func TestCalicoManifestIsQuiet(t *testing.T) {
 	c, warnings, err := Parse([]string{
@@ -291,7 +319,7 @@ func TestCalicoManifestIsQuiet(t *testing.T) {
 		"FELIX_IPINIPMTU=0", "FELIX_VXLANMTU=0", "FELIX_WIREGUARDMTU=0", "CALICO_DISABLE_FILE_LOGGING=true",
 		"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT", "FELIX_IPV6SUPPORT=false", "FELIX_HEALTHENABLED=true",
 	})
-	if err != nil || len(warnings) > 0 {
+	if err != nil || len(warnings) > 0 || !c.Dataplane.HostOpen {
 		t.Fatalf("%v %v", warnings, err)
 	}
 	if v, ok := c.Given("CALICO_IPV4POOL_IPIP"); v != "Always" || !ok {

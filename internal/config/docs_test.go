@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	table "github.com/manx-cni/manx/api/settings"
 )
 
 var update = flag.Bool("update", false, "write docs/reference/settings.md anew")
@@ -40,12 +42,14 @@ func page() string {
 
 <!-- Generated from internal/config; change it there and run: go test ./internal/config -run TestSettingsPage -update -->
 
-manx-node is configured by environment variables, set in its DaemonSet. They have Calico's names and values.
+manx-node and its init container install-cni are configured by environment variables, set in the DaemonSet. They have Calico's names and values.
+The keys of the CNI configuration are in [cni.md](cni.md), the fields of objects and the annotations in [objects.md](objects.md), what
+manx-controllers takes in [controllers.md](controllers.md).
 
 - An empty variable counts as not set.
 - Names that begin with ` + "`FELIX_`" + ` count in any case, as in Calico: ` + "`FELIX_IpInIpMtu` is `FELIX_IPINIPMTU`" + `. Two spellings with different values stop the start.
 - A bad value stops the start. All bad values are reported together, each with the variable, its value and what is accepted.
-- An unknown variable that starts with ` + "`FELIX_` or `CALICO_`" + ` is ignored and logged once.
+- An unknown variable that starts with ` + "`FELIX_` or `CALICO_`" + ` is ignored and logged once, with the nearest known name.
 - A default pool is created only when the cluster has no pool of its family. Afterwards its variables have no effect; when they differ
   from the pool, the log says so and how to change the pool.
 `)
@@ -62,6 +66,21 @@ manx-node is configured by environment variables, set in its DaemonSet. They hav
 		fmt.Fprintf(&b, "| `%s` | %s | %s: %s | %s |\n", s.name, preset, s.kind, cell(s.accepts), cell(s.doc))
 	}
 	b.WriteString(`
+## The CNI plugin's installation
+
+What the init container install-cni reads.
+
+| variable | default | meaning |
+|---|---|---|
+`)
+	for _, v := range table.InstallVariables {
+		preset := "–"
+		if v.Preset != "" {
+			preset = "`" + v.Preset + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, preset, cell(v.Doc))
+	}
+	b.WriteString(`
 ## Accepted, no effect
 
 Calico's manifests and users set these. Manx accepts them, so that a manifest can be carried over, and has no use for them. Values other
@@ -70,16 +89,16 @@ than the quiet ones are logged as a warning, or stop the start where the table s
 | variable | quiet values | why it has no effect |
 |---|---|---|
 `)
-	for _, c := range compatible {
+	for _, e := range table.Variables {
 		quiet := "–"
-		if len(c.harmless) > 0 {
-			quiet = "`" + strings.Join(c.harmless, "`, `") + "`"
+		if len(e.Quiet) > 0 {
+			quiet = "`" + strings.Join(e.Quiet, "`, `") + "`"
 		}
-		why := c.why
-		if c.refused {
+		why := e.Why
+		if e.Effect == table.Refused {
 			why += " (**any other value stops the start**)"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.name, quiet, cell(why))
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", e.Name, quiet, cell(why))
 	}
 	return b.String()
 }
@@ -101,13 +120,13 @@ func TestDefinitions(t *testing.T) {
 			t.Errorf("default of %s: %v", s.name, err)
 		}
 	}
-	for _, c := range compatible {
-		if seen[c.name] {
-			t.Errorf("%s is both a setting and without effect", c.name)
+	for _, e := range table.Variables {
+		if seen[e.Name] {
+			t.Errorf("%s is both a setting and without effect", e.Name)
 		}
-		seen[c.name] = true
-		if c.why == "" || c.refused && len(c.harmless) == 0 {
-			t.Errorf("incomplete: %+v", c)
+		seen[e.Name] = true
+		if e.Effect == table.Refused && len(e.Quiet) == 0 {
+			t.Errorf("incomplete: %+v", e)
 		}
 	}
 	if len(settings) > 44 {

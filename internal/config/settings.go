@@ -130,7 +130,7 @@ var settings = []setting{
 
 	as(choice[Backend]("bird", "bird", "vxlan", "vxlan", "none", "none"), func(c *Config) *Backend { return &c.BGP.Backend }, setting{
 		name: "CALICO_NETWORKING_BACKEND", group: groupBGP, preset: "bird",
-		doc: "Who carries routes between nodes. `bird`: BGP, spoken by Manx itself. `vxlan`: no BGP. `none`: no routes between nodes.",
+		doc: "Who carries routes between nodes. `bird`: BGP, spoken by Manx itself. Calico's `vxlan` (no BGP) and `none` (no routes between nodes) stop the start: this version of Manx routes over BGP only.",
 	}),
 	as(asNumber, func(c *Config) *uint32 { return &c.BGP.AS }, setting{
 		name: "AS", group: groupBGP,
@@ -216,7 +216,7 @@ var settings = []setting{
 		doc: "How often the kernel's routes are read back and repaired, besides at every event.",
 	}),
 	as(choice[NFTablesMode]("Auto", "Auto", "Enabled", "Enabled", "Disabled", "Disabled"), func(c *Config) *NFTablesMode { return &c.Dataplane.NFTables }, setting{
-		name: "FELIX_NFTABLESMODE", group: groupDataplane, preset: "Auto", doc: "Whether nftables holds Manx's rules. `Disabled` asks for iptables.",
+		name: "FELIX_NFTABLESMODE", group: groupDataplane, preset: "Auto", doc: "Whether nftables holds Manx's rules, as it does with `Auto` and `Enabled`. `Disabled` asks for iptables and stops the start: this version of Manx has no iptables backend.",
 	}),
 
 	as(felixBool, func(c *Config) *bool { return &c.Health.Enabled }, setting{
