@@ -1,6 +1,9 @@
 // Package v1 holds the Go types of the custom resources Manx shares with
 // Calico: group crd.projectcalico.org, version v1, all cluster scoped.
 //
+// What Manx does with each field is in api/settings, and a test there fails for a field
+// that is not: the descriptions in the CRDs are completed from it.
+//
 // The JSON names, the types and the required fields are Calico's, so a cluster's
 // existing objects, its YAML and calicoctl keep working. Every field is here,
 // also those Manx does not act on: a Go struct that lacks a field would drop it

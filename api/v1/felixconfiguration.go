@@ -26,8 +26,8 @@ type FelixConfigurationList struct {
 	Items           []FelixConfiguration `json:"items"`
 }
 
-// FelixConfigurationSpec has the settings Manx acts on. Calico knows some 180
-// more; the schema stores them untouched. Because this struct does not carry
+// FelixConfigurationSpec has the settings that Manx knows; what it does with each is
+// said there. Calico knows some 150 more; the schema stores them untouched. Because this struct does not carry
 // them, writers patch single fields and never write the whole spec back.
 // An absent setting has Calico's default, named at each field.
 type FelixConfigurationSpec struct {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Generates the deep-copy functions of api/v1 and the CRDs in manifests/crds
-# with the controller-gen that hack/tools/go.mod pins.
+# with the controller-gen that hack/tools/go.mod pins, and has the CRDs say which fields
+# have no effect.
 # usage: generate.sh [ROOT]   ROOT: the repository to generate in (this one)
 set -eu
 tools=$(cd "$(dirname "$0")" && pwd)
@@ -18,3 +19,7 @@ block=manifests/crds/crd.projectcalico.org_ipamblocks.yaml
 sed '/^ *allocations:$/,/type: array/ s/^\( *\)type: integer$/\1nullable: true\n&/' "$block" >"$bin/block.yaml"
 grep -q 'nullable: true' "$bin/block.yaml"
 cat "$bin/block.yaml" >"$block"
+
+# What Manx does not do with a field, from api/settings.
+out=$(cd manifests/crds && pwd)
+(cd "$tools/../.." && go run ./hack/describe "$out")
