@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/controllers"
 	"github.com/manx-cni/manx/internal/obs"
 	"github.com/manx-cni/manx/internal/version"
@@ -19,10 +20,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := &cobra.Command{
-		Use: "manx-controllers", Short: "Collects leaked addresses and looks after the pools, once in a cluster",
-		SilenceUsage: true, SilenceErrors: true,
-	}
+	os.Exit(cmdline.Run(ctx, root()))
+}
+
+func root() *cobra.Command {
+	root := &cobra.Command{Use: "manx-controllers", Short: "Collects leaked addresses and looks after the pools, once in a cluster"}
 	root.AddCommand(
 		&cobra.Command{
 			Use: "run", Short: "Run the controllers, configured by the environment (docs/reference/controllers.md)", Args: cobra.NoArgs,
@@ -36,10 +38,7 @@ func main() {
 			},
 		},
 	)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "manx-controllers:", err)
-		os.Exit(1)
-	}
+	return root
 }
 
 // run parses the environment first: a bad value stops here.

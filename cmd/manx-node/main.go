@@ -14,6 +14,7 @@ import (
 
 	"github.com/manx-cni/manx/cni-plugin/install"
 	"github.com/manx-cni/manx/internal/agent"
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/obs"
 	"github.com/manx-cni/manx/internal/version"
@@ -22,7 +23,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := &cobra.Command{Use: "manx-node", Short: "The agent of a node, and what prepares the node for it", SilenceUsage: true, SilenceErrors: true}
+	os.Exit(cmdline.Run(ctx, root()))
+}
+
+func root() *cobra.Command {
+	root := &cobra.Command{Use: "manx-node", Short: "The agent of a node, and what prepares the node for it"}
 	root.AddCommand(
 		command("run", "Run the agent, configured by the environment (docs/reference/settings.md)", run),
 		command("pod-network", "Change the MTU of running pods when the agent asks; needs CAP_SYS_ADMIN", agent.PodNetwork),
@@ -35,10 +40,7 @@ func main() {
 			return err
 		}),
 	)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "manx-node:", err)
-		os.Exit(1)
-	}
+	return root
 }
 
 func command(use, short string, do func(context.Context, *slog.Logger) error) *cobra.Command {

@@ -4,19 +4,16 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/ctl"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := ctl.NewCommand(os.Stdout, os.Stderr).ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "manxctl:", err)
-		os.Exit(1)
-	}
+	os.Exit(cmdline.Run(ctx, ctl.NewCommand(os.Stdout, os.Stderr)))
 }

@@ -15,20 +15,25 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/version"
 )
 
 // NewCommand builds the command tree, writing to out and errOut.
 func NewCommand(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "manxctl",
-		Short:         "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode, look after addresses, take Manx away",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "manxctl",
+		Short: "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode, look after addresses, take Manx away",
+		Long: `Show what Manx does on a node or on all of them, try the fabric, change a pool's mode,
+look after addresses, take Manx away.
+
+The exit code is 0, 1 when what was asked for failed or something is wrong, and 2 when
+the command line makes no sense: nothing was begun then.`,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
 	root.AddCommand(newStatusCommand(), newPreflightCommand(), newIPPoolCommand(), newIPAMCommand(), newUninstallCommand(), newVersionCommand())
+	cmdline.Strict(root)
 	return root
 }
 

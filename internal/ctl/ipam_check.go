@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/ipamreport"
 	"github.com/manx-cni/manx/internal/version"
 )
@@ -61,10 +62,10 @@ namespace. Nothing is changed.`,
 
 func (o *ipamCheckOptions) validate() error {
 	if o.output != "text" && o.output != "json" && !strings.ContainsAny(o.output, "./") {
-		return fmt.Errorf("--output=%q: want text, json, or a file such as report.json", o.output)
+		return cmdline.Usagef("--output=%q: want text, json, or a file such as report.json", o.output)
 	}
 	if o.recheck < 0 {
-		return fmt.Errorf("--recheck=%v: want a time such as 5s", o.recheck)
+		return cmdline.Usagef("--recheck=%v: want a time such as 5s", o.recheck)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
@@ -75,10 +76,10 @@ ipamconfigs.crd.projectcalico.org.`,
 
 func (o *ipamConfigureOptions) validate() error {
 	if o.strict.value == nil && o.auto.value == nil && !o.setMaxBlocks {
-		return errors.New("nothing to change: want --strictaffinity, --auto-allocate-blocks or --max-blocks-per-host")
+		return cmdline.Usagef("nothing to change: want --strictaffinity, --auto-allocate-blocks or --max-blocks-per-host")
 	}
 	if o.maxBlocks < 0 || o.maxBlocks > math.MaxInt32 {
-		return fmt.Errorf("--max-blocks-per-host=%d: want 0 to %d", o.maxBlocks, math.MaxInt32)
+		return cmdline.Usagef("--max-blocks-per-host=%d: want 0 to %d", o.maxBlocks, math.MaxInt32)
 	}
 	return nil
 }

@@ -43,6 +43,11 @@ of crd.projectcalico.org; with "list" on pods and nodes; and, to ask the agents 
 nodes concerned, "get" and "create" on pods/exec in their namespace.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("ip") { // before anything is asked
+				if _, err := parseIP(o.ip); err != nil {
+					return fmt.Errorf("ipam release: %w", err)
+				}
+			}
 			return o.with("release", func(a ipamAccess) error { return o.run(cmd.Context(), cmd.OutOrStdout(), a) })
 		},
 	}

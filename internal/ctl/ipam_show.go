@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/ipamreport"
 	"github.com/manx-cni/manx/ipam/store"
 )
@@ -36,6 +37,11 @@ Needs a kubeconfig with "list" on ippools, ipamblocks and ipreservations, and "g
 on ipamconfigs, of crd.projectcalico.org. Nothing is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("ip") { // before anything is asked
+				if _, err := parseIP(o.ip); err != nil {
+					return fmt.Errorf("ipam show: %w", err)
+				}
+			}
 			return o.with("show", func(a ipamAccess) error { return o.run(cmd.Context(), cmd.OutOrStdout(), a) })
 		},
 	}
@@ -82,7 +88,7 @@ func (o *ipamShowOptions) run(ctx context.Context, out io.Writer, a ipamAccess) 
 func parseIP(text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("--ip=%q: want an address such as 10.244.0.5", text)
+		return netip.Addr{}, cmdline.Usagef("--ip=%q: want an address such as 10.244.0.5", text)
 	}
 	return addr.Unmap(), nil
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/cmdline"
 )
 
 func newIPPoolCommand() *cobra.Command {
@@ -70,12 +71,8 @@ Needs a kubeconfig with "get" and "patch" on ippools.crd.projectcalico.org.`,
 
 // parseMode accepts any case.
 func parseMode(text string) (apiv1.EncapMode, error) {
-	for _, m := range []apiv1.EncapMode{apiv1.EncapAlways, apiv1.EncapCrossSubnet, apiv1.EncapNever} {
-		if strings.EqualFold(text, string(m)) {
-			return m, nil
-		}
-	}
-	return "", fmt.Errorf("mode %q: want Always, CrossSubnet or Never", text)
+	m, err := cmdline.Choice("mode", text, string(apiv1.EncapAlways), string(apiv1.EncapCrossSubnet), string(apiv1.EncapNever))
+	return apiv1.EncapMode(m), err
 }
 
 // setPoolMode patches the pool and says what has changed.

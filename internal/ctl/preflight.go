@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/preflight"
 )
 
@@ -105,13 +106,13 @@ func (o *preflightOptions) run(ctx context.Context, out io.Writer) error {
 
 func (o *preflightOptions) validate() error {
 	if o.output != "text" && o.output != "json" {
-		return fmt.Errorf("--output=%q: want text or json", o.output)
+		return cmdline.Usagef("--output=%q: want text or json", o.output)
 	}
 	if o.wait <= 0 {
-		return fmt.Errorf("--wait=%v: want a time such as 10s", o.wait)
+		return cmdline.Usagef("--wait=%v: want a time such as 10s", o.wait)
 	}
 	if o.mtu != 0 && (o.mtu < preflight.MinMTU || o.mtu > preflight.MaxMTU) {
-		return fmt.Errorf("--mtu=%d: want %d to %d bytes", o.mtu, preflight.MinMTU, preflight.MaxMTU)
+		return cmdline.Usagef("--mtu=%d: want %d to %d bytes", o.mtu, preflight.MinMTU, preflight.MaxMTU)
 	}
 	return nil
 }

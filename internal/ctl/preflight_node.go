@@ -2,12 +2,12 @@ package ctl
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/preflight"
 )
 
@@ -24,11 +24,11 @@ func newPreflightNodeCommand() *cobra.Command {
 sends to all targets, answers them, and prints a report as JSON.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg.Kind = preflight.Kind(args[0])
-			if cfg.Kind != preflight.KindIPIP && cfg.Kind != preflight.KindBGP {
-				return fmt.Errorf("preflight node %q: want ipip or bgp", args[0])
+			kind, err := cmdline.Choice("preflight node", args[0], string(preflight.KindIPIP), string(preflight.KindBGP))
+			if err != nil {
+				return err
 			}
-			var err error
+			cfg.Kind = preflight.Kind(kind)
 			if cfg.Self, err = parseNameAddr("--self", self); err != nil {
 				return err
 			}
@@ -75,7 +75,7 @@ func parseNameAddr(flag, text string) (preflight.Target, error) {
 		ok = ok && err == nil && t.TunnelAddr.Is4()
 	}
 	if !ok {
-		return preflight.Target{}, fmt.Errorf("%s=%q: want NAME=ADDR or NAME=ADDR=TUNNELADDR, such as node1=10.0.0.5=10.244.0.1", flag, text)
+		return preflight.Target{}, cmdline.Usagef("%s=%q: want NAME=ADDR or NAME=ADDR=TUNNELADDR, such as node1=10.0.0.5=10.244.0.1", flag, text)
 	}
 	return t, nil
 }

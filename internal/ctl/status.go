@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
 )
@@ -54,7 +55,7 @@ after the others; the exit code is then 1.`,
 
 func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
 	if o.output != "text" && o.output != "json" {
-		return fmt.Errorf("--output=%q: want text or json", o.output)
+		return cmdline.Usagef("--output=%q: want text or json", o.output)
 	}
 	nodes, err := o.collect(ctx)
 	if len(nodes) > 0 {

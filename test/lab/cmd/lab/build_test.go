@@ -37,11 +37,11 @@ func TestBuildArguments(t *testing.T) {
 		args      string
 		want, env string
 	}{
-		{"build kubeadm", `no program "kubeadm" to build; there are etcd, kube-apiserver`, ""},
+		{"build kubeadm", `argument "kubeadm": want etcd, kube-apiserver`, ""},
 		{"build --kubernetes . kubectl", "it has none of etcd, kube-apiserver", dir},
 		{"store --kubernetes nowhere", "nowhere: no such file", filepath.Join(dir, "nowhere")},
-		{"up --no-cni --kubernetes=nowhere extra", "unknown command", filepath.Join(dir, "nowhere")},
-		{"build --kubernetes modules kubeadm", "no program", kubebuild.FromModules},
+		{"up --no-cni --kubernetes=nowhere extra", `unexpected argument "extra"`, filepath.Join(dir, "nowhere")},
+		{"build --kubernetes modules kubeadm", `argument "kubeadm"`, kubebuild.FromModules},
 		{"down --kubernetes .", "unknown flag: --kubernetes", ""},
 	} {
 		t.Setenv(kubebuild.SourceEnv, "")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/fabric"
@@ -35,9 +36,9 @@ func upCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case noCNI && o.Light:
-				return errors.New("--light excludes --no-cni: a light node has no other pod network than Manx's")
+				return cmdline.Usagef("--light excludes --no-cni: a light node has no other pod network than Manx's")
 			case noCNI && (o.Manifest != "" || o.Mode != ""):
-				return errors.New("--no-cni excludes --manifest and --mode")
+				return cmdline.Usagef("--no-cni excludes --manifest and --mode")
 			case !noCNI && o.Manifest == "":
 				repo, err := kubebuild.Repository()
 				if err != nil {

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -13,22 +12,20 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/test/lab/layout"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	err := root().ExecuteContext(screen.context(ctx))
+	cmd, err := root().ExecuteContextC(screen.context(ctx))
 	var e ended
-	switch {
-	case err == nil:
-	case errors.As(err, &e):
+	if errors.As(err, &e) {
 		os.Exit(exitCode(e.ExitError)) // The command has said itself what is wrong.
-	default:
-		fmt.Fprintln(os.Stderr, "lab:", err)
-		os.Exit(1)
 	}
+	cmdline.Report(os.Stderr, cmd, err)
+	os.Exit(cmdline.Code(err))
 }
 
 // ended is the error of a command that ran in the foreground. Any other command that fails,
@@ -47,15 +44,11 @@ func exitCode(e *exec.ExitError) int {
 var name string
 
 func root() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:           "lab",
-		Short:         "Kubernetes clusters on this machine, made of real components in namespaces",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
+	cmd := &cobra.Command{Use: "lab", Short: "Kubernetes clusters on this machine, made of real components in namespaces"}
 	cmd.PersistentFlags().StringVar(&name, "name", defaultName(), "the lab's name; also $MANX_LAB")
 	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(), podCmd(),
 		loadImageCmd(), storeCmd(), buildImageCmd(), buildCmd(), waitCmd(), depsCmd())
+	cmdline.Strict(cmd)
 	return cmd
 }
 

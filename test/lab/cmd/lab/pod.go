@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/test/lab"
 )
 
@@ -24,7 +25,7 @@ func podCmd() *cobra.Command {
 				return err
 			}
 			if p.Labels, err = labels.ConvertSelectorToLabelsMap(labeled); err != nil {
-				return fmt.Errorf("--labels %q: want NAME=VALUE,…: %w", labeled, err)
+				return cmdline.Usagef("--labels %q: want NAME=VALUE,…: %w", labeled, err)
 			}
 			p.Name, p.Node = args[0], args[1]
 			addrs, err := c.AddPod(cmd.Context(), p)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/vm"
@@ -31,25 +32,30 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	code := 0
-	err := root(&code).ExecuteContext(ctx)
+	cmd, err := root(&code).ExecuteContextC(ctx)
+	cmdline.Report(os.Stderr, cmd, err)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "vm:", err)
-		code = exitFailure
-		if errors.Is(err, vm.ErrTimeout) {
-			code = exitTimeout
-		}
+		code = codeOf(cmd, err)
 	}
 	os.Exit(code)
 }
 
-func root(code *int) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:           "vm",
-		Short:         "Run commands in a virtual machine that has this machine's files and Debian's kernel",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+// codeOf is the exit code for an error of this program. "run" has none in common with
+// what it runs, whose exit code is 2 for anything.
+func codeOf(cmd *cobra.Command, err error) int {
+	switch {
+	case errors.Is(err, vm.ErrTimeout):
+		return exitTimeout
+	case cmdline.IsUsage(err) && cmd.Name() != "run":
+		return cmdline.ExitUsage
 	}
+	return exitFailure
+}
+
+func root(code *int) *cobra.Command {
+	cmd := &cobra.Command{Use: "vm", Short: "Run commands in a virtual machine that has this machine's files and Debian's kernel"}
 	cmd.AddCommand(runCmd(code), kernelCmd(), hasIPIPCmd(code))
+	cmdline.Strict(cmd)
 	return cmd
 }
 
@@ -81,12 +87,12 @@ func runCmd(code *int) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if o.Memory, err = parseMemory(memory); err != nil {
-				return err
+				return &cmdline.UsageError{Err: err}
 			}
 			for _, n := range nics {
 				card, err := parseNIC(n)
 				if err != nil {
-					return err
+					return &cmdline.UsageError{Err: err}
 				}
 				o.NICs = append(o.NICs, card)
 			}

@@ -1,0 +1,33 @@
+package archtest
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestCommandLinesAreStrict: a program that is built with cobra is made strict by
+// internal/cmdline, and its tests give every one of its commands what cannot be meant.
+func TestCommandLinesAreStrict(t *testing.T) {
+	programs := 0
+	for _, p := range list(t) {
+		if p.Name != "main" || !slices.Contains(p.Imports, "github.com/spf13/cobra") && !slices.Contains(p.Imports, module+"/internal/ctl") {
+			continue
+		}
+		programs++
+		if !slices.Contains(p.Imports, module+"/internal/cmdline") {
+			t.Errorf("%s does not import internal/cmdline: its commands take what they do not know for a success", p.rel())
+		}
+		if !slices.ContainsFunc(p.TestGoFiles, func(name string) bool {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			return err == nil && strings.Contains(string(text), "cmdlinetest.Sweep(")
+		}) {
+			t.Errorf("%s has no test that calls cmdlinetest.Sweep", p.rel())
+		}
+	}
+	if programs < 5 {
+		t.Errorf("%d programs are built with cobra; want manxctl, manx-node, manx-controllers, lab and vm at least", programs)
+	}
+}
