@@ -143,7 +143,7 @@ func TestAbsent(t *testing.T) {
 	if !strings.Contains(nltest.Run(t, "nft", "list", "tables"), "table ip6 other") {
 		t.Error("somebody else's table was removed")
 	}
-	if got := d.Dropped(); len(got) != 2 {
+	if got := d.Dropped(); len(got) != 3 {
 		t.Errorf("what a table that is gone has dropped is forgotten: %+v", got)
 	}
 

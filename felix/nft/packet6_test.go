@@ -135,7 +135,7 @@ func TestIPv6FromPods(t *testing.T) {
 	f := filter("fd00:10:244::/48")
 	d.SetTable(rules.IPv6(f))
 	apply(t, d)
-	want := map[string]uint64{rules.DropVXLANFromPod: 1, rules.DropRouterFromPod: 2}
+	want := map[string]uint64{rules.DropVXLANFromPod: 1, rules.DropRouterFromPod: 2, rules.DropLoopbackFromPod: 0}
 	send(t, udp, "2001:db8::1", 4789, "dropped")
 	for _, typ := range []byte{134, 137} {
 		if _, err := raw.WriteTo(append([]byte{typ}, make([]byte, 39)...), &net.IPAddr{IP: net.ParseIP(hostLL), Zone: "eth0"}); err != nil {

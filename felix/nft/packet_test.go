@@ -140,7 +140,7 @@ func TestIPIPFromNodesOnly(t *testing.T) {
 	send(t, fromStranger, nodeAddr, 0, "a stranger's")
 	send(t, fromNode, nodeAddr, 0, "a node's")
 	arrives(t, here, "a node's") // the stranger's would have come first
-	want := map[string]uint64{rules.DropIPIPFromStranger: 1, rules.DropIPIPFromPod: 0, rules.DropVXLANFromPod: 0}
+	want := map[string]uint64{rules.DropIPIPFromStranger: 1, rules.DropIPIPFromPod: 0, rules.DropVXLANFromPod: 0, rules.DropLoopbackFromPod: 0}
 	if diff := cmp.Diff(want, dropped(t, d)); diff != "" {
 		t.Errorf("dropped (-want +got):\n%s", diff)
 	}
@@ -232,7 +232,7 @@ func TestTunnelPacketsFromPods(t *testing.T) {
 	}
 	send(t, udpPod, nodeAddr, 4790, "not VXLAN")
 	arrives(t, otherPort, "not VXLAN")
-	want := map[string]uint64{rules.DropIPIPFromPod: 3, rules.DropVXLANFromPod: 3}
+	want := map[string]uint64{rules.DropIPIPFromPod: 3, rules.DropVXLANFromPod: 3, rules.DropLoopbackFromPod: 0}
 	if diff := cmp.Diff(want, dropped(t, d)); diff != "" {
 		t.Errorf("dropped (-want +got):\n%s", diff)
 	}
@@ -281,7 +281,7 @@ func TestAllowedIPIPFromPodsNotToNodes(t *testing.T) {
 	if from := arrives(t, atOutside, "to the outside").String(); from != nodeAddr {
 		t.Errorf("a pod's packet arrives outside from %s, want %s", from, nodeAddr)
 	}
-	want := map[string]uint64{rules.DropIPIPFromStranger: 0, rules.DropIPIPFromPod: 2, rules.DropVXLANFromPod: 0}
+	want := map[string]uint64{rules.DropIPIPFromStranger: 0, rules.DropIPIPFromPod: 2, rules.DropVXLANFromPod: 0, rules.DropLoopbackFromPod: 0}
 	if diff := cmp.Diff(want, dropped(t, d)); diff != "" {
 		t.Errorf("dropped (-want +got):\n%s", diff)
 	}
@@ -302,7 +302,7 @@ func TestCountsSurvive(t *testing.T) {
 	d, r := newDriver(t)
 	f := filter("10.244.0.0/16")
 	d.SetTable(rules.IPv4(f))
-	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod}, {Reason: rules.DropVXLANFromPod}}, d.Dropped()); diff != "" {
+	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod}, {Reason: rules.DropVXLANFromPod}, {Reason: rules.DropLoopbackFromPod}}, d.Dropped()); diff != "" {
 		t.Errorf("before the first look (-want +got):\n%s", diff)
 	}
 	apply(t, d)
@@ -362,7 +362,7 @@ func TestCountsSurvive(t *testing.T) {
 	again, r := newDriver(t)
 	again.SetTable(rules.IPv4(f))
 	apply(t, again)
-	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod, Packets: 1}}, again.Dropped()); diff != "" || r.runs != 0 {
+	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod, Packets: 1}, {Reason: rules.DropLoopbackFromPod}}, again.Dropped()); diff != "" || r.runs != 0 {
 		t.Errorf("a restart: %d transactions, (-want +got):\n%s", r.runs, diff)
 	}
 }

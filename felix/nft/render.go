@@ -67,6 +67,9 @@ func (f Family) render(r state.Rule) (string, error) {
 		}
 		add("icmpv6 type { %s }", types)
 	}
+	if r.Dst.IsValid() {
+		add("%s daddr %s", f, element(r.Dst.String()))
+	}
 	if r.SrcSet != "" {
 		add("%s saddr @%s", f, r.SrcSet)
 	}

@@ -4,9 +4,10 @@
 // A packet from a pod meets three of our chains:
 //
 //	pod ─▶ caliX ─▶ raw-prerouting ─▶ routing ─▶ forward ─▶ nat-postrouting ─▶ uplink or tunl0
-//	                 no way back to      │        accept      masquerade, when it
-//	                 the source: drop    ▼                    leaves the pools
-//	                 IPIP, VXLAN: drop  local process
+//	                 to 127/8: drop      │        accept      masquerade, when it
+//	                 no way back to      ▼                    leaves the pools
+//	                 the source: drop   local process
+//	                 IPIP, VXLAN: drop
 //
 // One that another node has put into IPIP meets two more, and a packet of the
 // host itself one:
@@ -25,7 +26,16 @@
 // hairpin back to the same pod, NodePort) come later and are not affected. A
 // pod whose route is not there yet, or no longer, can send nothing.
 //
-// It also drops IPIP and VXLAN from pods, in every mode and to every address: a
+// It also drops what a pod sends to the node's loopback addresses. The kernel
+// refuses packets to 127.0.0.0/8 that come in by an interface, unless its
+// route_localnet says otherwise, as kube-proxy (for NodePorts on localhost, on all
+// interfaces) and the portmap plugin (for hostPorts there, on the pod's) have it: what
+// listens on 127.0.0.1 would then answer to every pod that can make such a packet
+// (CVE-2020-8558). Answers of hostPorts are not concerned: portmap masquerades what
+// goes to the pod, so that the pod answers to an address of the node. For ::1 the
+// kernel has no such exception and drops before any chain.
+//
+// It drops IPIP and VXLAN from pods, too, in every mode and to every address: a
 // node that takes tunnel packets would unpack what a pod has wrapped, and send
 // it on under a source and past policies of the pod's choosing. Every fragment
 // of an IPIP packet has protocol 4. Only the first of a UDP datagram has a

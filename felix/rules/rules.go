@@ -28,6 +28,7 @@ const (
 	DropIPIPFromPod      = "IPIP from a pod"
 	DropVXLANFromPod     = "VXLAN from a pod"
 	DropRouterFromPod    = "router advertisement from a pod"
+	DropLoopbackFromPod  = "loopback address from a pod"
 )
 
 // defaultVXLANPort is VXLAN's UDP port (RFC 7348 §8).
@@ -41,9 +42,16 @@ const podInterfaces = state.InterfacePrefix + "*"
 // address (§2.5.2).
 var onLink = []netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
 
+// What a node calls itself (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3): no packet with such
+// a destination comes from elsewhere.
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
 // IPv4 is the whole packet filter of a node for IPv4.
 func IPv4(f state.PacketFilter) state.Table {
-	raw := slices.Concat([]state.Rule{ownAddress()}, ipip(f), vxlan(f))
+	raw := slices.Concat([]state.Rule{toLoopback(loopback4), ownAddress()}, ipip(f), vxlan(f))
 	t := table(f, netip.Addr.Is4, masquerade(f), raw)
 	if f.Tunnel != "" {
 		t.Sets = append(t.Sets, state.Set{Name: SetNodes, Prefixes: hosts(f.Nodes)})
@@ -62,6 +70,7 @@ func IPv4(f state.PacketFilter) state.Table {
 func IPv6(f state.PacketFilter) state.Table {
 	raw := []state.Rule{
 		{InIface: podInterfaces, ICMPv6: state.ICMPv6Router, Counted: true, Verdict: state.VerdictDrop, Comment: DropRouterFromPod},
+		toLoopback(loopback6),
 		{InIface: podInterfaces, ICMPv6: state.ICMPv6Neighbours, SrcSet: SetOnLink, Verdict: state.VerdictAccept, Comment: "neighbour discovery"},
 		ownAddress(),
 	}
@@ -104,6 +113,12 @@ func masquerade(f state.PacketFilter) []state.Rule {
 		})
 	}
 	return rules
+}
+
+// toLoopback keeps a pod from the node's own loopback addresses, where services listen
+// that take whoever reaches them for the node itself.
+func toLoopback(own netip.Prefix) state.Rule {
+	return state.Rule{InIface: podInterfaces, Dst: own, Counted: true, Verdict: state.VerdictDrop, Comment: DropLoopbackFromPod}
 }
 
 // ownAddress keeps a pod from sending under another's address, wherever to.

@@ -105,6 +105,8 @@ type Rule struct {
 	DstPort uint16
 	// ICMPv6 selects messages of ICMPv6; only in tables for IPv6.
 	ICMPv6 ICMPv6 `json:",omitempty"`
+	// Dst contains the destination address; for ranges that no cluster changes.
+	Dst netip.Prefix `json:",omitzero"`
 	// SrcSet names a set that must contain the source address.
 	SrcSet string
 	// NotSrcSet and NotDstSet name sets that must not contain the source or
