@@ -3,7 +3,6 @@ package ctl
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,8 +13,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
 
@@ -97,39 +94,6 @@ func cannotAsk(p *corev1.Pod) string {
 		phase = "Terminating"
 	}
 	return fmt.Sprintf("its agent (pod %s) is not running: %s", p.Name, phase)
-}
-
-func loadKubeconfig(path string) (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	if path != "" {
-		rules.ExplicitPath = path
-	}
-	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("no agent's socket on this machine, and no usable kubeconfig (--kubeconfig, KUBECONFIG): %w", err)
-	}
-	return cfg, nil
-}
-
-// userKubeconfig is loadKubeconfig without a pod's own service account: the agent's
-// may do none of what the command is for.
-func userKubeconfig(path string) (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	if path != "" {
-		rules.ExplicitPath = path
-	}
-	raw, err := rules.Load()
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
-	}
-	if clientcmdapi.IsConfigEmpty(raw) {
-		return nil, errors.New("this command needs a kubeconfig (--kubeconfig, KUBECONFIG or ~/.kube/config), and there is none: run it where kubectl works; the agent's own rights do not suffice")
-	}
-	cfg, err := clientcmd.NewDefaultClientConfig(*raw, &clientcmd.ConfigOverrides{}).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("use kubeconfig: %w", err)
-	}
-	return cfg, nil
 }
 
 // execFunc runs manxctl with args in an agent's pod and returns what it printed.

@@ -28,11 +28,16 @@ func NewCommand(out, errOut io.Writer) *cobra.Command {
 look after addresses, take Manx away.
 
 The exit code is 0, 1 when what was asked for failed or something is wrong, and 2 when
-the command line makes no sense: nothing was begun then.`,
+the command line makes no sense: nothing was begun then.
+
+The flags below mean what they mean to kubectl; they are refused by commands that do
+not ask the cluster. Where there is no kubeconfig, "status" uses the service account of
+the pod that it runs in.`,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
-	root.AddCommand(newStatusCommand(), newPreflightCommand(), newIPPoolCommand(), newIPAMCommand(), newUninstallCommand(), newVersionCommand())
+	c := newConnection(root)
+	root.AddCommand(newStatusCommand(c), newPreflightCommand(c), newIPPoolCommand(c), newIPAMCommand(c), newUninstallCommand(c), newVersionCommand())
 	cmdline.Strict(root)
 	return root
 }

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
@@ -18,28 +16,20 @@ import (
 	"github.com/manx-cni/manx/ipam/store/crd"
 )
 
-func newIPAMCommand() *cobra.Command {
+func newIPAMCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ipam",
 		Short: "Show who has which address, find what is wrong, release what nobody uses",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newIPAMShowCommand(), newIPAMCheckCommand(), newIPAMReleaseCommand(), newIPAMConfigureCommand())
+	cmd.AddCommand(newIPAMShowCommand(c), newIPAMCheckCommand(c), newIPAMReleaseCommand(c), newIPAMConfigureCommand(c))
 	return cmd
 }
 
 // ipamFlags are what every ipam command takes.
 type ipamFlags struct {
-	kubeconfig string
+	connection *connection
 	namespace  string
-}
-
-func (f *ipamFlags) add(set *pflag.FlagSet) {
-	set.StringVar(&f.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
-}
-
-func (f *ipamFlags) addNamespace(set *pflag.FlagSet) {
-	set.StringVarP(&f.namespace, "namespace", "n", "kube-system", "namespace of the agents")
 }
 
 // ipamAccess is what the ipam commands work on.
@@ -50,16 +40,17 @@ type ipamAccess struct {
 	exec      execFunc
 }
 
-// requestTimeout bounds one request, a page of a list included.
+// requestTimeout bounds one request, a page of a list included, unless the user says
+// otherwise.
 const requestTimeout = 30 * time.Second
 
 // connect makes the clients. It asks nothing yet.
 func (f *ipamFlags) connect() (ipamAccess, error) {
-	cfg, err := userKubeconfig(f.kubeconfig)
+	cfg, err := f.connection.userConfig()
 	if err != nil {
 		return ipamAccess{}, err
 	}
-	cfg.Timeout = requestTimeout
+	cfg.Timeout = f.connection.requestTimeout(requestTimeout)
 	backend, err := crd.NewBackend(cfg)
 	if err != nil {
 		return ipamAccess{}, err

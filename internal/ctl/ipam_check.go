@@ -23,8 +23,8 @@ type ipamCheckOptions struct {
 	recheck time.Duration
 }
 
-func newIPAMCheckCommand() *cobra.Command {
-	o := &ipamCheckOptions{}
+func newIPAMCheckCommand(c *connection) *cobra.Command {
+	o := &ipamCheckOptions{ipamFlags: ipamFlags{connection: c}}
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Compare what IPAM says of addresses with what uses them",
@@ -51,13 +51,12 @@ namespace. Nothing is changed.`,
 		},
 	}
 	f := cmd.Flags()
-	o.add(f)
-	o.addNamespace(f)
+	namespaceFlag(f, &o.namespace)
 	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (the report); or a file for the report, such as report.json")
 	f.BoolVar(&o.text.AllIPs, "show-all-ips", false, "print all addresses")
 	f.BoolVar(&o.text.ProblemIPs, "show-problem-ips", false, "print what has problems")
 	f.DurationVar(&o.recheck, "recheck", 5*time.Second, "how long after the first look what seems wrong is looked at again")
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *ipamCheckOptions) validate() error {

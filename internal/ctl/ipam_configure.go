@@ -46,8 +46,8 @@ func (b *optionalBool) Set(text string) error {
 
 func (b *optionalBool) Type() string { return "true|false" }
 
-func newIPAMConfigureCommand() *cobra.Command {
-	o := &ipamConfigureOptions{}
+func newIPAMConfigureCommand(c *connection) *cobra.Command {
+	o := &ipamConfigureOptions{ipamFlags: ipamFlags{connection: c}}
 	cmd := &cobra.Command{
 		Use:   "configure",
 		Short: "Change the settings of IPAM",
@@ -67,11 +67,10 @@ ipamconfigs.crd.projectcalico.org.`,
 		},
 	}
 	f := cmd.Flags()
-	o.add(f)
 	f.Var(&o.strict, "strictaffinity", "nodes do not borrow addresses from other nodes' blocks")
 	f.Var(&o.auto, "auto-allocate-blocks", "nodes claim blocks when they need addresses")
 	f.IntVar(&o.maxBlocks, "max-blocks-per-host", 0, "how many blocks of each address family a node may have; 0 is 20")
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *ipamConfigureOptions) validate() error {

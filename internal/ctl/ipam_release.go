@@ -23,8 +23,8 @@ type ipamReleaseOptions struct {
 	force  bool
 }
 
-func newIPAMReleaseCommand() *cobra.Command {
-	o := &ipamReleaseOptions{}
+func newIPAMReleaseCommand(c *connection) *cobra.Command {
+	o := &ipamReleaseOptions{ipamFlags: ipamFlags{connection: c}}
 	cmd := &cobra.Command{
 		Use:   "release",
 		Short: "Release addresses that nobody uses",
@@ -52,14 +52,13 @@ nodes concerned, "get" and "create" on pods/exec in their namespace.`,
 		},
 	}
 	f := cmd.Flags()
-	o.add(f)
-	o.addNamespace(f)
+	namespaceFlag(f, &o.namespace)
 	f.StringVar(&o.ip, "ip", "", "release this address")
 	f.StringVar(&o.report, "from-report", "", "release what this report says nobody uses")
 	f.BoolVar(&o.force, "force", false, "release addresses that are in use too")
 	cmd.MarkFlagsMutuallyExclusive("ip", "from-report")
 	cmd.MarkFlagsOneRequired("ip", "from-report")
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *ipamReleaseOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {

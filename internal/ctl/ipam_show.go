@@ -24,8 +24,8 @@ type ipamShowOptions struct {
 	blocks, borrowed, configuration bool
 }
 
-func newIPAMShowCommand() *cobra.Command {
-	o := &ipamShowOptions{}
+func newIPAMShowCommand(c *connection) *cobra.Command {
+	o := &ipamShowOptions{ipamFlags: ipamFlags{connection: c}}
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show how full the pools are, or who has an address",
@@ -46,13 +46,12 @@ on ipamconfigs, of crd.projectcalico.org. Nothing is changed.`,
 		},
 	}
 	f := cmd.Flags()
-	o.add(f)
 	f.StringVar(&o.ip, "ip", "", "who has this address")
 	f.BoolVar(&o.blocks, "show-blocks", false, "the blocks of each pool too")
 	f.BoolVar(&o.borrowed, "show-borrowed", false, "the addresses that are used on another node than their block's")
 	f.BoolVar(&o.configuration, "show-configuration", false, "the settings")
 	cmd.MarkFlagsMutuallyExclusive("ip", "show-blocks", "show-borrowed", "show-configuration")
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *ipamShowOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {

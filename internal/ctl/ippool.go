@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -20,18 +19,17 @@ import (
 	"github.com/manx-cni/manx/internal/cmdline"
 )
 
-func newIPPoolCommand() *cobra.Command {
+func newIPPoolCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ippool",
 		Short: "Change how packets to a pool travel",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newIPPoolModeCommand())
+	cmd.AddCommand(newIPPoolModeCommand(c))
 	return cmd
 }
 
-func newIPPoolModeCommand() *cobra.Command {
-	var kubeconfig string
+func newIPPoolModeCommand(c *connection) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "mode POOL Always|CrossSubnet|Never",
@@ -52,7 +50,7 @@ Needs a kubeconfig with "get" and "patch" on ippools.crd.projectcalico.org.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := userKubeconfig(kubeconfig)
+			cfg, err := c.userConfig()
 			if err != nil {
 				return fmt.Errorf("ippool mode: %w", err)
 			}
@@ -63,10 +61,8 @@ Needs a kubeconfig with "get" and "patch" on ippools.crd.projectcalico.org.`,
 			return setPoolMode(cmd.Context(), cmd.OutOrStdout(), client, args[0], mode, force)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
-	f.BoolVar(&force, "force", false, "go on although probes between nodes fail")
-	return cmd
+	cmd.Flags().BoolVar(&force, "force", false, "go on although probes between nodes fail")
+	return c.uses(cmd)
 }
 
 // parseMode accepts any case.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +23,7 @@ import (
 type preflightOptions struct {
 	kind       preflight.Kind
 	output     string
-	kubeconfig string
+	connection *connection
 	namespace  string
 	wait       time.Duration
 	port       uint16
@@ -35,7 +34,7 @@ type preflightOptions struct {
 // node the runtime alone needs seconds.
 const startTime = 30 * time.Second
 
-func newPreflightCommand() *cobra.Command {
+func newPreflightCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "preflight",
 		Short: "Try what the fabric between the nodes carries, with real packets between every pair",
@@ -50,11 +49,11 @@ changed anywhere.
 
 Failing pairs are printed first, each with what to do about it, then a matrix of all
 nodes. The exit code is 1 when a pair fails or a node does not report.`
-	ipip := newPreflightKind(preflight.KindIPIP, "Try whether IP protocol 4 (IPIP) passes", `Try whether IP protocol 4 (IPIP) passes from every node to every other: small
+	ipip := newPreflightKind(c, preflight.KindIPIP, "Try whether IP protocol 4 (IPIP) passes", `Try whether IP protocol 4 (IPIP) passes from every node to every other: small
 packets, and packets as large as the MTU of the sender's uplink (or --mtu) that may
 not be fragmented. The ipip module is not needed: it works before a pool is changed to
 IPIP. Where FELIX_IPINIPMTU is set, 20 more is the largest packet there will be.`+how)
-	bgp := newPreflightKind(preflight.KindBGP, "Try whether BGP and full-size packets pass", `Try whether every node reaches every other's BGP port, and whether packets as large
+	bgp := newPreflightKind(c, preflight.KindBGP, "Try whether BGP and full-size packets pass", `Try whether every node reaches every other's BGP port, and whether packets as large
 as the MTU of the sender's uplink (or --mtu) pass that may not be fragmented.
 Established BGP sessions do not notice; one that is being opened may take some seconds
 longer.
@@ -68,8 +67,8 @@ of pods although everything here passes.`+how)
 	return cmd
 }
 
-func newPreflightKind(kind preflight.Kind, short, long string) *cobra.Command {
-	o := &preflightOptions{kind: kind}
+func newPreflightKind(c *connection, kind preflight.Kind, short, long string) *cobra.Command {
+	o := &preflightOptions{kind: kind, connection: c}
 	cmd := &cobra.Command{
 		Use:   string(kind),
 		Short: short,
@@ -79,21 +78,20 @@ func newPreflightKind(kind preflight.Kind, short, long string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (the matrix)")
-	f.StringVar(&o.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
-	f.StringVarP(&o.namespace, "namespace", "n", "kube-system", "namespace of the agents")
+	namespaceFlag(f, &o.namespace)
 	f.DurationVar(&o.wait, "wait", preflight.DefaultWait, "how long packets that were not answered are sent again")
 	f.IntVar(&o.mtu, "mtu", 0, "size in bytes of full-size packets, the outer IP header included (default: the MTU of each node's uplink)")
 	if kind == preflight.KindBGP {
 		f.Uint16Var(&o.port, "port", preflight.DefaultPort, "TCP port of the BGP speakers")
 	}
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *preflightOptions) run(ctx context.Context, out io.Writer) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	cfg, err := userKubeconfig(o.kubeconfig)
+	cfg, err := o.connection.userConfig()
 	if err != nil {
 		return fmt.Errorf("preflight %s: %w", o.kind, err)
 	}

@@ -23,21 +23,21 @@ const defaultSocket = "/var/run/manx/manx.sock"
 type statusOptions struct {
 	socket     string
 	output     string
-	kubeconfig string
+	connection *connection
 	namespace  string
 	nodes      []string
 }
 
-func newStatusCommand() *cobra.Command {
-	o := &statusOptions{}
+func newStatusCommand(c *connection) *cobra.Command {
+	o := &statusOptions{connection: c}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show addresses, BGP sessions, blocks, mode and errors of this node, or of all nodes",
 		Long: `Show one screen per node: addresses, BGP sessions with uptime and route counts,
 blocks with addresses in use, mode, kernel capabilities and the last errors.
 
-On a node it asks the agent's socket. Where there is no agent it asks every agent
-of the cluster at the same time, through the Kubernetes API (needs "list" on nodes,
+On a node it asks the agent's socket. Where there is no agent, and with --node or a flag
+that says how to reach the cluster, it asks every agent at the same time, through the Kubernetes API (needs "list" on nodes,
 and "list" on pods and "get" and "create" on pods/exec in the agents' namespace).
 Nodes that do not answer, and those where an agent has run and none does, are named
 after the others; the exit code is then 1.`,
@@ -47,10 +47,9 @@ after the others; the exit code is then 1.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (a list of nodes)")
 	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket")
-	f.StringVar(&o.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig used where there is no agent's socket")
-	f.StringVarP(&o.namespace, "namespace", "n", "kube-system", "namespace of the agents")
+	namespaceFlag(f, &o.namespace)
 	f.StringSliceVar(&o.nodes, "node", nil, "only these nodes, through the Kubernetes API")
-	return cmd
+	return c.uses(cmd)
 }
 
 func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
@@ -64,17 +63,17 @@ func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
 	return err
 }
 
-// collect asks the local agent when there is one and no node is named,
-// otherwise all agents.
+// collect asks the local agent when there is one and neither a node nor a cluster is
+// named, otherwise all agents.
 func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
-	if _, err := os.Stat(o.socket); err == nil && len(o.nodes) == 0 {
+	if _, err := os.Stat(o.socket); err == nil && len(o.nodes) == 0 && len(o.connection.given()) == 0 {
 		n, err := localStatus(ctx, o.socket)
 		if err != nil {
 			return nil, err
 		}
 		return []status.Node{n}, nil
 	}
-	cfg, err := loadKubeconfig(o.kubeconfig)
+	cfg, err := o.connection.config()
 	if err != nil {
 		return nil, err
 	}

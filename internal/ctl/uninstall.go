@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -59,8 +58,7 @@ func unstop(namespace string) string {
 	return fmt.Sprintf(`kubectl -n %s patch daemonset/%s --type merge -p '{"spec":{"template":{"spec":{"nodeSelector":{%q:null}}}}}'`, namespace, agentDaemonSet, stoppedLabel)
 }
 
-func newUninstallCommand() *cobra.Command {
-	var kubeconfig string
+func newUninstallCommand(c *connection) *cobra.Command {
 	u := uninstaller{poll: time.Second}
 	var yes bool
 	var timeout time.Duration
@@ -97,7 +95,7 @@ changed manx.yaml rollout undo does not start them either, and this does:
 Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := userKubeconfig(kubeconfig)
+			cfg, err := c.userConfig()
 			if err != nil {
 				return fmt.Errorf("uninstall: %w", err)
 			}
@@ -122,12 +120,11 @@ Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
-	f.StringVar(&u.namespace, "namespace", metav1.NamespaceSystem, "namespace of the agents")
+	namespaceFlag(f, &u.namespace)
 	f.BoolVar(&yes, "yes", false, "do it")
 	f.BoolVar(&u.pods, "pods", false, "remove the interfaces of running pods, too")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long nodes are waited for")
-	return cmd
+	return c.uses(cmd)
 }
 
 // uninstaller takes Manx off a cluster. Each of its steps can be repeated: the agents'
