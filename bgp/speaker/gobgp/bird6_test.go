@@ -107,7 +107,7 @@ func TestBirdSendsTooMuchIPv6(t *testing.T) {
 		"fd10:96::/108 blackhole",
 		"fd10:245::/122 blackhole",
 		"fd10:244::/48 blackhole",
-		"fd10:244::900/123 blackhole",
+		"fd10:244::2000/115 blackhole",    // shorter than any block
 		"fd10:244::a00/122 via fd77::200", // not a node
 		"fd10:244::b00/122 via " + f.addr6("c").String(),
 	} {
