@@ -11,6 +11,7 @@ import (
 	"github.com/manx-cni/manx/felix/route"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
+	"github.com/manx-cni/manx/internal/attachment"
 )
 
 // UninstallOptions says how much Uninstall removes.
@@ -64,7 +65,7 @@ func removePodLinks(k nl.Kernel) error {
 	}
 	var errs []error
 	for _, l := range links {
-		if _, _, ours := state.ParseAlias(l.Alias); !ours || !strings.HasPrefix(l.Name, state.InterfacePrefix) {
+		if _, ours := attachment.ParseAlias(l.Alias); !ours || !strings.HasPrefix(l.Name, state.InterfacePrefix) {
 			continue
 		}
 		if err := k.LinkDelete(l.Index); err != nil && !errors.Is(err, nl.ErrNotFound) {

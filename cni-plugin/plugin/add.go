@@ -12,6 +12,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -71,7 +72,7 @@ func (a *addition) run(ctx context.Context) error {
 	a.trace.step("ask")
 	pair, vethErr := veth.Create(veth.Config{
 		HostIface: a.ep.HostIface, IfName: a.ep.IfName, NetNS: a.ep.NetNS,
-		Alias: a.ep.Alias(), OwnPrefix: nodeapi.AliasPrefix,
+		Alias: a.ep.Alias(), OwnPrefix: attachment.AliasPrefix,
 		MTU: a.conf.MTU, Queues: a.conf.Queues, Forwarding: a.conf.Forwarding,
 	})
 	if vethErr == nil {

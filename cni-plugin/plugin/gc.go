@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -30,8 +30,7 @@ func gc(args *skel.CmdArgs) error {
 	for a := range attachments {
 		valid[a.ContainerID] = true
 	}
-	prefix := nodeapi.Endpoint{Network: conf.Name}.Alias() // "manx:<network>."
-	owned, err := veth.ListOwned(prefix)
+	owned, err := veth.ListOwned(attachment.AliasPrefix)
 	if err != nil {
 		return cniError(nodeapi.Errorf(nodeapi.CodeIO, "collect garbage: %v", err))
 	}
@@ -39,17 +38,17 @@ func gc(args *skel.CmdArgs) error {
 	defer cancel()
 	var errs []error
 	for _, o := range owned {
-		id := strings.TrimPrefix(o.Alias, prefix)
-		if valid[id] {
+		id, ours := attachment.ParseAlias(o.Alias)
+		if !ours || id.Network != conf.Name || valid[id.ContainerID] {
 			continue
 		}
-		ep := nodeapi.Endpoint{ContainerID: id, Network: conf.Name, IfName: "eth0", HostIface: o.Name}
+		ep := nodeapi.Endpoint{ContainerID: id.ContainerID, Network: id.Network, IfName: id.IfName, HostIface: o.Name}
 		err := askDel(ctx, conf.Socket, ep)
 		if err == nil {
 			err = veth.RemoveOwned(o.Alias)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("collect what container %s left: %w", id, err))
+			errs = append(errs, fmt.Errorf("collect what container %s left: %w", id.ContainerID, err))
 		}
 	}
 	return cniError(errors.Join(errs...))

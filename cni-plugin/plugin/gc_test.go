@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,6 +125,29 @@ func (r *runtime) gc(list *libcni.NetworkConfigList, args *libcni.GCArgs) error 
 	r.t.Helper()
 	cni := libcni.NewCNIConfigWithCacheDir(r.cni.Path, filepath.Join(r.t.TempDir(), "none"), nil)
 	return r.as(func(ctx context.Context) error { return cni.GCNetworkList(ctx, list, args) })
+}
+
+// The name of one network begins with another's: GC of each takes its own.
+func TestGCOfOneNetworkLeavesOthers(t *testing.T) {
+	r := newRuntime(t, newRig(t))
+	networks := []string{"k8s-pod-network", "k8s-pod-network.blue", "k8s-pod-network.blue.if-eth0"}
+	pods := map[string]*nettest.Namespace{}
+	for i, network := range networks {
+		pods[network] = nettest.New(t, "pod")
+		if _, err := r.add(r.list(network), r.interfaceOf(fmt.Sprintf("c%d", i), fmt.Sprintf("pod-%d", i), "eth0", pods[network].Path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, network := range networks {
+		if err := r.gc(r.list(network), &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
+			t.Error(err)
+		}
+		for j, other := range networks {
+			if there := pods[other].Link(t, "eth0") != nil; there != (j > i) {
+				t.Errorf("after GC of %s, the pod of %s has its network: %v", network, other, there)
+			}
+		}
+	}
 }
 
 // What libcni really sends: no arguments, a nil list, an empty one, a full one.

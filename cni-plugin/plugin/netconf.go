@@ -11,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -111,7 +112,10 @@ func (c *NetConf) take(key string, raw json.RawMessage) (want string) {
 	case "cniVersion":
 		return when(raw, "a string", &c.CNIVersion, nil)
 	case "name":
-		return when(raw, "a string", &c.Name, nil)
+		if want = when(raw, "a string", &c.Name, nil); want == "" && attachment.Reserved(c.Name) {
+			want = "a name that does not begin as the IPAM handle of a tunnel's address, such as ipip-tunnel-addr-"
+		}
+		return want
 	case "mtu":
 		return when(raw, fmt.Sprintf("a number of bytes, 0 (the agent decides) or %d to %d", minMTU, maxMTU), &c.MTU,
 			func(n int) bool { return n == 0 || n >= minMTU && n <= maxMTU })

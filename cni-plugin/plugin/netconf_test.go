@@ -63,6 +63,7 @@ func TestParseNetConfRefuses(t *testing.T) {
 		`{"kubernetes":{"kubeconfig":[]}}`:                     `kubernetes.kubeconfig is [], want a string`,
 		`{"require_mtu_file":"x"}`:                             `require_mtu_file is "x", want true or false`,
 		`{"readiness_gates":"x"}`:                              `readiness_gates is "x", want a list of strings`,
+		`{"name":"ipip-tunnel-addr-node1"}`:                    `name is "ipip-tunnel-addr-node1", want a name that does not begin as the IPAM handle of a tunnel's address`,
 		`{"num_queues":"1","mtu":"1"}`:                         `mtu is "1", want a number of bytes, 0 (the agent decides) or 576 to 65535; num_queues is "1", want`,
 	} {
 		c, err := ParseNetConf([]byte(conf))

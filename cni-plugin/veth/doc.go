@@ -24,8 +24,8 @@
 // ends for one without IPv6. Duplicate address detection is off (accept_dad=0,
 // IFA_F_NODAD): the link has no third party, and a pod should not wait a second.
 //
-// Ownership: the host side carries the alias "manx:<network>.<containerID>"
-// (IFLA_IFALIAS). An interface is removed only when its alias names the container
+// Ownership: the host side carries the name of the attachment (package attachment) as
+// its alias (IFLA_IFALIAS), "manx:<network>.<containerID>" for eth0. An interface is removed only when its alias names the container
 // at hand: the interface name follows from the pod's name and is used again by
 // the pod's successor. The host route is not written here; the agent's route
 // driver is the only writer of routes on the node.

@@ -1,8 +1,8 @@
 // Package endpoint knows the pods of this node.
 //
 // A pod is a link: the host-side veth caliX, whose alias (IFLA_IFALIAS) the CNI
-// plugin sets to "manx:<network>.<containerID>". That alias is the ownership
-// mark. After a restart the links are read back and joined with what IPAM says
+// plugin sets to "manx:" and the IPAM handle (package attachment). That alias is the
+// ownership mark. After a restart the links are read back and joined with what IPAM says
 // about their handles; no file is kept. A link with our mark whose handle has
 // no address gets no route and is reported: late is safe, open is not. Links
 // without our mark are not ours, whatever their name.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 )
 
 // Kernel is what the driver needs of nl.Kernel.
@@ -36,13 +37,17 @@ type Driver struct {
 
 	mu        sync.Mutex
 	endpoints map[string]entry // by interface name
-	// closing holds the container IDs whose removal has begun and whose link
-	// may still be there.
-	closing map[string]bool
+	// closing holds the attachments whose removal has begun and whose link may
+	// still be there.
+	closing map[attached]bool
 	// orphans are links with our mark and without an address: name → handle.
 	orphans map[string]string
 	foreign int
 }
+
+// attached names an interface of a container by its name on the node. A container
+// may have several.
+type attached struct{ iface, containerID string }
 
 type entry struct {
 	state.Endpoint
@@ -58,7 +63,7 @@ func New(cfg Config) *Driver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Driver{
-		cfg: cfg, endpoints: map[string]entry{}, closing: map[string]bool{}, orphans: map[string]string{},
+		cfg: cfg, endpoints: map[string]entry{}, closing: map[attached]bool{}, orphans: map[string]string{},
 	}
 }
 
@@ -78,16 +83,16 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 		if !strings.HasPrefix(l.Name, state.InterfacePrefix) {
 			continue
 		}
-		network, id, ours := state.ParseAlias(l.Alias)
+		id, ours := attachment.ParseAlias(l.Alias)
 		if !ours {
 			d.foreign++
 			continue
 		}
-		if d.closing[id] {
+		if d.closing[attached{l.Name, id.ContainerID}] {
 			continue
 		}
-		ep := state.Endpoint{Iface: l.Name, Network: network, ContainerID: id}
-		if known, ok := d.endpoints[l.Name]; ok && known.vouched && known.ContainerID == id {
+		ep := state.Endpoint{Iface: l.Name, Network: id.Network, ContainerID: id.ContainerID, IfName: id.IfName}
+		if known, ok := d.endpoints[l.Name]; ok && known.vouched && known.Alias() == l.Alias {
 			known.index = l.Index
 			now[l.Name] = known
 			continue
@@ -154,17 +159,17 @@ func (d *Driver) Add(ep state.Endpoint) (link nl.Link, obsolete []state.Route, e
 	}
 	ep.Addrs = slices.Clone(ep.Addrs)
 	d.endpoints[ep.Iface] = entry{Endpoint: ep, index: link.Index, vouched: true}
-	delete(d.closing, ep.ContainerID)
+	delete(d.closing, attached{ep.Iface, ep.ContainerID})
 	delete(d.orphans, ep.Iface)
 	return link, obsolete, nil
 }
 
-// Remove forgets an endpoint and marks its container as closing. known is false
+// Remove forgets an endpoint and marks it as closing. known is false
 // when the interface is unknown or belongs to another container.
 func (d *Driver) Remove(iface, containerID string) (ep state.Endpoint, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.closing[containerID] = true
+	d.closing[attached{iface, containerID}] = true
 	delete(d.orphans, iface)
 	e, ok := d.endpoints[iface]
 	if !ok || e.ContainerID != containerID {
@@ -174,11 +179,11 @@ func (d *Driver) Remove(iface, containerID string) (ep state.Endpoint, known boo
 	return e.Endpoint, true
 }
 
-// Closed says that a removed container's link is gone.
-func (d *Driver) Closed(containerID string) {
+// Closed says that the link of a removed endpoint is gone.
+func (d *Driver) Closed(iface, containerID string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.closing, containerID)
+	delete(d.closing, attached{iface, containerID})
 }
 
 // LinkChanged takes in an event about a pod interface. It returns the routes
@@ -190,8 +195,8 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 	e, known := d.endpoints[l.Name]
 	switch {
 	case !known:
-		_, id, ours := state.ParseAlias(l.Alias)
-		return nil, !gone && ours && !d.closing[id]
+		id, ours := attachment.ParseAlias(l.Alias)
+		return nil, !gone && ours && !d.closing[attached{l.Name, id.ContainerID}]
 	case e.index == l.Index && gone:
 		return e.Routes(), true
 	case e.index == l.Index && flushed:

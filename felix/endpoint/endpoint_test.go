@@ -169,7 +169,7 @@ func TestRemove(t *testing.T) {
 	if _, again := w.d.LinkChanged(l, false, false); again {
 		t.Error("an event about the closing link asks for reading back")
 	}
-	w.d.Closed("a")
+	w.d.Closed("cali1", "a")
 	if added, _ := w.readBack(t); len(added) != 1 {
 		t.Errorf("not seen after closing: %v", added)
 	}
@@ -215,7 +215,7 @@ func TestReaper(t *testing.T) {
 	closed := make(chan string, 10)
 	r := endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: w, InUse: func(a netip.Addr) bool { return a == taken.Addrs[0] },
-		Closed: func(id string) { closed <- id }, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Closed: func(_, id string) { closed <- id }, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	for _, e := range []state.Endpoint{gone, taken, ep("cali3", "c"), ep("cali4", "never")} {
 		r.Add(endpoint.Corpse{Iface: e.Iface, ContainerID: e.ContainerID, Addrs: e.Addrs})

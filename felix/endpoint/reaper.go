@@ -12,6 +12,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 )
 
 // retryDelay is the pause before a link that could not be removed is tried again.
@@ -30,8 +31,8 @@ type ReaperConfig struct {
 	Kernel ReaperKernel
 	// InUse reports whether an address belongs to an endpoint again.
 	InUse func(netip.Addr) bool
-	// Closed is told when a container's link is gone.
-	Closed func(containerID string)
+	// Closed is told when the link of that name is not the container's any longer.
+	Closed func(iface, containerID string)
 	Log    *slog.Logger
 }
 
@@ -141,7 +142,7 @@ func (r *Reaper) remove(c Corpse) error {
 	if err != nil {
 		return err
 	}
-	if _, id, ours := state.ParseAlias(l.Alias); !ours || id != c.ContainerID {
+	if id, ours := attachment.ParseAlias(l.Alias); !ours || id.ContainerID != c.ContainerID {
 		return nil // a recreated pod's, or not ours
 	}
 	// By index: the name may have moved on by now.
@@ -152,7 +153,7 @@ func (r *Reaper) remove(c Corpse) error {
 }
 
 func (r *Reaper) settled(c Corpse) {
-	r.cfg.Closed(c.ContainerID)
+	r.cfg.Closed(c.Iface, c.ContainerID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.failed, c.Iface)

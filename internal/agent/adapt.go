@@ -246,19 +246,17 @@ type dataplaneAdaptor struct {
 	inUse *inUse
 }
 
-// RemoveEndpoint ends the use of the container's addresses as well.
+// RemoveEndpoint ends the use of the interface's addresses as well.
 func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, containerID string) error {
 	if err := d.Dataplane.RemoveEndpoint(ctx, iface, containerID); err != nil {
 		return err
 	}
-	d.inUse.forget(containerID)
+	d.inUse.forget(iface, containerID)
 	return nil
 }
 
-// Interface finds a container's interface by its owner.
-func (d dataplaneAdaptor) Interface(network, containerID string) string {
-	return d.inUse.interfaceOf(state.Endpoint{Network: network, ContainerID: containerID}.Handle())
-}
+// Interface finds an interface by its owner.
+func (d dataplaneAdaptor) Interface(handle string) string { return d.inUse.interfaceOf(handle) }
 
 // CheckEndpoint tells what the dataplane lacks of an endpoint.
 func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, containerID string) error {

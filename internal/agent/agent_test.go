@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
@@ -53,8 +54,8 @@ func (r *recorder) Release(_ context.Context, handle string) ([]netip.Addr, erro
 
 func (r *recorder) Held(handle string) []netip.Addr { return r.held[handle] }
 
-func (r *recorder) Interface(network, containerID string) string {
-	if network == testEndpoint.Network && containerID == testEndpoint.ContainerID {
+func (r *recorder) Interface(handle string) string {
+	if handle == handleOf(testEndpoint) {
 		return testEndpoint.HostIface
 	}
 	return ""
@@ -256,11 +257,11 @@ func TestErrorLogCountsRepeatsAndForgetsTheOldest(t *testing.T) {
 // other; here they meet.
 func TestOwnerMarkIsOne(t *testing.T) {
 	written := testEndpoint.Alias()
-	network, id, ok := state.ParseAlias(written)
-	if !ok || network != testEndpoint.Network || id != testEndpoint.ContainerID {
-		t.Fatalf("the dataplane reads %q as network %q, container %q, %t", written, network, id, ok)
+	id, ok := attachment.ParseAlias(written)
+	if !ok || id != testEndpoint.ID() {
+		t.Fatalf("the dataplane reads %q as %+v, %t", written, id, ok)
 	}
-	read := state.Endpoint{Network: network, ContainerID: id}
+	read := state.Endpoint{Network: id.Network, ContainerID: id.ContainerID, IfName: id.IfName}
 	if read.Alias() != written || read.Handle() != handleOf(testEndpoint) {
 		t.Fatalf("alias %q, handle %q; the plugin has %q, %q", read.Alias(), read.Handle(), written, handleOf(testEndpoint))
 	}

@@ -20,8 +20,9 @@ type endpointProgrammer interface {
 	AddEndpoint(ctx context.Context, ep state.Endpoint) error
 	RemoveEndpoint(ctx context.Context, iface, containerID string) error
 	CheckEndpoint(ctx context.Context, iface, containerID string) error
-	// Interface is the container's interface on the node, or "" if none is known.
-	Interface(network, containerID string) string
+	// Interface is the name on the node of the interface with the IPAM handle, or ""
+	// if none is known.
+	Interface(handle string) string
 }
 
 // allocator is what they need of IPAM.
@@ -52,8 +53,9 @@ type podAPI struct {
 	observe  func(verb string, started time.Time, err error)
 }
 
-// handleOf is Calico's IPAM handle of a container: "<network>.<containerID>".
-func handleOf(e nodeapi.Endpoint) string { return e.Network + "." + e.ContainerID }
+// handleOf is the endpoint's IPAM handle: "<network>.<containerID>" for eth0, as
+// Calico has it, and for other interfaces as package attachment spells it.
+func handleOf(e nodeapi.Endpoint) string { return e.ID().Handle() }
 
 // Add assigns the container's addresses; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
@@ -120,7 +122,7 @@ func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error
 			"container %s holds no address: a DEL came between its ADD and now", req.ContainerID)
 	}
 	ep := state.Endpoint{
-		Iface: req.HostIface, Network: req.Network, ContainerID: req.ContainerID,
+		Iface: req.HostIface, Network: req.Network, ContainerID: req.ContainerID, IfName: req.IfName,
 		Namespace: req.Namespace, Pod: req.Pod, Addrs: addrs,
 	}
 	end := progress.Wait(ctx, unwritten{"written the routes to", req.HostIface}, "")
@@ -148,7 +150,7 @@ func (p *podAPI) Del(ctx context.Context, req nodeapi.DelRequest) (err error) {
 
 func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
 	if e.HostIface == "" { // a runtime that has forgotten the pod's name
-		e.HostIface = p.dataplane.Interface(e.Network, e.ContainerID)
+		e.HostIface = p.dataplane.Interface(handleOf(e))
 	}
 	if e.HostIface != "" {
 		end := progress.Wait(ctx, unwritten{"removed the routes to", e.HostIface}, "")

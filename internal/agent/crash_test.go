@@ -212,7 +212,7 @@ func (l *life) RemoveEndpoint(_ context.Context, iface, containerID string) erro
 
 func (l *life) CheckEndpoint(context.Context, string, string) error { return nil }
 
-func (l *life) Interface(string, string) string { return "" }
+func (l *life) Interface(string) string { return "" }
 
 // add is an ADD as the plugin makes it.
 func (l *life) add(e nodeapi.Endpoint) (addrs []netip.Addr, err error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 )
 
 // inUse knows which addresses the interfaces of this node's pods have, by what is
@@ -26,16 +27,15 @@ type inUse struct {
 	link      func(name string) (nl.Link, error)
 
 	mu        sync.Mutex
-	inherited map[netip.Addr]attachment
+	inherited map[netip.Addr]inherited
 }
 
-// attachment is a pod interface that was there before the agent.
-type attachment struct {
-	iface, network, containerID string
-}
-
-func (a attachment) alias() string {
-	return state.Endpoint{Network: a.network, ContainerID: a.containerID}.Alias()
+// inherited is a pod interface that was there before the agent.
+type inherited struct {
+	iface       string
+	alias       string
+	handle      string // as the alias has it
+	containerID string
 }
 
 // podKernel is what is read of nl.Kernel.
@@ -47,15 +47,17 @@ type podKernel interface {
 
 // newInUse reads what is there. The dataplane's endpoints may be none yet.
 func newInUse(kernel podKernel, endpoints func() []state.Endpoint) (*inUse, error) {
-	u := &inUse{endpoints: endpoints, link: kernel.LinkByName, inherited: map[netip.Addr]attachment{}}
+	u := &inUse{endpoints: endpoints, link: kernel.LinkByName, inherited: map[netip.Addr]inherited{}}
 	links, err := kernel.Links()
 	if err != nil {
 		return nil, fmt.Errorf("find the addresses that pods have: %w", err)
 	}
-	pods := map[int]attachment{} // by index
+	pods := map[int]inherited{} // by index
 	for _, l := range links {
-		if network, id, ours := state.ParseAlias(l.Alias); ours && strings.HasPrefix(l.Name, state.InterfacePrefix) {
-			pods[l.Index] = attachment{l.Name, network, id}
+		if id, ours := attachment.ParseAlias(l.Alias); ours && strings.HasPrefix(l.Name, state.InterfacePrefix) {
+			pods[l.Index] = inherited{
+				iface: l.Name, alias: l.Alias, handle: strings.TrimPrefix(l.Alias, attachment.AliasPrefix), containerID: id.ContainerID,
+			}
 		}
 	}
 	if len(pods) == 0 {
@@ -91,11 +93,11 @@ func (u *inUse) addresses() map[netip.Addr]string {
 		}
 		// The dataplane does not count it: IPAM has lost the address, or the
 		// interface is gone.
-		if l, err := u.link(at.iface); errors.Is(err, nl.ErrNotFound) || err == nil && l.Alias != at.alias() {
+		if l, err := u.link(at.iface); errors.Is(err, nl.ErrNotFound) || err == nil && l.Alias != at.alias {
 			delete(u.inherited, addr)
 			continue
 		}
-		out[addr] = at.network + "." + at.containerID
+		out[addr] = at.handle
 	}
 	return out
 }
@@ -131,16 +133,17 @@ func (u *inUse) interfaceOf(handle string) string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, at := range u.inherited {
-		if at.network+"."+at.containerID == handle {
+		if at.handle == handle {
 			return at.iface
 		}
 	}
 	return ""
 }
 
-// forget ends the use of a container's addresses.
-func (u *inUse) forget(containerID string) {
+// forget ends the use of the addresses of a container's interface, by its name on the
+// node.
+func (u *inUse) forget(iface, containerID string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	maps.DeleteFunc(u.inherited, func(_ netip.Addr, at attachment) bool { return at.containerID == containerID })
+	maps.DeleteFunc(u.inherited, func(_ netip.Addr, at inherited) bool { return at.iface == iface && at.containerID == containerID })
 }

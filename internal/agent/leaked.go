@@ -13,6 +13,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/ipam"
@@ -151,7 +152,7 @@ func (l *leaked) withoutInterface() (out []suspect, err error) {
 	}
 	ours, foreign := map[string]bool{}, map[string]bool{}
 	for _, link := range links {
-		if alias, ok := strings.CutPrefix(link.Alias, state.AliasPrefix); ok {
+		if alias, ok := strings.CutPrefix(link.Alias, attachment.AliasPrefix); ok {
 			ours[alias] = true
 		} else {
 			foreign[link.Name] = true
@@ -226,12 +227,12 @@ func (l *leaked) give(ctx context.Context, s suspect) error {
 	}
 	defer done()
 	// The last requests may have made an interface since the kernel was read.
-	link, err := l.kernel.LinkByName(nodeapi.HostIfaceName(s.pod.Namespace, s.pod.Name))
-	switch {
-	case err == nil && link.Alias == state.AliasPrefix+s.handle:
+	links, err := l.kernel.Links()
+	if err != nil {
+		return fmt.Errorf("find the interfaces of pods: %w", err)
+	}
+	if slices.ContainsFunc(links, func(link nl.Link) bool { return link.Alias == attachment.AliasPrefix+s.handle }) {
 		return errBusy
-	case err != nil && !errors.Is(err, nl.ErrNotFound):
-		return fmt.Errorf("look for the interface of the pod: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()

@@ -31,7 +31,7 @@ type noRoutes struct{}
 func (noRoutes) AddEndpoint(context.Context, state.Endpoint) error    { return nil }
 func (noRoutes) RemoveEndpoint(context.Context, string, string) error { return nil }
 func (noRoutes) CheckEndpoint(context.Context, string, string) error  { return nil }
-func (noRoutes) Interface(string, string) string                      { return "" }
+func (noRoutes) Interface(string) string                              { return "" }
 func nobody(context.Context, nodeapi.Endpoint) (podMeta, error)       { return podMeta{}, nil }
 func sandbox(pod string, i int) nodeapi.Endpoint {
 	return nodeapi.Endpoint{

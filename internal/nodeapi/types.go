@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"strings"
+
+	"github.com/manx-cni/manx/internal/attachment"
 )
 
 // DefaultSocket is where the agent listens on every node.
@@ -13,7 +15,7 @@ const DefaultSocket = "/var/run/manx/manx.sock"
 
 // Endpoint names one interface of one container, as the runtime and the plugin
 // know it. Namespace, Pod and HostIface are empty in a DEL whose caller no longer
-// knew the pod; ContainerID and Network always identify the endpoint.
+// knew the pod; ContainerID, IfName and Network always identify the endpoint.
 type Endpoint struct {
 	ContainerID string `json:"containerID"`
 	Namespace   string `json:"namespace,omitempty"`
@@ -25,12 +27,14 @@ type Endpoint struct {
 	HostIface   string `json:"hostIface,omitempty"` // host side of the veth: cali + 11 hex
 }
 
+// ID is the endpoint's name.
+func (e Endpoint) ID() attachment.ID {
+	return attachment.ID{Network: e.Network, ContainerID: e.ContainerID, IfName: e.IfName}
+}
+
 // Alias is the owner mark that the plugin puts on the host side of the veth
 // (IFLA_IFALIAS): by it everybody tells whose an interface is, whatever its name.
-func (e Endpoint) Alias() string { return AliasPrefix + e.Network + "." + e.ContainerID }
-
-// AliasPrefix starts the alias of every host veth that Manx made.
-const AliasPrefix = "manx:"
+func (e Endpoint) Alias() string { return e.ID().Alias() }
 
 // HostIfaceName is the name of a pod's host veth: "cali" and the first 11 hex
 // digits of SHA-1("<namespace>.<pod>"), as Calico names it, so that rules and
