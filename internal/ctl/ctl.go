@@ -32,7 +32,10 @@ the command line makes no sense: nothing was begun then.
 
 The flags below mean what they mean to kubectl; they are refused by commands that do
 not ask the cluster. Where there is no kubeconfig, "status" uses the service account of
-the pod that it runs in.`,
+the pod that it runs in.
+
+What commands print with -o json and yaml is described in
+docs/reference/manxctl-output.md; fields are added, and neither renamed nor taken away.`,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
@@ -43,13 +46,19 @@ the pod that it runs in.`,
 }
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
+	var o output
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of manxctl",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := io.WriteString(cmd.OutOrStdout(), version.String()+"\n")
-			return err
+			v := Version{Version: version.String()}
+			return o.print(cmd.OutOrStdout(), v, func(w io.Writer) error {
+				_, err := io.WriteString(w, v.Version+"\n")
+				return err
+			})
 		},
 	}
+	o.add(cmd.Flags())
+	return cmd
 }

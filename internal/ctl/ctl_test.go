@@ -77,7 +77,7 @@ func TestStatusFromTheSocket(t *testing.T) {
 }
 
 func TestStatusSaysWhatIsWrong(t *testing.T) {
-	if _, err := run("status", "-o", "yaml"); err == nil || !strings.Contains(err.Error(), `"yaml": want text or json`) {
+	if _, err := run("status", "-o", "xml"); err == nil || !strings.Contains(err.Error(), `"xml": want text, json or yaml`) {
 		t.Errorf("bad output format: %v", err)
 	}
 	absent := filepath.Join(t.TempDir(), "absent")

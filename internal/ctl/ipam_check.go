@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +17,7 @@ import (
 
 type ipamCheckOptions struct {
 	ipamFlags
-	output  string
+	output  reportOutput
 	text    ipamreport.TextOptions
 	recheck time.Duration
 }
@@ -52,7 +51,7 @@ namespace. Nothing is changed.`,
 	}
 	f := cmd.Flags()
 	namespaceFlag(f, &o.namespace)
-	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (the report); or a file for the report, such as report.json")
+	f.VarP(&o.output, "output", "o", "how to print: text, json or yaml; or a file for the report beside the text, such as report.json")
 	f.BoolVar(&o.text.AllIPs, "show-all-ips", false, "print all addresses")
 	f.BoolVar(&o.text.ProblemIPs, "show-problem-ips", false, "print what has problems")
 	f.DurationVar(&o.recheck, "recheck", 5*time.Second, "how long after the first look what seems wrong is looked at again")
@@ -60,9 +59,6 @@ namespace. Nothing is changed.`,
 }
 
 func (o *ipamCheckOptions) validate() error {
-	if o.output != "text" && o.output != "json" && !strings.ContainsAny(o.output, "./") {
-		return cmdline.Usagef("--output=%q: want text, json, or a file such as report.json", o.output)
-	}
 	if o.recheck < 0 {
 		return cmdline.Usagef("--recheck=%v: want a time such as 5s", o.recheck)
 	}
@@ -130,23 +126,37 @@ func (a ipamAccess) describeCluster(ctx context.Context, r *ipamreport.Report) e
 }
 
 func (o *ipamCheckOptions) write(out io.Writer, r ipamreport.Report, c ipamreport.Cluster, found ipamreport.Result) error {
-	encoded, err := json.MarshalIndent(r, "", "  ")
+	err := o.output.print(out, r, func(out io.Writer) error { return r.WriteText(out, c, found, o.text) })
+	if err != nil || o.output.file == "" {
+		return err
+	}
+	encoded, err := (&output{asJSON}).encode(r)
 	if err != nil {
 		return err
 	}
-	encoded = append(encoded, '\n')
-	if o.output == "json" {
-		_, err := out.Write(encoded)
-		return err
-	}
-	if err := r.WriteText(out, c, found, o.text); err != nil || o.output == "text" {
-		return err
-	}
-	if err := os.WriteFile(o.output, encoded, 0o644); err != nil {
+	if err := os.WriteFile(o.output.file, encoded, 0o644); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	_, err = fmt.Fprintf(out, "\nThe report is in %s.\n", o.output)
+	_, err = fmt.Fprintf(out, "\nThe report is in %s.\n", o.output.file)
 	return err
+}
+
+// reportOutput is output, or text and a file for the report.
+type reportOutput struct {
+	output
+	file string
+}
+
+func (o *reportOutput) Set(text string) error {
+	if strings.ContainsAny(text, "./") {
+		o.format, o.file = asText, text
+		return nil
+	}
+	if err := o.output.Set(text); err != nil {
+		return fmt.Errorf("%w; or a file such as report.json", err)
+	}
+	o.file = ""
+	return nil
 }
 
 // pause waits, or returns early with the reason why ctx has ended.

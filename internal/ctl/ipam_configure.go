@@ -19,6 +19,7 @@ import (
 
 type ipamConfigureOptions struct {
 	ipamFlags
+	output       output
 	strict, auto optionalBool
 	maxBlocks    int
 	setMaxBlocks bool
@@ -67,6 +68,7 @@ ipamconfigs.crd.projectcalico.org.`,
 		},
 	}
 	f := cmd.Flags()
+	o.output.add(f)
 	f.Var(&o.strict, "strictaffinity", "nodes do not borrow addresses from other nodes' blocks")
 	f.Var(&o.auto, "auto-allocate-blocks", "nodes claim blocks when they need addresses")
 	f.IntVar(&o.maxBlocks, "max-blocks-per-host", 0, "how many blocks of each address family a node may have; 0 is 20")
@@ -97,7 +99,7 @@ func (o *ipamConfigureOptions) run(ctx context.Context, out io.Writer, a ipamAcc
 	if err != nil {
 		return err
 	}
-	return writeConfiguration(out, spec)
+	return o.output.printSettings(out, spec)
 }
 
 // write changes the object once, and returns what it says then. Fields that this

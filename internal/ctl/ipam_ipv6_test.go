@@ -69,7 +69,7 @@ func TestIPAMShowIPv6(t *testing.T) {
 func TestIPAMCheckIPv6(t *testing.T) {
 	c := newDualCluster(t)
 	var out bytes.Buffer
-	err := (&ipamCheckOptions{output: "text", text: ipamreport.TextOptions{ProblemIPs: true}}).run(t.Context(), &out, c.access())
+	err := (&ipamCheckOptions{text: ipamreport.TextOptions{ProblemIPs: true}}).run(t.Context(), &out, c.access())
 	wantError(t, err, "found 2 problems")
 	golden(t, "ipam-check-ipv6", out.String())
 }

@@ -18,6 +18,7 @@ import (
 
 type ipamReleaseOptions struct {
 	ipamFlags
+	output output
 	ip     string
 	report string
 	force  bool
@@ -53,6 +54,7 @@ nodes concerned, "get" and "create" on pods/exec in their namespace.`,
 	}
 	f := cmd.Flags()
 	namespaceFlag(f, &o.namespace)
+	o.output.add(f)
 	f.StringVar(&o.ip, "ip", "", "release this address")
 	f.StringVar(&o.report, "from-report", "", "release what this report says nobody uses")
 	f.BoolVar(&o.force, "force", false, "release addresses that are in use too")
@@ -61,10 +63,24 @@ nodes concerned, "get" and "create" on pods/exec in their namespace.`,
 	return c.uses(cmd)
 }
 
+// run tells people each thing as it is done, and programs everything at the end, also
+// when some of it failed.
 func (o *ipamReleaseOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {
-	if o.report != "" {
-		return o.fromReport(ctx, out, a)
+	done := &IPAMRelease{Released: []ReleasedAddress{}, AlreadyReleased: []string{}, Kept: []KeptAddress{}, Handles: []string{}}
+	told := out
+	if !o.output.forPeople() {
+		told = io.Discard
 	}
+	var err error
+	if o.report != "" {
+		err = o.fromReport(ctx, told, a, done)
+	} else {
+		err = o.oneAddress(ctx, told, a, done)
+	}
+	return errors.Join(err, o.output.print(out, done, func(io.Writer) error { return nil }))
+}
+
+func (o *ipamReleaseOptions) oneAddress(ctx context.Context, out io.Writer, a ipamAccess, done *IPAMRelease) error {
 	addr, err := parseIP(o.ip)
 	if err != nil {
 		return err
@@ -85,13 +101,14 @@ func (o *ipamReleaseOptions) run(ctx context.Context, out io.Writer, a ipamAcces
 		}
 	}
 	if len(want) == 0 {
+		done.AlreadyReleased = append(done.AlreadyReleased, addr.String())
 		_, err := fmt.Fprintf(out, "IP %s is not assigned: nothing to release.\n", addr)
 		return err
 	}
-	return o.release(ctx, out, a, now, want, nil)
+	return o.release(ctx, out, a, now, want, nil, done)
 }
 
-func (o *ipamReleaseOptions) fromReport(ctx context.Context, out io.Writer, a ipamAccess) error {
+func (o *ipamReleaseOptions) fromReport(ctx context.Context, out io.Writer, a ipamAccess, done *IPAMRelease) error {
 	report, err := ipamreport.ReadReport(o.report)
 	if err != nil {
 		return err
@@ -115,11 +132,14 @@ func (o *ipamReleaseOptions) fromReport(ctx context.Context, out io.Writer, a ip
 	for _, l := range leaked {
 		if held, ok := now.find(l); ok {
 			want = append(want, held)
-		} else if _, err := fmt.Fprintf(out, "IP %s has been released already, or has a new holder.\n", l.Addr); err != nil {
+			continue
+		}
+		done.AlreadyReleased = append(done.AlreadyReleased, l.Addr.String())
+		if _, err := fmt.Fprintf(out, "IP %s has been released already, or has a new holder.\n", l.Addr); err != nil {
 			return err
 		}
 	}
-	return o.release(ctx, out, a, now, want, report.LeakedHandles)
+	return o.release(ctx, out, a, now, want, report.LeakedHandles, done)
 }
 
 // present is the state of the cluster before a release.
@@ -149,12 +169,12 @@ func (p present) find(l ipamreport.Assignment) (ipamreport.Assignment, bool) {
 }
 
 // release releases what is wanted and not in use, and puts the handles right.
-func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, leaked []ipamreport.LeakedHandle) error {
-	want, kept, err := o.refuseUsed(ctx, out, a, now, want)
+func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, leaked []ipamreport.LeakedHandle, done *IPAMRelease) error {
+	want, kept, err := o.refuseUsed(ctx, out, a, now, want, done)
 	if err != nil {
 		return err
 	}
-	r := releaser{store: store.New(a.backend), out: out}
+	r := releaser{store: store.New(a.backend), out: out, done: done}
 	byBlock := map[netip.Prefix][]ipamreport.Assignment{}
 	for _, w := range want {
 		byBlock[w.Block] = append(byBlock[w.Block], w)
@@ -164,7 +184,8 @@ func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamA
 	}
 	r.repairHandles(ctx)
 	r.removeHandles(ctx, now.objects.Handles, leaked)
-	r.printf("Released %s; %s removed.\n", addresses(r.released), handles(r.removed))
+	r.printf("Released %s; %s removed.\n", addresses(len(done.Released)), handles(len(done.Handles)))
+	slices.Sort(done.Handles)
 	if len(kept) > 0 {
 		r.errs = append(r.errs, fmt.Errorf("kept %s, in use by %s; --force releases what is in use too, and two pods may then get one address", addresses(len(kept)), strings.Join(kept, "; ")))
 	}
@@ -173,7 +194,7 @@ func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamA
 
 // refuseUsed returns what of want may be released, and who uses the rest. The agents
 // of the nodes concerned are asked what their kernels have.
-func (o *ipamReleaseOptions) refuseUsed(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment) (free []ipamreport.Assignment, kept []string, err error) {
+func (o *ipamReleaseOptions) refuseUsed(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, done *IPAMRelease) (free []ipamreport.Assignment, kept []string, err error) {
 	if o.force || len(want) == 0 {
 		return want, nil, nil
 	}
@@ -189,7 +210,7 @@ func (o *ipamReleaseOptions) refuseUsed(ctx context.Context, out io.Writer, a ip
 	})
 	if len(there) > 0 {
 		answers, silent := a.askAgents(ctx, there)
-		now.objects.Agents = answers
+		now.objects.Agents, done.NotAsked = answers, silent
 		for _, n := range slices.Sorted(maps.Keys(silent)) {
 			if _, err := fmt.Fprintf(out, "Node %s is judged by the Kubernetes API alone: %s\n", n, silent[n]); err != nil {
 				return nil, nil, err
@@ -202,7 +223,9 @@ func (o *ipamReleaseOptions) refuseUsed(ctx context.Context, out io.Writer, a ip
 	}
 	for _, w := range want {
 		if s := state[w.Addr]; s.InUse() {
-			kept = append(kept, fmt.Sprintf("%s: %s", w.Addr, strings.Join(slices.Concat(s.Users, s.Waiting), " and ")))
+			users := slices.Concat(s.Users, s.Waiting)
+			done.Kept = append(done.Kept, KeptAddress{IP: w.Addr.String(), UsedBy: users})
+			kept = append(kept, fmt.Sprintf("%s: %s", w.Addr, strings.Join(users, " and ")))
 			continue
 		}
 		free = append(free, w)

@@ -224,7 +224,7 @@ func TestReleaseRemovesTheLastOfABlock(t *testing.T) {
 func (c *ipamCluster) report() string {
 	c.t.Helper()
 	path := filepath.Join(c.t.TempDir(), "report.json")
-	err := (&ipamCheckOptions{output: path}).run(c.t.Context(), &bytes.Buffer{}, c.access())
+	err := (&ipamCheckOptions{output: reportOutput{file: path}}).run(c.t.Context(), &bytes.Buffer{}, c.access())
 	if err == nil {
 		c.t.Fatal("check found nothing to release")
 	}

@@ -25,10 +25,10 @@ type releaser struct {
 	store store.Store
 	out   io.Writer
 
-	mu                sync.Mutex
-	touched           []string // handles that had an address
-	released, removed int
-	errs              []error
+	mu      sync.Mutex
+	touched []string // handles that had an address
+	done    *IPAMRelease
+	errs    []error
 }
 
 // maxTries bounds how often a write that others were faster with is tried again.
@@ -63,10 +63,11 @@ func (r *releaser) fromBlock(ctx context.Context, cidr netip.Prefix, want []ipam
 	}
 	for _, w := range want {
 		if !freed[w.Addr] {
+			r.done.AlreadyReleased = append(r.done.AlreadyReleased, w.Addr.String())
 			r.printf("IP %s has been released already, or has a new holder.\n", w.Addr)
 			continue
 		}
-		r.released++
+		r.done.Released = append(r.done.Released, ReleasedAddress{IP: w.Addr.String(), Block: cidr.String(), Holder: w.Holder()})
 		r.printf("Released IP %s of %s, in block %s.\n", w.Addr, w.Holder(), cidr)
 		if w.Handle != "" {
 			r.touched = append(r.touched, w.Handle)
@@ -182,7 +183,7 @@ func (r *releaser) tryHandle(ctx context.Context, handle string) (removed bool, 
 		if err := r.store.Handles.Delete(ctx, o); err != nil {
 			return false, err
 		}
-		r.countRemoved()
+		r.noteRemoved(handle)
 		return true, nil
 	case !maps.Equal(counts, o.Spec.Block):
 		o.Spec.Block = counts
@@ -191,10 +192,10 @@ func (r *releaser) tryHandle(ctx context.Context, handle string) (removed bool, 
 	return false, err
 }
 
-func (r *releaser) countRemoved() {
+func (r *releaser) noteRemoved(handle string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.removed++
+	r.done.Handles = append(r.done.Handles, handle)
 }
 
 // left returns how many addresses the handle has in a block. Of one that can not be
@@ -265,6 +266,6 @@ func (r *releaser) removeHandle(ctx context.Context, h *apiv1.IPAMHandle) string
 		r.fail(err)
 		return ""
 	}
-	r.countRemoved()
+	r.noteRemoved(h.Spec.HandleID)
 	return fmt.Sprintf("Removed handle %s: it has no address.\n", h.Spec.HandleID)
 }

@@ -68,11 +68,11 @@ func TestIPAMCheck(t *testing.T) {
 		err := o.run(t.Context(), &out, c.access())
 		return out.String(), err
 	}
-	out, err := check(ipamCheckOptions{output: "text", text: ipamreport.TextOptions{ProblemIPs: true}})
+	out, err := check(ipamCheckOptions{text: ipamreport.TextOptions{ProblemIPs: true}})
 	wantError(t, err, "found 1 problem")
 	golden(t, "ipam-check", out)
 
-	out, err = check(ipamCheckOptions{output: "json"})
+	out, err = check(ipamCheckOptions{output: reportOutput{output: output{asJSON}}})
 	wantError(t, err, "found 1 problem")
 	var r ipamreport.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil || r.ClusterGUID != "abc" || len(r.Allocations) != 4 || len(r.Problems) != 1 || r.Problems[0].Kind != ipamreport.Leaked {
@@ -86,7 +86,7 @@ func TestIPAMCheck(t *testing.T) {
 	c.must(err)
 	c.must(c.store.Handles.Delete(t.Context(), h))
 	path := filepath.Join(t.TempDir(), "report.json")
-	out, err = check(ipamCheckOptions{output: path})
+	out, err = check(ipamCheckOptions{output: reportOutput{file: path}})
 	wantError(t, err)
 	for _, want := range []string{"found 0 problems", "node2 is judged by the Kubernetes API alone: manxctl in pod manx-node2: connection refused", "The report is in " + path} {
 		if !strings.Contains(out, want) {
@@ -114,7 +114,7 @@ func TestIPAMCheckLooksTwice(t *testing.T) {
 		return inner(ctx, pod, args...)
 	}
 	var out bytes.Buffer
-	err := (&ipamCheckOptions{output: "text"}).run(t.Context(), &out, access)
+	err := (&ipamCheckOptions{}).run(t.Context(), &out, access)
 	if wantError(t, err); ask.Load() != 4 {
 		t.Errorf("agents were asked %d times; want each twice", ask.Load())
 	}
@@ -178,7 +178,7 @@ func TestIPAMFlags(t *testing.T) {
 	t.Setenv("KUBECONFIG", "")
 	for want, args := range map[string][]string{
 		"ipam show: this command needs a kubeconfig":                       {"ipam", "show"},
-		"ipam check: --output=\"yaml\": want text, json, or a file":        {"ipam", "check", "-o", "yaml"},
+		`format "xml": want text, json or yaml; or a file such as`:         {"ipam", "check", "-o", "xml"},
 		"--recheck=-1s: want a time":                                       {"ipam", "check", "--recheck", "-1s"},
 		"at least one of the flags in the group [ip from-report] is":       {"ipam", "release"},
 		"none of the others can be":                                        {"ipam", "release", "--ip", "10.0.0.1", "--from-report", "x.json"},

@@ -31,6 +31,7 @@ func newIPPoolCommand(c *connection) *cobra.Command {
 
 func newIPPoolModeCommand(c *connection) *cobra.Command {
 	var force bool
+	var o output
 	cmd := &cobra.Command{
 		Use:   "mode POOL Always|CrossSubnet|Never",
 		Short: "Change a pool's ipipMode, while pods run",
@@ -58,9 +59,14 @@ Needs a kubeconfig with "get" and "patch" on ippools.crd.projectcalico.org.`,
 			if err != nil {
 				return err
 			}
-			return setPoolMode(cmd.Context(), cmd.OutOrStdout(), client, args[0], mode, force)
+			done, err := setPoolMode(cmd.Context(), client, args[0], mode, force)
+			if err != nil {
+				return err
+			}
+			return o.print(cmd.OutOrStdout(), done, done.writeText)
 		},
 	}
+	o.add(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "go on although probes between nodes fail")
 	return c.uses(cmd)
 }
@@ -71,19 +77,19 @@ func parseMode(text string) (apiv1.EncapMode, error) {
 	return apiv1.EncapMode(m), err
 }
 
-// setPoolMode patches the pool and says what has changed.
-func setPoolMode(ctx context.Context, out io.Writer, client dynamic.Interface, name string, mode apiv1.EncapMode, force bool) error {
+// setPoolMode patches the pool and returns what has changed.
+func setPoolMode(ctx context.Context, client dynamic.Interface, name string, mode apiv1.EncapMode, force bool) (done PoolMode, err error) {
 	pools := client.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools))
 	u, err := pools.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return noSuchPool(ctx, pools, name, err)
+		return done, noSuchPool(ctx, pools, name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("read IPPool %s: %w", name, err)
+		return done, fmt.Errorf("read IPPool %s: %w", name, err)
 	}
 	var pool apiv1.IPPool
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &pool); err != nil {
-		return fmt.Errorf("read IPPool %s: %w", name, err)
+		return done, fmt.Errorf("read IPPool %s: %w", name, err)
 	}
 	before := pool.Spec.IPIPMode
 	if before == "" {
@@ -91,14 +97,14 @@ func setPoolMode(ctx context.Context, out io.Writer, client dynamic.Interface, n
 	}
 	pool.Spec.IPIPMode = mode
 	if v := pool.Spec.VXLANMode; v != "" && v != apiv1.EncapNever && mode != apiv1.EncapNever {
-		return fmt.Errorf("IPPool %s has vxlanMode %s, and a pool has one encapsulation only: set spec.vxlanMode to Never first", name, v)
+		return done, fmt.Errorf("IPPool %s has vxlanMode %s, and a pool has one encapsulation only: set spec.vxlanMode to Never first", name, v)
 	}
 	if err := pool.Validate(); err != nil {
-		return fmt.Errorf("IPPool %s with ipipMode %s: %w", name, mode, err)
+		return done, fmt.Errorf("IPPool %s with ipipMode %s: %w", name, mode, err)
 	}
 	forced, annotation, err := forceAnnotation(&pool, mode, force)
 	if err != nil {
-		return fmt.Errorf("IPPool %s: %w", name, err)
+		return done, fmt.Errorf("IPPool %s: %w", name, err)
 	}
 	patch := map[string]any{"spec": map[string]any{"ipipMode": mode}}
 	if forced != "" || force {
@@ -106,13 +112,16 @@ func setPoolMode(ctx context.Context, out io.Writer, client dynamic.Interface, n
 	}
 	raw, err := json.Marshal(patch)
 	if err != nil {
-		return err
+		return done, err
 	}
 	if _, err := pools.Patch(ctx, name, types.MergePatchType, raw, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("change IPPool %s to ipipMode %s: %w", name, mode, err)
+		return done, fmt.Errorf("change IPPool %s to ipipMode %s: %w", name, mode, err)
 	}
-	_, err = io.WriteString(out, changes(name, before, mode, forced, force))
-	return err
+	done = PoolMode{Pool: name, Before: string(before), Mode: string(mode), Forced: force}
+	if !force {
+		done.Unforced = forced
+	}
+	return done, nil
 }
 
 // forceAnnotation returns what forces the pool now, and what the pool's annotation
@@ -140,23 +149,24 @@ func forceAnnotation(pool *apiv1.IPPool, mode apiv1.EncapMode, force bool) (forc
 	return forced, annotation, nil
 }
 
-// changes says what was done and how to watch what comes of it.
-func changes(name string, before, mode apiv1.EncapMode, forced string, force bool) string {
+// writeText says what was done and how to watch what comes of it.
+func (d PoolMode) writeText(w io.Writer) error {
 	var b strings.Builder
-	if before == mode {
-		fmt.Fprintf(&b, "IPPool %s: ipipMode is %s already\n", name, mode)
+	if d.Before == d.Mode {
+		fmt.Fprintf(&b, "IPPool %s: ipipMode is %s already\n", d.Pool, d.Mode)
 	} else {
-		fmt.Fprintf(&b, "IPPool %s: ipipMode %s -> %s\n", name, before, mode)
+		fmt.Fprintf(&b, "IPPool %s: ipipMode %s -> %s\n", d.Pool, d.Before, d.Mode)
 	}
 	switch {
-	case force:
-		fmt.Fprintf(&b, "IPPool %s: %s=%s: agents go over to it although probes between them fail\n", name, apiv1.AnnotationPoolForceMode, mode)
-		fmt.Fprintf(&b, "Once all nodes send it, end that with: manxctl ippool mode %s %s\n", name, mode)
-	case forced != "":
-		fmt.Fprintf(&b, "IPPool %s: %s=%s has been taken back\n", name, apiv1.AnnotationPoolForceMode, forced)
+	case d.Forced:
+		fmt.Fprintf(&b, "IPPool %s: %s=%s: agents go over to it although probes between them fail\n", d.Pool, apiv1.AnnotationPoolForceMode, d.Mode)
+		fmt.Fprintf(&b, "Once all nodes send it, end that with: manxctl ippool mode %s %s\n", d.Pool, d.Mode)
+	case d.Unforced != "":
+		fmt.Fprintf(&b, "IPPool %s: %s=%s has been taken back\n", d.Pool, apiv1.AnnotationPoolForceMode, d.Unforced)
 	}
 	b.WriteString("Watch the nodes change, and what holds them, with: manxctl status\n")
-	return b.String()
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // noSuchPool is an error that names those that exist.

@@ -91,7 +91,10 @@ func TestPoolMode(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out bytes.Buffer
-			err = setPoolMode(t.Context(), &out, client, "pool", mode, tc.force)
+			done, err := setPoolMode(t.Context(), client, "pool", mode, tc.force)
+			if err == nil {
+				err = done.writeText(&out)
+			}
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Errorf("error %v; want %q", err, tc.err)

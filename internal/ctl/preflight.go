@@ -22,7 +22,7 @@ import (
 
 type preflightOptions struct {
 	kind       preflight.Kind
-	output     string
+	output     output
 	connection *connection
 	namespace  string
 	wait       time.Duration
@@ -77,7 +77,7 @@ func newPreflightKind(c *connection, kind preflight.Kind, short, long string) *c
 		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (the matrix)")
+	o.output.add(f)
 	namespaceFlag(f, &o.namespace)
 	f.DurationVar(&o.wait, "wait", preflight.DefaultWait, "how long packets that were not answered are sent again")
 	f.IntVar(&o.mtu, "mtu", 0, "size in bytes of full-size packets, the outer IP header included (default: the MTU of each node's uplink)")
@@ -103,9 +103,6 @@ func (o *preflightOptions) run(ctx context.Context, out io.Writer) error {
 }
 
 func (o *preflightOptions) validate() error {
-	if o.output != "text" && o.output != "json" {
-		return cmdline.Usagef("--output=%q: want text or json", o.output)
-	}
 	if o.wait <= 0 {
 		return cmdline.Usagef("--wait=%v: want a time such as 10s", o.wait)
 	}
@@ -133,14 +130,7 @@ func (o *preflightOptions) runWith(ctx context.Context, out io.Writer, client ku
 	}
 	wg.Wait()
 	matrix := preflight.Merge(o.kind, reports)
-	if o.output == "json" {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(matrix)
-	} else {
-		err = matrix.WriteText(out)
-	}
-	return errors.Join(err, matrix.Err())
+	return errors.Join(o.output.print(out, matrix, matrix.WriteText), matrix.Err())
 }
 
 // member is a node that should take part.

@@ -94,9 +94,6 @@ func preflightRun(t *testing.T, p *pods, o preflightOptions, asked int, objs ...
 		p.pass = func(string, string, preflight.Check) bool { return true }
 	}
 	o.namespace, o.wait = "kube-system", 7*time.Second
-	if o.output == "" {
-		o.output = "text"
-	}
 	var out bytes.Buffer
 	err := o.runWith(t.Context(), &out, fake.NewClientset(objs...), p.exec)
 	return out.String(), err
@@ -119,7 +116,7 @@ func TestPreflightPasses(t *testing.T) {
 		t.Errorf("ran %q; want %q", got, want)
 	}
 	p = &pods{}
-	out, err = preflightRun(t, p, preflightOptions{kind: preflight.KindBGP, port: 1179, output: "json"}, 3, threeNodes...)
+	out, err = preflightRun(t, p, preflightOptions{kind: preflight.KindBGP, port: 1179, output: output{asJSON}}, 3, threeNodes...)
 	var m preflight.Matrix
 	if err != nil || json.Unmarshal([]byte(out), &m) != nil || len(m.Nodes) != 3 || !m.OK() {
 		t.Errorf("%v\n%s", err, out)
@@ -277,7 +274,7 @@ func TestPreflightSaysWhatIsWrong(t *testing.T) {
 		"needs a kubeconfig (--kubeconfig, KUBECONFIG": {"preflight", "ipip"},
 		"the agent's own rights do not suffice":        {"ippool", "mode", "p", "Always"},
 		"read kubeconfig":                              {"preflight", "bgp", "--kubeconfig", absent},
-		`--output="yaml": want text or json`:           {"preflight", "ipip", "-o", "yaml"},
+		`format "xml": want text, json or yaml`:        {"preflight", "ipip", "-o", "xml"},
 		"--mtu=83: want 84 to 65535 bytes":             {"preflight", "ipip", "--mtu", "83"},
 		`--self="a=127.0.0.1=x": want NAME=ADDR`:       {"preflight", "node", "ipip", "--self", "a=127.0.0.1=x"},
 		"--wait=0s: want a time":                       {"preflight", "ipip", "--wait", "0s"},

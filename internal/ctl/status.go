@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
 )
@@ -22,7 +21,7 @@ const defaultSocket = "/var/run/manx/manx.sock"
 
 type statusOptions struct {
 	socket     string
-	output     string
+	output     output
 	connection *connection
 	namespace  string
 	nodes      []string
@@ -45,7 +44,7 @@ after the others; the exit code is then 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.output, "output", "o", "text", "how to print: text or json (a list of nodes)")
+	o.output.add(f)
 	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket")
 	namespaceFlag(f, &o.namespace)
 	f.StringSliceVar(&o.nodes, "node", nil, "only these nodes, through the Kubernetes API")
@@ -53,9 +52,6 @@ after the others; the exit code is then 1.`,
 }
 
 func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
-	if o.output != "text" && o.output != "json" {
-		return cmdline.Usagef("--output=%q: want text or json", o.output)
-	}
 	nodes, err := o.collect(ctx)
 	if len(nodes) > 0 {
 		err = errors.Join(err, o.print(out, nodes))
@@ -85,20 +81,17 @@ func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
 }
 
 func (o *statusOptions) print(out io.Writer, nodes []status.Node) error {
-	if o.output == "json" {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(nodes)
-	}
-	for i, n := range nodes {
-		if i > 0 {
-			fmt.Fprintln(out)
+	return o.output.print(out, nodes, func(out io.Writer) error {
+		for i, n := range nodes {
+			if i > 0 {
+				fmt.Fprintln(out)
+			}
+			if err := n.WriteText(out, time.Now()); err != nil {
+				return err
+			}
 		}
-		if err := n.WriteText(out, time.Now()); err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // localStatus asks the agent on this machine.

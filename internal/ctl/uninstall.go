@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,7 @@ func unstop(namespace string) string {
 
 func newUninstallCommand(c *connection) *cobra.Command {
 	u := uninstaller{poll: time.Second}
+	var o output
 	var yes bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -79,7 +81,8 @@ another network plugin and a restart, or Manx again. --pods removes the interfac
 
 A node that can not be reached is named; the command waits for it (--timeout). It
 can be repeated, and goes on where it was. When it fails or is interrupted it takes
-DaemonSet manx-uninstall away. Without --yes it says what would happen.
+DaemonSet manx-uninstall away. Without --yes it says what would happen. With -o json or
+yaml the steps are told on standard error.
 
 The way back, until the objects are deleted:
 
@@ -106,21 +109,26 @@ Needs a kubeconfig that may do all that: cluster-admin, in practice.`,
 				return err
 			}
 			u.out = cmd.OutOrStdout()
+			if !o.forPeople() {
+				u.out = cmd.ErrOrStderr()
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
+			var done Uninstall
 			if yes {
-				err = u.run(ctx)
+				err = u.run(ctx, &done)
 			} else {
-				err = u.plan(ctx)
+				err = u.plan(ctx, &done)
 			}
 			if err != nil {
-				return fmt.Errorf("uninstall: %w", err)
+				err = fmt.Errorf("uninstall: %w", err)
 			}
-			return nil
+			return errors.Join(err, o.print(cmd.OutOrStdout(), done, func(io.Writer) error { return nil }))
 		},
 	}
 	f := cmd.Flags()
 	namespaceFlag(f, &u.namespace)
+	o.add(f)
 	f.BoolVar(&yes, "yes", false, "do it")
 	f.BoolVar(&u.pods, "pods", false, "remove the interfaces of running pods, too")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long nodes are waited for")
@@ -141,7 +149,7 @@ type uninstaller struct {
 func (u uninstaller) say(format string, args ...any) { fmt.Fprintf(u.out, format+"\n", args...) }
 
 // plan says what run would do, and fails.
-func (u uninstaller) plan(ctx context.Context) error {
+func (u uninstaller) plan(ctx context.Context, done *Uninstall) error {
 	ds, err := u.agents(ctx)
 	if err != nil {
 		return err
@@ -156,6 +164,7 @@ func (u uninstaller) plan(ctx context.Context) error {
 			onNetwork++
 		}
 	}
+	done.Nodes, done.PodsWithoutNetwork = int(ds.Status.DesiredNumberScheduled), onNetwork
 	return fmt.Errorf("nothing was changed: Manx would be taken off %d nodes, and %d running pods would lose their network; to do it: manxctl uninstall --yes",
 		ds.Status.DesiredNumberScheduled, onNetwork)
 }
@@ -172,7 +181,7 @@ func (u uninstaller) agents(ctx context.Context) (*appsv1.DaemonSet, error) {
 	return ds, nil
 }
 
-func (u uninstaller) run(ctx context.Context) error {
+func (u uninstaller) run(ctx context.Context, done *Uninstall) error {
 	ds, err := u.agents(ctx)
 	if err != nil {
 		return err
@@ -180,7 +189,7 @@ func (u uninstaller) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		u.stopControllers,
 		u.stopAgents,
-		func(ctx context.Context) error { return u.cleanNodes(ctx, ds) },
+		func(ctx context.Context) error { return u.cleanNodes(ctx, ds, done) },
 		u.forgetNodes,
 		u.freePools,
 	} {
@@ -188,6 +197,7 @@ func (u uninstaller) run(ctx context.Context) error {
 			return u.failed(ctx, err)
 		}
 	}
+	done.Done = true
 	u.say("Manx is off every node. What is left are objects of the cluster, its pools among them: kubectl delete -f manx.yaml")
 	u.say("To have Manx again instead: %s", wayBack(u.namespace))
 	return nil
@@ -280,7 +290,7 @@ func (u uninstaller) await(ctx context.Context, look func() (waitsFor string, er
 }
 
 // cleanNodes runs `manx-node uninstall` on every node.
-func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet) error {
+func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet, done *Uninstall) error {
 	sets := u.client.AppsV1().DaemonSets(u.namespace)
 	cleaner, err := cleanerOf(agents, u.pods)
 	if err != nil {
@@ -294,7 +304,10 @@ func (u uninstaller) cleanNodes(ctx context.Context, agents *appsv1.DaemonSet) e
 		return fmt.Errorf("create DaemonSet %s: %w", cleanerDaemonSet, err)
 	}
 	clean := map[string]bool{}
-	if err := u.await(ctx, func() (string, error) { return u.cleaning(ctx, clean) }); err != nil {
+	err = u.await(ctx, func() (string, error) { return u.cleaning(ctx, clean) })
+	done.Clean = slices.Sorted(maps.Keys(clean))
+	done.Nodes = max(done.Nodes, len(clean))
+	if err != nil {
 		return err
 	}
 	return u.removeCleaner(ctx)

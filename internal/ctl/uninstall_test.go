@@ -137,11 +137,11 @@ func TestUninstall(t *testing.T) {
 	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Create(ctx, stale, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.plan(ctx); err == nil || !strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
+	if err := u.plan(ctx, &Uninstall{}); err == nil || !strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
 		t.Errorf("plan: %v", err)
 	}
 	for range 2 { // it can be repeated
-		if err := u.run(ctx); err != nil {
+		if err := u.run(ctx, &Uninstall{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -194,7 +194,7 @@ func TestUninstallHasAWayBack(t *testing.T) {
 	after := *before.DeepCopy()
 	after.Spec.NodeSelector[stoppedLabel] = "true"
 	for range 2 { // repeated it makes no second revision
-		if err := u.run(ctx); err != nil {
+		if err := u.run(ctx, &Uninstall{}); err != nil {
 			t.Fatal(err)
 		}
 		if ds, err := sets.Get(ctx, agentDaemonSet, metav1.GetOptions{}); err != nil || !equality.Semantic.DeepEqual(ds.Spec.Template, after) {
@@ -302,7 +302,7 @@ func TestUninstallLeavesNoCleaner(t *testing.T) {
 				return tc.err != nil, nil, tc.err
 			})
 			u.client = impatient{client}
-			err := u.run(ctx)
+			err := u.run(ctx, &Uninstall{})
 			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "repeat the command") || !strings.Contains(err.Error(), scale) {
 				t.Errorf("%v; want %q and both ways on", err, tc.want)
 			}
@@ -367,7 +367,7 @@ func TestUninstallFails(t *testing.T) {
 		return false, nil, nil
 	})
 	u.client = impatient{client}
-	err := u.run(ctx)
+	err := u.run(ctx, &Uninstall{})
 	u.client = client
 	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Get(t.Context(), cleanerDaemonSet, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the cleaner: %v, want it gone after the time is up", err)
@@ -382,7 +382,7 @@ func TestUninstallFails(t *testing.T) {
 	if err := u.client.AppsV1().DaemonSets(u.namespace).Delete(t.Context(), agentDaemonSet, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.run(t.Context()); err == nil || !strings.Contains(err.Error(), "create manx.yaml first") {
+	if err := u.run(t.Context(), &Uninstall{}); err == nil || !strings.Contains(err.Error(), "create manx.yaml first") {
 		t.Errorf("without the DaemonSet: %v", err)
 	}
 }

@@ -53,7 +53,7 @@ func TestStatusFromAfar(t *testing.T) {
 		want string
 	}{
 		{[]string{"--node", "nowhere"}, "node nowhere: no agent runs there"},
-		{[]string{"-o", "yaml"}, `"yaml": want text or json`},
+		{[]string{"-o", "xml"}, `"xml": want text, json or yaml`},
 	} {
 		if out, err := far(c.args...); err == nil || !strings.Contains(out, c.want) {
 			t.Errorf("manxctl status %v: %v, %q; want a failure that says %q", c.args, err, out, c.want)
