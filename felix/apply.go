@@ -94,9 +94,10 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	}
 }
 
-// takeRPFilters has the tunnel's looked at when one was set that counts for it: udev
-// applies sysctl.d to every new device, so to tunl0 a moment after it was made.
+// takeRPFilters has the pods' looked at, and the tunnel's when one was set that counts for
+// it: udev applies sysctl.d to every new device, so to tunl0 a moment after it was made.
 func (d *Dataplane) takeRPFilters(set map[int]bool) {
+	d.endpoints.RPFilterSet(set)
 	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.uplinkIndex] {
 		d.tunnel.QueueResync()
 	}

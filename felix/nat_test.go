@@ -18,7 +18,7 @@ func TestPacketPath(t *testing.T) {
 	// the difference between the two source addresses.
 	n.outside.Run(t, "ip", "route", "add", "10.244.0.0/16", "via", "192.0.2.1")
 	n.outside.Run(t, "ip", "addr", "add", "10.244.1.1/32", "dev", "lo") // a pod of another node
-	d, _ := n.start(nil)
+	d, stop := n.start(nil)
 	d.SetState(n.input())
 	ready(t, d)
 	for _, ep := range d.Endpoints() {
@@ -56,6 +56,10 @@ func TestPacketPath(t *testing.T) {
 			t.Errorf("%s: seen from %q, want %q", tc.what, tc.got, tc.want)
 		}
 	}
+
+	// The agent has the kernel check sources, too; what follows is the rule's work alone.
+	stop()
+	nltest.Run(t, "sysctl", "-qw", "net.ipv4.conf."+a.Iface+".rp_filter=0", "net.ipv4.conf."+b.Iface+".rp_filter=0")
 
 	// A pod that borrows another's address, and one that borrows the node's.
 	nsB.Run(t, "ip", "addr", "add", "10.244.0.21/32", "dev", "eth0")

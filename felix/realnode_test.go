@@ -72,7 +72,7 @@ func (n *node) plug(ns nltest.NS, ep state.Endpoint) {
 	// Not in the same request: the kernel ignores IFLA_IFALIAS when it creates.
 	nltest.Run(n.t, "ip", "link", "set", ep.Iface, "alias", ep.Alias())
 	nltest.Run(n.t, "sysctl", "-qw", "net.ipv4.conf."+ep.Iface+".proxy_arp=1", "net.ipv4.neigh."+ep.Iface+".proxy_delay=0",
-		// The kernel's own source check must not do our rules' work.
+		// As an older plugin left it; the agent turns the kernel's source check on.
 		"net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf."+ep.Iface+".rp_filter=0")
 	nltest.Run(n.t, "ip", "link", "set", ep.Iface, "up")
 	for _, c := range []string{

@@ -8,7 +8,7 @@ import (
 )
 
 // rpFilters notes whose rp_filter was set while a watcher listens to the kernel. That is
-// the tunnel's business only.
+// the business of pods' interfaces and of the tunnel only.
 type rpFilters struct {
 	nl.Kernel
 	mu  sync.Mutex

@@ -75,6 +75,7 @@ func checkHostSide(t *testing.T, node *nettest.Namespace, host string) {
 		"ipv4/conf/" + host + "/proxy_arp":      "1",
 		"ipv4/conf/" + host + "/forwarding":     "1",
 		"ipv4/conf/" + host + "/route_localnet": "0",
+		"ipv4/conf/" + host + "/rp_filter":      "1",
 		"ipv4/neigh/" + host + "/proxy_delay":   "0",
 		"ipv6/conf/" + host + "/accept_ra":      "0",
 		"ipv6/conf/" + host + "/disable_ipv6":   "1",

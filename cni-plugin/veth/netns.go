@@ -69,7 +69,8 @@ func (n *namespace) enter(do func() error) error {
 // sysctl is one file below /proc/sys/net and the value it must have.
 type sysctl struct {
 	path, value string
-	optional    bool // the kernel may lack it: IPv6 compiled out or disabled
+	also        string // a value that is as good
+	optional    bool   // the kernel may lack it: IPv6 compiled out or disabled
 }
 
 // families are the address families that a pod has.
@@ -85,7 +86,8 @@ func familiesOf(addrs []netip.Addr) (f families) {
 
 // hostSysctls are those of the host side. Router advertisements are refused
 // because a pod could otherwise become the node's default router (CVE-2020-13597).
-// A pod without IPv4 is not answered for the IPv4 gateway. route_localnet stays as the
+// A pod without IPv4 is not answered for the IPv4 gateway. rp_filter has the kernel
+// learn no neighbour from an ARP request whose sender is not the pod. route_localnet stays as the
 // node has it: with it, a pod's packet to 127.0.0.1 would reach the node's own services
 // wherever no packet filter stands in the way. The portmap plugin, which needs it for
 // hostPorts on localhost, sets it itself.
@@ -94,6 +96,9 @@ func hostSysctls(iface string, has families) []sysctl {
 	var out []sysctl
 	if has.ipv4 {
 		out = append(out,
+			// On a device without an address 2 says the same as 1; systemd's udev rules
+			// set it on new devices.
+			sysctl{path: v4 + "rp_filter", value: "1", also: "2"},
 			sysctl{path: "ipv4/neigh/" + iface + "/proxy_delay", value: "0"},
 			sysctl{path: v4 + "proxy_arp", value: "1"},
 			sysctl{path: v4 + "forwarding", value: "1"},
@@ -180,7 +185,7 @@ func (s sysctl) differs() string {
 	if err != nil {
 		return "sysctl " + s.path + ": " + err.Error()
 	}
-	if got := string(trimNewline(raw)); got != s.value {
+	if got := string(trimNewline(raw)); got != s.value && (s.also == "" || got != s.also) {
 		return fmt.Sprintf("sysctl %s is %s, want %s", s.path, got, s.value)
 	}
 	return ""

@@ -82,7 +82,7 @@ func TestSysctlsComeBeforeUp(t *testing.T) {
 	// A sysctl that can not be written stops everything before "up".
 	node.IP(t, "link set cali0 name cali1")
 	node.Do(t, func() { err = p.Configure(Settings{Addrs: []netip.Addr{netip.MustParseAddr("10.1.1.1")}}) })
-	if err == nil || !strings.Contains(err.Error(), "set sysctl /proc/sys/net/ipv4/neigh/cali0/proxy_delay=0") {
+	if err == nil || !strings.Contains(err.Error(), "set sysctl /proc/sys/net/ipv4/conf/cali0/rp_filter=1") {
 		t.Errorf("Configure: %v", err)
 	}
 	if a := node.Link(t, "cali1").Attrs(); a.RawFlags&unix.IFF_UP != 0 {

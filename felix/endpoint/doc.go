@@ -11,6 +11,11 @@
 // deleted and created again has the same one. Every removal therefore names the
 // container ID, and touches nothing that belongs to another.
 //
+// A pod's interface has its rp_filter on. It is what keeps the pod from filling the
+// node's neighbour table: the kernel would answer, and learn from, an ARP request of
+// whatever sender. The plugin sets it; it is looked at with every reading and whenever
+// it was set.
+//
 // The kernel takes about 20 ms to remove a veth. A Reaper does that on a
 // goroutine and a netlink socket of its own, together with forgetting the
 // connections of the pod's addresses, after the route is gone.

@@ -19,6 +19,7 @@ import (
 type Kernel interface {
 	Links() ([]nl.Link, error)
 	LinkByName(name string) (nl.Link, error)
+	LinkSetRPFilter(index, mode int) error
 }
 
 // Config is what a Driver needs.
@@ -43,6 +44,8 @@ type Driver struct {
 	// orphans are links with our mark and without an address: name → handle.
 	orphans map[string]string
 	foreign int
+	// unchecked are links whose source check could not be turned on: name → why.
+	unchecked map[string]string
 }
 
 // attached names an interface of a container by its name on the node. A container
@@ -74,6 +77,7 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read endpoints back: %w", err)
 	}
+	d.checkAllSources(links)
 	handles := d.cfg.Addresses()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -147,6 +151,9 @@ func (d *Driver) Add(ep state.Endpoint) (link nl.Link, obsolete []state.Route, e
 	if link.Alias != ep.Alias() {
 		return nl.Link{}, nil, fmt.Errorf("endpoint %s: interface %s has the alias %q, want %q: it belongs to somebody else",
 			ep.Handle(), ep.Iface, link.Alias, ep.Alias())
+	}
+	if _, err := d.checkSources(link); err != nil {
+		return nl.Link{}, nil, fmt.Errorf("endpoint %s: %w", ep.Handle(), err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -239,7 +246,8 @@ func (d *Driver) Foreign() int {
 	return d.foreign
 }
 
-// Conditions names the interfaces that have no address.
+// Conditions names the interfaces that have no address, and those whose senders the
+// kernel does not check.
 func (d *Driver) Conditions() []state.Condition {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -248,6 +256,12 @@ func (d *Driver) Conditions() []state.Condition {
 		out = append(out, state.Condition{
 			Kind: state.EndpointWithoutAddress, Subject: name,
 			Message: fmt.Sprintf("IPAM has no address for its handle %s; it gets no route: if its pod is gone, delete it with ip link del", handle),
+		})
+	}
+	for name, msg := range d.unchecked {
+		out = append(out, state.Condition{
+			Kind: state.SourceUnchecked, Subject: name,
+			Message: msg + ": its pod may fill the node's neighbour table; set net.ipv4.conf." + name + ".rp_filter=1",
 		})
 	}
 	return out

@@ -33,9 +33,9 @@ func (f Family) setType() string {
 
 // icmpv6Types are the messages of each group, by their numbers at IANA.
 var icmpv6Types = map[state.ICMPv6]string{
-	// Multicast listener query, report, done; router solicitation; neighbour
-	// solicitation, advertisement; multicast listener report of version 2.
-	state.ICMPv6Neighbours: "130, 131, 132, 133, 135, 136, 143",
+	// Query, report, done; report of version 2.
+	state.ICMPv6Listeners:    "130, 131, 132, 143",
+	state.ICMPv6Solicitation: "135",
 	// Router advertisement, redirect.
 	state.ICMPv6Router: "134, 137",
 }
@@ -66,6 +66,9 @@ func (f Family) render(r state.Rule) (string, error) {
 			return "", fmt.Errorf("rule %+v: no such messages in table %s %s", r, f, TableName)
 		}
 		add("icmpv6 type { %s }", types)
+	}
+	if r.Src.IsValid() {
+		add("%s saddr %s", f, element(r.Src.String()))
 	}
 	if r.Dst.IsValid() {
 		add("%s daddr %s", f, element(r.Dst.String()))

@@ -61,12 +61,24 @@
 //
 // The table for IPv6 is the same as far as it goes: there is no tunnel, so there is
 // no input chain and no rule about the host's packets into it. What hosts need on
-// their link passes raw-prerouting before the source is looked at: neighbour
-// discovery and multicast listener reports, from a link-local address or, by a pod
-// that is about to take an address, from none (::). These packets never leave the
-// link: nobody forwards them. A pod has no say in routing, so its router
-// advertisements and redirects are dropped, whatever the host would make of them.
-// Connection tracking leaves all of these alone (nf_conntrack_icmpv6_error), and with them
+// their link passes raw-prerouting before the source is looked at: multicast listener
+// reports, from a link-local address or from none (::), and the solicitation by which
+// a pod that is about to take an address asks whether it is taken, from none. These
+// packets never leave the link, and the node learns no neighbour from them.
+//
+// Everything else that has a link-local source is dropped. A pod may choose among 2⁶⁴ of
+// them, each of which would become an entry in the node's neighbour table: by a
+// solicitation, or by whatever the node answers. What the reverse path rule can judge
+// is the pod's own addresses, and the pod's kernel solicits its gateway under that of the
+// packet it is about to send (ndisc_solicit). Its probes whether the gateway is still
+// there come from the link-local address and stay unanswered; it then solicits again, and
+// no packet is lost. In IPv4 the kernel judges the senders of ARP requests in the same
+// way when the interface's rp_filter is on, see felix/endpoint.
+//
+// A pod has no say in routing, so its router advertisements and redirects are dropped,
+// whatever the host would make of them.
+//
+// Connection tracking leaves neighbour discovery alone (nf_conntrack_icmpv6_error), and with them
 // address translation. Whether masquerading is wanted is the pool's natOutgoing, as
 // in IPv4, and off by default.
 //

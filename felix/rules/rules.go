@@ -37,10 +37,13 @@ const defaultVXLANPort = 4789
 // podInterfaces matches every pod interface.
 const podInterfaces = state.InterfacePrefix + "*"
 
-// onLink are the sources of packets that stay on their link: link-local addresses
-// (RFC 4291 §2.5.6), and the unspecified one of a host that is about to choose an
-// address (§2.5.2).
-var onLink = []netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
+// The sources of packets that stay on their link: link-local addresses (RFC 4291
+// §2.5.6), and the unspecified one of a host that is about to choose an address (§2.5.2).
+var (
+	unspecified6 = netip.MustParsePrefix("::/128")
+	linkLocal6   = netip.MustParsePrefix("fe80::/10")
+	onLink       = []netip.Prefix{unspecified6, linkLocal6}
+)
 
 // What a node calls itself (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3): no packet with such
 // a destination comes from elsewhere.
@@ -71,7 +74,9 @@ func IPv6(f state.PacketFilter) state.Table {
 	raw := []state.Rule{
 		{InIface: podInterfaces, ICMPv6: state.ICMPv6Router, Counted: true, Verdict: state.VerdictDrop, Comment: DropRouterFromPod},
 		toLoopback(loopback6),
-		{InIface: podInterfaces, ICMPv6: state.ICMPv6Neighbours, SrcSet: SetOnLink, Verdict: state.VerdictAccept, Comment: "neighbour discovery"},
+		{InIface: podInterfaces, ICMPv6: state.ICMPv6Listeners, SrcSet: SetOnLink, Verdict: state.VerdictAccept, Comment: "multicast listener"},
+		{InIface: podInterfaces, ICMPv6: state.ICMPv6Solicitation, Src: unspecified6, Verdict: state.VerdictAccept, Comment: "duplicate address detection"},
+		{InIface: podInterfaces, Src: linkLocal6, Verdict: state.VerdictDrop, Comment: "a link-local address: it would become a neighbour"},
 		ownAddress(),
 	}
 	t := table(f, state.Is6, []state.Rule{leavesPools()}, append(raw, vxlan(f)...))

@@ -41,6 +41,9 @@ const (
 	// EndpointWithoutAddress: a pod interface of ours has no address in IPAM
 	// and therefore gets no route.
 	EndpointWithoutAddress ConditionKind = "EndpointWithoutAddress"
+	// SourceUnchecked: the kernel refuses the source check (rp_filter) of a pod's
+	// interface: the pod may fill the node's neighbour table.
+	SourceUnchecked ConditionKind = "SourceUnchecked"
 	// LinkNotRemoved: a removed pod's interface could not be deleted.
 	LinkNotRemoved ConditionKind = "LinkNotRemoved"
 	// NftablesUnavailable: nft(8) is missing, too old, or not permitted.

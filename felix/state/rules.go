@@ -86,10 +86,10 @@ type ICMPv6 string
 
 // The groups of ICMPv6 messages that Manx uses.
 const (
-	// ICMPv6Neighbours is what every host must be able to send on a link:
-	// solicitations and neighbour advertisements (RFC 4861), and multicast
-	// listener messages (RFC 2710, RFC 3810).
-	ICMPv6Neighbours ICMPv6 = "neighbours"
+	// ICMPv6Listeners are the multicast listener messages (RFC 2710, RFC 3810).
+	ICMPv6Listeners ICMPv6 = "listeners"
+	// ICMPv6Solicitation is the neighbour solicitation (RFC 4861 §4.3).
+	ICMPv6Solicitation ICMPv6 = "solicitation"
 	// ICMPv6Router is what routers tell hosts: router advertisements and
 	// redirects (RFC 4861 §4.2, §4.5).
 	ICMPv6Router ICMPv6 = "router"
@@ -105,7 +105,9 @@ type Rule struct {
 	DstPort uint16
 	// ICMPv6 selects messages of ICMPv6; only in tables for IPv6.
 	ICMPv6 ICMPv6 `json:",omitempty"`
-	// Dst contains the destination address; for ranges that no cluster changes.
+	// Src and Dst contain the source and the destination address; for ranges that no
+	// cluster changes.
+	Src netip.Prefix `json:",omitzero"`
 	Dst netip.Prefix `json:",omitzero"`
 	// SrcSet names a set that must contain the source address.
 	SrcSet string
