@@ -51,6 +51,7 @@ func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix
 			}
 			out = append(out, c)
 		}
+		yield(out[n:], i)
 		if len(out) == n && !excluded.MatchString(i.Name) { // pods' interfaces have no address and are legion
 			if verdict == "" {
 				verdict = fmt.Sprintf("no %s address", r.Family)
@@ -59,6 +60,26 @@ func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix
 		}
 	}
 	return out
+}
+
+// yield refuses the addresses of an interface, among those that qualify, that come and
+// go where it has others. The order in which the kernel lists them says nothing: a
+// floating address is mostly the newest, and comes first in IPv6.
+func yield(of []candidate, i Interface) {
+	lesser := func(c candidate) string {
+		if c.addr.IsSingleIP() {
+			return "a host address, as floating ones are, where the interface has one with a subnet"
+		}
+		return i.Lesser[c.addr.Addr()]
+	}
+	if !slices.ContainsFunc(of, func(c candidate) bool { return c.why == "" && lesser(c) == "" }) {
+		return
+	}
+	for j := range of {
+		if of[j].why == "" {
+			of[j].why = lesser(of[j])
+		}
+	}
 }
 
 // listMax bounds how many candidates a message lists.
@@ -114,14 +135,15 @@ func (r Request) fail(why string, cands []candidate) error {
 		r.Family.methodVariable(), r.Method.String(), why, seen, MethodForms, r.Family.wayOut())
 }
 
-// owner finds the interface that has address a.
-func owner(ifaces []Interface, a netip.Addr) (candidate, bool) {
+// owner finds the interface that has address a: of several the one that has it with a
+// subnet, else the first.
+func owner(ifaces []Interface, a netip.Addr) (found candidate, ok bool) {
 	for _, i := range ifaces {
 		for _, p := range i.Addrs {
-			if p.Addr() == a {
-				return candidate{iface: i.Name, up: i.Up, addr: p, unfit: i.Unfit[a]}, true
+			if p.Addr() == a && (!ok || found.addr.IsSingleIP() && !p.IsSingleIP()) {
+				found, ok = candidate{iface: i.Name, up: i.Up, addr: p, unfit: i.Unfit[a]}, true
 			}
 		}
 	}
-	return candidate{}, false
+	return found, ok
 }

@@ -16,6 +16,11 @@
 // over the order of the interfaces, because it is the one that the kubelet, the
 // API server and the other nodes already use for this machine.
 //
+// Of the addresses of one interface, one with a subnet comes before a host address (/32,
+// /128) and before one with preferred_lft 0: those float from host to host, and the
+// newest is the first in the kernel's list. The address in use stays as long as the
+// method accepts it. A start and a running agent decide alike.
+//
 // IP6 and IP6_AUTODETECTION_METHOD do the same for IPv6, with two differences. A
 // node has IPv6 only when IP6 asks for it, so that nothing is stored without it.
 // And an interface has several IPv6 addresses as a rule, some of which pass away:

@@ -17,17 +17,21 @@ type Interface struct {
 	// Unfit says of addresses among Addrs why they are not to be detected: they
 	// are valid now and may not be tomorrow. Only IPv6 has such.
 	Unfit map[netip.Addr]string
+	// Lesser says of IPv4 addresses among Addrs why they are detected only when
+	// the interface has no other.
+	Lesser map[netip.Addr]string
 }
 
 // Request is everything that the choice depends on.
 type Request struct {
 	Family Family
-	IP     Address      // the variable IP; of IPv6: IP6
-	Method Method       // the variable IP_AUTODETECTION_METHOD; of IPv6: IP6_AUTODETECTION_METHOD
-	Stored netip.Prefix // annotation projectcalico.org/IPv4Address or IPv6Address; zero when absent
-	// Sticky keeps the stored address as long as the method accepts it, so that
-	// an interface that appears while the node runs does not move the node.
-	Sticky      bool
+	IP     Address // the variable IP; of IPv6: IP6
+	Method Method  // the variable IP_AUTODETECTION_METHOD; of IPv6: IP6_AUTODETECTION_METHOD
+	// Stored is the annotation projectcalico.org/IPv4Address or IPv6Address, zero
+	// when absent: the address in use. It stays as long as the method accepts it,
+	// at a start as well as while the agent runs: neither an interface that
+	// appears nor the order in which the kernel lists addresses moves a node.
+	Stored      netip.Prefix
 	InternalIPs []netip.Addr // of the Node's status
 	Interfaces  []Interface
 	// Reach returns the source address that the kernel uses towards a
@@ -170,7 +174,7 @@ func (r Request) firstFound() (Result, error) {
 // takes the first address that nobody refuses.
 func (r Request) pick(iface func(Interface) string, addr func(netip.Prefix) string) (Result, error) {
 	cands := r.candidates(iface, addr)
-	if r.Sticky && r.Stored.IsValid() {
+	if r.Stored.IsValid() {
 		i := slices.IndexFunc(cands, func(c candidate) bool { return c.why == "" && c.addr == r.Stored })
 		if i >= 0 {
 			return r.choose(cands, i, "it is the address in use and still qualifies"), nil

@@ -66,8 +66,8 @@ func TestResolve6(t *testing.T) {
 		{name: "kubernetes-internal-ip, none", ip: "autodetect", method: "kubernetes-internal-ip", internal: addrs("10.0.0.5"),
 			fail: []string{"no IPv6 InternalIP", "--node-ip"}},
 
-		{name: "sticky keeps what qualifies", ip: "autodetect", sticky: true, stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0", reason: []string{"in use"}},
-		{name: "sticky does not keep what is to go", ip: "autodetect", sticky: true, stored: "2001:db8::bbbb/64", want: "2001:db8::5/64", iface: "eth0"},
+		{name: "the one in use qualifies", ip: "autodetect", stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0", reason: []string{"in use"}},
+		{name: "the one in use is about to go", ip: "autodetect", stored: "2001:db8::bbbb/64", want: "2001:db8::5/64", iface: "eth0"},
 		{name: "autodetect fails, stored is local", ip: "autodetect", method: "interface=ens", stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0",
 			reason: []string{"autodetection failed"}},
 		{name: "autodetect fails, stored is not local", ip: "autodetect", method: "interface=ens", stored: "fd00::99/64", fail: []string{"fd00::99/64, is on no interface"}},

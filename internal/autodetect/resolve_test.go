@@ -42,7 +42,6 @@ type resolveCase struct {
 	family       Family
 	ip, method   string
 	stored       string
-	sticky       bool
 	internal     []netip.Addr
 	ifaces       []Interface // nil: host()
 	reach        string      // "!…" is an error
@@ -59,7 +58,7 @@ func (tc resolveCase) request(t *testing.T) Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Request{Family: tc.family, IP: ip, Method: m, Sticky: tc.sticky, InternalIPs: tc.internal, Interfaces: tc.ifaces}
+	r := Request{Family: tc.family, IP: ip, Method: m, InternalIPs: tc.internal, Interfaces: tc.ifaces}
 	if r.Interfaces == nil {
 		r.Interfaces = host()
 	}
@@ -125,15 +124,16 @@ func TestResolve(t *testing.T) {
 
 		{name: "stored is kept", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"kept the address stored", "IP is empty"}},
 		{name: "stored is kept though foreign", stored: "10.77.0.5/24", want: "10.77.0.5/24", reason: []string{"no interface of this host owns it"}},
-		{name: "autodetect overrides stored", ip: "autodetect", stored: "10.0.0.5/24", want: "192.168.7.5/24", iface: "eth1"},
+		{name: "autodetect keeps what is in use", ip: "autodetect", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"in use and still qualifies"}},
+		{name: "autodetect overrides what is not here", ip: "autodetect", stored: "10.77.0.5/24", want: "192.168.7.5/24", iface: "eth1"},
 		{name: "autodetect fails, stored is local", ip: "autodetect", method: "interface=ens", stored: "10.0.0.5/24", want: "10.0.0.5/24",
 			iface: "eth0", reason: []string{"autodetection failed"}},
 		{name: "autodetect fails, stored is not local", ip: "autodetect", method: "interface=ens", stored: "10.77.0.5/24",
 			fail: []string{"interface=ens", "10.77.0.5/24, is on no interface"}},
-		{name: "sticky keeps what qualifies", ip: "autodetect", sticky: true, stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"in use"}},
-		{name: "sticky yields to the method", ip: "autodetect", method: "interface=eth1", sticky: true, stored: "10.0.0.5/24", want: "192.168.7.5/24", iface: "eth1"},
-		{name: "sticky yields to the InternalIP", ip: "autodetect", sticky: true, stored: "192.168.7.5/24", internal: addrs("10.0.0.5"), want: "10.0.0.5/24", iface: "eth0"},
-		{name: "sticky yields to a new prefix length", ip: "autodetect", sticky: true, method: "interface=eth0", stored: "10.0.0.5/16", want: "10.0.0.5/24", iface: "eth0"},
+		{name: "the one in use qualifies", ip: "autodetect", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"in use"}},
+		{name: "the one in use yields to the method", ip: "autodetect", method: "interface=eth1", stored: "10.0.0.5/24", want: "192.168.7.5/24", iface: "eth1"},
+		{name: "the one in use yields to the InternalIP", ip: "autodetect", stored: "192.168.7.5/24", internal: addrs("10.0.0.5"), want: "10.0.0.5/24", iface: "eth0"},
+		{name: "the one in use yields to a new prefix length", ip: "autodetect", method: "interface=eth0", stored: "10.0.0.5/16", want: "10.0.0.5/24", iface: "eth0"},
 
 		{name: "none", ip: "none", want: "", reason: []string{"IP=none"}},
 		{name: "none keeps stored", ip: "none", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0"},

@@ -18,7 +18,7 @@ func Interfaces() ([]Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
-	unfit := readUnfit()
+	unfit, lesser := readUnfit(), readLesser()
 	var out []Interface
 	for _, i := range ifs {
 		addrs, err := i.Addrs()
@@ -42,6 +42,12 @@ func Interfaces() ([]Interface, error) {
 					one.Unfit = map[netip.Addr]string{}
 				}
 				one.Unfit[addr] = why
+			}
+			if why := lesser[on{i.Index, addr.Unmap()}]; why != "" {
+				if one.Lesser == nil {
+					one.Lesser = map[netip.Addr]string{}
+				}
+				one.Lesser[addr.Unmap()] = why
 			}
 		}
 		out = append(out, one)

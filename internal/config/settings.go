@@ -93,27 +93,27 @@ var settings = []setting{
 	as(address, func(c *Config) *autodetect.Address { return &c.Address.IP }, setting{
 		name: "IP", group: groupAddress,
 		doc: "The node's IPv4 address. Empty: the address stored in the Node's annotation `projectcalico.org/IPv4Address`, detected when there " +
-			"is none. `autodetect`: detected at every start and every `AUTODETECT_POLL_INTERVAL`. `none`: the stored one, never detected. An address " +
-			"without a prefix length gets that of the interface that owns it.",
+			"is none. `autodetect`: looked for at every start and every `AUTODETECT_POLL_INTERVAL`; an address in use " +
+			"stays as long as the method accepts it. `none`: the stored one, never detected. An address without a prefix length gets that of the interface that owns it.",
 	}),
 	as(method, func(c *Config) *autodetect.Method { return &c.Address.Method }, setting{
 		name: "IP_AUTODETECTION_METHOD", group: groupAddress, preset: "first-found",
 		doc: "How the address is detected. `first-found`: the Node's InternalIP when an interface has it, else the first address of the " +
 			"interfaces from the highest index down, without bridges and tunnels. `interface`, `skip-interface`: the same walk over interfaces whose " +
 			"name matches, or does not match, a regular expression (anywhere in the name; write `^eth0$` for an exact one). `can-reach`: the source address " +
-			"that the kernel uses towards a destination. `cidr`: the first address in one of the ranges. `kubernetes-internal-ip`: the Node's InternalIP only.",
+			"that the kernel uses towards a destination. `cidr`: the first address in one of the ranges. `kubernetes-internal-ip`: the Node's InternalIP only. " +
+			"Of the addresses of one interface, one with a subnet comes before host addresses (/32) and deprecated ones (`preferred_lft 0`), which float as a rule.",
 	}),
 	as(address6, func(c *Config) *autodetect.Address { return &c.Address.IP6 }, setting{
 		name: "IP6", group: groupAddress,
 		doc: "The node's IPv6 address, and with it whether the node carries IPv6: BGP sessions over IPv6, routes, rules and pods' addresses. Empty or `none`: " +
-			"no IPv6, and the Node's annotation `projectcalico.org/IPv6Address` is removed. `autodetect`: detected as for `IP`, except that an address in use is kept " +
-			"as long as the method accepts it; the start fails when there is none. An address without a prefix length gets that of the interface that owns it. " +
-			"Set it in the container `init-host` too, which turns on IPv6 forwarding.",
+			"no IPv6, and the Node's annotation `projectcalico.org/IPv6Address` is removed. `autodetect`: detected as for `IP`; " +
+			"the start fails when there is none. An address without a prefix length gets that of the interface that owns it. Set it in the container `init-host` too, which turns on IPv6 forwarding.",
 	}),
 	as(method6, func(c *Config) *autodetect.Method { return &c.Address.Method6 }, setting{
 		name: "IP6_AUTODETECTION_METHOD", group: groupAddress, preset: "first-found",
 		doc: "How the IPv6 address is detected, with `IP6=autodetect`: the methods of `IP_AUTODETECTION_METHOD`. Link-local, temporary, deprecated and " +
-			"not yet confirmed addresses are never taken.",
+			"not yet confirmed addresses are never taken, a /128 only when the interface has nothing else.",
 	}),
 	as(maybeBool, func(c *Config) **bool { return &c.Address.IPv6Support }, setting{
 		name: "FELIX_IPV6SUPPORT", group: groupAddress,
@@ -121,7 +121,7 @@ var settings = []setting{
 	}),
 	as(duration, func(c *Config) *time.Duration { return &c.Address.PollInterval }, setting{
 		name: "AUTODETECT_POLL_INTERVAL", group: groupAddress, preset: "60s",
-		doc: "How often to look whether an address has changed, with `IP=autodetect` or `IP6=autodetect`. An address in use is kept as long as the method accepts it.",
+		doc: "How often to look whether an address has changed, with `IP=autodetect` or `IP6=autodetect`, by the same rules as at the start.",
 	}),
 	as(exactlyTrue, func(c *Config) *bool { return &c.Address.SkipConflictCheck }, setting{
 		name: "DISABLE_NODE_IP_CHECK", group: groupAddress, preset: "false",

@@ -19,23 +19,23 @@ import (
 )
 
 // address chooses the node's addresses, AS and router id, and makes sure that no
-// other node has one of the addresses.
-func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, sticky bool) (Result, error) {
-	res, err := s.address4(ctx, node, ifaces, sticky)
+// other node has one of the addresses. The start and the running agent (Redetect) ask it
+// alike: what the one would choose, the other keeps.
+func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface) (Result, error) {
+	res, err := s.address4(ctx, node, ifaces)
 	if err != nil {
 		return Result{}, err
 	}
 	return res, s.address6(ctx, node, ifaces, &res)
 }
 
-func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, sticky bool) (Result, error) {
+func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface) (Result, error) {
 	set := s.Settings
 	stored := storedAddress(node, autodetect.IPv4)
 	got, err := autodetect.Resolve(ctx, autodetect.Request{
 		IP:          set.Address.IP,
 		Method:      set.Address.Method,
 		Stored:      stored,
-		Sticky:      sticky,
 		InternalIPs: internalIPs(node),
 		Interfaces:  ifaces,
 		Reach:       s.Reach,
@@ -62,9 +62,7 @@ func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []auto
 	return res, nil
 }
 
-// address6 chooses the node's IPv6 address, if it is to have one. The one in use is
-// kept at the start too: an interface has several as a rule, and the kernel lists the
-// latest first.
+// address6 chooses the node's IPv6 address, if it is to have one.
 func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, res *Result) error {
 	set := s.Settings.Address
 	stored := storedAddress(node, autodetect.IPv6)
@@ -73,7 +71,6 @@ func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []auto
 		IP:          set.IP6,
 		Method:      set.Method6,
 		Stored:      stored,
-		Sticky:      true,
 		InternalIPs: internalIPs(node),
 		Interfaces:  ifaces,
 		Reach:       s.Reach6,

@@ -132,7 +132,7 @@ func (s *Startup) Run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	res, err := s.address(ctx, node, ifaces, false)
+	res, err := s.address(ctx, node, ifaces)
 	if err != nil {
 		return Result{}, err
 	}
@@ -198,7 +198,7 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
 	}
 	if set.IP.Detects() {
-		res, err = s.address(ctx, node, ifaces, true)
+		res, err = s.address(ctx, node, ifaces)
 	} else {
 		res = s.found
 		err = s.address6(ctx, node, ifaces, &res)
