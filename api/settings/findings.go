@@ -49,8 +49,18 @@ func (k Kind) Findings(object map[string]any) []Finding {
 	var out []Finding
 	k.walk("spec", spec, &out)
 	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.Field, b.Field) })
-	return slices.Compact(out)
+	out = slices.Compact(out)
+	if n := len(out) - maxFindings; n > 0 {
+		// What is grave must not hide behind what is not.
+		slices.SortStableFunc(out, func(a, b Finding) int { return int(b.Weight) - int(a.Weight) })
+		out = append(out[:maxFindings:maxFindings], Finding{Field: fmt.Sprintf("%d more fields", n), Why: "not listed"})
+	}
+	return out
 }
+
+// maxFindings bounds what is said of one object: a schema that keeps unknown fields
+// takes as many as fit into an object.
+const maxFindings = 100
 
 // walk looks at the fields of one object inside the object.
 func (k Kind) walk(path string, fields map[string]any, out *[]Finding) {

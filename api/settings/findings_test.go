@@ -2,6 +2,7 @@ package settings_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -83,14 +84,14 @@ func TestFindings(t *testing.T) {
 // What is said stays short, whatever is in the object.
 func TestFindingsAreBounded(t *testing.T) {
 	long := strings.Repeat("ü", 100_000)
-	spec := map[string]any{"logSeverityScreen": long}
-	for i := range 500 {
-		spec[strings.Repeat("x", i+1)] = long
+	spec := map[string]any{"logSeverityScreen": long, "zzz": 1, "wireguardEnabled": true}
+	for i := range 499 {
+		spec[fmt.Sprintf("x%03d", i)+strings.Repeat("x", i)] = long
 	}
 	k, _ := settings.Of("FelixConfiguration")
 	found := k.Findings(map[string]any{"metadata": map[string]any{"name": "default"}, "spec": spec})
-	if len(found) == 0 {
-		t.Fatal("nothing found")
+	if len(found) != 101 || found[0].Weight != settings.NotReady || found[100].Field != "402 more fields" {
+		t.Fatalf("%d findings, from %v to %v", len(found), found[0], found[len(found)-1])
 	}
 	for _, f := range found {
 		if n := len(f.String()); n > 250 {

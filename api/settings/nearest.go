@@ -10,6 +10,9 @@ func Nearest(text string, names []string) (best string) {
 		if strings.EqualFold(text, name) {
 			return name
 		}
+		if far := len(text) - len(name); far >= least || -far >= least {
+			continue // so many letters too many or too few
+		}
 		if d := distance(text, name); d < least && d < len(name) {
 			least, best = d, name
 		}

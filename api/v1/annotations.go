@@ -33,6 +33,18 @@ const (
 // without it. A node's AS number and its cluster ID are the user's to set.
 var NodeAnnotations = []string{AnnotationNodeIPv4, AnnotationNodeIPv6, AnnotationNodeIPIPTunnelAddr, AnnotationNodePoolModes}
 
+// ConditionNodeSettings is the condition of a Node that is False while settings are
+// set that have no effect there; its message names them. It is absent until there
+// were some.
+const ConditionNodeSettings = "ManxSettingsEffective"
+
+// Reasons of ConditionNodeSettings.
+const (
+	ReasonSettingsEffective    = "AllSettingsEffective"
+	ReasonSettingWithoutEffect = "SettingWithoutEffect"
+	ReasonSettingRefused       = "SettingRefused" // at least one keeps the node from being ready
+)
+
 // Reasons of the Node's condition NetworkUnavailable when an agent has set it.
 const (
 	ReasonNodeNetworkUp       = "ManxIsUp"

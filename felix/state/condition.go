@@ -18,6 +18,12 @@ const (
 	// build does not have: packets of pods are not encrypted, and the agent is not
 	// ready.
 	EncryptionUnsupported ConditionKind = "EncryptionUnsupported"
+	// SettingRefused: an object has a setting which this build does not act on, and
+	// which is a matter of safety or of who reaches whom: the agent is not ready.
+	SettingRefused ConditionKind = "SettingRefused"
+	// MeshOff: there are other nodes and this one has no session with any of them,
+	// because its settings say so: the agent is not ready.
+	MeshOff ConditionKind = "MeshOff"
 	// IPIPUnavailable: a pool asks for IPIP and this node can not have the tunnel.
 	IPIPUnavailable ConditionKind = "IPIPUnavailable"
 	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows

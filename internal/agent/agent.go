@@ -58,7 +58,7 @@ type Agent struct {
 	ownership    ownership         // the steering loop's
 	generation   uint64            // of the last input of the dataplane; the steering loop's
 	handed       modePlan          // and what it said of modes
-	inClear      []state.Condition // the last of notEncrypted; the steering loop's
+	refused      []state.Condition // the last of settingConditions; the steering loop's
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open
@@ -199,6 +199,7 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	g.Go(func() error { return a.speaker.Run(ctx) })
 	g.Go(func() error { return a.annotator.Run(ctx) })
 	g.Go(func() error { return a.modes.run(ctx) })
+	g.Go(func() error { return a.markSettings(ctx) })
 	g.Go(func() error { return a.look(ctx) })
 	g.Go(func() error { return a.leaked.run(ctx) })
 	g.Go(func() error { return a.steer(ctx) })

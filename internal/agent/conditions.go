@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"slices"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/state"
@@ -36,15 +35,4 @@ func notEncrypted(node string, set config.Dataplane, s *datastore.Snapshot) (out
 		})
 	}
 	return out
-}
-
-// warnNotEncrypted logs what notEncrypted says when it is new.
-func (a *Agent) warnNotEncrypted(s *datastore.Snapshot) {
-	now := notEncrypted(a.node, a.settings.Dataplane, s)
-	for _, c := range now {
-		if !slices.Contains(a.inClear, c) {
-			a.log.Warn("not ready: packets of pods are not encrypted", "condition", c.Kind, "subject", c.Subject, "why", c.Message)
-		}
-	}
-	a.inClear = now
 }

@@ -27,18 +27,29 @@ import (
 // snapshotOf is what the datastore makes of FelixConfigurations, by name and spec.
 func snapshotOf(t *testing.T, felixConfs map[string]map[string]any) *datastore.Snapshot {
 	t.Helper()
+	var objects []runtime.Object
+	for name, spec := range felixConfs {
+		objects = append(objects, customObject("FelixConfiguration", name, spec))
+	}
+	return snapshotFrom(t, nil, objects...)
+}
+
+// customObject is an object of our group as the API server sends it.
+func customObject(kind, name string, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
+	}}
+}
+
+// snapshotFrom is what the datastore makes of Nodes and of objects of our group.
+func snapshotFrom(t *testing.T, nodes []runtime.Object, objects ...runtime.Object) *datastore.Snapshot {
+	t.Helper()
 	kinds := map[schema.GroupVersionResource]string{}
 	for _, k := range apiv1.Kinds {
 		kinds[apiv1.SchemeGroupVersion.WithResource(k.Plural)] = k.Kind + "List"
 	}
-	var objects []runtime.Object
-	for name, spec := range felixConfs {
-		objects = append(objects, &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "FelixConfiguration", "metadata": map[string]any{"name": name}, "spec": spec,
-		}})
-	}
 	d, err := datastore.New(datastore.Config{
-		Kubernetes: kubefake.NewClientset(), Log: slog.New(slog.DiscardHandler),
+		Kubernetes: kubefake.NewClientset(nodes...), Log: slog.New(slog.DiscardHandler),
 		Dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...),
 	})
 	if err != nil {

@@ -54,7 +54,8 @@ func (a *Agent) status() status.Node {
 	for _, c := range dp.Capabilities {
 		n.Capabilities = append(n.Capabilities, status.Capability{Name: c.Name, Available: c.OK, Detail: c.Detail})
 	}
-	for _, c := range slices.Concat(dp.Conditions, notEncrypted(a.node, a.settings.Dataplane, snap)) {
+	n.Settings = settingsStatus(snap.WithoutEffect(a.node))
+	for _, c := range slices.Concat(dp.Conditions, settingConditions(a.node, a.settings.Dataplane, snap)) {
 		n.Conditions = append(n.Conditions, status.Condition{Type: string(c.Kind), Message: c.Subject + ": " + c.Message})
 	}
 	for _, i := range snap.Invalid {

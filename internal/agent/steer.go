@@ -50,7 +50,7 @@ func (a *Agent) steer(ctx context.Context) error {
 			continue
 		}
 		a.snapshot.Store(snap)
-		a.warnNotEncrypted(snap)
+		a.warnRefused(snap)
 		if !synced {
 			if err := a.syncIPAM(ctx); err != nil {
 				a.errors.add("ipam", err)
@@ -163,7 +163,7 @@ func (a *Agent) ready() error {
 	if why := a.modes.unavailable(); why != "" {
 		errs = append(errs, fmt.Errorf("%s: %s", state.IPIPUnavailable, why))
 	}
-	for _, c := range notEncrypted(a.node, a.settings.Dataplane, a.snapshot.Load()) {
+	for _, c := range settingConditions(a.node, a.settings.Dataplane, a.snapshot.Load()) {
 		errs = append(errs, fmt.Errorf("%s: %s: %s", c.Kind, c.Subject, c.Message))
 	}
 	st := a.speaker.Status()

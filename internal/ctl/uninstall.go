@@ -499,8 +499,14 @@ func (u uninstaller) forgetNodes(ctx context.Context) error {
 		if len(gone) > 0 {
 			patch["metadata"] = map[string]any{"annotations": gone}
 		}
-		if slices.ContainsFunc(n.Status.Conditions, setByAgent) {
-			patch["status"] = map[string]any{"conditions": []any{map[string]any{"type": corev1.NodeNetworkUnavailable, "$patch": "delete"}}}
+		var conditions []any
+		for _, c := range n.Status.Conditions {
+			if setByAgent(c) {
+				conditions = append(conditions, map[string]any{"type": c.Type, "$patch": "delete"})
+			}
+		}
+		if len(conditions) > 0 {
+			patch["status"] = map[string]any{"conditions": conditions}
 		}
 		if len(patch) == 0 {
 			continue
@@ -518,7 +524,7 @@ func (u uninstaller) forgetNodes(ctx context.Context) error {
 }
 
 func setByAgent(c corev1.NodeCondition) bool {
-	return c.Type == corev1.NodeNetworkUnavailable && (c.Reason == apiv1.ReasonNodeNetworkUp || c.Reason == apiv1.ReasonNodeIPIPUnavailable)
+	return c.Type == apiv1.ConditionNodeSettings || c.Type == corev1.NodeNetworkUnavailable && (c.Reason == apiv1.ReasonNodeNetworkUp || c.Reason == apiv1.ReasonNodeIPIPUnavailable)
 }
 
 // freePools takes the finalizer from the pools.

@@ -75,6 +75,7 @@ func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *
 			}},
 			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
 				{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: apiv1.ReasonNodeNetworkUp},
+				{Type: apiv1.ConditionNodeSettings, Status: corev1.ConditionFalse, Reason: apiv1.ReasonSettingWithoutEffect},
 				{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
 			}},
 		})

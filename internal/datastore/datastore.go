@@ -61,6 +61,7 @@ const (
 	kindIPAMConfig  = "IPAMConfig"
 	kindBGPConf     = "BGPConfiguration"
 	kindFelix       = "FelixConfiguration"
+	kindBGPPeer     = "BGPPeer"
 	kindPod         = "Pod"
 	kindNamespace   = "Namespace"
 )
@@ -86,6 +87,7 @@ func New(cfg Config) (*Datastore, error) {
 		kindIPAMConfig:  {apiv1.PluralIPAMConfigs, decodeInto[apiv1.IPAMConfig]},
 		kindBGPConf:     {apiv1.PluralBGPConfigurations, decodeInto[apiv1.BGPConfiguration]},
 		kindFelix:       {apiv1.PluralFelixConfigurations, decodeInto[apiv1.FelixConfiguration]},
+		kindBGPPeer:     {apiv1.PluralBGPPeers, decodeInto[apiv1.BGPPeer]},
 	} {
 		d.informers[kind] = custom.ForResource(apiv1.SchemeGroupVersion.WithResource(of.plural)).Informer()
 		if err := d.informers[kind].SetTransform(of.transform); err != nil {
@@ -222,6 +224,7 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Invalid = append(s.Invalid, bad...)
 	s.felix, bad = settleFelix(felix)
 	s.Invalid = append(s.Invalid, bad...)
+	s.settings = collectSettings(d.informers)
 	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	d.report(s.Invalid)
 	return s, true
@@ -257,6 +260,7 @@ type object[T any] struct {
 	metav1.ObjectMeta
 	value *T
 	err   error
+	set   ObjectSettings
 }
 
 // nodeObject is a Node as the informer keeps it.
@@ -287,11 +291,13 @@ func decodeInto[T any](o any) (any, error) {
 	}
 	v := new(T)
 	err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v)
-	return &object[T]{ObjectMeta: identity(u), value: v, err: err}, nil
+	return &object[T]{ObjectMeta: identity(u), value: v, err: err, set: settingsOf[T](u)}, nil
 }
 
 // same reports whether nothing that is used has changed.
-func same(old, cur any) bool { return reflect.DeepEqual(essence(old), essence(cur)) }
+func same(old, cur any) bool {
+	return sameSettings(old, cur) && reflect.DeepEqual(essence(old), essence(cur))
+}
 
 // essence strips what changes without meaning from a kept object.
 func essence(o any) any {
@@ -311,6 +317,8 @@ func essence(o any) any {
 		return [2]any{o.value.Spec, o.err}
 	case *object[apiv1.FelixConfiguration]:
 		return [2]any{o.value.Spec, o.err}
+	case *object[apiv1.BGPPeer]:
+		return o.err // its settings are compared beside
 	}
 	return o
 }

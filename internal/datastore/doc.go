@@ -3,7 +3,8 @@
 //
 // It owns one informer per kind that decides routing (Nodes, IPPools,
 // BlockAffinities, BGPConfigurations, FelixConfigurations) or what is assigned
-// (IPReservations, IPAMConfigs), trims every object on arrival to what is used,
+// (IPReservations, IPAMConfigs), and of BGPPeers, which have no effect and must not be
+// passed over in silence; trims every object on arrival to what is used,
 // checks it, and offers one level-triggered signal and one value:
 //
 //	informers ─▶ trim ─▶ validate ─▶ Snapshot (immutable) ─▶ Changed()

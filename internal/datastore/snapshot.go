@@ -60,7 +60,8 @@ type Snapshot struct {
 	BGP      BGPConfiguration // the object "default" with Calico's defaults filled in
 	Invalid  []Invalid        // sorted
 
-	felix map[string]apiv1.FelixConfigurationSpec // by name
+	felix    map[string]apiv1.FelixConfigurationSpec // by name
+	settings []ObjectSettings                        // of every object that has some
 }
 
 // Node returns the node of that name.

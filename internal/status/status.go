@@ -28,6 +28,7 @@ type Node struct {
 	Capabilities []Capability `json:"capabilities"`
 	Dropped      []Drop       `json:"dropped,omitempty"`
 	Conditions   []Condition  `json:"conditions,omitempty"`
+	Settings     []Setting    `json:"settings,omitempty"` // that have no effect
 	Errors       []Error      `json:"errors,omitempty"`
 	// Addresses is absent until the agent has read its kernel.
 	Addresses *Addresses `json:"addresses,omitempty"`

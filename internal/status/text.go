@@ -43,6 +43,7 @@ func (n Node) WriteText(w io.Writer, now time.Time) error {
 	for _, c := range n.Conditions {
 		p.printf("Condition     %s: %s\n", c.Type, c.Message)
 	}
+	p.settings(n.Settings)
 	if len(n.Errors) == 0 {
 		p.printf("Last errors   none\n")
 	}

@@ -25,6 +25,7 @@ func TestWriteText(t *testing.T) {
 		Dataplane:    []Driver{{Name: "route", Objects: 15, Pending: 1, Failures: 2, LastApply: now.Add(-time.Second)}},
 		Capabilities: []Capability{{Name: "nftables", Available: true, Detail: "1.0.6"}, {Name: "ipip"}},
 		Conditions:   []Condition{{Type: "NextHopNotOnLink", Message: "10.244.7.0/26: next hop 10.9.9.9 is in no subnet of eth0"}},
+		Settings:     []Setting{{Object: "FelixConfiguration/default", Fields: []string{"spec.vxlanPort=4790"}, Text: "spec.vxlanPort=4790: this version of Manx has no VXLAN"}},
 		Errors:       []Error{{Component: "ipam", Message: "conflict", Last: now.Add(-time.Minute), Count: 3}},
 	}
 	dual := Node{
