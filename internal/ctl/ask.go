@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/status"
 )
 
@@ -22,6 +24,8 @@ const (
 	// statusTimeout is how long manxctl status waits for one agent.
 	statusTimeout = 10 * time.Second
 )
+
+var errNoAnswer = errors.New("no answer")
 
 // answer is what a node's agent says, or why it says nothing.
 type answer struct {
@@ -40,7 +44,7 @@ func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes 
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
+			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w within %v", errNoAnswer, timeout))
 			defer cancel()
 			n, err := askAgent(ctx, exec, node, byNode[node])
 			answers[i] = answer{node: node, status: n, err: err}
@@ -66,35 +70,107 @@ func askAgent(ctx context.Context, exec execFunc, node string, pod *corev1.Pod) 
 	return said[0], nil
 }
 
-// clusterStatus asks the agents of the named nodes, or of all, and returns the answers by
-// the nodes' names. Nodes that did not answer are in the error, also those where an agent
-// has run and none does.
-func clusterStatus(ctx context.Context, client kubernetes.Interface, exec execFunc, namespace string, names []string) ([]status.Node, error) {
-	pods, err := agentPods(ctx, client, namespace)
+// picture is what the agents of a cluster say.
+type picture struct {
+	nodes  []status.Node   // by name
+	silent []status.Silent // by name
+	// unknown says why nodes without an agent are not in silent.
+	unknown error
+}
+
+// err names the nodes that did not answer.
+func (p picture) err() error {
+	var errs []error
+	if p.unknown != nil {
+		errs = append(errs, p.unknown)
+	}
+	for _, s := range p.silent {
+		errs = append(errs, fmt.Errorf("node %s: %s", s.Name, s.Why))
+	}
+	return errors.Join(errs...)
+}
+
+func (p picture) summary() status.Summary {
+	if p.unknown == nil {
+		return status.Summarize(p.nodes, p.silent)
+	}
+	return status.Summarize(p.nodes, p.silent, status.Problem{Severity: status.SeverityWarning, Type: status.ProblemNodesUnknown, Message: p.unknown.Error()})
+}
+
+// agents are those of a cluster.
+type agents struct {
+	client    kubernetes.Interface
+	exec      execFunc
+	namespace string
+	timeout   time.Duration // of one agent's answer
+}
+
+// status asks the agents of the named nodes, or of all, those included where an agent has
+// run and none does.
+func (a agents) status(ctx context.Context, names []string) (p picture, err error) {
+	pods, err := agentPods(ctx, a.client, a.namespace)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	byNode := agentsByNode(pods)
-	var errs []error
 	ask := slices.Clone(names)
+	nodes, err := agentNodes(ctx, a.client, byNode)
 	if len(names) == 0 {
 		ask = slices.Collect(maps.Keys(byNode))
-		nodes, err := agentNodes(ctx, client, byNode)
 		if err != nil { // the agents can be asked all the same
-			errs = append(errs, fmt.Errorf("nodes without an agent are not known: %w", err))
+			p.unknown = fmt.Errorf("nodes without an agent are not known: %w", err)
 		}
 		for _, n := range nodes {
 			ask = append(ask, n.Name)
 		}
 	}
 	slices.Sort(ask)
-	var nodes []status.Node
-	for _, a := range askAgents(ctx, exec, statusTimeout, slices.Compact(ask), byNode) {
-		if a.err != nil {
-			errs = append(errs, fmt.Errorf("node %s: %w", a.node, a.err))
+	for _, said := range askAgents(ctx, a.exec, a.timeout, slices.Compact(ask), byNode) {
+		if said.err == nil {
+			p.nodes = append(p.nodes, said.status)
 			continue
 		}
-		nodes = append(nodes, a.status)
+		p.silent = append(p.silent, status.Silent{Name: said.node, Why: said.err.Error() + a.remedy(said, byNode[said.node], nodes)})
 	}
-	return nodes, errors.Join(errs...)
+	return p, nil
+}
+
+// remedy is what to do about a node that says nothing, and what Kubernetes says of it.
+func (a agents) remedy(of answer, pod *corev1.Pod, nodes []corev1.Node) string {
+	text := ""
+	switch {
+	case pod == nil && nodes != nil && !slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Name == of.node }):
+		var names []string
+		for _, n := range nodes {
+			names = append(names, n.Name)
+		}
+		if text = "; nodes with one are " + orNone(names); cmdline.Nearest(of.node, names) != "" {
+			text += "; did you mean " + cmdline.Nearest(of.node, names) + "?"
+		}
+	case pod == nil:
+		text = fmt.Sprintf("; kubectl -n %s describe daemonset %s says why; for a machine that is gone: kubectl delete node %s", a.namespace, agentDaemonSet, of.node)
+	case !running(pod):
+		text = fmt.Sprintf("; kubectl -n %s describe pod %s says why", pod.Namespace, pod.Name)
+	case errors.Is(of.err, errNoAnswer):
+		text = fmt.Sprintf("; the way to it leads through the API server and the kubelet of %s: give a busy one more time with --request-timeout 60s, or run manxctl status on the node itself (kubectl -n %s logs %s has the agent's log)", of.node, pod.Namespace, pod.Name)
+	}
+	if why := notReady(nodes, of.node); why != "" {
+		text += "; Kubernetes says of the node: " + why
+	}
+	return text
+}
+
+// notReady is what Kubernetes says of a node that is not Ready.
+func notReady(nodes []corev1.Node, name string) string {
+	for _, n := range nodes {
+		if n.Name != name {
+			continue
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+				return strings.TrimSpace("NotReady: " + c.Reason + " " + c.Message)
+			}
+		}
+	}
+	return ""
 }

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -27,13 +28,17 @@ func saysName(pod *corev1.Pod) ([]byte, error) {
 	return json.Marshal([]status.Node{{Name: pod.Spec.NodeName}})
 }
 
+func agentsOf(client kubernetes.Interface, exec execFunc) agents {
+	return agents{client: client, exec: exec, namespace: metav1.NamespaceSystem, timeout: statusTimeout}
+}
+
 // The agents are asked at the same time: each waits for the last one in this test.
 func TestStatusAsksAtTheSameTime(t *testing.T) {
 	var arrived sync.WaitGroup
 	arrived.Add(3)
 	all := make(chan struct{})
 	go func() { arrived.Wait(); close(all) }()
-	nodes, err := clusterStatus(t.Context(), fake.NewClientset(threeNodes...), func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
+	p, err := agentsOf(fake.NewClientset(threeNodes...), func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
 		if got := strings.Join(args, " "); got != "status -o json" {
 			return nil, fmt.Errorf("asked for %q", got)
 		}
@@ -44,9 +49,9 @@ func TestStatusAsksAtTheSameTime(t *testing.T) {
 		case <-ctx.Done():
 			return nil, errors.New("alone")
 		}
-	}, metav1.NamespaceSystem, nil)
+	}).status(t.Context(), nil)
 	var names []string
-	for _, n := range nodes {
+	for _, n := range p.nodes {
 		names = append(names, n.Name)
 	}
 	if got := strings.Join(names, " "); err != nil || got != "node1 node2 node3" {
@@ -105,8 +110,10 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 	going := agentPod("manx-d", "node4", corev1.PodRunning)
 	going.DeletionTimestamp = &metav1.Time{Time: time.Unix(1e9, 0)}
 	going.Finalizers = []string{"test/kept"} // the fake wants a reason why it is still there
+	off := k8sNode("node3", "172.30.0.13/24")
+	off.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
 	objs := []runtime.Object{
-		k8sNode("node5", "172.30.0.15/24"), k8sNode("node3", "172.30.0.13/24"), k8sNode("node2", "172.30.0.12/24"), k8sNode("node1", "172.30.0.11/24"),
+		k8sNode("node5", "172.30.0.15/24"), off, k8sNode("node2", "172.30.0.12/24"), k8sNode("node1", "172.30.0.11/24"),
 		k8sNode("new", ""), going,
 		agentPod("manx-a", "node1", corev1.PodRunning), agentPod("manx-b", "node2", corev1.PodRunning), agentPod("manx-e", "node6", corev1.PodPending),
 	}
@@ -117,18 +124,22 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 	}{
 		"all": {want: []string{
 			"node node2: manxctl in pod manx-b: exit code 1",
-			"node node3: no agent runs there",
-			"node node4: its agent (pod manx-d) is not running: Terminating",
-			"node node5: no agent runs there",
-			"node node6: its agent (pod manx-e) is not running: Pending",
+			"node node3: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node3; Kubernetes says of the node: NotReady: NodeStatusUnknown Kubelet stopped posting node status.",
+			"node node4: its agent (pod manx-d) is not running: Terminating; kubectl -n kube-system describe pod manx-d says why",
+			"node node5: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5",
+			"node node6: its agent (pod manx-e) is not running: Pending; kubectl -n kube-system describe pod manx-e says why",
 		}},
-		"named":      {names: []string{"node5", "node1", "node5"}, want: []string{"node node5: no agent runs there"}},
+		"named":      {names: []string{"node5", "node1", "node5"}, want: []string{"node node5: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5"}},
 		"named, one": {names: []string{"node1"}},
+		"named, wrongly": {names: []string{"node1", "nod2", "mars"}, want: []string{
+			"node mars: no agent runs there; nodes with one are node1, node2, node3, node5",
+			"node nod2: no agent runs there; nodes with one are node1, node2, node3, node5; did you mean node2?",
+		}},
 		"without the right to list nodes": {listed: forbidden, want: []string{
 			`nodes without an agent are not known: list nodes: nodes is forbidden: not you`,
 			"node node2: manxctl in pod manx-b: exit code 1",
-			"node node4: its agent (pod manx-d) is not running: Terminating",
-			"node node6: its agent (pod manx-e) is not running: Pending",
+			"node node4: its agent (pod manx-d) is not running: Terminating; kubectl -n kube-system describe pod manx-d says why",
+			"node node6: its agent (pod manx-e) is not running: Pending; kubectl -n kube-system describe pod manx-e says why",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -136,17 +147,17 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 			client.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return tc.listed != nil, nil, tc.listed
 			})
-			nodes, err := clusterStatus(t.Context(), client, func(_ context.Context, pod *corev1.Pod, _ ...string) ([]byte, error) {
+			p, err := agentsOf(client, func(_ context.Context, pod *corev1.Pod, _ ...string) ([]byte, error) {
 				if pod.Name == "manx-b" {
 					return nil, errors.New("exit code 1")
 				}
 				return saysName(pod)
-			}, metav1.NamespaceSystem, tc.names)
-			if len(nodes) != 1 || nodes[0].Name != "node1" {
-				t.Errorf("answers %+v, want node1's", nodes)
+			}).status(t.Context(), tc.names)
+			if err != nil || len(p.nodes) != 1 || p.nodes[0].Name != "node1" {
+				t.Errorf("answers %+v, %v; want node1's", p.nodes, err)
 			}
 			said := ""
-			if err != nil {
+			if err := p.err(); err != nil {
 				said = err.Error()
 			}
 			if want := strings.Join(tc.want, "\n"); said != want {

@@ -17,13 +17,18 @@ import (
 // agent answers status and nothing else.
 type agent struct {
 	nodeapi.Handler
-	node status.Node
+	node func() status.Node
 }
 
-func (a agent) Status(context.Context) (json.RawMessage, error) { return json.Marshal(a.node) }
+func (a agent) Status(context.Context) (json.RawMessage, error) { return json.Marshal(a.node()) }
 
 // serve runs a node API server with that status and returns its socket.
 func serve(t *testing.T, n status.Node) string {
+	t.Helper()
+	return serveStatus(t, func() status.Node { return n })
+}
+
+func serveStatus(t *testing.T, n func() status.Node) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "run", "manx.sock")
 	ctx, cancel := context.WithCancel(context.Background())

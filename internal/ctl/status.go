@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
 )
@@ -25,49 +26,96 @@ type statusOptions struct {
 	connection *connection
 	namespace  string
 	nodes      []string
+	problems   bool
+	wait       bool
+	timeout    time.Duration // of wait
 }
 
 func newStatusCommand(c *connection) *cobra.Command {
 	o := &statusOptions{connection: c}
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show addresses, BGP sessions, blocks, mode and errors of this node, or of all nodes",
-		Long: `Show one screen per node: addresses, BGP sessions with uptime and route counts,
-blocks with addresses in use, mode, kernel capabilities and the last errors.
+		Short: "Show what is wrong, then addresses, BGP sessions, blocks, mode and errors of this node, or of all nodes",
+		Long: `Show one line for the cluster, how many nodes are ready and what is wrong, and then one
+screen per node: addresses, BGP sessions with uptime and route counts, blocks with
+addresses in use, mode, kernel capabilities and the last errors.
 
 On a node it asks the agent's socket. Where there is no agent, and with --node or a flag
-that says how to reach the cluster, it asks every agent at the same time, through the Kubernetes API (needs "list" on nodes,
-and "list" on pods and "get" and "create" on pods/exec in the agents' namespace).
+that says how to reach the cluster, it asks every agent at the same time, through the
+Kubernetes API (needs "list" on nodes, and "list" on pods and "get" and "create" on
+pods/exec in the agents' namespace). Each has 10 s, or --request-timeout.
 Nodes that do not answer, and those where an agent has run and none does, are named
-after the others; the exit code is then 1.`,
+after the others; the exit code is then 1.
+
+--problems prints the line and what is wrong, in full, and nothing else. An error is a
+node that is not ready or does not answer; everything else is a warning: a condition,
+a BGP session that is down, what the kernel refuses. The exit code is 1 when there is
+either.
+
+--wait waits until every node answers and is ready (warnings do not hold it), says on
+standard error what it waits for, and then prints as without it. When --timeout is over
+it prints what there is, and the exit code is 1. Where it may read the agents' DaemonSet
+it also waits for nodes whose agent has not been started yet. With --node it waits for
+these nodes only.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("timeout") && !o.wait {
+				return cmdline.Usagef("--timeout has no effect without --wait; --request-timeout is how long an agent may take to answer")
+			}
+			if o.timeout <= 0 {
+				return cmdline.Usagef("--timeout=%v: want a time such as 2m", o.timeout)
+			}
+			return o.run(cmd.Context(), cmd.OutOrStdout())
+		},
 	}
 	f := cmd.Flags()
 	o.output.add(f)
 	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket")
 	namespaceFlag(f, &o.namespace)
 	f.StringSliceVar(&o.nodes, "node", nil, "only these nodes, through the Kubernetes API")
+	f.BoolVar(&o.problems, "problems", false, "print only what is wrong; the exit code is 1 when something is")
+	f.BoolVar(&o.wait, "wait", false, "wait until every node is ready")
+	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long --wait waits")
 	return c.uses(cmd)
 }
 
 func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
-	nodes, err := o.collect(ctx)
-	if len(nodes) > 0 {
-		err = errors.Join(err, o.print(out, nodes))
+	look, err := o.looker()
+	if err != nil {
+		return err
+	}
+	var p picture
+	if o.wait {
+		p, err = awaitReady(ctx, o.timeout, look)
+	} else {
+		p, err = look(ctx)
+	}
+	if err != nil && len(p.nodes)+len(p.silent) == 0 {
+		return err
+	}
+	if o.problems {
+		return errors.Join(err, o.printProblems(out, p.summary()))
+	}
+	if err == nil { // else what it waited for has named them
+		err = p.err()
+	}
+	if len(p.nodes) > 0 {
+		err = errors.Join(err, o.print(out, p))
 	}
 	return err
 }
 
-// collect asks the local agent when there is one and neither a node nor a cluster is
+// looker asks the local agent when there is one and neither a node nor a cluster is
 // named, otherwise all agents.
-func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
+func (o *statusOptions) looker() (look, error) {
 	if _, err := os.Stat(o.socket); err == nil && len(o.nodes) == 0 && len(o.connection.given()) == 0 {
-		n, err := localStatus(ctx, o.socket)
-		if err != nil {
-			return nil, err
-		}
-		return []status.Node{n}, nil
+		return func(ctx context.Context) (picture, error) {
+			n, err := localStatus(ctx, o.socket)
+			if err != nil {
+				return picture{}, err
+			}
+			return picture{nodes: []status.Node{n}}, nil
+		}, nil
 	}
 	cfg, err := o.connection.config()
 	if err != nil {
@@ -77,15 +125,36 @@ func (o *statusOptions) collect(ctx context.Context) ([]status.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return clusterStatus(ctx, client, execIn(cfg, client), o.namespace, o.nodes)
+	a := agents{client: client, exec: execIn(cfg, client), namespace: o.namespace, timeout: o.connection.requestTimeout(statusTimeout)}
+	return func(ctx context.Context) (picture, error) {
+		p, err := a.status(ctx, o.nodes)
+		if err == nil && o.wait && len(o.nodes) == 0 {
+			err = a.missing(ctx, len(p.nodes)+len(p.silent))
+		}
+		return p, err
+	}, nil
 }
 
-func (o *statusOptions) print(out io.Writer, nodes []status.Node) error {
-	return o.output.print(out, nodes, func(out io.Writer) error {
-		for i, n := range nodes {
-			if i > 0 {
-				fmt.Fprintln(out)
-			}
+// printProblems fails when there are some.
+func (o *statusOptions) printProblems(out io.Writer, s status.Summary) error {
+	err := o.output.print(out, s, s.WriteProblems)
+	switch n := len(s.Problems); n {
+	case 0:
+		return err
+	case 1:
+		return errors.Join(err, errors.New("1 problem"))
+	default:
+		return errors.Join(err, fmt.Errorf("%d problems", n))
+	}
+}
+
+func (o *statusOptions) print(out io.Writer, p picture) error {
+	return o.output.print(out, p.nodes, func(out io.Writer) error {
+		if _, err := fmt.Fprintln(out, p.summary().Line); err != nil {
+			return err
+		}
+		for _, n := range p.nodes {
+			fmt.Fprintln(out)
 			if err := n.WriteText(out, time.Now()); err != nil {
 				return err
 			}
