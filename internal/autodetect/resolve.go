@@ -63,7 +63,7 @@ func Resolve(ctx context.Context, r Request) (Result, error) {
 		}
 		return Result{Reason: "IP=none and no address stored on the Node"}, nil
 	case useStored:
-		if r.Stored.IsValid() {
+		if r.Stored.IsValid() && !r.outdated() {
 			return r.kept("kept the address stored on the Node, since IP is empty"), nil
 		}
 	}
@@ -77,6 +77,20 @@ func Resolve(ctx context.Context, r Request) (Result, error) {
 		return r.kept(fmt.Sprintf("kept the address stored on the Node, since autodetection failed: %v", err)), nil
 	}
 	return Result{}, fmt.Errorf("%w; the address stored on the Node, %s, is on no interface of this host either", err, r.Stored)
+}
+
+// outdated reports that the kernel and the kubelet agree on another address than the
+// stored one: the machine was renumbered, or has the name of another. A stored address
+// that no interface has may be meant (the node is behind NAT), as long as the kubelet says
+// nothing else.
+func (r Request) outdated() bool {
+	if _, here := owner(r.Interfaces, r.Stored.Addr()); here {
+		return false
+	}
+	return slices.ContainsFunc(r.InternalIPs, func(a netip.Addr) bool {
+		o, ok := owner(r.Interfaces, a)
+		return ok && o.up && o.unfit == "" && r.Family.Has(a) && a.IsGlobalUnicast()
+	})
 }
 
 // given answers for an explicit IP.

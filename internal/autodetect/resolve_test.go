@@ -124,6 +124,9 @@ func TestResolve(t *testing.T) {
 
 		{name: "stored is kept", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"kept the address stored", "IP is empty"}},
 		{name: "stored is kept though foreign", stored: "10.77.0.5/24", want: "10.77.0.5/24", reason: []string{"no interface of this host owns it"}},
+		{name: "stored is another machine's", stored: "10.77.0.5/24", internal: addrs("10.0.0.5"), want: "10.0.0.5/24", iface: "eth0", reason: []string{"InternalIP"}},
+		{name: "stored is local, the InternalIP another", stored: "192.168.7.5/24", internal: addrs("10.0.0.5"), want: "192.168.7.5/24", iface: "eth1"},
+		{name: "stored is behind NAT, as the InternalIP", stored: "203.0.113.9/32", internal: addrs("203.0.113.9"), want: "203.0.113.9/32"},
 		{name: "autodetect keeps what is in use", ip: "autodetect", stored: "10.0.0.5/24", want: "10.0.0.5/24", iface: "eth0", reason: []string{"in use and still qualifies"}},
 		{name: "autodetect overrides what is not here", ip: "autodetect", stored: "10.77.0.5/24", want: "192.168.7.5/24", iface: "eth1"},
 		{name: "autodetect fails, stored is local", ip: "autodetect", method: "interface=ens", stored: "10.0.0.5/24", want: "10.0.0.5/24",

@@ -93,7 +93,7 @@ var settings = []setting{
 	as(address, func(c *Config) *autodetect.Address { return &c.Address.IP }, setting{
 		name: "IP", group: groupAddress,
 		doc: "The node's IPv4 address. Empty: the address stored in the Node's annotation `projectcalico.org/IPv4Address`, detected when there " +
-			"is none. `autodetect`: looked for at every start and every `AUTODETECT_POLL_INTERVAL`; an address in use " +
+			"is none, or when no interface has it and one has the Node's InternalIP. `autodetect`: looked for at every start and every `AUTODETECT_POLL_INTERVAL`; an address in use " +
 			"stays as long as the method accepts it. `none`: the stored one, never detected. An address without a prefix length gets that of the interface that owns it.",
 	}),
 	as(method, func(c *Config) *autodetect.Method { return &c.Address.Method }, setting{
@@ -125,7 +125,7 @@ var settings = []setting{
 	}),
 	as(exactlyTrue, func(c *Config) *bool { return &c.Address.SkipConflictCheck }, setting{
 		name: "DISABLE_NODE_IP_CHECK", group: groupAddress, preset: "false",
-		doc: "Do not look whether another Node has the same address. Without it a duplicate stops the start.",
+		doc: "Do not look whether another Node has the same address. Without it a duplicate stops the start, unless the other Node's kubelet no longer reports.",
 	}),
 
 	as(choice[Backend]("bird", "bird", "vxlan", "vxlan", "none", "none"), func(c *Config) *Backend { return &c.BGP.Backend }, setting{

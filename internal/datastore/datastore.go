@@ -182,6 +182,7 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 		return nil, false
 	}
 	s := &Snapshot{BGP: BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}}
+	absent := map[string]bool{}
 	for _, o := range d.informers[kindNode].GetStore().List() {
 		t := o.(*nodeObject).trimmed
 		if t.err != nil {
@@ -192,8 +193,12 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.without) + "; the node is used without it"})
 		}
 		s.Nodes = append(s.Nodes, t.node)
+		if t.absent {
+			absent[t.node.Name] = true
+		}
 	}
 	slices.SortFunc(s.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
+	s.Invalid = append(s.Invalid, settleClaims(s.Nodes, absent)...)
 
 	pools, bad := decoded[apiv1.IPPool](d.informers[kindPool], kindPool)
 	s.Invalid = append(s.Invalid, bad...)

@@ -24,6 +24,8 @@ type trimmedNode struct {
 	err  error
 	// without says which annotations the node is used without, and why.
 	without error
+	// absent: see Absent.
+	absent bool
 }
 
 // parseNode reads the facts of a Node. It reports every annotation that does
@@ -74,7 +76,7 @@ func parseNode(n *corev1.Node) trimmedNode {
 	} else {
 		out.PoolModes = v
 	}
-	return trimmedNode{node: out, err: errors.Join(errs...), without: errors.Join(without...)}
+	return trimmedNode{node: out, err: errors.Join(errs...), without: errors.Join(without...), absent: Absent(n)}
 }
 
 // parseNodeAddress accepts what Calico writes (10.0.0.5/24) and the bare

@@ -286,8 +286,8 @@ func TestRedetectIPv6(t *testing.T) {
 					t.Errorf("%v %v; want %q", changed, err, want)
 				}
 			}
-			if w := c.writes(); len(w) > 0 {
-				t.Errorf("wrote %v", w)
+			if w := c.writes(); !slices.Equal(w, []string{"patch nodes/status"}) || c.node("node-1").Annotations[v1.AnnotationNodeIPv6] != "" {
+				t.Errorf("wrote %v, annotations %v; want the address that is gone withdrawn", w, c.node("node-1").Annotations)
 			}
 		})
 	}

@@ -57,7 +57,7 @@ func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []auto
 		res.RouterID = set.BGP.RouterID.For(s.NodeName, got.Addr.Addr())
 	}
 	if got.Addr.IsValid() && got.Addr != stored && !set.Address.SkipConflictCheck {
-		return res, s.checkDuplicate(ctx, autodetect.IPv4, got.Addr.Addr())
+		return res, s.claim(ctx, claimed{autodetect.IPv4, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
 	}
 	return res, nil
 }
@@ -80,7 +80,7 @@ func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []auto
 	}
 	res.Address6, res.Interface6, res.Reason6 = got.Addr, got.Interface, got.Reason
 	if got.Addr.IsValid() && got.Addr != stored && !set.SkipConflictCheck {
-		return s.checkDuplicate(ctx, autodetect.IPv6, got.Addr.Addr())
+		return s.claim(ctx, claimed{autodetect.IPv6, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
 	}
 	return nil
 }
@@ -118,34 +118,6 @@ func internalIPs(node *corev1.Node) (out []netip.Addr) {
 		}
 	}
 	return out
-}
-
-// checkDuplicate looks for another Node that has published address a. It is asked
-// only when the address is new, since it lists every Node.
-func (s *Startup) checkDuplicate(ctx context.Context, f autodetect.Family, a netip.Addr) error {
-	nodes, err := s.listNodes(ctx, a)
-	if err != nil {
-		return err
-	}
-	for i := range nodes.Items {
-		other := &nodes.Items[i]
-		if other.Name != s.NodeName && storedAddress(other, f).Addr() == a {
-			annotation, variable := addressAnnotation(f), f.Variable()
-			return fmt.Errorf("node %s already has the address %s (annotation %s=%q); want %s or %s_AUTODETECTION_METHOD to give an address of this machine, "+
-				"or, if node %s is gone, kubectl delete node %s", other.Name, a, annotation, other.Annotations[annotation], variable, variable, other.Name, other.Name)
-		}
-	}
-	return nil
-}
-
-// listNodes lists all Nodes, from the API server's cache (resource version 0), without
-// touching etcd.
-func (s *Startup) listNodes(ctx context.Context, a netip.Addr) (nodes *corev1.NodeList, err error) {
-	err = s.ask(ctx, fmt.Sprintf("look for another node with address %s: list Nodes", a), listTimeout, func(ctx context.Context) (err error) {
-		nodes, err = s.Kubernetes.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-		return err
-	})
-	return nodes, err
 }
 
 // publish writes the node's addresses, and its AS when the environment gives one, to

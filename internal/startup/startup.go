@@ -227,8 +227,12 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 
 // Restore publishes what Run found when the Node has lost it: a Node that was deleted
 // and registered anew by its kubelet starts with no annotation, and without an address
-// no other node peers with it. It reports whether there was anything to write.
+// no other node peers with it. One that this machine has lost itself is not published: it
+// may have been withdrawn for another node. It reports whether there was anything to write.
 func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err error) {
+	if res, err = s.still(res); err != nil || !res.Address.IsValid() && !res.Address6.IsValid() {
+		return false, err
+	}
 	node, err := s.getNode(ctx)
 	if err != nil {
 		return false, fmt.Errorf("publish the node's address again: read Node %s: %w", s.NodeName, err)
