@@ -30,6 +30,9 @@ type Config struct {
 	// Reserved returns the ranges that are not assigned unless an address in
 	// them is asked for (IPReservation); nil for none.
 	Reserved func() []netip.Prefix
+	// Barred returns the pools that nothing may be assigned from although they are valid,
+	// by name, each with the reason; nil for none.
+	Barred func() map[string]string
 	// InUse returns the addresses that interfaces of this node's pods have, each
 	// with the handle that it was assigned under; nil when that is not known.
 	// No other handle is given such an address, and one that the blocks do not
@@ -150,6 +153,9 @@ func New(c Config) *Allocator {
 	}
 	if c.NodeLabels == nil {
 		c.NodeLabels = func() map[string]string { return nil }
+	}
+	if c.Barred == nil {
+		c.Barred = func() map[string]string { return nil }
 	}
 	if c.InUse == nil {
 		c.InUse = func() map[netip.Addr]string { return nil }

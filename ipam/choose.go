@@ -46,7 +46,7 @@ func (r *round) choose(family pool.Family, req *Request) *choice {
 	}
 	c := &choice{family: family, use: req.Use}
 	c.pools, c.skipped, c.err = pool.Select(r.pools(), pool.Query{
-		Family: family, Use: req.Use, IPIP: req.IPIP, Requested: requested,
+		Family: family, Use: req.Use, IPIP: req.IPIP, Requested: requested, Barred: r.a.Barred(),
 		NodeLabels: r.a.NodeLabels(), NamespaceLabels: req.NamespaceLabels,
 	})
 	var key strings.Builder

@@ -28,11 +28,13 @@ func (r *round) exact(req *Request, addr netip.Addr) (*draft, outcome) {
 	if user, used := r.inUse[addr]; used && user != req.Handle {
 		return nil, refuse(addr, fmt.Sprintf("an interface of this node has it for handle %s", user))
 	}
-	home := pool.Find
+	var in pool.Pool
+	var err error
 	if req.repair {
-		home = pool.Home
+		in, err = pool.Home(r.pools(), addr)
+	} else {
+		in, err = pool.Find(r.pools(), r.a.Barred(), addr)
 	}
-	in, err := home(r.pools(), addr)
 	if err != nil {
 		return nil, refuse(addr, err.Error())
 	}

@@ -39,14 +39,14 @@ func (a *Allocator) giveBack(ctx context.Context) {
 // unneeded returns a block to give back, if there is one; the last by address, so
 // that the blocks from which is assigned first stay.
 func (a *Allocator) unneeded(tried map[netip.Prefix]bool) (last *entry) {
-	pools, labels := a.Pools(), a.NodeLabels()
+	pools, barred, labels := a.Pools(), a.Barred(), a.NodeLabels()
 	blocks := a.snapshot()
 	for _, o := range blocks {
 		if !o.usable() || o.empty.IsZero() || o.stale || tried[o.cidr] {
 			continue
 		}
 		surplus := a.Clock().Sub(o.empty) >= a.SurplusGrace && a.hasRoomBeside(blocks, o, pools)
-		if surplus || !pool.Keeps(pools, o.cidr, labels) {
+		if surplus || !pool.Keeps(pools, barred, o.cidr, labels) {
 			last = o
 		}
 	}

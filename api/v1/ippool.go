@@ -168,6 +168,9 @@ const (
 	PoolInvalid    = "Invalid"    // Validate says why
 	PoolOverlaps   = "Overlaps"   // shares addresses with an older pool
 	PoolFinalizing = "Finalizing" // is being deleted and has addresses in use
+
+	// PoolOverlapsNetwork: the range has an address of a node, or of services.
+	PoolOverlapsNetwork = "OverlapsNetwork"
 )
 
 // IPPoolStatus says whether the pool is in use and, if not, why. It is written

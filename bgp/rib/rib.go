@@ -8,7 +8,8 @@
 //     arrives. It is judged again by the same statements, and against this node's
 //     own blocks, which change without the speaker being told: what a peer sends
 //     can place a route nowhere else, whatever the speaker makes of it. A session
-//     carries the prefixes of its own address family and no others.
+//     carries the prefixes of its own address family and no others. Nothing that
+//     covers the address of a node is a pod's, whatever the pools say.
 //
 //   - Patience. When the session of a peer that can restart gracefully breaks, its
 //     paths are kept until it has sent End-of-RIB again or its restart time is over
@@ -51,6 +52,7 @@ const (
 	RefusedSelf      = "its next hop is this node"
 	RefusedPeer      = "its peer announced more than its limit"
 	RefusedFamily    = "its peer's session is of the other address family"
+	RefusedNode      = "it covers the address of a node"
 )
 
 // MaxUnproven bounds what Table.Unproven returns.
@@ -81,6 +83,7 @@ type Table struct {
 	banned     map[netip.Addr]struct{}    // peers whose paths are refused
 	rules      Rules
 	accept     []statement
+	nodes      []netip.Addr // this one and all next hops, sorted
 	refused    map[string]int
 	learned    []bgp.Learned
 	// unproven are the host routes inside own blocks that were refused, with the
@@ -267,6 +270,7 @@ func (t *Table) SetRules(r Rules) {
 	}
 	t.rules = r
 	t.accept = t.accept[:0]
+	nodes := map[netip.Addr]struct{}{r.Self: {}, r.Self6: {}}
 	sets := map[*netip.Addr]map[netip.Addr]struct{}{} // statements share their lists
 	for _, s := range r.Accept {
 		if len(s.NextHops) == 0 {
@@ -278,13 +282,22 @@ func (t *Table) SetRules(r Rules) {
 			for _, h := range s.NextHops {
 				set[h] = struct{}{}
 			}
+			maps.Copy(nodes, set)
 			sets[&s.NextHops[0]] = set
 		}
 		t.accept = append(t.accept, statement{s, set})
 	}
+	delete(nodes, netip.Addr{})
+	t.nodes = slices.SortedFunc(maps.Keys(nodes), netip.Addr.Compare)
 	for prefix := range t.best {
 		t.touch(prefix)
 	}
+}
+
+// coversNode reports whether packets to a node would follow a route to prefix.
+func (t *Table) coversNode(prefix netip.Prefix) bool {
+	i, _ := slices.BinarySearchFunc(t.nodes, prefix.Masked().Addr(), netip.Addr.Compare)
+	return i < len(t.nodes) && prefix.Contains(t.nodes[i])
 }
 
 // touchLent has the paths to addresses judged again of which b does not say what a
@@ -446,6 +459,8 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 	switch {
 	case !covered:
 		return RefusedByPolicy, false
+	case t.coversNode(prefix):
+		return RefusedNode, false
 	case t.touchesOwn(prefix) && !t.lent(prefix, hop.Next):
 		return RefusedOwn, prefix.IsSingleIP() && reached && !self
 	case self:

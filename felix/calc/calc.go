@@ -19,6 +19,7 @@ func Calculate(in Input) Desired {
 		},
 		transports: newTransports(in),
 		parts:      map[partOf][]netip.Prefix{},
+		underlay:   newUnderlay(in),
 	}
 	// Later writers give way to earlier ones: what is local is never routed to
 	// somebody else.
@@ -27,6 +28,7 @@ func Calculate(in Input) Desired {
 	c.learned()
 	c.reportUnrouted()
 	c.reportRefused()
+	c.reportUnderlay()
 	c.reportPools()
 	c.out.Tunnel, c.out.Filter = in.Tunnel, filter(in)
 	slices.SortFunc(c.out.Conditions, state.CompareConditions)
@@ -39,7 +41,8 @@ type calculation struct {
 	own []netip.Prefix
 	out Desired
 	transports
-	parts map[partOf][]netip.Prefix // learned, and refused for it
+	parts    map[partOf][]netip.Prefix // learned, and refused for it
+	underlay underlay
 }
 
 func (c *calculation) condition(kind state.ConditionKind, subject, format string, args ...any) {
@@ -55,7 +58,7 @@ func (c *calculation) endpoints() {
 	slices.SortFunc(eps, func(a, b state.Endpoint) int { return strings.Compare(a.Iface, b.Iface) })
 	for _, ep := range eps {
 		for _, r := range ep.Routes() {
-			if !c.in.Node.Routes(r.Dst.Addr()) {
+			if !c.in.Node.Routes(r.Dst.Addr()) || c.overUnderlay("an address of a pod on this node", r.Dst) {
 				continue
 			}
 			if other, taken := c.out.Routes[r.Key()]; taken {
@@ -78,7 +81,7 @@ func (c *calculation) ownBlocks() {
 	for _, block := range c.own {
 		// A block of one address is its pod's host route; a blackhole would
 		// be the same route.
-		if block.IsSingleIP() || !c.in.Node.Routes(block.Addr()) {
+		if block.IsSingleIP() || !c.in.Node.Routes(block.Addr()) || c.overUnderlay("a block of this node", block) {
 			continue
 		}
 		r := state.Route{Dst: block, Type: state.Blackhole, Table: state.MainTable}
@@ -103,6 +106,9 @@ func (c *calculation) learned() {
 			continue
 		}
 		dst, nextHops := l.Prefix.Masked(), l.NextHops
+		if c.overUnderlay("announced by a peer", dst) {
+			continue
+		}
 		if own, inside := c.insideOwn(dst); inside {
 			holder, lent := c.holder(dst)
 			if !lent || !slices.Contains(nextHops, holder) {

@@ -108,6 +108,24 @@ var cases = []struct {
 			learned("10.244.1.0/25", "192.168.0.13"), // the owner's block is longer
 			learned("10.244.9.0/27", "192.168.0.13")) // not heard of yet
 	}},
+	{"pool-over-the-nodes", func(in *Input) {
+		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24")}, {Name: "c", IPv4: pfx("192.168.0.13/24")}, {Name: "d", IPv4: pfx("10.9.0.4/24")}}
+		in.Pools = append(in.Pools, Pool{Name: "over", CIDR: pfx("192.168.0.0/16")}, Pool{Name: "far", CIDR: pfx("10.9.0.0/24")})
+		in.OwnBlocks = append(in.OwnBlocks, pfx("192.168.0.0/28"), pfx("192.168.0.192/28"))
+		in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("192.168.0.13")},
+			state.Endpoint{Iface: "cali3", Network: "n", ContainerID: "c3", Addrs: addrs("192.168.0.193")})
+		in.Learned = append(in.Learned,
+			learned("192.168.0.0/26", "192.168.0.12"),   // its own address and all others
+			learned("192.168.0.11/32", "192.168.0.12"),  // ours
+			learned("192.168.0.13/32", "192.168.0.12"),  // a third node's
+			learned("192.168.0.0/24", "192.168.0.12"),   // the subnet of the uplink
+			learned("192.168.0.0/20", "192.168.0.12"),   // more
+			learned("10.9.0.0/26", "192.168.0.12"),      // a node's that is not on link
+			learned("10.244.5.0/26", "192.168.0.99"),    // by way of a router
+			learned("192.168.0.96/28", "192.168.0.12"),  // the router
+			learned("192.168.0.128/26", "192.168.0.12"), // nothing of that
+			learned("192.168.77.0/26", "192.168.0.12"))
+	}},
 	{"own-announcement-comes-back", func(in *Input) {
 		in.Learned = append(in.Learned, learned("10.244.3.0/26", "192.168.0.11"), learned("10.244.4.0/26"))
 	}},

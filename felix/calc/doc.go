@@ -16,6 +16,10 @@
 // instead of circling between this node and its router (the block is announced
 // as a whole), and one to another node's block goes to that node.
 //
+// Nothing is written that covers, or is, the address of a node, a next hop on link or a
+// subnet of the uplink: the routes above rest on those. It does not matter whether a
+// peer announces it or a pool was laid over the nodes' network.
+//
 // What peers announce inside another node's block is ignored unless it is a single
 // address: a block is announced whole, by its owner.
 //

@@ -37,6 +37,9 @@ const (
 	LearnedInsideOwnBlock ConditionKind = "LearnedInsideOwnBlock"
 	// LearnedPartOfBlock: a peer announces a part of another node's block.
 	LearnedPartOfBlock ConditionKind = "LearnedPartOfBlock"
+	// OverlapsNodes: what a peer announces, a block of this node or a pod's address
+	// covers the address of a node, a next hop or a subnet of the uplink.
+	OverlapsNodes ConditionKind = "OverlapsNodes"
 	// AddressConflict: two local endpoints, or one and a node it was lent to, claim one address.
 	AddressConflict ConditionKind = "AddressConflict"
 	// ForeignRoute: somebody else's route has the destination and metric of one

@@ -39,6 +39,14 @@ func (a *Agent) reserved() []netip.Prefix {
 	return nil
 }
 
+// barred are the pools that nothing is assigned from, for IPAM.
+func (a *Agent) barred() map[string]string {
+	if s := a.snapshot.Load(); s != nil {
+		return s.Barred
+	}
+	return nil
+}
+
 func (a *Agent) nodeLabels() map[string]string {
 	if s := a.snapshot.Load(); s != nil {
 		if n, ok := s.Node(a.node); ok {

@@ -149,7 +149,7 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a Kubernetes client: %w", err)
 	}
-	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Log: a.log})
+	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Own: validOf(a.identity.Address.Addr(), a.identity.Address6.Addr()), Log: a.log})
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.ipam = ipam.New(ipam.Config{
-		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, InUse: a.inUse.addresses, Owner: a.ownerOf,
+		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, Barred: a.barred, InUse: a.inUse.addresses, Owner: a.ownerOf,
 		Log: a.log.With("component", "ipam"),
 	})
 	a.dataplane, err = felix.New(felix.Config{

@@ -186,7 +186,8 @@ func (p *program) session(ctx context.Context) error {
 	}
 	pools := &pools{
 		watch: w, client: p.clients.custom.Resource(v1.SchemeGroupVersion.WithResource(v1.PluralIPPools)),
-		sweep: sweeper, events: ev, log: p.log, now: time.Now, beat: p.heart.Beat,
+		services: &serviceRanges{kube: p.clients.kube, log: p.log},
+		sweep:    sweeper, events: ev, log: p.log, now: time.Now, beat: p.heart.Beat,
 		later: func(d time.Duration) { time.AfterFunc(d, func() { runner.Wake() }) },
 	}
 	settling := &trouble{log: p.log, what: "pools"}

@@ -36,11 +36,13 @@ type pools struct {
 	watch  *watch
 	client dynamic.ResourceInterface
 	sweep  *sweeper
-	events *events
-	log    *slog.Logger
-	now    func() time.Time
-	later  func(time.Duration) // asks for another reconcile
-	beat   func()
+	// services are the ranges of services; nil: none is known.
+	services *serviceRanges
+	events   *events
+	log      *slog.Logger
+	now      func() time.Time
+	later    func(time.Duration) // asks for another reconcile
+	beat     func()
 
 	memory map[types.UID]*poolMemory
 }
@@ -58,6 +60,7 @@ func (p *pools) reconcile(ctx context.Context) error {
 	p.beat()
 	blocks, unreadable := p.watch.blocks()
 	verdicts := judgePools(p.watch.pools(), blocks, p.watch.reserved())
+	bar(verdicts, v1.Network{Nodes: p.watch.nodes(), Services: p.services.ranges(ctx, p.now())})
 	memory := map[types.UID]*poolMemory{}
 	var errs []error
 	for _, v := range verdicts {

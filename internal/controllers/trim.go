@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/gc"
 )
@@ -42,7 +43,7 @@ func trimCore(o any) (any, error) {
 	case *corev1.Pod:
 		return &kept[gc.Pod]{ObjectMeta: identity(o), value: podOf(o)}, nil
 	case *corev1.Node:
-		return &kept[struct{}]{ObjectMeta: identity(o)}, nil
+		return &kept[[]netip.Addr]{ObjectMeta: identity(o), value: datastore.StatusAddresses(o)}, nil
 	}
 	return o, nil
 }

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/ipam/gc"
+	"github.com/manx-cni/manx/ipam/pool"
 )
 
 // verdict is what the controller thinks of one pool.
@@ -47,6 +48,10 @@ func judgePools(pools []*v1.IPPool, blocks []gc.Block, reserved []netip.Prefix) 
 		if p.Spec.Disabled {
 			v.reason, v.text = v1.PoolDisabled, "spec.disabled: no addresses are assigned from the pool, those in use stay"
 		}
+		if err := pool.CheckSelectors(p); err != nil {
+			v.reason = v1.PoolInvalid
+			v.text = strings.ReplaceAll(err.Error(), "\n", "; ") + "; nothing is assigned from the pool until that is mended, addresses in use stay"
+		}
 		v.cidr = cidr
 		v.use = gc.UseOf(cidr, blocks, reserved)
 		for _, b := range blocks {
@@ -65,6 +70,20 @@ func judgePools(pools []*v1.IPPool, blocks []gc.Block, reserved []netip.Prefix) 
 		}
 	}
 	return out
+}
+
+// bar notes which pools lie over the network of nodes or services.
+func bar(verdicts []*verdict, network v1.Network) {
+	byName := map[string]*verdict{}
+	var used []*v1.IPPool
+	for _, v := range verdicts {
+		if v.cidr.IsValid() && v.reason != v1.PoolFinalizing {
+			byName[v.Name], used = v, append(used, v.IPPool)
+		}
+	}
+	for name, why := range v1.Barred(used, network) {
+		byName[name].reason, byName[name].text = v1.PoolOverlapsNetwork, why
+	}
 }
 
 // named bounds how many nodes are named in a message.
@@ -113,22 +132,28 @@ func (v *verdict) status(now metav1.Time) *v1.IPPoolStatus {
 	if v.reason == v1.PoolReady {
 		ready.Status = metav1.ConditionTrue
 	}
-	i := slices.IndexFunc(out.Conditions, func(c metav1.Condition) bool { return c.Type == ready.Type })
-	switch {
-	case i < 0:
-		out.Conditions = append(out.Conditions, ready)
-	case out.Conditions[i].Status == ready.Status:
-		ready.LastTransitionTime = out.Conditions[i].LastTransitionTime
-		fallthrough
-	default:
-		out.Conditions[i] = ready
-	}
+	setCondition(out, ready)
 	if v.cidr.IsValid() {
 		out.Use = &v1.IPPoolUse{
 			Blocks: int64(v.use.Blocks), Addresses: int64(v.use.Addresses), Capacity: v.use.Capacity(), Percent: v.use.PercentText(),
 		}
 	}
 	return out
+}
+
+// setCondition enters a condition; the time of its last transition stays while its
+// status does.
+func setCondition(s *v1.IPPoolStatus, now metav1.Condition) {
+	i := slices.IndexFunc(s.Conditions, func(c metav1.Condition) bool { return c.Type == now.Type })
+	switch {
+	case i < 0:
+		s.Conditions = append(s.Conditions, now)
+	case s.Conditions[i].Status == now.Status:
+		now.LastTransitionTime = s.Conditions[i].LastTransitionTime
+		fallthrough
+	default:
+		s.Conditions[i] = now
+	}
 }
 
 // fullness is how full a pool is, in the steps that are told.

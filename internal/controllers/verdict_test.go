@@ -84,6 +84,44 @@ func TestJudgePools(t *testing.T) {
 	}
 }
 
+// TestPoolsThatAreNotUsed: a pool over the nodes' network or the services', and one with
+// a selector that does not parse, say so and keep what they have.
+func TestPoolsThatAreNotUsed(t *testing.T) {
+	blocks := []gc.Block{aBlock(t, "192.0.2.64/26", "n1", 3, "n1")}
+	verdicts := judgePools([]*v1.IPPool{
+		aPool("fine", "10.0.0.0/16"),
+		aPool("nodes", "192.0.2.0/24"),
+		aPool("nodes6", "fd00::/112"),
+		aPool("services", "10.96.0.0/16"),
+		aPool("garbled", "10.1.0.0/16", func(p *v1.IPPool) { p.Spec.NodeSelector = "rack = 1" }),
+		aPool("garbled-too", "10.2.0.0/16", func(p *v1.IPPool) { p.Spec.NamespaceSelector = "has(" }),
+	}, blocks, nil)
+	bar(verdicts, v1.Network{
+		Nodes:    map[netip.Addr]string{netip.MustParseAddr("192.0.2.2"): "n2", netip.MustParseAddr("192.0.2.3"): "n3", netip.MustParseAddr("fd00::3"): "n3", netip.MustParseAddr("198.51.100.1"): "n4"},
+		Services: []netip.Prefix{netip.MustParsePrefix("fd00:96::/108"), netip.MustParsePrefix("10.96.0.0/12")},
+	})
+	for i, want := range []struct{ reason, text string }{
+		{v1.PoolReady, ""},
+		{v1.PoolOverlapsNetwork, "cidr 192.0.2.0/24 contains 192.0.2.2, the address of node n2 (and addresses of 1 more)"},
+		{v1.PoolOverlapsNetwork, "cidr fd00::/112 contains fd00::3, the address of node n3"},
+		{v1.PoolOverlapsNetwork, "cidr 10.96.0.0/16 overlaps 10.96.0.0/12, a range of the cluster's services"},
+		{v1.PoolInvalid, "malformed nodeSelector"},
+		{v1.PoolInvalid, "malformed namespaceSelector"},
+	} {
+		v := verdicts[i]
+		if v.reason != want.reason || !strings.Contains(v.text, want.text) {
+			t.Errorf("pool %s: %s %q; want %+v", v.Name, v.reason, v.text, want)
+		}
+		s := v.status(metav1.Now())
+		if ready := s.Conditions[0].Status == metav1.ConditionTrue; ready != (want.reason == v1.PoolReady) || s.Use == nil {
+			t.Errorf("pool %s: %+v", v.Name, s)
+		}
+	}
+	if use := verdicts[1].use; use.Addresses != 3 {
+		t.Errorf("addresses in use of the pool over the nodes are not counted: %+v", use)
+	}
+}
+
 // TestFullness shows that a pool that hovers around 90 % is told of once.
 func TestFullness(t *testing.T) {
 	var told []string

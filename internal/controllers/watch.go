@@ -160,7 +160,7 @@ func (w *watch) snapshot() *gc.Snapshot {
 	})
 	// Pods and nodes last: an allocation that is in the blocks above was made for a
 	// pod that existed before.
-	each(w, kindNode, func(o *kept[struct{}]) { s.Nodes[o.Name] = true })
+	each(w, kindNode, func(o *kept[[]netip.Addr]) { s.Nodes[o.Name] = true })
 	each(w, kindPod, func(o *kept[gc.Pod]) { s.Pods[gc.PodKey{Namespace: o.Namespace, Name: o.Name}] = o.value })
 	return s
 }
@@ -203,6 +203,17 @@ func (w *watch) pools() (out []*v1.IPPool) {
 // reserved returns what reservations hold back.
 func (w *watch) reserved() (out []netip.Prefix) {
 	each(w, kindReservation, func(o *kept[[]netip.Prefix]) { out = append(out, o.value...) })
+	return out
+}
+
+// nodes returns the addresses of nodes, by their status, with the nodes' names.
+func (w *watch) nodes() map[netip.Addr]string {
+	out := map[netip.Addr]string{}
+	each(w, kindNode, func(o *kept[[]netip.Addr]) {
+		for _, a := range o.value {
+			out[a] = o.Name
+		}
+	})
 	return out
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +33,8 @@ type Config struct {
 	Dynamic    dynamic.Interface
 	// Metadata reads namespaces; nil: none is known.
 	Metadata metadata.Interface
+	// Own are the addresses of this node, by its kernel.
+	Own []netip.Addr
 	// Node is whose pods are watched; empty: none is known.
 	Node string
 	Log  *slog.Logger
@@ -43,6 +47,10 @@ type Datastore struct {
 	informers map[string]cache.SharedIndexInformer // by Kind
 	factories []factory
 	owners    owners
+	kube      kubernetes.Interface
+	node      string       // this one
+	own       []netip.Addr // its addresses
+	services  atomic.Pointer[[]netip.Prefix]
 	changed   chan struct{}
 	synced    atomic.Bool
 }
@@ -72,6 +80,9 @@ func New(cfg Config) (*Datastore, error) {
 	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(cfg.Dynamic, 0, metav1.NamespaceAll, nil)
 	d := &Datastore{
 		log:       cfg.Log,
+		kube:      cfg.Kubernetes,
+		node:      cfg.Node,
+		own:       cfg.Own,
 		factories: []factory{core, custom},
 		changed:   make(chan struct{}, 1),
 		informers: map[string]cache.SharedIndexInformer{kindNode: core.Core().V1().Nodes().Informer()},
@@ -140,10 +151,19 @@ func (d *Datastore) Run(ctx context.Context) error {
 		f.Start(ctx.Done())
 		defer f.Shutdown()
 	}
+	read := make(chan struct{})
+	var background sync.WaitGroup
+	defer background.Wait()
+	background.Go(func() { d.watchServices(ctx, read) })
 	for _, inf := range d.informers {
 		if !cache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
 			return nil // ctx ended first
 		}
+	}
+	select {
+	case <-read:
+	case <-ctx.Done():
+		return nil
 	}
 	d.synced.Store(true)
 	d.wake()
@@ -206,6 +226,12 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Pools, s.Invalid = kept, append(s.Invalid, bad...)
 	s.Forced, bad = settleForced(kept)
 	s.Invalid = append(s.Invalid, bad...)
+	s.Invalid = append(s.Invalid, malformedSelectors(kept)...)
+	var services []netip.Prefix
+	if p := d.services.Load(); p != nil {
+		services = *p
+	}
+	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, services)...)
 
 	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
 	s.Invalid = append(s.Invalid, bad...)

@@ -32,7 +32,7 @@ type trimmedNode struct {
 // not parse. Without one that BGP needs the Node counts as absent; without its IPv6
 // address, or one of the tunnel's, it can still be routed to.
 func parseNode(n *corev1.Node) trimmedNode {
-	out := Node{Name: n.Name, Labels: n.Labels}
+	out := Node{Name: n.Name, Labels: n.Labels, StatusAddrs: StatusAddresses(n)}
 	var errs []error
 	if v := n.Annotations[apiv1.AnnotationNodeIPv4]; v != "" {
 		p, err := parseNodeAddress(v)
@@ -65,7 +65,7 @@ func parseNode(n *corev1.Node) trimmedNode {
 	}
 	if v := n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; v != "" {
 		a, err := netip.ParseAddr(v)
-		if err != nil || !a.Is4() || !a.IsGlobalUnicast() {
+		if err != nil || !a.Is4() || checkNodeAddress(netip.PrefixFrom(a, a.BitLen())) != nil {
 			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, excerpt.Value(v)))
 		} else {
 			out.IPIPTunnelAddr = a
@@ -86,8 +86,12 @@ func parseNodeAddress(v string) (netip.Prefix, error) {
 		v += "/32"
 	}
 	p, err := netip.ParsePrefix(v)
+	const want = "want an IPv4 unicast address with its prefix length, such as 10.0.0.5/24"
 	if err != nil || !p.Addr().Is4() || !p.Addr().IsGlobalUnicast() {
-		return netip.Prefix{}, errors.New("want an IPv4 unicast address with its prefix length, such as 10.0.0.5/24")
+		return netip.Prefix{}, errors.New(want)
+	}
+	if err := checkNodeAddress(p); err != nil {
+		return netip.Prefix{}, fmt.Errorf("%w; %s", err, want)
 	}
 	return p, nil
 }
@@ -98,8 +102,12 @@ func parseNodeAddress6(v string) (netip.Prefix, error) {
 		v += "/128"
 	}
 	p, err := netip.ParsePrefix(v)
+	const want = "want an IPv6 unicast address with its prefix length, such as fd00::5/64"
 	if a := p.Addr(); err != nil || !a.Is6() || a.Is4In6() || !a.IsGlobalUnicast() {
-		return netip.Prefix{}, errors.New("want an IPv6 unicast address with its prefix length, such as fd00::5/64")
+		return netip.Prefix{}, errors.New(want)
+	}
+	if err := checkNodeAddress(p); err != nil {
+		return netip.Prefix{}, fmt.Errorf("%w; %s", err, want)
 	}
 	return p, nil
 }

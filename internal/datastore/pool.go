@@ -7,6 +7,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/excerpt"
+	poolrules "github.com/manx-cni/manx/ipam/pool"
 )
 
 // settlePools drops pools that do not validate and, of two that overlap, the
@@ -28,6 +29,18 @@ func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid
 		kept = append(kept, p)
 	}
 	return kept, invalid
+}
+
+// malformedSelectors names the pools that have a selector which does not parse. Nothing
+// is assigned from them (ipam/pool); whom they were for can not be known, so nodes keep
+// their blocks and pods their addresses.
+func malformedSelectors(pools []*apiv1.IPPool) (invalid []Invalid) {
+	for _, p := range pools {
+		if err := poolrules.CheckSelectors(p); err != nil {
+			invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name, Reason: oneLine(err) + "; nothing is assigned from the pool until that is mended, addresses in use stay"})
+		}
+	}
+	return invalid
 }
 
 // settleForced reads the modes that users force on valid pools. A mode the pool

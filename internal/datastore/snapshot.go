@@ -27,6 +27,9 @@ type Node struct {
 	// IPIPTunnelAddr is projectcalico.org/IPv4IPIPTunnelAddr, the address of the
 	// node's tunl0, or the zero Addr.
 	IPIPTunnelAddr netip.Addr
+	// StatusAddrs are the InternalIPs and ExternalIPs of the Node's status, which the
+	// kubelet or a cloud's controller writes.
+	StatusAddrs []netip.Addr
 	// PoolModes is manx.io/pool-modes as it stands there, at most maxPoolModes
 	// bytes; felix/mode reads it.
 	PoolModes string
@@ -48,6 +51,10 @@ type Snapshot struct {
 	// with a deletionTimestamp is among them: its addresses are routed until it
 	// is gone, and only IPAM leaves it alone.
 	Pools []*apiv1.IPPool
+	// Barred are the pools that nothing may be assigned from because they lie over the
+	// nodes' network or the services', each with the reason; mostly nil. They are among
+	// Pools: what they have given out before stays routed.
+	Barred map[string]string
 	// Forced are the modes of manx.io/force-ipip-mode, by pool; mostly nil.
 	Forced map[string]apiv1.EncapMode
 	// Owners are the nodes that own a block for certain, by confirmed host

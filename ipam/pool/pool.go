@@ -8,6 +8,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -57,7 +58,10 @@ type Query struct {
 	IPIP   bool                // only pools whose ipipMode is not Never
 	// Requested are names or CIDRs of pools. When there are any, these are used,
 	// in this order, whatever their selectors and assignmentMode say.
-	Requested       []string
+	Requested []string
+	// Barred are pools that nothing may be assigned from, with the reason: they lie over
+	// the network of nodes or services (v1.Barred).
+	Barred          map[string]string
 	NodeLabels      map[string]string // for nodeSelector
 	NamespaceLabels map[string]string // for namespaceSelector
 }
@@ -72,7 +76,7 @@ func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped, er
 	if q.Use == "" {
 		q.Use = v1.UseWorkload
 	}
-	all := classify(pools)
+	all := classify(pools, q.Barred)
 	if len(q.Requested) > 0 {
 		selected, err = request(all, q)
 		return selected, nil, err
@@ -99,11 +103,11 @@ func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped, er
 
 // Find returns the pool that addr lies in, for one who asks for that address:
 // selectors, assignmentMode and allowedUses do not matter. It fails when there
-// is none that may be assigned from.
-func Find(pools []*v1.IPPool, addr netip.Addr) (Pool, error) {
-	c, err := find(pools, addr)
-	if err == nil && c.unusable != "" {
-		err = fmt.Errorf("it is in pool %s (%s), which %s", c.Name, c.object.Spec.CIDR, c.unusable)
+// is none that may be assigned from; barred is as in Query.
+func Find(pools []*v1.IPPool, barred map[string]string, addr netip.Addr) (Pool, error) {
+	c, err := find(pools, barred, addr)
+	if why := c.closed(); err == nil && why != "" {
+		err = fmt.Errorf("it is in pool %s (%s), which %s", c.Name, c.object.Spec.CIDR, why)
 	}
 	return c.Pool, err
 }
@@ -111,12 +115,12 @@ func Find(pools []*v1.IPPool, addr netip.Addr) (Pool, error) {
 // Home returns the pool that addr lies in, also when nothing new may be assigned
 // from it: for addresses that are in use.
 func Home(pools []*v1.IPPool, addr netip.Addr) (Pool, error) {
-	c, err := find(pools, addr)
+	c, err := find(pools, nil, addr)
 	return c.Pool, err
 }
 
-func find(pools []*v1.IPPool, addr netip.Addr) (candidate, error) {
-	for _, c := range classify(pools) {
+func find(pools []*v1.IPPool, barred map[string]string, addr netip.Addr) (candidate, error) {
+	for _, c := range classify(pools, barred) {
 		if c.valid && !c.shadowed && c.CIDR.Contains(addr) {
 			return c, nil
 		}
@@ -125,10 +129,32 @@ func find(pools []*v1.IPPool, addr netip.Addr) (candidate, error) {
 }
 
 // Keeps reports whether a node with these labels has a use for an empty block:
-// whether its pool may be assigned from and selects the node.
-func Keeps(pools []*v1.IPPool, cidr netip.Prefix, nodeLabels map[string]string) bool {
-	c, err := find(pools, cidr.Addr())
-	return err == nil && c.unusable == "" && cidr.Bits() >= c.CIDR.Bits() && refused("nodeSelector", c.object.Spec.NodeSelector, nodeLabels) == ""
+// whether its pool may be assigned from and selects the node. A selector that does not
+// parse selects nobody and turns nobody away: the block is kept until it is mended.
+func Keeps(pools []*v1.IPPool, barred map[string]string, cidr netip.Prefix, nodeLabels map[string]string) bool {
+	c, err := find(pools, barred, cidr.Addr())
+	switch {
+	case err != nil || cidr.Bits() < c.CIDR.Bits():
+		return false
+	case c.malformed != "":
+		return true
+	}
+	return c.unusable == "" && refused("nodeSelector", c.object.Spec.NodeSelector, nodeLabels) == ""
+}
+
+// CheckSelectors returns what keeps the pool's selectors from being understood; nil when
+// nothing does.
+func CheckSelectors(p *v1.IPPool) error {
+	var errs []error
+	for _, f := range []struct{ field, text string }{{"nodeSelector", p.Spec.NodeSelector}, {"namespaceSelector", p.Spec.NamespaceSelector}} {
+		if selectsAll(f.text) {
+			continue
+		}
+		if _, err := selector.Parse(f.text); err != nil {
+			errs = append(errs, fmt.Errorf("malformed %s: %w", f.field, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ByNamespace reports whether any pool looks at the labels of namespaces, so that
@@ -140,14 +166,24 @@ func ByNamespace(pools []*v1.IPPool) bool {
 // candidate is a pool and what keeps everybody from using it.
 type candidate struct {
 	Pool
-	object   *v1.IPPool
-	valid    bool   // CIDR and BlockBits are set
-	shadowed bool   // an older pool has its addresses
-	unusable string // why nothing may be assigned from it, or empty
+	object    *v1.IPPool
+	valid     bool   // CIDR and BlockBits are set
+	shadowed  bool   // an older pool has its addresses
+	malformed string // what is wrong with its selectors, or empty
+	unusable  string // why nothing may be assigned from it, or empty
+}
+
+// closed returns why nothing is assigned from the pool even to who asks for it by name,
+// or nothing. Whom a selector that does not parse was to keep out can not be known.
+func (c candidate) closed() string {
+	if c.unusable == "" && c.malformed != "" {
+		return "has a " + c.malformed
+	}
+	return c.unusable
 }
 
 // classify returns the pools by name.
-func classify(pools []*v1.IPPool) []candidate {
+func classify(pools []*v1.IPPool, barred map[string]string) []candidate {
 	var out []candidate
 	overlaps := v1.Overlaps(pools)
 	sorted := slices.SortedFunc(slices.Values(pools), func(a, b *v1.IPPool) int { return strings.Compare(a.Name, b.Name) })
@@ -168,6 +204,11 @@ func classify(pools []*v1.IPPool) []candidate {
 			c.unusable = "is being deleted"
 		case p.Spec.Disabled:
 			c.unusable = "is disabled"
+		case barred[p.Name] != "":
+			c.unusable = "cannot be used: " + barred[p.Name]
+		}
+		if err := CheckSelectors(p); err != nil {
+			c.malformed = strings.ReplaceAll(err.Error(), "\n", "; ")
 		}
 		out = append(out, c)
 	}
@@ -182,7 +223,7 @@ func request(all []candidate, q Query) (selected []Pool, err error) {
 			return nil, fmt.Errorf("the requested IPPool %q does not exist; want the name or the CIDR of one that does", want)
 		}
 		c := all[i]
-		reason := c.unusable
+		reason := c.closed()
 		switch {
 		case reason != "":
 		case FamilyOf(c.CIDR) != q.Family:

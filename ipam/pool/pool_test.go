@@ -89,7 +89,7 @@ func TestSelect(t *testing.T) {
 func TestRequestedRefused(t *testing.T) {
 	for requested, want := range map[string]string{
 		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist", "disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",
-		"dying": "is being deleted", "beta": "overlaps", "six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
+		"dying": "is being deleted", "garbled": "malformed nodeSelector", "beta": "overlaps", "six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
 	} {
 		selected, _, err := pool.Select(somePools(), pool.Query{Family: pool.IPv4, Requested: []string{"alpha", requested}})
 		if err == nil || !strings.Contains(err.Error(), want) || len(selected) > 0 {
@@ -103,8 +103,9 @@ func TestFind(t *testing.T) {
 	for addr, c := range map[string]struct{ name, refused string }{
 		"10.1.2.3": {"zulu", ""}, "10.2.200.1": {"alpha", ""}, "10.5.0.1": {"manual", ""}, "10.6.0.1": {"rack", ""}, "10.4.0.1": {"tunnels", ""}, "fd00::1": {"six", ""},
 		"10.3.0.1": {"disabled", "pool disabled (10.3.0.0/16), which is disabled"}, "10.10.0.1": {"dying", "being deleted"}, "10.8.0.1": {"", "none of the 12 IPPools"},
+		"10.9.0.1": {"garbled", "malformed nodeSelector"},
 	} {
-		p, err := pool.Find(somePools(), netip.MustParseAddr(addr))
+		p, err := pool.Find(somePools(), nil, netip.MustParseAddr(addr))
 		if c.refused == "" && (err != nil || p.Name != c.name) || c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused)) {
 			t.Errorf("Find(%s) = %v, %v, want %+v", addr, p, err, c)
 		}
@@ -115,16 +116,39 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestBarred: a pool over the nodes' network gives nothing to anybody, by itself or by
+// name, and what it has given is still known.
+func TestBarred(t *testing.T) {
+	pools, barred := somePools(), map[string]string{"zulu": "cidr contains 10.1.0.1, the address of node n1"}
+	selected, skipped, err := pool.Select(pools, pool.Query{Family: pool.IPv4, Barred: barred})
+	if err != nil || slices.ContainsFunc(selected, func(p pool.Pool) bool { return p.Name == "zulu" }) ||
+		!slices.ContainsFunc(skipped, func(s pool.Skipped) bool { return s.Name == "zulu" && strings.Contains(s.Reason, "10.1.0.1") }) {
+		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
+	}
+	if _, _, err := pool.Select(pools, pool.Query{Family: pool.IPv4, Barred: barred, Requested: []string{"zulu"}}); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
+		t.Errorf("asked for by name: %v", err)
+	}
+	if _, err := pool.Find(pools, barred, netip.MustParseAddr("10.1.2.3")); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
+		t.Errorf("asked for by address: %v", err)
+	}
+	if pool.Keeps(pools, barred, netip.MustParsePrefix("10.1.0.0/26"), nil) {
+		t.Error("an empty block is kept")
+	}
+	if home, err := pool.Home(pools, netip.MustParseAddr("10.1.2.3")); err != nil || home.Name != "zulu" {
+		t.Errorf("the pool of an address in use: %v, %v", home, err)
+	}
+}
+
 // TestKeeps lists which empty blocks a node has a use for.
 func TestKeeps(t *testing.T) {
 	for cidr, want := range map[string]bool{
-		"10.1.0.0/26": true, "10.5.0.0/26": true, "10.7.0.0/26": true, "10.6.0.0/26": false, "10.3.0.0/26": false, "10.10.0.0/26": false, "10.99.0.0/26": false, "10.1.0.0/12": false,
+		"10.1.0.0/26": true, "10.5.0.0/26": true, "10.7.0.0/26": true, "10.6.0.0/26": false, "10.3.0.0/26": false, "10.9.0.0/26": true, "10.10.0.0/26": false, "10.99.0.0/26": false, "10.1.0.0/12": false,
 	} {
-		if got := pool.Keeps(somePools(), netip.MustParsePrefix(cidr), map[string]string{"rack": "2"}); got != want {
+		if got := pool.Keeps(somePools(), nil, netip.MustParsePrefix(cidr), map[string]string{"rack": "2"}); got != want {
 			t.Errorf("Keeps(%s) = %v, want %v", cidr, got, want)
 		}
 	}
-	if !pool.Keeps(somePools(), netip.MustParsePrefix("10.6.0.0/26"), map[string]string{"rack": "1"}) {
+	if !pool.Keeps(somePools(), nil, netip.MustParsePrefix("10.6.0.0/26"), map[string]string{"rack": "1"}) {
 		t.Error("a block of a pool that selects the node is not kept")
 	}
 	if !pool.ByNamespace(somePools()) || pool.ByNamespace(somePools()[:6]) {

@@ -1,0 +1,116 @@
+package datastore
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// reservedRanges hold no address of a machine that others can reach, by RFC 6890 and
+// RFC 4291: netip's own predicates do not know them.
+var reservedRanges = []struct {
+	netip.Prefix
+	what string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "addresses of \"this network\" (RFC 791)"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "reserved addresses (RFC 1112)"},
+	{netip.MustParsePrefix("::/8"), "reserved addresses (RFC 4291)"},
+}
+
+// Shortest subnets that a node's address can be in. No network of machines is larger,
+// and a length of 0 makes the whole world a neighbour.
+const (
+	minSubnet4 = 8
+	minSubnet6 = 16
+)
+
+// checkNodeAddress says why an address with the length of its subnet can not be a
+// node's.
+func checkNodeAddress(p netip.Prefix) error {
+	a := p.Addr()
+	if !a.IsGlobalUnicast() {
+		return errors.New("it is no unicast address that other nodes can reach")
+	}
+	for _, r := range reservedRanges {
+		if r.Contains(a) {
+			return fmt.Errorf("it is one of the %s, %s", r.what, r.Prefix)
+		}
+	}
+	shortest := minSubnet4
+	if a.Is6() {
+		shortest = minSubnet6
+	}
+	if p.Bits() < shortest {
+		return fmt.Errorf("its subnet length %d is too short; want %d to %d", p.Bits(), shortest, a.BitLen())
+	}
+	return nil
+}
+
+// StatusAddresses are the addresses that the kubelet, or a cloud's controller, has
+// entered in a Node's status: its InternalIPs and ExternalIPs.
+func StatusAddresses(n *corev1.Node) (out []netip.Addr) {
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
+			continue
+		}
+		addr, err := netip.ParseAddr(a.Address)
+		if err == nil && checkNodeAddress(netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen())) == nil {
+			out = append(out, addr.Unmap())
+		}
+	}
+	return out
+}
+
+// settleNetwork holds pools and nodes against each other. A pool that has an address of
+// this node, or one that the kubelet of another reports, lies over the nodes' network:
+// it is barred. Another address of a Node that is in a pool is a pod's: the Node is used
+// without it, whoever has written it there.
+func settleNetwork(s *Snapshot, self string, own []netip.Addr, services []netip.Prefix) (invalid []Invalid) {
+	net := apiv1.Network{Nodes: map[netip.Addr]string{}, Services: services}
+	for _, n := range s.Nodes {
+		for _, a := range n.StatusAddrs {
+			net.Nodes[a] = n.Name
+		}
+	}
+	for _, a := range own {
+		net.Nodes[a] = self
+	}
+	s.Barred = apiv1.Barred(s.Pools, net)
+	for name, why := range s.Barred {
+		invalid = append(invalid, Invalid{Kind: kindPool, Name: name, Reason: why})
+	}
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		for _, f := range []struct {
+			addr       *netip.Prefix
+			annotation string
+		}{{&n.IPv4, apiv1.AnnotationNodeIPv4}, {&n.IPv6, apiv1.AnnotationNodeIPv6}} {
+			p := inPool(s, f.addr.Addr())
+			if p == nil {
+				continue
+			}
+			invalid = append(invalid, Invalid{Kind: kindNode, Name: n.Name, Reason: fmt.Sprintf(
+				"annotation %s=%q: the address is in IPPool %s (%s), so that it is a pod's and cannot be the node's, and the node's status does not have it; "+
+					"want the address of the node's interface; the node is used without it", f.annotation, f.addr, p.Name, p.Spec.CIDR)})
+			*f.addr = netip.Prefix{}
+		}
+	}
+	return invalid
+}
+
+// inPool is the pool that an address is in, if pods may be given it.
+func inPool(s *Snapshot, a netip.Addr) *apiv1.IPPool {
+	if !a.IsValid() {
+		return nil
+	}
+	i := slices.IndexFunc(s.Pools, func(p *apiv1.IPPool) bool { return s.Barred[p.Name] == "" && p.Prefix().Contains(a) })
+	if i < 0 {
+		return nil
+	}
+	return s.Pools[i]
+}
