@@ -1,6 +1,10 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // IPPool is a range of addresses that pods and tunnels draw from, and how
 // packets travel to them.
@@ -172,6 +176,28 @@ const (
 	// PoolOverlapsNetwork: the range has an address of a node, or of services.
 	PoolOverlapsNetwork = "OverlapsNetwork"
 )
+
+// ConditionPoolReachable is the condition of an IPPool that is False when other nodes
+// have no routes to its addresses; it is absent otherwise.
+const ConditionPoolReachable = "Reachable"
+
+// PoolNotExported is its reason for a pool whose blocks are not announced
+// (spec.disableBGPExport).
+const PoolNotExported = "NotExported"
+
+// NotExportedText says what disableBGPExport costs a pool whose routes other nodes have
+// from BGP.
+func NotExportedText(p *IPPool) string {
+	return fmt.Sprintf("spec.disableBGPExport is true and ipipMode is %s: other nodes have their routes from BGP, so that the pool's pods (%s) "+
+		"cannot be reached from other nodes; set disableBGPExport to false if that is not meant", p.ipipMode(), p.Spec.CIDR)
+}
+
+func (p *IPPool) ipipMode() EncapMode {
+	if p.Spec.IPIPMode == "" {
+		return EncapNever
+	}
+	return p.Spec.IPIPMode
+}
 
 // IPPoolStatus says whether the pool is in use and, if not, why. It is written
 // by manx-controllers, at most every ten seconds.

@@ -40,6 +40,9 @@ const (
 	// OverlapsNodes: what a peer announces, a block of this node or a pod's address
 	// covers the address of a node, a next hop or a subnet of the uplink.
 	OverlapsNodes ConditionKind = "OverlapsNodes"
+	// PoolNotExported: a pool keeps its routes out of BGP (disableBGPExport), from which
+	// other nodes would have them: its pods cannot be reached from there.
+	PoolNotExported ConditionKind = "PoolNotExported"
 	// AddressConflict: two local endpoints, or one and a node it was lent to, claim one address.
 	AddressConflict ConditionKind = "AddressConflict"
 	// ForeignRoute: somebody else's route has the destination and metric of one

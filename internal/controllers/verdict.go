@@ -86,6 +86,18 @@ func bar(verdicts []*verdict, network v1.Network) {
 	}
 }
 
+// reachable is the condition that says whether other nodes have routes to the pool, or
+// nil where there is nothing to be said.
+func (v *verdict) reachable() *metav1.Condition {
+	if !v.cidr.IsValid() || !v.Spec.DisableBGPExport {
+		return nil
+	}
+	return &metav1.Condition{
+		Type: v1.ConditionPoolReachable, Status: metav1.ConditionFalse, Reason: v1.PoolNotExported, Message: v1.NotExportedText(v.IPPool),
+		ObservedGeneration: v.Generation,
+	}
+}
+
 // named bounds how many nodes are named in a message.
 const named = 5
 
@@ -133,6 +145,12 @@ func (v *verdict) status(now metav1.Time) *v1.IPPoolStatus {
 		ready.Status = metav1.ConditionTrue
 	}
 	setCondition(out, ready)
+	if c := v.reachable(); c != nil {
+		c.LastTransitionTime = now
+		setCondition(out, *c)
+	} else {
+		out.Conditions = slices.DeleteFunc(out.Conditions, func(c metav1.Condition) bool { return c.Type == v1.ConditionPoolReachable })
+	}
 	if v.cidr.IsValid() {
 		out.Use = &v1.IPPoolUse{
 			Blocks: int64(v.use.Blocks), Addresses: int64(v.use.Addresses), Capacity: v.use.Capacity(), Percent: v.use.PercentText(),

@@ -122,6 +122,25 @@ func TestPoolsThatAreNotUsed(t *testing.T) {
 	}
 }
 
+// TestPoolNotExported: a pool whose routes are kept out of BGP says what that costs, as
+// long as it is so.
+func TestPoolNotExported(t *testing.T) {
+	quiet := func(p *v1.IPPool) { p.Spec.DisableBGPExport, p.Spec.IPIPMode = true, v1.EncapAlways }
+	v := judgePools([]*v1.IPPool{aPool("quiet", "10.0.0.0/16", quiet)}, nil, nil)[0]
+	v.Status = v.status(metav1.NewTime(time.Unix(9, 0)))
+	if c := v.Status.Conditions; len(c) != 2 || c[0].Status != metav1.ConditionTrue || c[1].Type != v1.ConditionPoolReachable || c[1].Status != metav1.ConditionFalse ||
+		c[1].Reason != v1.PoolNotExported || !strings.Contains(c[1].Message, "ipipMode is Always") || !strings.Contains(c[1].Message, "cannot be reached from other nodes") {
+		t.Errorf("conditions %+v", c)
+	}
+	if again := v.status(metav1.NewTime(time.Unix(99, 0))); again.Conditions[1].LastTransitionTime.Unix() != 9 {
+		t.Errorf("the condition has not changed, but: %+v", again.Conditions)
+	}
+	v.Spec.DisableBGPExport = false
+	if c := v.status(metav1.Now()).Conditions; len(c) != 1 {
+		t.Errorf("conditions of a pool that is announced: %+v", c)
+	}
+}
+
 // TestFullness shows that a pool that hovers around 90 % is told of once.
 func TestFullness(t *testing.T) {
 	var told []string
