@@ -215,6 +215,7 @@ func (p *program) session(ctx context.Context) error {
 	})
 	if p.settings.Collect {
 		c := &collector{watch: w, kube: p.clients.kube, sweep: sweeper.sweep, log: p.log, trouble: trouble{log: p.log, what: "collection"}, now: time.Now, beat: p.heart.Beat, grace: p.settings.LeakGrace}
+		sweeper.refused = c.gc.Postpone
 		g.Go(func() error {
 			if !w.wait(ctx) {
 				return nil

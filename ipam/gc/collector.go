@@ -11,7 +11,8 @@ import (
 	"github.com/manx-cni/manx/ipam/block"
 )
 
-// What one plan holds at most. More waits for the next, which may follow at once.
+// What one plan holds at most. More waits for the next, which may follow at once; what
+// was refused waits longest (Postpone).
 const (
 	maxReleases = 1000
 	maxHandles  = 500
@@ -20,8 +21,9 @@ const (
 // Collector remembers what looked like garbage. The zero value is ready. It is
 // not safe for concurrent use.
 type Collector struct {
-	memory memory
-	epoch  uint64
+	memory    memory
+	epoch     uint64
+	postponed map[Refusal]bool
 }
 
 // Look compares the snapshot with those before and returns what is to be done.
@@ -34,7 +36,8 @@ func (c *Collector) Look(s *Snapshot, now time.Time, grace time.Duration) Plan {
 	}
 	c.memory.begin()
 	defer c.memory.end()
-	l := &look{Snapshot: s, now: now, grace: grace, memory: &c.memory, waits: map[string]bool{}, holds: map[string]bool{}}
+	l := &look{Snapshot: s, now: now, grace: grace, memory: &c.memory, waits: map[string]bool{}, holds: map[string]bool{}, postponed: c.postponed, still: map[Refusal]bool{}}
+	defer c.forget(l.still)
 	l.read()
 	l.addresses()
 	if grace <= 0 {
@@ -59,6 +62,8 @@ type look struct {
 	homes  map[string]map[string]bool      // nodes of a handle's assignments, by the handle object's name
 	holds  map[string]bool                 // nodes that have an address which is in use by a pod
 	waits  map[string]bool                 // nodes that have an address which is to be released later
+
+	postponed, still map[Refusal]bool // and what of it is still garbage
 }
 
 // item is one assignment.
@@ -135,7 +140,7 @@ func alternate(b *block.Block, addr netip.Addr) map[string]string {
 // addresses plans releases. One address in use keeps all of its handle.
 func (l *look) addresses() {
 	blind := l.blindHandles()
-	for _, group := range l.groups {
+	for _, group := range last(l.groups, l.postponedOf, l.still) {
 		leaked, confirmed := true, true
 		for i := range group {
 			it := &group[i]
@@ -248,7 +253,13 @@ func (l *look) handles() {
 	for node := range l.Nodes {
 		alive[v1.HostnameHash(node)] = true
 	}
-	for _, h := range l.Handles {
+	postponed := func(h Handle) []Refusal {
+		if r := (Refusal{Handle: h.Name}); l.postponed[r] {
+			return []Refusal{r}
+		}
+		return nil
+	}
+	for _, h := range last(l.Handles, postponed, l.still) {
 		want := l.counts[v1.HandleName(h.ID)]
 		if len(want) > 0 && (maps.Equal(want, h.Counts) || l.kept(h, alive)) || l.blind(h) {
 			continue

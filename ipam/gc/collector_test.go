@@ -374,6 +374,29 @@ func TestMuchToDo(t *testing.T) {
 	t.Error("no end after 10 rounds")
 }
 
+// What is always refused takes no room from what is not: it comes last until it is
+// garbage no more.
+func TestPostponed(t *testing.T) {
+	var c gc.Collector
+	w := newWorld(t, "n1")
+	refused := w.block("10.0.0.0/20", "n1")
+	for i := range 1500 {
+		w.assign(refused, netip.AddrFrom4([4]byte{10, 0, byte(i / 256), byte(i % 256)}).String(), fmt.Sprint("k.r", i), ofPod(fmt.Sprint("r", i), "n1"))
+	}
+	other := w.block("10.1.0.0/29", "n1")
+	w.assign(other, "10.1.0.1", "k.other", ofPod("other", "n1"))
+	has := func(p gc.Plan, addr string) bool { _, ok := released(p)[addr]; return ok }
+	plan := settle(&c, w)
+	if len(plan.Releases) != 1000 || has(plan, "10.1.0.1") || !plan.More {
+		t.Fatalf("%d releases at first, more %t: the test says nothing", len(plan.Releases), plan.More)
+	}
+	c.Postpone(gc.Refusal{Block: refused.CIDR()})
+	plan = c.Look(&w.snapshot, start.Add(3*grace), grace)
+	if !has(plan, "10.1.0.1") || len(plan.Releases) != 1000 {
+		t.Errorf("%d releases, without the one from the other block", len(plan.Releases))
+	}
+}
+
 func TestUse(t *testing.T) {
 	w := newWorld(t, "n1")
 	b := w.block("10.0.0.0/29", "n1")
