@@ -181,8 +181,8 @@ func (c *calculation) reportPools() {
 					"plain routes are written until one of them is Never", p.IPIPMode, p.VXLANMode, p.Name, p.CIDR)
 		default:
 			c.condition(state.EncapsulationUnsupported, p.Name,
-				"vxlanMode: %s is not supported yet by this build on pool %s (%s); plain routes are written instead",
-				p.VXLANMode, p.Name, p.CIDR)
+				"vxlanMode %s of pool %s (%s) is not carried by this version of Manx: no address is assigned from the pool, and packets to those in use travel as they are; "+
+					"set ipipMode, or vxlanMode Never", p.VXLANMode, p.Name, p.CIDR)
 		}
 	}
 }

@@ -33,6 +33,8 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 			o.Why = "not routed here: this node has no IPv6 address (IP6 is not set)"
 		case cidrOf(p).Addr().Is6():
 			o.Why = "IPv6 travels as it is"
+		case p.Uncarried() != "":
+			o.Why = "not ready: it " + p.Uncarried()
 		case !known:
 			o.Why = "its mode is not published yet"
 		case s.held != "":

@@ -113,6 +113,11 @@ func TestSettingsWithoutEffect(t *testing.T) {
 				lines = append(lines, s.Object+": "+s.Text)
 			}
 			begins(t, "lines of status", lines, tt.lines)
+			for _, p := range n.Pools {
+				if !strings.HasPrefix(p.Why, "not ready: it asks for VXLAN (vxlanMode Always)") {
+					t.Errorf("pool %s: %s", p.Name, p.Why)
+				}
+			}
 		})
 	}
 }

@@ -45,6 +45,9 @@ func judgePools(pools []*v1.IPPool, blocks []gc.Block, reserved []netip.Prefix) 
 			v.text = fmt.Sprintf("ignored: cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint", cidr, older.Prefix(), older.Name)
 			continue
 		}
+		if why := p.Uncarried(); why != "" {
+			v.reason, v.text = v1.PoolEncapsulation, why+"; no addresses are assigned from the pool, and packets to those in use travel as they are"
+		}
 		if p.Spec.Disabled {
 			v.reason, v.text = v1.PoolDisabled, "spec.disabled: no addresses are assigned from the pool, those in use stay"
 		}

@@ -206,6 +206,8 @@ func classify(pools []*v1.IPPool, barred map[string]string) []candidate {
 			c.unusable = "is disabled"
 		case barred[p.Name] != "":
 			c.unusable = "cannot be used: " + barred[p.Name]
+		case p.Uncarried() != "":
+			c.unusable = p.Uncarried()
 		}
 		if err := CheckSelectors(p); err != nil {
 			c.malformed = strings.ReplaceAll(err.Error(), "\n", "; ")
