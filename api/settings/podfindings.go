@@ -6,6 +6,11 @@ import (
 	"strings"
 )
 
+// AboutPods reports whether an annotation of a pod or a namespace is about its network.
+func AboutPods(name string) bool {
+	return slices.ContainsFunc(podPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) || slices.Contains(namesOf(PodAnnotations), name)
+}
+
 // OfPod returns which annotations of a pod have no effect, by name, and those that
 // are not known and look as if they were to have one. Those that are acted on or
 // refused are for whoever starts the pod.
@@ -20,7 +25,7 @@ func OfPod(annotations map[string]string) (out []Finding) {
 			if e := PodAnnotations[i]; e.Effect == NoEffect && !e.quiet(value) {
 				out = append(out, Finding{Field: name, Value: bounded(value), Effect: e.Effect, Why: e.Why, Weight: e.Weight})
 			}
-		case slices.ContainsFunc(podPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
+		case AboutPods(name):
 			why := "no such annotation, ignored"
 			if near := Nearest(name, names); near != "" {
 				why += "; did you mean " + near + "?"

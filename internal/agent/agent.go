@@ -277,7 +277,7 @@ func orNone(p netip.Prefix) string {
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
-		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, attempts: &a.leaked.attempts, observe: a.observe,
+		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, attempts: &a.leaked.attempts, observe: a.observe, ignored: a.ignored,
 	}
 	a.serving.Store(true)
 	defer a.serving.Store(false)

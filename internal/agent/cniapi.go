@@ -49,7 +49,8 @@ type podAPI struct {
 	annotate func(podRecord)
 	mtu      func() int
 	status   func() status.Node
-	attempts *attempts // nil: nobody asks what is under way
+	attempts *attempts                       // nil: nobody asks what is under way
+	ignored  func(nodeapi.Endpoint, podMeta) // nil, or tells of annotations without effect
 	observe  func(verb string, started time.Time, err error)
 }
 
@@ -94,6 +95,9 @@ func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi
 			chosen = " as chosen by the " + wish.from
 		}
 		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s%s: %w", req.Namespace, req.Pod, chosen, progress.Overdue(err)))
+	}
+	if p.ignored != nil {
+		p.ignored(req.Endpoint, meta)
 	}
 	return nodeapi.AddReply{Addrs: addrs, MTU: p.mtu(), MAC: wish.mac.String()}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/manx-cni/manx/api/settings"
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/cni-plugin/veth"
 	"github.com/manx-cni/manx/internal/excerpt"
@@ -24,8 +25,6 @@ const (
 	annotationAddrs    = "cni.projectcalico.org/ipAddrs"
 	annotationFamilies = "cni.projectcalico.org/ipFamilies"
 	annotationMAC      = "cni.projectcalico.org/hwAddr"
-	annotationNoIPAM   = "cni.projectcalico.org/ipAddrsNoIpam"
-	annotationFloating = "cni.projectcalico.org/floatingIPs"
 )
 
 // What is accepted, for errors.
@@ -75,9 +74,9 @@ func familiesOf(addrs []netip.Addr) (f families) {
 func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
 	w := podWish{namespaceLabels: meta.namespaceLabels}
 	own := func(annotation string) source { return source{req, "pod", annotation, meta.annotations[annotation]} }
-	for _, a := range []string{annotationNoIPAM, annotationFloating} {
-		if s := own(a); s.value != "" {
-			return w, s.refuse(errors.New("this version does not have it; remove the annotation"))
+	for _, e := range settings.PodAnnotations {
+		if s := own(e.Name); e.Effect == settings.Refused && s.value != "" {
+			return w, s.refuse(errors.New(e.Why))
 		}
 	}
 	var err error

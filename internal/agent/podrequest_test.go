@@ -70,7 +70,7 @@ func TestWish(t *testing.T) {
 
 		"nothing":                         {req: request()},
 		"empty annotations":               {req: request(), meta: metaOf("ipv4pools", "", "ipv6pools", "", "ipAddrs", "", "ipFamilies", "", "hwAddr", "", "ipAddrsNoIpam", "", "floatingIPs", "")},
-		"what is not for the address":     {req: request(), meta: metaOf("podIP", "10.0.0.1/32", "allowedSourcePrefixes", "x")},
+		"what is not for the address":     {req: request(), meta: metaOf("podIP", "10.0.0.1/32", "containerID", "x")},
 		"the configuration's pools":       {req: request("c"), pools4: []string{"c"}, from: "network configuration"},
 		"the configuration's IPv6 pools":  {req: configured6, pools6: []string{"six"}, from: "network configuration"},
 		"the namespace's pools":           {req: request("c"), meta: metaOf("ns:ipv4pools", `["n"]`), pools4: []string{"n"}, from: "annotation cni.projectcalico.org/ipv4pools of its namespace"},
@@ -128,6 +128,7 @@ func TestWishRefused(t *testing.T) {
 	}{
 		"no family":                {none, metaOf(), []string{`ipam.assign_ipv4 is "false"`, "so is ipam.assign_ipv6", `want "true"`}},
 		"outside IPAM":             {plain, metaOf("ipAddrsNoIpam", `["10.0.0.1"]`), []string{pod + `ipAddrsNoIpam="[\"10.0.0.1\"]"`, "remove the annotation"}},
+		"another source":           {plain, metaOf("allowedSourcePrefixes", `["192.0.2.0/24"]`), []string{pod + `allowedSourcePrefixes="[\"192.0.2.0/24\"]"`, "packets of a pod leave it with its own addresses only", "remove the annotation"}},
 		"floating":                 {plain, metaOf("floatingIPs", `["10.0.0.1"]`), []string{pod + "floatingIPs", "remove the annotation"}},
 		"pools: no JSON":           {plain, metaOf("ipv4pools", `pool-a`), []string{pod + `ipv4pools="pool-a"`, wantPools}},
 		"pools: a string":          {plain, metaOf("ipv4pools", `"pool-a"`), []string{pod + "ipv4pools", wantPools}},

@@ -3,7 +3,6 @@ package datastore
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,15 +11,13 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/manx-cni/manx/api/settings"
 )
 
 // What pods and namespaces say decides which address a pod gets, and nothing of
 // routing: they are looked up one by one when a pod starts, are no part of a
 // Snapshot, and their changes wake nobody.
-
-// annotationPrefix starts every annotation that a user puts on a pod or a
-// namespace for the network; the others are not kept.
-const annotationPrefix = "cni.projectcalico.org/"
 
 // PodMeta is what is kept of a pod of this node. Nobody may change its map.
 type PodMeta struct {
@@ -28,7 +25,7 @@ type PodMeta struct {
 	// StaticUID is the UID under which the kubelet runs the pod when the object
 	// is only the mirror of a static one (kubernetes.io/config.mirror), else "".
 	StaticUID   string
-	Annotations map[string]string // of Calico's CNI, such as cni.projectcalico.org/ipAddrs
+	Annotations map[string]string // for the network, such as cni.projectcalico.org/ipAddrs
 	// Addrs are the addresses that the pod's status reports; none until the kubelet
 	// has heard of them.
 	Addrs []netip.Addr
@@ -65,7 +62,7 @@ func addrsOf(s corev1.PodStatus) (out []netip.Addr) {
 // ofNetwork keeps the annotations that are for the network; nil when there is none.
 func ofNetwork(annotations map[string]string) (out map[string]string) {
 	for k, v := range annotations {
-		if !strings.HasPrefix(k, annotationPrefix) {
+		if !settings.AboutPods(k) {
 			continue
 		}
 		if out == nil {

@@ -24,7 +24,10 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 )
 
-const ipAddrs = annotationPrefix + "ipAddrs"
+const (
+	annotationPrefix = "cni.projectcalico.org/"
+	ipAddrs          = annotationPrefix + "ipAddrs"
+)
 
 func pod(name, uid string, annotations map[string]string) *corev1.Pod {
 	return &corev1.Pod{
@@ -71,13 +74,13 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func TestPodsAndNamespaces(t *testing.T) {
 	static := pod("kube-proxy-n1", "mirror", map[string]string{corev1.MirrorPodAnnotationKey: "hash", "note": "x"})
-	web := pod("web", "u1", map[string]string{ipAddrs: `["10.0.0.1"]`, "kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 9999)})
+	web := pod("web", "u1", map[string]string{ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M", "kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 9999)})
 	d, kube, namespaces := startFull(t, []*corev1.Pod{web, static},
 		[]*metav1.PartialObjectMetadata{namespace("default", map[string]string{"team": "a"}, map[string]string{annotationPrefix + "ipv4pools": `["p"]`, "other": "x"})})
 	<-d.Changed() // in sync; nothing that wakes exists
 
 	got, ok := d.Pod("default", "web", "u1")
-	if want := (PodMeta{Namespace: "default", Name: "web", UID: "u1", Annotations: map[string]string{ipAddrs: `["10.0.0.1"]`}}); !ok || !reflect.DeepEqual(got, want) {
+	if want := (PodMeta{Namespace: "default", Name: "web", UID: "u1", Annotations: map[string]string{ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M"}}); !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("pod %+v, %t; want %+v", got, ok, want)
 	}
 	for _, tt := range []struct {
