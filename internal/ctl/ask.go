@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/internal/cmdline"
+	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/internal/status"
 )
 
@@ -38,6 +39,10 @@ type answer struct {
 // each for timeout at most. The answers are in the order of the nodes.
 func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes []string, byNode map[string]*corev1.Pod) []answer {
 	answers := make([]answer, len(nodes))
+	waits := awaitedOf("agents have not answered", nodes)
+	defer progress.Wait(ctx, waits, "")()
+	// What the single questions wait for is not what the user waits for.
+	ctx = progress.Into(ctx, &progress.Report{})
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxAsked)
 	for i, node := range nodes {
@@ -48,6 +53,7 @@ func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes 
 			defer cancel()
 			n, err := askAgent(ctx, exec, node, byNode[node])
 			answers[i] = answer{node: node, status: n, err: err}
+			waits.heard(node)
 		})
 	}
 	wg.Wait()

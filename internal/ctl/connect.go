@@ -150,7 +150,7 @@ func (c *connection) load(inCluster bool) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use kubeconfig: %w", err)
 	}
-	return cfg, nil
+	return noticed(cfg), nil
 }
 
 // serviceAccount is a pod's access as a kubeconfig, so that the flags act on it as on

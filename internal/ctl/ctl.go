@@ -34,6 +34,9 @@ The flags below mean what they mean to kubectl; they are refused by commands tha
 not ask the cluster. Where there is no kubeconfig, "status" uses the service account of
 the pod that it runs in.
 
+A command that works for more than two seconds tells on standard error what it waits
+for.
+
 What commands print with -o json and yaml is described in
 docs/reference/manxctl-output.md; fields are added, and neither renamed nor taken away.`,
 	}
@@ -41,6 +44,7 @@ docs/reference/manxctl-output.md; fields are added, and neither renamed nor take
 	root.SetErr(errOut)
 	c := newConnection(root)
 	root.AddCommand(newStatusCommand(c), newPreflightCommand(c), newIPPoolCommand(c), newIPAMCommand(c), newUninstallCommand(c), newVersionCommand())
+	withProgress(root)
 	cmdline.Strict(root)
 	return root
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/ipamreport"
+	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/internal/version"
 )
 
@@ -73,7 +74,10 @@ func (o *ipamCheckOptions) run(ctx context.Context, out io.Writer, a ipamAccess)
 	found := ipamreport.Check(cluster)
 	problems := found.Problems
 	if len(problems) > 0 {
-		if err := pause(ctx, o.recheck); err != nil {
+		end := progress.Wait(ctx, progress.Text(fmt.Sprintf("what seems wrong (%d) is looked at again %v after it was seen", len(problems), o.recheck)), "")
+		err := pause(ctx, o.recheck)
+		end()
+		if err != nil {
 			return err
 		}
 		if cluster, silent, err = a.readAll(ctx); err != nil {

@@ -18,6 +18,7 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/preflight"
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 type preflightOptions struct {
@@ -124,11 +125,22 @@ func (o *preflightOptions) runWith(ctx context.Context, out io.Writer, client ku
 		}
 	}
 	reports := make([]preflight.Report, len(members))
+	var names []string
+	for _, m := range members {
+		names = append(names, m.Name)
+	}
+	waits := awaitedOf("nodes have not reported what they hear of the others", names)
+	heard := progress.Wait(ctx, waits, "")
+	asking := progress.Into(ctx, &progress.Report{})
 	var wg sync.WaitGroup
 	for i, m := range members {
-		wg.Go(func() { reports[i] = o.ask(ctx, m, members, exec) })
+		wg.Go(func() {
+			reports[i] = o.ask(asking, m, members, exec)
+			waits.heard(m.Name)
+		})
 	}
 	wg.Wait()
+	heard()
 	matrix := preflight.Merge(o.kind, reports)
 	return errors.Join(o.output.print(out, matrix, matrix.WriteText), matrix.Err())
 }

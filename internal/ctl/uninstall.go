@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/progress"
 )
 
 // Names of manifests/manx.yaml, and of what uninstall adds to them for a while.
@@ -271,6 +272,9 @@ func (u uninstaller) podsLeft(ctx context.Context, app string) (string, error) {
 // a user can do.
 func (u uninstaller) await(ctx context.Context, look func() (waitsFor string, err error)) error {
 	last := errors.New("the API server to answer")
+	var waits clause
+	waits.set("waits for " + last.Error())
+	defer progress.Wait(ctx, &waits, "")()
 	for {
 		waitsFor, err := look()
 		switch {
@@ -281,6 +285,7 @@ func (u uninstaller) await(ctx context.Context, look func() (waitsFor string, er
 		case err == nil:
 			last = errors.New(waitsFor)
 		}
+		waits.set("waits for " + last.Error())
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("gave up waiting for %w; for a machine that is gone: kubectl delete node NAME", last)
