@@ -112,22 +112,6 @@ func statusCmd() *cobra.Command {
 	}
 }
 
-func kubeconfigCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "kubeconfig",
-		Short: "Print the path of the administrator's kubeconfig; its server can be reached inside the lab only",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := lab.Open(name)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), c.Kubeconfig())
-			return err
-		},
-	}
-}
-
 func waitCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait",
