@@ -44,7 +44,8 @@ func (d *Dataplane) apply(ctx context.Context) error {
 }
 
 func (d *Dataplane) takeInput(in calc.Input) {
-	if !d.haveInput || in.Node.IPv4.Addr() != d.input.Node.IPv4.Addr() {
+	if !d.haveInput || in.Node.IPv4.Addr() != d.input.Node.IPv4.Addr() ||
+		d.inner.on && !slices.Equal(in.Nodes, d.input.Nodes) { // other links may lead to them
 		d.look.uplink = true
 	}
 	in.Uplink, in.Uplink6 = d.input.Uplink, d.input.Uplink6
@@ -81,6 +82,9 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	if c.Touches(d.uplinkIndex, d.input.Node.IPv4.Addr()) || d.input.Uplink.Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
 		d.look.uplink = true
 		d.routes.QueueResync()
+	}
+	if d.inner.touches(c) {
+		d.look.uplink = true
 	}
 	d.takeChanges6(c)
 	for _, l := range c.PodLinks() {
@@ -210,10 +214,11 @@ func (d *Dataplane) setFilter() {
 // lookUp finds uplinks and endpoints again when there is reason to.
 func (d *Dataplane) lookUp() error {
 	if d.look.uplink {
-		up, index, err := iface.FindUplink(d.kernel, d.input.Node.IPv4.Addr())
+		up, index, in, err := d.findUplink(d.input.Node.IPv4.Addr())
 		if err != nil {
 			return err
 		}
+		d.inner = in
 		if up.Name != d.input.Uplink.Name {
 			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 		}
@@ -246,7 +251,7 @@ func (d *Dataplane) lookUp6() error {
 	index := 0
 	if node := d.input.Node.IPv6.Addr(); node.IsValid() {
 		var err error
-		if up, index, err = iface.FindUplink(d.kernel, node); err != nil {
+		if up, index, _, err = d.findUplink(node); err != nil {
 			return err
 		}
 	}

@@ -84,6 +84,7 @@ type Dataplane struct {
 	input        calc.Input // the last one, with the uplinks filled in
 	haveInput    bool
 	uplinkIndex  int
+	inner        inner
 	uplink6Index int
 	uplinkMTU    int                // of the last known uplink; 0 when there never was one
 	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's

@@ -70,7 +70,8 @@ type Uplink struct {
 	Name string `json:"name"`
 	// Prefixes are the family's subnets on it: what is in them is on link.
 	Prefixes []netip.Prefix `json:"prefixes"`
-	// MTU in bytes.
+	// MTU in bytes: of the interface, or, when no packet leaves by it (lo), the
+	// least of those that lead to the other nodes.
 	MTU int `json:"mtu"`
 }
 
