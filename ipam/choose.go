@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/pool"
@@ -109,12 +110,20 @@ func (r *round) lenders(c *choice) []*draft {
 func (r *round) inPools(c *choice, fit func(*entry) bool) (out []*draft) {
 	for _, p := range c.pools {
 		for _, d := range r.drafts {
-			if _, ok := pool.Containing([]pool.Pool{p}, d.cidr); ok && fit(d.entry) {
+			if _, ok := pool.Containing([]pool.Pool{p}, d.cidr); ok && fit(d.entry) && !r.a.avoids(d.entry) {
 				out = append(out, d)
 			}
 		}
 	}
 	return out
+}
+
+// refusedPause is how long nothing is assigned from a block after a refused write.
+const refusedPause = time.Minute
+
+// avoids reports whether a block is passed over, because its last write was refused.
+func (a *Allocator) avoids(o *entry) bool {
+	return !o.refused.IsZero() && a.Clock().Sub(o.refused) < refusedPause
 }
 
 // draftOf returns the draft that addr lies in, or nil.

@@ -115,6 +115,9 @@ func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got b
 			continue
 		}
 		again, err := a.reread(ctx, o)
+		if refused(err) {
+			continue // it is left for later, and holds up no other
+		}
 		if err != nil {
 			return false, fmt.Errorf("finish the claim of block %s: %w", o.cidr, err)
 		}

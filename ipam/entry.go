@@ -31,6 +31,8 @@ type entry struct {
 	// happen. Only a later write of the block makes it impossible, so nothing is
 	// answered from the block before one succeeds.
 	doubt bool
+	// refused is when the API server last refused a write of the block; zero: never.
+	refused time.Time
 }
 
 // newEntry returns the entry of a stored block; affinity is nil when the block is

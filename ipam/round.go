@@ -38,10 +38,11 @@ type learned struct {
 	fresh map[netip.Prefix]bool // blocks that were read or written
 	lend  map[string]bool       // choices, by key, for which there is no block to claim
 	open  map[netip.Prefix]bool // blocks of others that may be asked for an address by name
+	bad   map[netip.Prefix]bool // blocks whose writes were refused
 }
 
 func newLearned() *learned {
-	return &learned{map[netip.Prefix]bool{}, map[string]bool{}, map[netip.Prefix]bool{}}
+	return &learned{map[netip.Prefix]bool{}, map[string]bool{}, map[netip.Prefix]bool{}, map[netip.Prefix]bool{}}
 }
 
 // draft is a working copy of a block.
@@ -113,7 +114,7 @@ func (r *round) run(batch []*request) (again []*request) {
 		})
 	}
 	for _, o := range r.a.snapshot() {
-		if o.block != nil {
+		if o.block != nil && !o.stale { // what is stale could not be read
 			r.drafts = append(r.drafts, &draft{entry: o, work: o.block})
 		}
 	}
@@ -130,6 +131,7 @@ func (r *round) run(batch []*request) (again []*request) {
 			r.write(d)
 		}
 	}
+	defer r.noteRefused()
 	var short, exact []*request
 	for _, q := range batch {
 		switch {
@@ -148,6 +150,15 @@ func (r *round) run(batch []*request) (again []*request) {
 	}
 	again = append(again, r.claim(short)...)
 	return append(again, r.obtain(exact)...)
+}
+
+// noteRefused has the rest of the batch not try again what was refused.
+func (r *round) noteRefused() {
+	for _, d := range r.drafts {
+		if refused(d.err) {
+			r.bad[d.cidr] = true
+		}
+	}
 }
 
 // errUnwritten is the error of a draft that was not written, because it would
@@ -187,6 +198,8 @@ func (r *round) lost(q *request) bool {
 			}
 		case isConflict(err), errors.Is(err, errUnwritten), r.patient(q, err):
 			lost = true
+		case refused(err) && q.assign != nil && len(q.assign.Addrs) == 0 && !r.bad[p.draft.cidr]:
+			lost = true // from another block
 		default:
 			q.outcome.err = err
 			return false
@@ -260,7 +273,12 @@ func (r *round) write(d *draft) {
 			r.a.counters.conflicts.Add(1)
 		}
 		d.err = fmt.Errorf("write block %s: %w", d.cidr, err)
-		r.a.mark(d.cidr, func(o *entry) { o.stale, o.doubt = true, o.doubt || !isConflict(err) })
+		r.a.mark(d.cidr, func(o *entry) {
+			o.stale, o.doubt = true, o.doubt || !isConflict(err) && !refused(err)
+			if refused(err) {
+				o.refused = r.a.Clock()
+			}
+		})
 		delete(r.fresh, d.cidr)
 		return
 	}

@@ -27,6 +27,10 @@ func (a *Allocator) Sync(ctx context.Context) error {
 	var errs []error
 	for cidr, affinity := range affinities {
 		o, err := a.settle(ctx, cidr, affinity)
+		if refused(err) { // the node has others; this one is tried again before it is used
+			a.Log.Warn("block not usable for now: the API server refuses", "cidr", cidr, "err", err)
+			o, err = &entry{cidr: cidr, affinity: affinity, stale: true, problem: err.Error()}, nil
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("settle block %s: %w", cidr, err))
 			continue
@@ -118,7 +122,8 @@ func (a *Allocator) ownAffinities(ctx context.Context) (map[netip.Prefix]*v1.Blo
 }
 
 // refresh reads the blocks again that are stale, and notes them in fresh. What
-// an unfinished claim left can wait; finishClaims returns to it.
+// an unfinished claim left can wait; finishClaims returns to it. A block whose reading is
+// refused stays stale, and nothing is done with it meanwhile.
 func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) error {
 	for _, o := range a.snapshot() {
 		if !o.stale {
@@ -129,11 +134,15 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 			a.Log.Debug("claim not finished", "cidr", o.cidr, "err", err)
 			continue
 		}
+		if refused(err) {
+			a.Log.Debug("block not read again: the API server refuses", "cidr", o.cidr, "err", err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("read block %s again: %w", o.cidr, err)
 		}
 		if again != nil {
-			again.doubt = o.doubt
+			again.doubt, again.refused = o.doubt, o.refused
 		}
 		a.replace(o, again)
 		fresh[o.cidr] = true
