@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/loop"
 	"github.com/manx-cni/manx/ipam/store"
 )
 
@@ -123,7 +124,7 @@ func (w *handleWriter) flush(ctx context.Context) error {
 	}
 }
 
-// Pauses after a failed write, doubling from one to the other.
+// Pauses after a failed write, growing from one to the other.
 const minHandlePause, maxHandlePause = 50 * time.Millisecond, 10 * time.Second
 
 // handleLinger is how long the writer lets the pods go first: what made it wake is
@@ -143,7 +144,7 @@ func (w *handleWriter) linger(ctx context.Context) {
 
 // run writes handles until ctx ends.
 func (w *handleWriter) run(ctx context.Context) error {
-	wait := minHandlePause
+	retry := loop.Retry{Min: minHandlePause, Max: maxHandlePause}
 	for {
 		handle, v, ok := w.next()
 		if !ok {
@@ -157,7 +158,7 @@ func (w *handleWriter) run(ctx context.Context) error {
 		}
 		err := w.write(ctx, handle, v.gone)
 		if err == nil {
-			wait = minHandlePause
+			retry.Done()
 			continue
 		}
 		if ctx.Err() != nil {
@@ -168,14 +169,13 @@ func (w *handleWriter) run(ctx context.Context) error {
 		}
 		v.failing = true
 		w.enqueue(handle, v)
-		t := time.NewTimer(wait)
+		t := time.NewTimer(retry.Failed())
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return nil
 		}
-		wait = min(2*wait, maxHandlePause)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"github.com/manx-cni/manx/internal/loop"
 )
 
 // upkeepEvery is how often the blocks are looked after, and rereadEvery how many
@@ -59,6 +61,22 @@ func (a *Allocator) upkeep(ctx context.Context) error {
 	looks := 0
 	later := time.NewTimer(recheckEvery)
 	defer later.Stop()
+	retry := loop.Retry{Min: recheckEvery, Max: upkeepEvery}
+	suspects := func() {
+		if !retry.Due() {
+			later.Reset(recheckEvery)
+			return
+		}
+		waiting, err := a.readSuspects(ctx)
+		switch {
+		case err != nil:
+			later.Reset(retry.Failed())
+			return
+		case waiting:
+			later.Reset(recheckEvery)
+		}
+		retry.Done()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -67,12 +85,9 @@ func (a *Allocator) upkeep(ctx context.Context) error {
 			looks++
 			a.tidy(ctx, looks)
 		case <-a.suspects:
-			a.readSuspects(ctx)
-			later.Reset(recheckEvery)
+			suspects()
 		case <-later.C:
-			if a.readSuspects(ctx) {
-				later.Reset(recheckEvery)
-			}
+			suspects()
 		}
 	}
 }
@@ -103,8 +118,9 @@ func (a *Allocator) tidy(ctx context.Context, looks int) {
 }
 
 // readSuspects reads the blocks again that Recheck named and whose turn it is,
-// and reports whether others wait for theirs.
-func (a *Allocator) readSuspects(ctx context.Context) (waiting bool) {
+// and reports whether there is reason to look again: others wait for theirs, or what
+// was read may be asked for again.
+func (a *Allocator) readSuspects(ctx context.Context) (waiting bool, err error) {
 	var due []netip.Prefix
 	a.mu.Lock()
 	now := a.Clock()
@@ -120,11 +136,11 @@ func (a *Allocator) readSuspects(ctx context.Context) (waiting bool) {
 		}
 	}
 	a.mu.Unlock()
-	if err := a.readAgain(ctx, due...); err != nil {
+	if err = a.readAgain(ctx, due...); err != nil {
 		a.Log.Debug("blocks not read again, will be tried again", "err", err)
 		a.Recheck(due...)
 	}
-	return waiting || len(due) > 0
+	return waiting || len(due) > 0, err
 }
 
 // readAgain reads blocks again now.

@@ -117,6 +117,7 @@ func (l *leaked) sweep(ctx context.Context) error {
 		}
 		if err := l.give(ctx, s); err != nil {
 			l.complain(s, err.Error())
+			delete(l.since, s.handle) // after another grace period
 			continue
 		}
 		delete(l.since, s.handle)

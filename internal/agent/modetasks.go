@@ -15,12 +15,15 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/internal/loop"
 )
 
 const (
 	// modeRetry is how often what failed is tried again, and how often somebody
 	// who has nothing to do looks whether he has.
 	modeRetry = 2 * time.Second
+	// modeRetryMost is how far apart requests to the API get that fail again and again.
+	modeRetryMost = 16 * time.Second
 	// quietPeriod is how long the tunnel must have carried nothing before it goes,
 	// after every node has said that it sends no more: packets may be under way,
 	// and what the others say may have reached us before what they sent.
@@ -43,10 +46,16 @@ const (
 func (m *modes) run(ctx context.Context) error {
 	var wakes []chan struct{}
 	g, ctx := errgroup.WithContext(ctx)
-	task := func(do func(ctx context.Context) (ok bool)) {
+	// most is how far apart attempts get that fail again and again.
+	task := func(most time.Duration, do func(ctx context.Context) (ok bool)) {
 		wake := make(chan struct{}, 1)
 		wakes = append(wakes, wake)
 		g.Go(func() error {
+			pause := func() time.Duration { return modeRetry }
+			retry := loop.Retry{Min: modeRetry, Max: most}
+			if most > modeRetry {
+				pause = retry.Failed
+			}
 			for {
 				select {
 				case <-ctx.Done():
@@ -58,18 +67,19 @@ func (m *modes) run(ctx context.Context) error {
 					select {
 					case <-ctx.Done():
 						return nil
-					case <-m.do.after(modeRetry):
+					case <-m.do.after(pause()):
 					}
 				}
+				retry.Done()
 			}
 		})
 	}
-	task(m.keepAddress)
-	task(m.keepPublished)
-	task(m.keepPodMTU)
-	task(m.keepProbing)
-	task(m.keepAnswering)
-	task(m.keepWhileBusy)
+	task(modeRetryMost, m.keepAddress)
+	task(modeRetryMost, m.keepPublished)
+	task(modeRetry, m.keepPodMTU)
+	task(modeRetry, m.keepProbing) // has a pace of its own
+	task(modeRetry, m.keepAnswering)
+	task(modeRetry, m.keepWhileBusy)
 	g.Go(func() error {
 		for {
 			select {

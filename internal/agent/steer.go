@@ -12,6 +12,7 @@ import (
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/loop"
 	"github.com/manx-cni/manx/internal/startup"
 )
 
@@ -26,6 +27,7 @@ func (a *Agent) steer(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	heart := a.health.Heart("steering", time.Minute)
 	synced, serving := false, false
+	firstSync := newSyncRetry()
 	tick := time.NewTicker(steerEvery)
 	defer tick.Stop()
 	for {
@@ -52,11 +54,9 @@ func (a *Agent) steer(ctx context.Context) error {
 		a.snapshot.Store(snap)
 		a.warnRefused(snap)
 		if !synced {
-			if err := a.syncIPAM(ctx); err != nil {
-				a.errors.add("ipam", err)
+			if synced = a.trySync(ctx, firstSync); !synced {
 				continue // nothing is written before this node's own blocks are known
 			}
-			synced = true
 		}
 		a.recheck(snap)
 		a.dataplane.SetState(a.dataplaneInput(snap))
@@ -94,6 +94,23 @@ func (a *Agent) modesMoved() bool {
 // API server that hangs is a reason to try again, not to be restarted for.
 const syncTimeout = 30 * time.Second
 
+// newSyncRetry paces the attempts. The steering loop looks four times a second, and all
+// nodes of a cluster would ask an API server that is away, or refuses, as often.
+func newSyncRetry() *loop.Retry { return &loop.Retry{Min: steerEvery, Max: syncTimeout} }
+
+// trySync reads this node's blocks when it is time to try, and reports whether it could.
+func (a *Agent) trySync(ctx context.Context, retry *loop.Retry) bool {
+	if !retry.Due() {
+		return false
+	}
+	err := a.syncIPAM(ctx)
+	retry.After(err)
+	if err != nil {
+		a.errors.add("ipam", err)
+	}
+	return err == nil
+}
+
 func (a *Agent) syncIPAM(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
@@ -107,8 +124,12 @@ func (a *Agent) markNode(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	said := "nothing"
+	restore := loop.Retry{Min: time.Second, Max: time.Minute}
+	write := loop.Retry{Min: time.Second, Max: time.Minute}
 	for {
-		if a.lostAddress() {
+		if !a.lostAddress() {
+			restore.Done()
+		} else if restore.Due() {
 			restored, err := a.startup.Restore(ctx, a.identity)
 			if err != nil {
 				a.errors.add("node address", err)
@@ -116,16 +137,19 @@ func (a *Agent) markNode(ctx context.Context) error {
 			if restored {
 				said = "nothing"
 			}
+			restore.Failed() // also when there is nothing to restore: what is there may be refused
 		}
 		unavailable := a.modes.unavailable()
-		if now := unavailable; now != said && (now != "" || a.dataplane.Ready() == nil) {
+		if now := unavailable; now != said && (now != "" || a.dataplane.Ready() == nil) && write.Due() {
 			set := a.startup.SetNetworkReady
 			if now != "" {
 				set = func(ctx context.Context) error {
 					return a.startup.SetNetworkUnavailable(ctx, apiv1.ReasonNodeIPIPUnavailable, now)
 				}
 			}
-			if err := set(ctx); err != nil {
+			err := set(ctx)
+			write.After(err)
+			if err != nil {
 				a.errors.add("node condition", err)
 			} else {
 				said = now

@@ -155,15 +155,20 @@ func (p *program) run(ctx context.Context) error {
 // lead does the leader's work until ctx ends. Each session starts with informers
 // that know nothing.
 func (p *program) lead(ctx context.Context) {
+	retry := loop.Retry{Min: time.Second, Max: maxLook}
 	for ctx.Err() == nil {
+		began := time.Now()
 		err := p.session(ctx)
 		p.heart.Beat()
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		p.log.Warn("starting anew", "err", err)
+		if time.Since(began) > maxLook { // it did work
+			retry.Done()
+		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(retry.Failed()):
 		case <-ctx.Done():
 		}
 	}

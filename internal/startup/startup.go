@@ -52,7 +52,7 @@ type Config struct {
 	Forwards6  func() (bool, error)                                       // hostinit.Forwards6 of /proc/sys
 	Random     io.Reader                                                  // crypto/rand; for the cluster's GUID
 	Now        func() time.Time                                           // time.Now; for the condition
-	RetryEvery time.Duration                                              // 1 s; between tries of the API
+	RetryEvery time.Duration                                              // 1 s; to the second try of the API, and up to 16 times that to later ones
 	Waits      func(error)                                                // told of each try in vain; none
 }
 

@@ -6,9 +6,13 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/manx-cni/manx/internal/loop"
 )
 
 const (
+	// maxRetryFactor bounds how much longer the pause between tries of the API gets.
+	maxRetryFactor = 16
 	// waitLogEvery is how often a long wait is mentioned after the first time.
 	waitLogEvery = 30 * time.Second
 	// deniedFor is how long a refusal counts as the API server's caches being
@@ -23,6 +27,7 @@ const (
 // repeat when it is not known whether it was done.
 func (s *Startup) ask(ctx context.Context, what string, timeout time.Duration, do func(context.Context) error) error {
 	var began, logged, denied time.Time
+	retry := loop.Retry{Min: s.RetryEvery, Max: maxRetryFactor * s.RetryEvery}
 	for {
 		err := s.try(ctx, timeout, do)
 		if err == nil || answered(err) {
@@ -54,7 +59,7 @@ func (s *Startup) ask(ctx context.Context, what string, timeout time.Duration, d
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: wait for the Kubernetes API: %w; last error: %w", what, ctx.Err(), err)
-		case <-time.After(s.RetryEvery):
+		case <-time.After(retry.Failed()):
 		}
 	}
 }
