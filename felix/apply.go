@@ -139,6 +139,9 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 		return err
 	}
 	if d.look.calculate {
+		if err := d.lookForGateways(); err != nil {
+			return err
+		}
 		d.calculate()
 	}
 	generation := d.input.Generation

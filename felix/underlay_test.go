@@ -16,7 +16,11 @@ import (
 // of the same pool that no node is in: it does get its route.
 func TestPoolOverTheNodes(t *testing.T) {
 	n := newNode(t)
-	before := nltest.Run(t, "ip", "route", "get", "192.0.2.3")
+	nltest.Run(t, "ip", "route", "add", "default", "via", "192.0.2.254")
+	ways := func() string {
+		return nltest.Run(t, "ip", "route", "get", "192.0.2.3") + nltest.Run(t, "ip", "route", "get", "198.51.100.1")
+	}
+	before := ways()
 	in := n.input()
 	prefix, hop := netip.MustParsePrefix, netip.MustParseAddr(outsideAddr)
 	in.Nodes = []calc.Node{{Name: "b", IPv4: prefix(outsideAddr + "/24")}, {Name: "c", IPv4: prefix("192.0.2.3/24")}}
@@ -24,7 +28,7 @@ func TestPoolOverTheNodes(t *testing.T) {
 	for _, p := range []string{"192.0.2.0/26", "192.0.2.1/32", "192.0.2.3/32", "192.0.2.0/24", "192.0.2.128/26"} {
 		in.Learned = append(in.Learned, calc.Learned{Prefix: prefix(p), NextHops: []netip.Addr{hop}})
 	}
-	in.OwnBlocks = append(in.OwnBlocks, prefix("192.0.2.0/27"))
+	in.OwnBlocks = append(in.OwnBlocks, prefix("192.0.2.0/27"), prefix("192.0.2.240/28"))
 	d, _ := n.start(nil)
 	d.SetState(in)
 	ready(t, d)
@@ -37,8 +41,13 @@ func TestPoolOverTheNodes(t *testing.T) {
 			t.Errorf("written: %s", line)
 		}
 	}
-	if after := nltest.Run(t, "ip", "route", "get", "192.0.2.3"); after != before {
-		t.Errorf("the way to node c was %q and is %q", before, after)
+	// The default route stays where it is when something covers its gateway: the packets
+	// to that are lost.
+	if out, err := nltest.TryRun("ip", "route", "get", "192.0.2.254"); err != nil || !strings.Contains(out, "dev eth0") {
+		t.Errorf("the way to the gateway: %v: %s", err, out)
+	}
+	if after := ways(); after != before {
+		t.Errorf("the ways to node c and out were %q and are %q", before, after)
 	}
 	if out, err := n.outside.Try("ping", "-n", "-c1", "-W1", "192.0.2.1"); err != nil {
 		t.Errorf("node b does not reach this node any more: %v: %s", err, out)

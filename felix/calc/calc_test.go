@@ -112,6 +112,7 @@ var cases = []struct {
 		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24")}, {Name: "c", IPv4: pfx("192.168.0.13/24")}, {Name: "d", IPv4: pfx("10.9.0.4/24")}}
 		in.Pools = append(in.Pools, Pool{Name: "over", CIDR: pfx("192.168.0.0/16")}, Pool{Name: "far", CIDR: pfx("10.9.0.0/24")})
 		in.OwnBlocks = append(in.OwnBlocks, pfx("192.168.0.0/28"), pfx("192.168.0.192/28"))
+		in.Gateways = addrs("192.168.0.81")
 		in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("192.168.0.13")},
 			state.Endpoint{Iface: "cali3", Network: "n", ContainerID: "c3", Addrs: addrs("192.168.0.193")})
 		in.Learned = append(in.Learned,
@@ -123,6 +124,7 @@ var cases = []struct {
 			learned("10.9.0.0/26", "192.168.0.12"),      // a node's that is not on link
 			learned("10.244.5.0/26", "192.168.0.99"),    // by way of a router
 			learned("192.168.0.96/28", "192.168.0.12"),  // the router
+			learned("192.168.0.80/28", "192.168.0.12"),  // the default gateway
 			learned("192.168.0.128/26", "192.168.0.12"), // nothing of that
 			learned("192.168.77.0/26", "192.168.0.12"))
 	}},

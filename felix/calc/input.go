@@ -97,6 +97,9 @@ type Input struct {
 	// Uplink has Node.IPv4 and Uplink6 Node.IPv6, usually one interface twice; the
 	// dataplane finds them and fills them in. Uplink6 is zero without Node.IPv6.
 	Uplink, Uplink6 Uplink
+	// Gateways are next hops of others' routes on this node, as far as a pool could
+	// cover them; the dataplane fills them in.
+	Gateways []netip.Addr
 	// Endpoints are the pods on this node; the dataplane fills them in.
 	Endpoints []state.Endpoint
 	// Tunnel is the IPIP device this node should have, complete; nil for none.

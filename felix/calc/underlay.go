@@ -9,7 +9,8 @@ import (
 )
 
 // underlay is the network that routes to pods rest on: the addresses of all nodes, the
-// next hops that are on link, and the subnets of the uplink. A route that takes one of
+// next hops that are on link, those of others' routes included, and the subnets of the
+// uplink. A route that takes one of
 // them elsewhere cuts this node off from others, whoever asks for it: a peer, a pool
 // that was laid over the nodes' network, a pod that was given a node's address.
 type underlay struct {
@@ -41,6 +42,9 @@ func newUnderlay(in Input) underlay {
 	}
 	seen := map[netip.Addr]bool{}
 	for a := range u.nodes {
+		seen[a] = true
+	}
+	for _, a := range in.Gateways {
 		seen[a] = true
 	}
 	for _, l := range in.Learned {
