@@ -42,6 +42,9 @@ type Config struct {
 	// that is assigned to it again; nil when that is not known. An address of
 	// nobody known is never collected, should its release get lost.
 	Owner func(handle string) map[string]string
+	// Locked reports that nothing may be assigned, released or looked after for now:
+	// what has been read of the blocks stays as it is. Nil: never.
+	Locked func() bool
 	// SurplusGrace is how long a block that the node can do without stays its
 	// own while it is empty; 0: 5 minutes.
 	SurplusGrace time.Duration
@@ -162,6 +165,9 @@ func New(c Config) *Allocator {
 	}
 	if c.Owner == nil {
 		c.Owner = func(string) map[string]string { return nil }
+	}
+	if c.Locked == nil {
+		c.Locked = func() bool { return false }
 	}
 	if c.SurplusGrace == 0 {
 		c.SurplusGrace = defaultSurplusGrace

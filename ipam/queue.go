@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/internal/progress"
+	"github.com/manx-cni/manx/ipam/store"
 )
 
 // request is an Assign, or a Release when assign is nil, that waits for its answer.
@@ -34,6 +35,9 @@ func (r *request) finish(addrs []netip.Addr, err error) { r.answer <- answer{add
 
 // do queues a request and waits for the answer or for ctx.
 func (a *Allocator) do(ctx context.Context, r *request) ([]netip.Addr, error) {
+	if a.Locked() {
+		return nil, store.ErrLocked
+	}
 	r.ctx, r.answer, r.begin = ctx, make(chan answer, 1), time.Now()
 	defer progress.Follow(ctx, &a.waits, notServed)()
 	select {

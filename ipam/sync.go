@@ -27,6 +27,10 @@ func (a *Allocator) Sync(ctx context.Context) error {
 	var errs []error
 	for cidr, affinity := range affinities {
 		o, err := a.settle(ctx, cidr, affinity)
+		if errors.Is(err, store.ErrLocked) {
+			a.Log.Info("claim not finished while the datastore is locked", "cidr", cidr)
+			continue
+		}
 		if refused(err) { // the node has others; this one is tried again before it is used
 			a.Log.Warn("block not usable for now: the API server refuses", "cidr", cidr, "err", err)
 			o, err = &entry{cidr: cidr, affinity: affinity, stale: true, problem: err.Error()}, nil
@@ -64,7 +68,9 @@ func (a *Allocator) Sync(ctx context.Context) error {
 	if first {
 		a.notify()
 	}
-	a.repair(ctx)
+	if !a.Locked() {
+		a.repair(ctx)
+	}
 	return nil
 }
 
@@ -130,7 +136,7 @@ func (a *Allocator) refresh(ctx context.Context, fresh map[netip.Prefix]bool) er
 			continue
 		}
 		again, err := a.reread(ctx, o)
-		if err != nil && o.block == nil {
+		if err != nil && (o.block == nil || errors.Is(err, store.ErrLocked)) {
 			a.Log.Debug("claim not finished", "cidr", o.cidr, "err", err)
 			continue
 		}

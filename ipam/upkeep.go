@@ -83,7 +83,9 @@ func (a *Allocator) upkeep(ctx context.Context) error {
 			return nil
 		case <-ticks:
 			looks++
-			a.tidy(ctx, looks)
+			if !a.Locked() { // what is being migrated may be absent for a moment
+				a.tidy(ctx, looks)
+			}
 		case <-a.suspects:
 			suspects()
 		case <-later.C:
@@ -121,6 +123,9 @@ func (a *Allocator) tidy(ctx context.Context, looks int) {
 // and reports whether there is reason to look again: others wait for theirs, or what
 // was read may be asked for again.
 func (a *Allocator) readSuspects(ctx context.Context) (waiting bool, err error) {
+	if a.Locked() {
+		return true, nil // they are read when the lock is off
+	}
 	var due []netip.Prefix
 	a.mu.Lock()
 	now := a.Clock()

@@ -14,7 +14,7 @@ var clusterInformation = Kind{
 		none("spec.clusterType", describes, Any),
 		none("spec.calicoVersion", "calicoctl compares it with its own version; "+describes, Any),
 		none("spec.variant", describes, Any),
-		none("spec.datastoreReady", "this version of Manx does not heed it: addresses are assigned and released all the same", "true"),
+		acted("spec.datastoreReady", "internal/agent.TestDatastoreLocked"),
 	},
 }
 

@@ -41,7 +41,12 @@ type ClusterInformationSpec struct {
 	// +optional
 	Variant string `json:"variant,omitempty"`
 	// DatastoreReady false means that a migration is under way: no address is
-	// assigned and no route changed until it is true again.
+	// assigned or released and no route changed until it is true again.
 	// +optional
 	DatastoreReady *bool `json:"datastoreReady,omitempty"`
+}
+
+// Locked reports whether a migration of the datastore is under way.
+func (c *ClusterInformation) Locked() bool {
+	return c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
 }

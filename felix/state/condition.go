@@ -24,6 +24,9 @@ const (
 	// MeshOff: there are other nodes and this one has no session with any of them,
 	// because its settings say so: the agent is not ready.
 	MeshOff ConditionKind = "MeshOff"
+	// DatastoreLocked: the ClusterInformation default has datastoreReady false: nothing
+	// is assigned or released and no route is changed until it is true again.
+	DatastoreLocked ConditionKind = "DatastoreLocked"
 	// IPIPUnavailable: a pool asks for IPIP and this node can not have the tunnel.
 	IPIPUnavailable ConditionKind = "IPIPUnavailable"
 	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows

@@ -169,7 +169,8 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.ipam = ipam.New(ipam.Config{
-		Node: a.node, Store: store, Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, Barred: a.barred, InUse: a.inUse.addresses, Owner: a.ownerOf,
+		Node: a.node, Store: store.Guarded(a.locked), Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, Barred: a.barred, InUse: a.inUse.addresses,
+		Owner: a.ownerOf, Locked: a.locked,
 		Log: a.log.With("component", "ipam"),
 	})
 	a.dataplane, err = felix.New(felix.Config{
@@ -278,6 +279,7 @@ func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
 		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, attempts: &a.leaked.attempts, observe: a.observe, ignored: a.ignored,
+		locked: a.locked,
 	}
 	a.serving.Store(true)
 	defer a.serving.Store(false)

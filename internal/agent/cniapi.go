@@ -51,6 +51,7 @@ type podAPI struct {
 	status   func() status.Node
 	attempts *attempts                       // nil: nobody asks what is under way
 	ignored  func(nodeapi.Endpoint, podMeta) // nil, or tells of annotations without effect
+	locked   func() bool                     // nil, or whether nothing may be assigned or released
 	observe  func(verb string, started time.Time, err error)
 }
 
@@ -61,6 +62,9 @@ func handleOf(e nodeapi.Endpoint) string { return e.ID().Handle() }
 // Add assigns the container's addresses; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
+	if err := p.unlocked(); err != nil {
+		return reply, err
+	}
 	end, err := p.attempts.begin(ctx, req.Endpoint)
 	if err != nil {
 		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: the addresses of an earlier try are being released: %w", req.Namespace, req.Pod, err))
@@ -153,6 +157,9 @@ func (p *podAPI) Del(ctx context.Context, req nodeapi.DelRequest) (err error) {
 }
 
 func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
+	if err := p.unlocked(); err != nil {
+		return err // before the route: an address that stays assigned stays reachable
+	}
 	if e.HostIface == "" { // a runtime that has forgotten the pod's name
 		e.HostIface = p.dataplane.Interface(handleOf(e))
 	}

@@ -51,6 +51,10 @@ func (a *Agent) steer(ctx context.Context) error {
 		if !ok {
 			continue
 		}
+		snap, unlocked := a.heed(snap)
+		if unlocked {
+			synced = false // others may have changed this node's blocks
+		}
 		a.snapshot.Store(snap)
 		a.warnRefused(snap)
 		if !synced {

@@ -60,6 +60,7 @@ func TestRealAPIServer(t *testing.T) {
 	t.Run("pool in use", c.poolStatus)
 	t.Run("leaks", c.leaks)
 	t.Run("reconnect", c.reconnect)
+	t.Run("locked", c.locked)
 	t.Run("orphaned handles", c.orphanedHandles)
 	t.Run("node gone", c.nodeGone)
 	t.Run("pool deleted", c.poolDeleted)

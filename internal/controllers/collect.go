@@ -83,6 +83,9 @@ func (c *collector) run(ctx context.Context) error {
 // look takes one look and does what follows from it. more asks for another look
 // soon.
 func (c *collector) look(ctx context.Context, grace time.Duration) (more bool, err error) {
+	if c.watch.locked() {
+		return false, nil
+	}
 	if err := c.watch.fresh(ctx, c.kube); err != nil {
 		c.watch.epoch.bump() // what can not be asked is not known
 		return false, err

@@ -186,7 +186,7 @@ func (p *program) session(ctx context.Context) error {
 	host, _ := os.Hostname()
 	ev := &events{kube: p.clients.kube, instance: "manx-controllers-" + host, log: p.log}
 	sweeper := &sweeper{
-		store: p.clients.store, kube: p.clients.kube, epoch: p.epoch, events: ev, log: p.log,
+		store: p.clients.store.Guarded(w.locked), kube: p.clients.kube, epoch: p.epoch, events: ev, log: p.log,
 		reclaimed: p.metrics.count, beat: p.heart.Beat,
 	}
 	pools := &pools{

@@ -74,6 +74,8 @@ func (p *pools) reconcile(ctx context.Context) error {
 		switch {
 		case v.DeletionTimestamp == nil && v.cidr.IsValid() && !has:
 			err = p.setFinalizers(ctx, v.IPPool, append(slices.Clone(v.Finalizers), v1.FinalizerPoolInUse))
+		case v.DeletionTimestamp != nil && has && p.watch.locked():
+			v.text = "is being deleted, which waits until the datastore is not locked any more (datastoreReady of ClusterInformation default)"
 		case v.DeletionTimestamp != nil && has:
 			gone, err = p.finalize(ctx, v, m, unreadable)
 		}

@@ -31,6 +31,7 @@ const (
 	kindPool        = "IPPool"
 	kindReservation = "IPReservation"
 	kindConfig      = "KubeControllersConfiguration"
+	kindInformation = "ClusterInformation"
 )
 
 // watch is the cluster as the informers see it.
@@ -66,6 +67,7 @@ func newWatch(kube kubernetes.Interface, custom dynamic.Interface, e *epoch, cha
 		{kindPool, v1.PluralIPPools, trimWith(poolOf)},
 		{kindReservation, v1.PluralIPReservations, trimWith(reservedOf)},
 		{kindConfig, v1.PluralKubeControllersConfigurations, trimWith(configOf)},
+		{kindInformation, v1.PluralClusterInformations, trimWith(lockedOf)},
 	} {
 		inf := dyn.ForResource(v1.SchemeGroupVersion.WithResource(c.plural)).Informer()
 		if err := inf.SetTransform(c.trim); err != nil {
@@ -88,7 +90,7 @@ func newWatch(kube kubernetes.Interface, custom dynamic.Interface, e *epoch, cha
 		default:
 		}
 	}
-	for kind, tell := range map[string]func(){kindBlock: changed, kindPool: changed, kindReservation: changed, kindConfig: configured} {
+	for kind, tell := range map[string]func(){kindBlock: changed, kindPool: changed, kindReservation: changed, kindConfig: configured, kindInformation: w.lockChanged(changed)} {
 		_, err := w.informers[kind].AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { tell() }, UpdateFunc: func(_, _ any) { tell() }, DeleteFunc: func(any) { tell() },
 		})

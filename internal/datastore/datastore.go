@@ -70,6 +70,7 @@ const (
 	kindBGPConf     = "BGPConfiguration"
 	kindFelix       = "FelixConfiguration"
 	kindBGPPeer     = "BGPPeer"
+	kindClusterInfo = "ClusterInformation"
 	kindPod         = "Pod"
 	kindNamespace   = "Namespace"
 )
@@ -99,6 +100,7 @@ func New(cfg Config) (*Datastore, error) {
 		kindBGPConf:     {apiv1.PluralBGPConfigurations, decodeInto[apiv1.BGPConfiguration]},
 		kindFelix:       {apiv1.PluralFelixConfigurations, decodeInto[apiv1.FelixConfiguration]},
 		kindBGPPeer:     {apiv1.PluralBGPPeers, decodeInto[apiv1.BGPPeer]},
+		kindClusterInfo: {apiv1.PluralClusterInformations, decodeInto[apiv1.ClusterInformation]},
 	} {
 		d.informers[kind] = custom.ForResource(apiv1.SchemeGroupVersion.WithResource(of.plural)).Informer()
 		if err := d.informers[kind].SetTransform(of.transform); err != nil {
@@ -256,6 +258,9 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.felix, bad = settleFelix(felix)
 	s.Invalid = append(s.Invalid, bad...)
 	s.settings = collectSettings(d.informers)
+	infos, bad := decoded[apiv1.ClusterInformation](d.informers[kindClusterInfo], kindClusterInfo)
+	s.Invalid = append(s.Invalid, bad...)
+	s.Locked = slices.ContainsFunc(infos, func(i *apiv1.ClusterInformation) bool { return i.Name == apiv1.DefaultName && i.Locked() })
 	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	d.report(s.Invalid)
 	return s, true
@@ -348,6 +353,8 @@ func essence(o any) any {
 		return [2]any{o.value.Spec, o.err}
 	case *object[apiv1.FelixConfiguration]:
 		return [2]any{o.value.Spec, o.err}
+	case *object[apiv1.ClusterInformation]:
+		return [2]any{o.value.Locked(), o.err}
 	case *object[apiv1.BGPPeer]:
 		return o.err // its settings are compared beside
 	}

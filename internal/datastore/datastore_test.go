@@ -83,6 +83,7 @@ func clients(nodes []runtime.Object, custom ...runtime.Object) (*dynamicfake.Fak
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPReservations):      "IPReservationList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs):         "IPAMConfigList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers):            "BGPPeerList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralClusterInformations): "ClusterInformationList",
 	}, custom...)
 	return dyn, kubefake.NewClientset(nodes...)
 }

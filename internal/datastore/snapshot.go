@@ -66,6 +66,9 @@ type Snapshot struct {
 	Reserved []netip.Prefix
 	BGP      BGPConfiguration // the object "default" with Calico's defaults filled in
 	Invalid  []Invalid        // sorted
+	// Locked: the ClusterInformation default has datastoreReady false. Objects may come
+	// and go in a migration, so that nothing may be assigned, released or withdrawn.
+	Locked bool
 
 	felix    map[string]apiv1.FelixConfigurationSpec // by name
 	settings []ObjectSettings                        // of every object that has some

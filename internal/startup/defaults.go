@@ -19,6 +19,9 @@ import (
 // ensureDefaults creates the cluster-wide objects called default that are
 // missing. What exists is the user's and stays as it is.
 func (s *Startup) ensureDefaults(ctx context.Context, kubeadm bool) ([]Note, error) {
+	if locked, err := s.locked(ctx); err != nil || locked {
+		return nil, err
+	}
 	notes, err := s.ensureClusterInformation(ctx, kubeadm)
 	if err != nil {
 		return nil, err
@@ -40,13 +43,8 @@ func (s *Startup) ensureDefaults(ctx context.Context, kubeadm bool) ([]Note, err
 // ensureClusterInformation creates the cluster's identity. Its calicoVersion
 // stays empty, since calicoctl refuses to work with a version that is not its own.
 func (s *Startup) ensureClusterInformation(ctx context.Context, kubeadm bool) ([]Note, error) {
-	have, err := s.get(ctx, v1.PluralClusterInformations, v1.DefaultName)
+	_, err := s.get(ctx, v1.PluralClusterInformations, v1.DefaultName)
 	if err == nil {
-		ready, found, err := unstructured.NestedBool(have.Object, "spec", "datastoreReady")
-		if err == nil && found && !ready {
-			return []Note{{"ClusterInformation default", "its datastoreReady is false: a migration is under way, or was left unfinished; " +
-				"no address is assigned until it is true (calicoctl datastore migrate unlock)"}}, nil
-		}
 		return nil, nil
 	}
 	if !apierrors.IsNotFound(err) {

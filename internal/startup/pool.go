@@ -107,6 +107,9 @@ func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, if
 	if want.Skip && !ask6 {
 		return nil, nil
 	}
+	if locked, err := s.locked(ctx); err != nil || locked {
+		return nil, err
+	}
 	pools, pools6, err := s.listPools(ctx)
 	if err != nil {
 		return nil, err

@@ -68,8 +68,10 @@ type Store struct {
 
 // New returns a Store over b. A request whose answer does not come in time, its
 // context's or b's own, is a *progress.OverdueError that names it.
-func New(b Backend) Store {
-	b = asked{b}
+func New(b Backend) Store { return over(asked{b}) }
+
+// over is a Store over b as it is.
+func over(b Backend) Store {
 	return Store{
 		backend: b,
 		Blocks: newTable[v1.IPAMBlock](b, "IPAMBlock", v1.PluralIPAMBlocks, traits[v1.IPAMBlock]{
