@@ -146,7 +146,7 @@ func TestRemovalBeforeTheFirstState(t *testing.T) {
 	ep := f.pod("cali1", "c1", "10.244.0.5")
 	f.AddRoute(nl.Route{Route: ep.Routes()[0], Protocol: state.RouteProtocol})
 	d := f.start(t, nil)
-	if err := d.RemoveEndpoint(t.Context(), ep.Iface, ep.ContainerID); err != nil {
+	if err := d.RemoveEndpoint(t.Context(), ep.Iface, ep.Handle()); err != nil {
 		t.Fatal(err)
 	}
 	if log := f.TakeLog(); len(log) != 0 {

@@ -262,22 +262,22 @@ func (d *Dataplane) addEndpoint(ep state.Endpoint) error {
 }
 
 // RemoveEndpoint removes the routes of a pod's addresses and then, in the
-// background, its interface, if that still belongs to the container. Removing
+// background, its interface, if that still is the one with the IPAM handle. Removing
 // what is not there is no error. Run must be running; it does not wait for the
 // dataplane to be in sync, so that removals that were put off can be made up
 // for at the start.
-func (d *Dataplane) RemoveEndpoint(ctx context.Context, ifaceName, containerID string) error {
+func (d *Dataplane) RemoveEndpoint(ctx context.Context, ifaceName, handle string) error {
 	var err error
-	if doErr := d.do(ctx, func(context.Context) { err = d.removeEndpoint(ifaceName, containerID) }); doErr != nil {
-		return fmt.Errorf("remove endpoint %s of container %s: the dataplane is busy: %w", ifaceName, containerID, doErr)
+	if doErr := d.do(ctx, func(context.Context) { err = d.removeEndpoint(ifaceName, handle) }); doErr != nil {
+		return fmt.Errorf("remove endpoint %s on %s: the dataplane is busy: %w", handle, ifaceName, doErr)
 	}
 	return err
 }
 
-func (d *Dataplane) removeEndpoint(ifaceName, containerID string) error {
-	ep, known := d.endpoints.Remove(ifaceName, containerID)
+func (d *Dataplane) removeEndpoint(ifaceName, handle string) error {
+	ep, known := d.endpoints.Remove(ifaceName, handle)
 	defer d.publish()
-	defer d.reaper.Add(endpoint.Corpse{Iface: ifaceName, ContainerID: containerID, Addrs: ep.Addrs})
+	defer d.reaper.Add(endpoint.Corpse{Iface: ifaceName, Handle: handle, Addrs: ep.Addrs})
 	if !known {
 		return nil
 	}

@@ -193,7 +193,7 @@ func TestEndpoints(t *testing.T) {
 	if err := d.AddEndpoint(ctx, again); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.RemoveEndpoint(ctx, ep.Iface, ep.ContainerID); err != nil {
+	if err := d.RemoveEndpoint(ctx, ep.Iface, ep.Handle()); err != nil {
 		t.Fatal(err)
 	}
 	nltest.Eventually(t, "late removal is done", func() bool { return d.Status().RemovalsPending == 0 })
@@ -201,7 +201,7 @@ func TestEndpoints(t *testing.T) {
 		t.Errorf("after the late removal:\n%s", got)
 	}
 
-	if err := d.RemoveEndpoint(ctx, again.Iface, again.ContainerID); err != nil {
+	if err := d.RemoveEndpoint(ctx, again.Iface, again.Handle()); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(routes(t), "10.244.0.8") {
@@ -211,7 +211,7 @@ func TestEndpoints(t *testing.T) {
 		_, err := nltest.TryRun("ip", "link", "show", again.Iface)
 		return err != nil
 	})
-	if err := d.RemoveEndpoint(ctx, again.Iface, again.ContainerID); err != nil {
+	if err := d.RemoveEndpoint(ctx, again.Iface, again.Handle()); err != nil {
 		t.Errorf("second removal: %v", err)
 	}
 }

@@ -86,7 +86,7 @@ func TestLentAddress(t *testing.T) {
 	if !local(twin) {
 		t.Errorf("the pod was cut off:\n%s", routes(t))
 	}
-	if err := d.RemoveEndpoint(t.Context(), twin.Iface, twin.ContainerID); err != nil {
+	if err := d.RemoveEndpoint(t.Context(), twin.Iface, twin.Handle()); err != nil {
 		t.Fatal(err)
 	}
 	nltest.Eventually(t, "the lent address has its route again without a new state", lent)

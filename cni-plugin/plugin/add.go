@@ -73,7 +73,8 @@ func (a *addition) run(ctx context.Context) error {
 	pair, vethErr := veth.Create(veth.Config{
 		HostIface: a.ep.HostIface, IfName: a.ep.IfName, NetNS: a.ep.NetNS,
 		Alias: a.ep.Alias(), OwnPrefix: attachment.AliasPrefix,
-		MTU: a.conf.MTU, Queues: a.conf.Queues, Forwarding: a.conf.Forwarding,
+		MTU: a.conf.MTU, Queues: a.conf.Queues, Forwarding: a.conf.Forwarding, Secondary: !a.ep.ID().Primary(),
+		Live: another(a.ep),
 	})
 	if vethErr == nil {
 		a.pair = pair

@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -31,7 +32,9 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	expect, wrong, err := expected(conf, ep)
+	inPod := ep.IfName
+	ep = recorded(ep)
+	expect, wrong, err := expected(conf, ep, inPod)
 	if err != nil {
 		return err
 	}
@@ -64,8 +67,12 @@ func askCheck(ctx context.Context, socket string, ep nodeapi.Endpoint, addrs []n
 }
 
 // expected reads prevResult: what must be there, and what in it can not be right.
-func expected(conf *NetConf, ep nodeapi.Endpoint) (veth.Expect, []string, error) {
-	e := veth.Expect{HostIface: ep.HostIface, IfName: ep.IfName, NetNS: ep.NetNS, Alias: ep.Alias(), MTU: conf.MTU}
+//
+// inPod is the name of the pod's end.
+func expected(conf *NetConf, ep nodeapi.Endpoint, inPod string) (veth.Expect, []string, error) {
+	e := veth.Expect{
+		HostIface: ep.HostIface, IfName: inPod, NetNS: ep.NetNS, Alias: ep.Alias(), MTU: conf.MTU, Secondary: inPod != attachment.DefaultIfName,
+	}
 	prev, err := prevResult(conf)
 	if err != nil {
 		return e, nil, err
@@ -76,7 +83,7 @@ func expected(conf *NetConf, ep nodeapi.Endpoint) (veth.Expect, []string, error)
 		switch {
 		case iface.Sandbox == "" && iface.Name == ep.HostIface:
 			host = true
-		case iface.Sandbox == ep.NetNS && iface.Name == ep.IfName:
+		case iface.Sandbox == ep.NetNS && iface.Name == inPod:
 			eth, e.PodMAC = i, iface.Mac
 		}
 	}
@@ -84,7 +91,7 @@ func expected(conf *NetConf, ep nodeapi.Endpoint) (veth.Expect, []string, error)
 		wrong = append(wrong, "prevResult lacks the node's interface "+ep.HostIface)
 	}
 	if eth < 0 {
-		wrong = append(wrong, fmt.Sprintf("prevResult lacks the pod's interface %s in %s", ep.IfName, ep.NetNS))
+		wrong = append(wrong, fmt.Sprintf("prevResult lacks the pod's interface %s in %s", inPod, ep.NetNS))
 	}
 	for _, ip := range prev.IPs {
 		if ip.Interface == nil || *ip.Interface != eth {
@@ -98,7 +105,7 @@ func expected(conf *NetConf, ep nodeapi.Endpoint) (veth.Expect, []string, error)
 		e.Addrs = append(e.Addrs, addr.Unmap())
 	}
 	if eth >= 0 && len(e.Addrs) == 0 {
-		wrong = append(wrong, "prevResult has no address of "+ep.IfName)
+		wrong = append(wrong, "prevResult has no address of "+inPod)
 	}
 	return e, wrong, nil
 }

@@ -22,6 +22,11 @@ func del(args *skel.CmdArgs) error {
 	}
 	trace := newTrace("DEL", conf)
 	defer trace.end()
+	ep = recorded(ep)
+	if !ep.ID().Primary() && ep.NetNS != "" {
+		// The pod may live on with its other interfaces. What stays does nothing.
+		_ = veth.ForgetRules(ep.NetNS, ep.IfName)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
 	err = askDel(ctx, conf.Socket, ep)
@@ -35,7 +40,7 @@ func del(args *skel.CmdArgs) error {
 		}
 		return cniError(err)
 	}
-	err = delWithoutAgent(ctx, conf.Socket, ep)
+	err = delWithoutAgent(ctx, conf.Socket, ep, args.IfName)
 	trace.step("without agent")
 	return cniError(err)
 }
@@ -51,11 +56,11 @@ func askDel(ctx context.Context, socket string, ep nodeapi.Endpoint) error {
 
 // delWithoutAgent removes the interface, and with it the host route, and leaves
 // the rest to the next agent. Interfaces are found by their owner: the name may
-// belong to the pod's successor by now.
-func delWithoutAgent(ctx context.Context, socket string, ep nodeapi.Endpoint) error {
+// belong to the pod's successor by now. inPod is the name of the pod's end.
+func delWithoutAgent(ctx context.Context, socket string, ep nodeapi.Endpoint, inPod string) error {
 	err := veth.RemoveOwned(ep.Alias())
 	if ep.NetNS != "" {
-		err = errors.Join(err, veth.RemoveInPod(ep.NetNS, ep.IfName))
+		err = errors.Join(err, veth.RemoveInPod(ep.NetNS, inPod, ep.Alias()))
 	}
 	if err != nil {
 		return nodeapi.Errorf(nodeapi.CodeTryAgain, "remove the interface of container %s while no Manx agent runs: %v", ep.ContainerID, err)
@@ -75,7 +80,7 @@ func delWithoutAgent(ctx context.Context, socket string, ep nodeapi.Endpoint) er
 	if err := agent.Del(ctx, req); err != nil {
 		return nil // the record stays and is replayed
 	}
-	if err := nodeapi.Undefer(dir, ep.ContainerID); err != nil {
+	if err := nodeapi.Undefer(dir, ep); err != nil {
 		return fmt.Errorf("forget the deferred DEL of %s: %w", ep.ContainerID, err)
 	}
 	return nil

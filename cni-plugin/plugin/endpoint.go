@@ -7,6 +7,8 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/manx-cni/manx/cni-plugin/veth"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -51,9 +53,38 @@ func endpointOf(args *skel.CmdArgs, conf *NetConf) (nodeapi.Endpoint, error) {
 	}
 	if pod.name != "" && pod.namespace != "" {
 		ep.Namespace, ep.Pod, ep.PodUID = pod.namespace, pod.name, pod.uid
-		ep.HostIface = nodeapi.HostIfaceName(pod.namespace, pod.name)
+		ep.HostIface = nodeapi.HostIface(pod.namespace, pod.name, args.IfName)
 	}
 	return ep, cniError(ep.Validate())
+}
+
+// recorded is the endpoint under the name that its interface was given. Plugins before
+// those that tell a container's interfaces apart gave all of them one alias, handle and
+// host side; what they made is known by the alias on the other end of the pod's
+// interface. Only names that are spelled otherwise now are looked at.
+func recorded(ep nodeapi.Endpoint) nodeapi.Endpoint {
+	short := attachment.AliasPrefix + ep.ID().Short()
+	if ep.Alias() == short || ep.NetNS == "" {
+		return ep
+	}
+	host, alias, err := veth.HostSide(ep.NetNS, ep.IfName)
+	if err != nil || alias != short {
+		return ep
+	}
+	if id, ok := attachment.ParseAlias(alias); ok {
+		ep.Network, ep.ContainerID, ep.IfName, ep.HostIface = id.Network, id.ContainerID, id.IfName, host
+	}
+	return ep
+}
+
+// another returns what tells the owners that are not to be replaced by an endpoint: the
+// same interface of the same container in another network. A container that is another
+// was the pod's before.
+func another(ep nodeapi.Endpoint) func(alias string) bool {
+	return func(alias string) bool {
+		id, ours := attachment.ParseAlias(alias)
+		return ours && id.ContainerID == ep.ContainerID && id != ep.ID()
+	}
 }
 
 // podEndpoint is endpointOf for verbs that can not do without the pod's name.

@@ -22,13 +22,9 @@ func gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	attachments, err := conf.attachments()
+	valid, err := conf.attachments()
 	if err != nil {
 		return err
-	}
-	valid := map[string]bool{}
-	for a := range attachments {
-		valid[a.ContainerID] = true
 	}
 	owned, err := veth.ListOwned(attachment.AliasPrefix)
 	if err != nil {
@@ -39,7 +35,7 @@ func gc(args *skel.CmdArgs) error {
 	var errs []error
 	for _, o := range owned {
 		id, ours := attachment.ParseAlias(o.Alias)
-		if !ours || id.Network != conf.Name || valid[id.ContainerID] {
+		if !ours || id.Network != conf.Name || inUse(valid, id, o) {
 			continue
 		}
 		ep := nodeapi.Endpoint{ContainerID: id.ContainerID, Network: id.Network, IfName: id.IfName, HostIface: o.Name}
@@ -52,6 +48,27 @@ func gc(args *skel.CmdArgs) error {
 		}
 	}
 	return cniError(errors.Join(errs...))
+}
+
+// inUse reports whether the list has an attachment. The name of eth0 was that of every
+// interface of its container for older plugins; then the pod's end says which it is,
+// and when that can not be known it is left alone.
+func inUse(valid map[types.GCAttachment]bool, id attachment.ID, o veth.Owned) bool {
+	if valid[types.GCAttachment{ContainerID: id.ContainerID, IfName: id.IfName}] {
+		return true
+	}
+	if attachment.AliasPrefix+id.Short() != o.Alias {
+		return false
+	}
+	doubtful := false
+	for a := range valid {
+		doubtful = doubtful || a.ContainerID == id.ContainerID
+	}
+	if !doubtful {
+		return false
+	}
+	name, err := veth.PodIfName(o)
+	return err != nil || name == "" || valid[types.GCAttachment{ContainerID: id.ContainerID, IfName: name}]
 }
 
 // status says whether an ADD could be served.

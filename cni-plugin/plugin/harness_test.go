@@ -71,6 +71,15 @@ type fakeAgent struct {
 	failAdd, failReady, failCheck, failDel error
 }
 
+// heldAs is the key of an endpoint's addresses: the container, if it is eth0 of the rig's
+// own network.
+func heldAs(ep nodeapi.Endpoint) string {
+	if id := ep.ID(); !id.Primary() || id.Network != "k8s-pod-network" {
+		return id.Handle()
+	}
+	return ep.ContainerID
+}
+
 func (f *fakeAgent) note(verb, id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -90,7 +99,7 @@ func (f *fakeAgent) Add(_ context.Context, req nodeapi.AddRequest) (nodeapi.AddR
 	if f.failAdd != nil {
 		return nodeapi.AddReply{}, f.failAdd
 	}
-	if f.held[req.ContainerID] == nil {
+	if f.held[heldAs(req.Endpoint)] == nil {
 		var addrs []netip.Addr
 		if req.IPv4 {
 			f.next = f.next.Next()
@@ -100,9 +109,9 @@ func (f *fakeAgent) Add(_ context.Context, req nodeapi.AddRequest) (nodeapi.AddR
 			f.next6 = f.next6.Next()
 			addrs = append(addrs, f.next6)
 		}
-		f.held[req.ContainerID] = addrs
+		f.held[heldAs(req.Endpoint)] = addrs
 	}
-	return nodeapi.AddReply{Addrs: f.held[req.ContainerID], MTU: f.mtu, MAC: f.mac}, nil
+	return nodeapi.AddReply{Addrs: f.held[heldAs(req.Endpoint)], MTU: f.mtu, MAC: f.mac}, nil
 }
 
 func (f *fakeAgent) Ready(_ context.Context, req nodeapi.ReadyRequest) error {
@@ -110,7 +119,7 @@ func (f *fakeAgent) Ready(_ context.Context, req nodeapi.ReadyRequest) error {
 	if f.failReady != nil {
 		return f.failReady
 	}
-	for _, a := range f.addrs(req.ContainerID) {
+	for _, a := range f.addrs(heldAs(req.Endpoint)) {
 		err := f.node.Handle.RouteReplace(&netlink.Route{
 			LinkIndex: req.HostIndex, Scope: netlink.SCOPE_LINK,
 			Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
@@ -127,7 +136,7 @@ func (f *fakeAgent) Abort(_ context.Context, req nodeapi.AddRequest) error {
 		f.t.Errorf("the address of %s is given back while %s exists", req.ContainerID, req.HostIface)
 	}
 	f.note("abort", req.ContainerID)
-	f.release(req.ContainerID)
+	f.release(heldAs(req.Endpoint))
 	return nil
 }
 
@@ -136,7 +145,7 @@ func (f *fakeAgent) Del(_ context.Context, req nodeapi.DelRequest) error {
 	if f.failDel != nil {
 		return f.failDel
 	}
-	f.release(req.ContainerID)
+	f.release(heldAs(req.Endpoint))
 	if f.keepLinks {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -12,9 +13,11 @@ import (
 // Expect is what an ADD once reported.
 type Expect struct {
 	HostIface, IfName, NetNS, Alias string
-	PodMAC                          string
-	MTU                             int // bytes; 0: any, both ends alike
-	Addrs                           []netip.Addr
+	// Secondary: its routes may be in a table of their own, as Config says.
+	Secondary bool
+	PodMAC    string
+	MTU       int // bytes; 0: any, both ends alike
+	Addrs     []netip.Addr
 }
 
 // Check compares the kernel with what an ADD left and names every difference,
@@ -43,7 +46,7 @@ func Check(e Expect) ([]string, error) {
 		return nil, err
 	}
 	defer ns.close()
-	pod, err := readPod(ns, e.IfName)
+	pod, err := readPod(ns, e.IfName, e.Secondary)
 	if err != nil {
 		return nil, err
 	}
@@ -113,13 +116,30 @@ func (e Expect) checkPod(p podState) []string {
 		if want := netip.PrefixFrom(a, a.BitLen()); !p.addrs[podAddr{p.eth.index, want}] {
 			say("%s in the pod lacks address %s", e.IfName, want)
 		}
-		gateway := Gateway(a)
-		if want := netip.PrefixFrom(gateway, 32); a.Is4() && !p.routes[podRoute{oif: p.eth.index, dst: want, scope: unix.RT_SCOPE_LINK}] {
-			say("the pod lacks the route %s dev %s scope link", want, e.IfName)
+		missing := p.missing(a, e.IfName, unix.RT_TABLE_MAIN)
+		if len(missing) > 0 && e.Secondary {
+			missing = p.missing(a, e.IfName, tableOf(p.eth.index))
+			if r := ruleFor(p.eth.index, a); !slices.Contains(p.rules, r) {
+				missing = append(missing, fmt.Sprintf("the pod lacks the rule from %s lookup %d", a, r.table))
+			}
 		}
-		if want := defaultOf(a); !p.routes[podRoute{oif: p.eth.index, dst: want, via: gateway, scope: unix.RT_SCOPE_UNIVERSE}] {
-			say("the pod lacks the route %s via %s dev %s", want, gateway, e.IfName)
-		}
+		wrong = append(wrong, missing...)
+	}
+	return wrong
+}
+
+// missing says which of an address's routes a table lacks.
+func (p podState) missing(a netip.Addr, ifName string, table int) (wrong []string) {
+	gateway := Gateway(a)
+	where := ""
+	if table != unix.RT_TABLE_MAIN {
+		where = fmt.Sprintf(" in table %d", table)
+	}
+	if want := netip.PrefixFrom(gateway, 32); a.Is4() && !p.routes[podRoute{table: table, oif: p.eth.index, dst: want, scope: unix.RT_SCOPE_LINK}] {
+		wrong = append(wrong, fmt.Sprintf("the pod lacks the route %s dev %s scope link%s", want, ifName, where))
+	}
+	if want := defaultOf(a); !p.routes[podRoute{table: table, oif: p.eth.index, dst: want, via: gateway, scope: unix.RT_SCOPE_UNIVERSE}] {
+		wrong = append(wrong, fmt.Sprintf("the pod lacks the route %s via %s dev %s%s", want, gateway, ifName, where))
 	}
 	return wrong
 }
@@ -129,6 +149,7 @@ type podState struct {
 	eth, lo *link
 	addrs   map[podAddr]bool
 	routes  map[podRoute]bool
+	rules   []rule
 }
 
 type podAddr struct {
@@ -137,13 +158,14 @@ type podAddr struct {
 }
 
 type podRoute struct {
+	table int
 	oif   int
 	dst   netip.Prefix
 	via   netip.Addr
 	scope uint8
 }
 
-func readPod(ns *namespace, ifName string) (podState, error) {
+func readPod(ns *namespace, ifName string, secondary bool) (podState, error) {
 	var p podState
 	var s *socket
 	err := ns.enter(func() (err error) { s, err = openSocket(); return err })
@@ -156,6 +178,9 @@ func readPod(ns *namespace, ifName string) (podState, error) {
 	}
 	if err == nil {
 		err = s.dump(listRoutes(&p), func() { p.routes = map[podRoute]bool{} })
+	}
+	if err == nil && secondary {
+		p.rules, err = s.listRules()
 	}
 	if err != nil {
 		err = fmt.Errorf("in the pod: %w", err)
@@ -192,10 +217,10 @@ func listRoutes(p *podState) *message {
 			return fmt.Errorf("route message of %d bytes", len(b))
 		}
 		info := nl.DeserializeRtMsg(b)
-		if info.Table != unix.RT_TABLE_MAIN || info.Type != unix.RTN_UNICAST {
+		if info.Type != unix.RTN_UNICAST {
 			return nil
 		}
-		r := podRoute{scope: info.Scope}
+		r := podRoute{table: int(info.Table), scope: info.Scope}
 		base := netip.IPv4Unspecified()
 		if info.Family == unix.AF_INET6 {
 			base = netip.IPv6Unspecified()
@@ -208,6 +233,8 @@ func listRoutes(p *podState) *message {
 				r.via, _ = netip.AddrFromSlice(value)
 			case unix.RTA_OIF:
 				r.oif = int(u32(value))
+			case unix.RTA_TABLE:
+				r.table = int(u32(value))
 			}
 		}
 		r.dst = netip.PrefixFrom(base, int(info.Dst_len))

@@ -25,6 +25,10 @@ type link struct {
 	mtu   int
 	up    bool
 	peer  int // IFLA_LINK: the other end's index, in its own namespace
+	// peerNS is that namespace as seen from here (IFLA_LINK_NETNSID); hasPeer: there
+	// is one. A veth with both ends in one namespace has none.
+	peerNS  int32
+	hasPeer bool
 }
 
 func newMessage(doing string, typ, flags int) *message {
@@ -166,6 +170,8 @@ func parseLink(b []byte) (*link, error) {
 			l.mtu = int(u32(value))
 		case unix.IFLA_LINK:
 			l.peer = int(u32(value))
+		case unix.IFLA_LINK_NETNSID:
+			l.peerNS, l.hasPeer = int32(u32(value)), true
 		case unix.IFLA_LINKINFO:
 			for typ, value := range attrs(value) {
 				if typ == nl.IFLA_INFO_KIND {

@@ -39,8 +39,14 @@ type Config struct {
 	// OwnPrefix starts every alias of Manx: a leftover of HostIface's name with
 	// such an alias, or none, is replaced; any other is somebody else's.
 	OwnPrefix string
-	MTU       int // bytes; 0 is DefaultMTU
-	Queues    int // transmit and receive queues; 0 is 1
+	// Live reports whether the owner of a leftover is known to live: it stays, and
+	// Create fails with ErrExists.
+	Live   func(alias string) bool
+	MTU    int // bytes; 0 is DefaultMTU
+	Queues int // transmit and receive queues; 0 is 1
+	// Secondary: the pod may have an interface with the default route already, and
+	// keeps it.
+	Secondary bool
 	// Forwarding leaves net.ipv4.ip_forward of the pod alone, and lets a pod with
 	// IPv6 forward that.
 	Forwarding bool
@@ -121,6 +127,8 @@ func (p *Pair) create() error {
 			continue // removed by the agent meanwhile, or the pod's own: try once more
 		case !stale.ours(p.cfg.OwnPrefix):
 			return fmt.Errorf("%w: %s (%s, alias %q) on the node has the name that this pod needs", ErrForeign, stale.name, stale.kind, stale.alias)
+		case p.cfg.Live != nil && p.cfg.Live(stale.alias):
+			return fmt.Errorf("%w %s: its end on the node, %s, belongs to %q", ErrExists, p.cfg.IfName, stale.name, stale.alias)
 		case try > 3:
 			return fmt.Errorf("interface %s comes back each time it is deleted; does another agent run on this node?", stale.name)
 		}
@@ -201,6 +209,11 @@ func (p *Pair) configurePod(s Settings) error {
 		return fmt.Errorf("interface %s vanished while it was configured", p.cfg.IfName)
 	}
 	p.podIndex, p.PodMAC = eth.index, eth.mac
+	if p.cfg.Secondary {
+		if err := p.pod.removeStaleRules(); err != nil {
+			return err
+		}
+	}
 	name := p.cfg.IfName
 	batch := []*message{setUp(0, "lo")}
 	if s.MTU != 0 && s.MTU != p.MTU {
@@ -216,11 +229,11 @@ func (p *Pair) configurePod(s Settings) error {
 	}
 	batch = append(batch, up)
 	for _, a := range s.Addrs {
-		gateway := Gateway(a)
-		if a.Is4() {
-			batch = append(batch, addRoute(eth.index, name, netip.PrefixFrom(gateway, 32), netip.Addr{}))
+		table, err := p.tableFor(a, eth.index)
+		if err != nil {
+			return err
 		}
-		batch = append(batch, addRoute(eth.index, name, defaultOf(a), gateway))
+		batch = append(batch, routesFor(eth.index, name, a, table)...)
 	}
 	if err := p.pod.do(batch...); err != nil {
 		return err
@@ -248,6 +261,10 @@ func defaultOf(a netip.Addr) netip.Prefix {
 
 // Remove deletes the pair, by its index: the name may be another's by now.
 func (p *Pair) Remove() error {
+	if p.cfg.Secondary && p.pod != nil && p.podIndex != 0 {
+		// The pod may live on. Without its table a rule does nothing.
+		_ = p.pod.removeRules(func(index int) bool { return index == p.podIndex })
+	}
 	return p.host.do(delLink(p.HostIndex, p.cfg.HostIface).tolerating(unix.ENODEV, unix.EINVAL))
 }
 

@@ -179,7 +179,7 @@ func TestListAndRemoveOwned(t *testing.T) {
 			t.Errorf("owned: %v, %v", owned, err)
 		}
 		for range 2 {
-			if err := RemoveInPod(pods[1].Path, "eth0"); err != nil {
+			if err := RemoveInPod(pods[1].Path, "eth0", config(pods[1]).Alias); err != nil {
 				t.Error(err)
 			}
 		}

@@ -7,9 +7,10 @@
 // no address gets no route and is reported: late is safe, open is not. Links
 // without our mark are not ours, whatever their name.
 //
-// The name of the link depends on the pod's name only, so a pod that was
-// deleted and created again has the same one. Every removal therefore names the
-// container ID, and touches nothing that belongs to another.
+// The name of the link depends on the names of the pod and of the interface in it
+// only, so a pod that was deleted and created again has the same one. Every removal
+// therefore names the handle, and touches nothing that has another: not a successor's
+// interface, and not a second one of the same container.
 //
 // A pod's interface has its rp_filter on. It is what keeps the pod from filling the
 // node's neighbour table: the kernel would answer, and learn from, an ARP request of

@@ -38,19 +38,15 @@ type Driver struct {
 
 	mu        sync.Mutex
 	endpoints map[string]entry // by interface name
-	// closing holds the attachments whose removal has begun and whose link may
-	// still be there.
-	closing map[attached]bool
+	// closing holds the handles of endpoints whose removal has begun and whose link
+	// may still be there.
+	closing map[string]bool
 	// orphans are links with our mark and without an address: name → handle.
 	orphans map[string]string
 	foreign int
 	// unchecked are links whose source check could not be turned on: name → why.
 	unchecked map[string]string
 }
-
-// attached names an interface of a container by its name on the node. A container
-// may have several.
-type attached struct{ iface, containerID string }
 
 type entry struct {
 	state.Endpoint
@@ -66,7 +62,7 @@ func New(cfg Config) *Driver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Driver{
-		cfg: cfg, endpoints: map[string]entry{}, closing: map[attached]bool{}, orphans: map[string]string{},
+		cfg: cfg, endpoints: map[string]entry{}, closing: map[string]bool{}, orphans: map[string]string{},
 	}
 }
 
@@ -92,7 +88,7 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 			d.foreign++
 			continue
 		}
-		if d.closing[attached{l.Name, id.ContainerID}] {
+		if d.closing[strings.TrimPrefix(l.Alias, attachment.AliasPrefix)] {
 			continue
 		}
 		ep := state.Endpoint{Iface: l.Name, Network: id.Network, ContainerID: id.ContainerID, IfName: id.IfName}
@@ -166,20 +162,22 @@ func (d *Driver) Add(ep state.Endpoint) (link nl.Link, obsolete []state.Route, e
 	}
 	ep.Addrs = slices.Clone(ep.Addrs)
 	d.endpoints[ep.Iface] = entry{Endpoint: ep, index: link.Index, vouched: true}
-	delete(d.closing, attached{ep.Iface, ep.ContainerID})
+	delete(d.closing, ep.Handle())
 	delete(d.orphans, ep.Iface)
 	return link, obsolete, nil
 }
 
 // Remove forgets an endpoint and marks it as closing. known is false
-// when the interface is unknown or belongs to another container.
-func (d *Driver) Remove(iface, containerID string) (ep state.Endpoint, known bool) {
+// when the interface is unknown or has another handle.
+func (d *Driver) Remove(iface, handle string) (ep state.Endpoint, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.closing[attached{iface, containerID}] = true
-	delete(d.orphans, iface)
+	d.closing[handle] = true
+	if d.orphans[iface] == handle {
+		delete(d.orphans, iface)
+	}
 	e, ok := d.endpoints[iface]
-	if !ok || e.ContainerID != containerID {
+	if !ok || e.Handle() != handle {
 		return state.Endpoint{}, false
 	}
 	delete(d.endpoints, iface)
@@ -187,10 +185,10 @@ func (d *Driver) Remove(iface, containerID string) (ep state.Endpoint, known boo
 }
 
 // Closed says that the link of a removed endpoint is gone.
-func (d *Driver) Closed(iface, containerID string) {
+func (d *Driver) Closed(handle string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.closing, attached{iface, containerID})
+	delete(d.closing, handle)
 }
 
 // LinkChanged takes in an event about a pod interface. It returns the routes
@@ -202,8 +200,8 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 	e, known := d.endpoints[l.Name]
 	switch {
 	case !known:
-		id, ours := attachment.ParseAlias(l.Alias)
-		return nil, !gone && ours && !d.closing[attached{l.Name, id.ContainerID}]
+		_, ours := attachment.ParseAlias(l.Alias)
+		return nil, !gone && ours && !d.closing[strings.TrimPrefix(l.Alias, attachment.AliasPrefix)]
 	case e.index == l.Index && gone:
 		return e.Routes(), true
 	case e.index == l.Index && flushed:

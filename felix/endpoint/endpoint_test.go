@@ -155,11 +155,11 @@ func TestRemove(t *testing.T) {
 	w.ipam[a.Handle()] = a.Addrs
 	l := w.link(a)
 	w.readBack(t)
-	if _, known := w.d.Remove("cali1", "older"); known {
+	if _, known := w.d.Remove("cali1", ep("cali1", "older").Handle()); known {
 		t.Error("removed by another container's ID")
 	}
 	same(t, "after a late removal", w.d.All(), a)
-	if got, known := w.d.Remove("cali1", "a"); !known || !got.Equal(a) {
+	if got, known := w.d.Remove("cali1", a.Handle()); !known || !got.Equal(a) {
 		t.Errorf("remove: %+v %v", got, known)
 	}
 	// Its link is still there and IPAM still has the address: no way back in.
@@ -169,7 +169,7 @@ func TestRemove(t *testing.T) {
 	if _, again := w.d.LinkChanged(l, false, false); again {
 		t.Error("an event about the closing link asks for reading back")
 	}
-	w.d.Closed("cali1", "a")
+	w.d.Closed(a.Handle())
 	if added, _ := w.readBack(t); len(added) != 1 {
 		t.Errorf("not seen after closing: %v", added)
 	}
@@ -215,10 +215,10 @@ func TestReaper(t *testing.T) {
 	closed := make(chan string, 10)
 	r := endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: w, InUse: func(a netip.Addr) bool { return a == taken.Addrs[0] },
-		Closed: func(_, id string) { closed <- id }, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Closed: func(handle string) { closed <- handle }, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	for _, e := range []state.Endpoint{gone, taken, ep("cali3", "c"), ep("cali4", "never")} {
-		r.Add(endpoint.Corpse{Iface: e.Iface, ContainerID: e.ContainerID, Addrs: e.Addrs})
+		r.Add(endpoint.Corpse{Iface: e.Iface, Handle: e.Handle(), Addrs: e.Addrs})
 	}
 	if r.Pending() != 4 {
 		t.Errorf("pending: %d", r.Pending())
@@ -246,7 +246,7 @@ func TestReaper(t *testing.T) {
 		}
 		return nil
 	})
-	r.Add(endpoint.Corpse{Iface: stuck.Iface, ContainerID: stuck.ContainerID})
+	r.Add(endpoint.Corpse{Iface: stuck.Iface, Handle: stuck.Handle()})
 	nltest.Eventually(t, "the failure is reported", func() bool { return len(r.Conditions()) == 1 })
 	w.FailWith(nil)
 	cancel()

@@ -31,8 +31,8 @@ type ReaperConfig struct {
 	Kernel ReaperKernel
 	// InUse reports whether an address belongs to an endpoint again.
 	InUse func(netip.Addr) bool
-	// Closed is told when the link of that name is not the container's any longer.
-	Closed func(iface, containerID string)
+	// Closed is told when an endpoint's link is gone, by its IPAM handle.
+	Closed func(handle string)
 	Log    *slog.Logger
 }
 
@@ -50,8 +50,8 @@ type Reaper struct {
 
 // Corpse is a removed endpoint whose link is still to be deleted.
 type Corpse struct {
-	Iface, ContainerID string
-	Addrs              []netip.Addr
+	Iface, Handle string
+	Addrs         []netip.Addr
 }
 
 // NewReaper makes a reaper; it works while Run does.
@@ -132,8 +132,8 @@ func (r *Reaper) pass() bool {
 	return len(left) > 0
 }
 
-// remove deletes the container's link, if the link of that name is still the
-// container's.
+// remove deletes the endpoint's link, if the link of that name is still the
+// endpoint's.
 func (r *Reaper) remove(c Corpse) error {
 	l, err := r.cfg.Kernel.LinkByName(c.Iface)
 	if errors.Is(err, nl.ErrNotFound) {
@@ -142,8 +142,8 @@ func (r *Reaper) remove(c Corpse) error {
 	if err != nil {
 		return err
 	}
-	if id, ours := attachment.ParseAlias(l.Alias); !ours || id.ContainerID != c.ContainerID {
-		return nil // a recreated pod's, or not ours
+	if l.Alias != attachment.AliasPrefix+c.Handle {
+		return nil // a recreated pod's, another network's, or not ours
 	}
 	// By index: the name may have moved on by now.
 	if err := r.cfg.Kernel.LinkDelete(l.Index); err != nil && !errors.Is(err, nl.ErrNotFound) {
@@ -153,7 +153,7 @@ func (r *Reaper) remove(c Corpse) error {
 }
 
 func (r *Reaper) settled(c Corpse) {
-	r.cfg.Closed(c.Iface, c.ContainerID)
+	r.cfg.Closed(c.Handle)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.failed, c.Iface)

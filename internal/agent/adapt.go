@@ -15,6 +15,7 @@ import (
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/startup"
@@ -56,16 +57,30 @@ func (a *Agent) nodeLabels() map[string]string {
 	return nil
 }
 
-// ownerOf describes the pod that a handle's interface is for: its name makes the
-// interface's.
+// ownerOf describes the pod that a handle's interface is for: the names of the pod and
+// of the interface in it make the one on the node.
 func (a *Agent) ownerOf(handle string) map[string]string {
 	iface := a.inUse.interfaceOf(handle)
-	p, ok := a.datastore.FindPod(func(p datastore.PodMeta) bool { return nodeapi.HostIfaceName(p.Namespace, p.Name) == iface })
+	id, _ := attachment.ParseHandle(handle)
+	p, ok := a.datastore.FindPod(func(p datastore.PodMeta) bool { return nodeapi.HostIface(p.Namespace, p.Name, id.IfName) == iface })
 	if !ok {
 		return nil
 	}
-	return map[string]string{"pod": p.Name, "namespace": p.Namespace}
+	return attrsOf(p.Namespace, p.Name, id)
 }
+
+// attrsOf are the attributes of an address by which others know whose it is, as Calico
+// writes them. That of another interface than eth0 says so: it is none of the pod's
+// status.podIPs, and is not unused for that.
+func attrsOf(namespace, pod string, id attachment.ID) map[string]string {
+	out := map[string]string{"pod": pod, "namespace": namespace}
+	if !id.Primary() {
+		out[attrInterface] = id.IfName
+	}
+	return out
+}
+
+const attrInterface = "interface"
 
 // confirmedBlocks are the blocks this node owns beyond doubt.
 func confirmedBlocks(blocks []ipam.BlockInfo) (out []netip.Prefix) {
@@ -255,11 +270,11 @@ type dataplaneAdaptor struct {
 }
 
 // RemoveEndpoint ends the use of the interface's addresses as well.
-func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, containerID string) error {
-	if err := d.Dataplane.RemoveEndpoint(ctx, iface, containerID); err != nil {
+func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, handle string) error {
+	if err := d.Dataplane.RemoveEndpoint(ctx, iface, handle); err != nil {
 		return err
 	}
-	d.inUse.forget(iface, containerID)
+	d.inUse.forget(handle)
 	return nil
 }
 
@@ -267,11 +282,11 @@ func (d dataplaneAdaptor) RemoveEndpoint(ctx context.Context, iface, containerID
 func (d dataplaneAdaptor) Interface(handle string) string { return d.inUse.interfaceOf(handle) }
 
 // CheckEndpoint tells what the dataplane lacks of an endpoint.
-func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, containerID string) error {
+func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, handle string) error {
 	eps := d.Endpoints()
 	i := slices.IndexFunc(eps, func(e state.Endpoint) bool { return e.Iface == iface })
-	if i < 0 || eps[i].ContainerID != containerID {
-		return nodeapi.Errorf(nodeapi.CodeInternal, "interface %s is not attached to container %s as far as the agent knows", iface, containerID)
+	if i < 0 || eps[i].Handle() != handle {
+		return nodeapi.Errorf(nodeapi.CodeInternal, "interface %s is not the one with the IPAM handle %s as far as the agent knows", iface, handle)
 	}
 	ok, err := d.HasRoutes(ctx, eps[i])
 	if err != nil {

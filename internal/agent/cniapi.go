@@ -18,8 +18,8 @@ import (
 // endpointProgrammer is what the CNI requests need of the dataplane.
 type endpointProgrammer interface {
 	AddEndpoint(ctx context.Context, ep state.Endpoint) error
-	RemoveEndpoint(ctx context.Context, iface, containerID string) error
-	CheckEndpoint(ctx context.Context, iface, containerID string) error
+	RemoveEndpoint(ctx context.Context, iface, handle string) error
+	CheckEndpoint(ctx context.Context, iface, handle string) error
 	// Interface is the name on the node of the interface with the IPAM handle, or ""
 	// if none is known.
 	Interface(handle string) string
@@ -87,12 +87,10 @@ func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi
 			return reply, nodeapi.Errorf(coded.Code, "pod %s/%s asks for an IPv6 address (%s): %s", req.Namespace, req.Pod, wish.from6, coded.Msg)
 		}
 	}
-	addrs, err := p.ipam.Assign(ctx, wish.request(handleOf(req.Endpoint), map[string]string{
-		"pod":       req.Pod,
-		"namespace": req.Namespace,
-		"node":      p.node,
-		"timestamp": time.Now().UTC().String(), // the text form that Calico's IPAM writes
-	}))
+	attrs := attrsOf(req.Namespace, req.Pod, req.ID())
+	attrs["node"] = p.node
+	attrs["timestamp"] = time.Now().UTC().String() // the text form that Calico's IPAM writes
+	addrs, err := p.ipam.Assign(ctx, wish.request(handleOf(req.Endpoint), attrs))
 	if err != nil {
 		chosen := ""
 		if wish.from != "" {
@@ -139,6 +137,9 @@ func (p *podAPI) Ready(ctx context.Context, req nodeapi.ReadyRequest) (err error
 	if err != nil {
 		return retryable(fmt.Errorf("program pod %s/%s on %s: %w", req.Namespace, req.Pod, req.HostIface, err))
 	}
+	if !req.ID().Primary() {
+		return nil // the annotations and status.podIPs are about eth0
+	}
 	p.annotate(podRecord{namespace: req.Namespace, pod: req.Pod, uid: req.PodUID, containerID: req.ContainerID, addrs: addrs})
 	return nil
 }
@@ -165,7 +166,7 @@ func (p *podAPI) forget(ctx context.Context, e nodeapi.Endpoint) error {
 	}
 	if e.HostIface != "" {
 		end := progress.Wait(ctx, unwritten{"removed the routes to", e.HostIface}, "")
-		err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, e.ContainerID)
+		err := p.dataplane.RemoveEndpoint(ctx, e.HostIface, handleOf(e))
 		end()
 		if err != nil {
 			return retryable(fmt.Errorf("remove interface %s of container %s: %w", e.HostIface, e.ContainerID, err))
@@ -192,7 +193,7 @@ func (p *podAPI) Check(ctx context.Context, req nodeapi.CheckRequest) (err error
 				addr, req.ContainerID, held, handleOf(req.Endpoint))
 		}
 	}
-	return p.dataplane.CheckEndpoint(ctx, req.HostIface, req.ContainerID)
+	return p.dataplane.CheckEndpoint(ctx, req.HostIface, handleOf(req.Endpoint))
 }
 
 // Status is what manxctl prints.

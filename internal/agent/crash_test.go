@@ -201,9 +201,9 @@ func (l *life) AddEndpoint(_ context.Context, ep state.Endpoint) error {
 	})
 }
 
-func (l *life) RemoveEndpoint(_ context.Context, iface, containerID string) error {
+func (l *life) RemoveEndpoint(_ context.Context, iface, handle string) error {
 	return l.step("remove the endpoint", func() error {
-		if l.kernel[iface].ContainerID == containerID {
+		if l.kernel[iface].Handle() == handle {
 			delete(l.kernel, iface)
 		}
 		return nil

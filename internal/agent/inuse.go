@@ -32,10 +32,9 @@ type inUse struct {
 
 // inherited is a pod interface that was there before the agent.
 type inherited struct {
-	iface       string
-	alias       string
-	handle      string // as the alias has it
-	containerID string
+	iface  string
+	alias  string
+	handle string // as the alias has it
 }
 
 // podKernel is what is read of nl.Kernel.
@@ -54,10 +53,8 @@ func newInUse(kernel podKernel, endpoints func() []state.Endpoint) (*inUse, erro
 	}
 	pods := map[int]inherited{} // by index
 	for _, l := range links {
-		if id, ours := attachment.ParseAlias(l.Alias); ours && strings.HasPrefix(l.Name, state.InterfacePrefix) {
-			pods[l.Index] = inherited{
-				iface: l.Name, alias: l.Alias, handle: strings.TrimPrefix(l.Alias, attachment.AliasPrefix), containerID: id.ContainerID,
-			}
+		if _, ours := attachment.ParseAlias(l.Alias); ours && strings.HasPrefix(l.Name, state.InterfacePrefix) {
+			pods[l.Index] = inherited{iface: l.Name, alias: l.Alias, handle: strings.TrimPrefix(l.Alias, attachment.AliasPrefix)}
 		}
 	}
 	if len(pods) == 0 {
@@ -140,10 +137,9 @@ func (u *inUse) interfaceOf(handle string) string {
 	return ""
 }
 
-// forget ends the use of the addresses of a container's interface, by its name on the
-// node.
-func (u *inUse) forget(iface, containerID string) {
+// forget ends the use of the addresses of a handle.
+func (u *inUse) forget(handle string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	maps.DeleteFunc(u.inherited, func(_ netip.Addr, at inherited) bool { return at.iface == iface && at.containerID == containerID })
+	maps.DeleteFunc(u.inherited, func(_ netip.Addr, at inherited) bool { return at.handle == handle })
 }

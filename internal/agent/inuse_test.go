@@ -82,7 +82,7 @@ func TestInUse(t *testing.T) {
 	k.FailWith(nil)
 
 	// A DEL ends it, the end of the interface too, and another pod's interface of that name.
-	u.forget("cali1", "web")
+	u.forget("net.web")
 	check("after DEL", map[string]string{"10.0.0.2": "my.net.db", "10.0.0.9": "net.new"})
 	k.ChangeLink("cali2", func(l *nl.Link) { l.Alias = "manx:my.net.db2" })
 	check("the name is another's", map[string]string{"10.0.0.9": "net.new"})
@@ -120,7 +120,7 @@ func TestInUseOfBothFamilies(t *testing.T) {
 	if got := u.interfaceOf("net.six"); got != "cali2" {
 		t.Errorf("the pod with IPv6 alone has %q", got)
 	}
-	u.forget("cali1", "both")
+	u.forget("net.both")
 	if got, want := u.addresses(), map[netip.Addr]string{addr("fd00::2"): "net.six"}; !maps.Equal(got, want) {
 		t.Errorf("after DEL: %v; want %v", got, want)
 	}

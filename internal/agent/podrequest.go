@@ -67,7 +67,8 @@ func familiesOf(addrs []netip.Addr) (f families) {
 }
 
 // wishOf reads what a pod asks for. What the pod says beats what its namespace
-// says, which beats the network configuration. An annotation that can not be
+// says, which beats the network configuration. An address and a hardware address are
+// for one interface, the pod's eth0. An annotation that can not be
 // carried out is an error and not ignored: the pod would run with an address that
 // its author does not expect. The errors are the author's to cure, and carry the
 // code of an invalid configuration.
@@ -80,7 +81,7 @@ func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
 		}
 	}
 	var err error
-	if s := own(annotationMAC); s.value != "" {
+	if s := own(annotationMAC); s.value != "" && req.ID().Primary() {
 		if w.mac, err = parseMAC(s.value); err != nil {
 			return w, s.refuse(err)
 		}
@@ -101,7 +102,7 @@ func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
 		w.from6 = named.String()
 	}
 	w.from = chooser(w.families, pools4From, pools6From)
-	if s := own(annotationAddrs); s.value != "" {
+	if s := own(annotationAddrs); s.value != "" && req.ID().Primary() {
 		if w.addrs, err = parseAddrs(s.value); err != nil {
 			return w, s.refuse(err)
 		}

@@ -36,6 +36,8 @@ func TestWish(t *testing.T) {
 	configured6.IPv6Pools = []string{"six"}
 	configured := dual
 	configured.IPv4Pools, configured.IPv6Pools = []string{"four"}, []string{"six"}
+	net1 := request("c")
+	net1.IfName = "net1"
 	const pods, assign6 = " of its pod", `ipam.assign_ipv6="true" of the network configuration`
 	const byFamilies, byAddrs = "annotation cni.projectcalico.org/ipFamilies" + pods, "annotation cni.projectcalico.org/ipAddrs" + pods
 	for name, tt := range map[string]struct {
@@ -86,6 +88,7 @@ func TestWish(t *testing.T) {
 		"an address against pools":        {req: request("c"), meta: metaOf("ipAddrs", `["10.244.0.9"]`, "ipv4pools", `["p"]`, "ipv6pools", `["q"]`), addrs: "10.244.0.9", from: "annotation cni.projectcalico.org/ipAddrs of its pod"},
 		"an address against assign_ipv6":  {req: dual, meta: metaOf("ipAddrs", `["10.244.0.9"]`), addrs: "10.244.0.9", from: "annotation cni.projectcalico.org/ipAddrs of its pod"},
 		"addresses are not a namespace's": {req: request(), meta: metaOf("ns:ipAddrs", `["10.244.0.9"]`, "ns:hwAddr", "x", "ns:floatingIPs", "x")},
+		"what is eth0's, for another":     {req: net1, meta: metaOf("ipAddrs", `["10.244.0.9"]`, "hwAddr", "0a:58:0a:f4:00:09"), pools4: []string{"c"}, from: "network configuration"},
 		"a hardware address":              {req: request(), meta: metaOf("hwAddr", "0a:58:0a:f4:00:09"), mac: "0a:58:0a:f4:00:09"},
 		"a hardware address, with dashes": {req: request(), meta: metaOf("hwAddr", " 0A-58-0A-F4-00-09 "), mac: "0a:58:0a:f4:00:09"},
 	} {

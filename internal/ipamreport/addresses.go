@@ -115,6 +115,8 @@ func (k *checker) heldForPod(a Assignment) (held bool, why string) {
 		return false, "the pod has ended"
 	case a.Node() != "" && p.Node != "" && p.Node != a.Node():
 		return false, "the pod runs on node " + p.Node + " now"
+	case a.Attrs[attrInterface] != "":
+		return true, fmt.Sprintf("interface %s of %s", a.Attrs[attrInterface], podUser(p.Namespace, p.Name, p.Node))
 	case p.hasFamily(a.Addr):
 		return false, "the pod has " + listOf(p.Addrs, netip.Addr.String) + " now"
 	}

@@ -101,11 +101,28 @@ func (k *checker) index() {
 			if p, ok := at[[2]string{a.Node, i.Name}]; ok && i.Pod == "" {
 				i.Namespace, i.Pod = p.Namespace, p.Name // an agent that has restarted does not know them
 			}
+			if p, ok := k.byAddress(i); ok && i.Pod == "" {
+				i.Namespace, i.Pod = p.Namespace, p.Name
+			}
 			for _, addr := range i.Addrs {
 				k.use(addr, i.user(a.Node))
 			}
 		}
 	}
+}
+
+// byAddress finds the pod that an interface other than eth0 is of: the one that its
+// address is assigned to.
+func (k *checker) byAddress(i Interface) (Pod, bool) {
+	for _, addr := range i.Addrs {
+		for _, a := range k.assigned[addr] {
+			if a.Handle == i.Handle && a.Attrs[attrInterface] != "" {
+				p, ok := k.pods[a.Attrs[attrNamespace]+"/"+a.Attrs[attrPod]]
+				return p, ok
+			}
+		}
+	}
+	return Pod{}, false
 }
 
 func (i Interface) user(node string) user {

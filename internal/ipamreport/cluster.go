@@ -57,7 +57,7 @@ type Assignment struct {
 	Addr   netip.Addr
 	Block  netip.Prefix
 	Handle string // may be empty
-	// Attrs describe the holder: pod, namespace, node, type, timestamp.
+	// Attrs describe the holder: pod, namespace, node, type, timestamp, interface.
 	Attrs map[string]string
 	// Sequence is the block's sequence number at the assignment; 0 is not known.
 	Sequence int64
@@ -71,6 +71,7 @@ const (
 	attrNamespace = "namespace"
 	attrNode      = "node"
 	attrType      = "type"
+	attrInterface = "interface" // in the pod, when it is not eth0
 	attrTimestamp = "timestamp"
 )
 

@@ -118,6 +118,10 @@ func (w *world) bystanders() {
 	// A pod that starts holds an address before its status says so.
 	w.assign(own, "k8s-pod-network.starting", map[string]string{"pod": "starting", "namespace": "default", "node": "node0"})
 	w.Pods = append(w.Pods, Pod{Namespace: "default", Name: "starting", Node: "node0", Iface: "cali-s"})
+	// A second interface of a pod, which its status does not show.
+	w.pod("node0", own)
+	twin := w.Pods[len(w.Pods)-1]
+	w.assign(own, "blue.C.if-net1", map[string]string{"pod": twin.Name, "namespace": "default", "node": "node0", "interface": "net1"})
 	// One that has ended, and one that is leaving, show addresses that are another's now.
 	addr := w.Pods[0].Addrs[0]
 	w.Pods = append(w.Pods, Pod{Namespace: "default", Name: "job", Node: "node1", Addrs: []netip.Addr{addr}, Finished: true, Iface: "cali-j"},

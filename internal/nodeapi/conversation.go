@@ -111,9 +111,11 @@ func (c *conversation) add(ctx context.Context, req AddRequest) {
 	defer unlock()
 
 	// A DEL of an earlier life of this container must not come after this ADD.
-	if err := replayOne(wait, c.deferred, req.ContainerID, c.handler.Del); err != nil {
-		c.fail(err)
-		return
+	for _, record := range []string{recordOf(req.Endpoint), req.ContainerID} {
+		if err := replayOne(wait, c.deferred, record, c.handler.Del); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	addrs, err := c.handler.Add(wait, req)
 	if !c.answer(addrs, err) {
@@ -140,7 +142,7 @@ func (c *conversation) finishAdd(ctx context.Context, req AddRequest) {
 		if err == nil {
 			err = body.Validate()
 		}
-		if err == nil && (body.ContainerID != req.ContainerID || body.Network != req.Network || body.HostIface != req.HostIface) {
+		if err == nil && (body.ID() != req.ID() || body.HostIface != req.HostIface) {
 			err = Errorf(CodeDecoding, "ready names another endpoint than add")
 		}
 		if err == nil {

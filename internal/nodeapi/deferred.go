@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/localsock"
 )
 
@@ -19,8 +20,8 @@ func DeferredDir(socket string) string {
 	return filepath.Join(filepath.Dir(socket), "deferred-del")
 }
 
-// Defer records a DEL to be replayed by the next agent: one file a container,
-// written under a dot name and renamed, so that a reader never sees half of it.
+// Defer records a DEL to be replayed by the next agent: one file an interface of a
+// container, written under a dot name and renamed, so that a reader never sees half of it.
 func Defer(dir string, req DelRequest) error {
 	if err := req.Validate(); err != nil {
 		return err
@@ -32,26 +33,38 @@ func Defer(dir string, req DelRequest) error {
 	if err := localsock.PrivateDir(dir); err != nil {
 		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
 	}
-	tmp := filepath.Join(dir, "."+req.ContainerID+".tmp")
+	tmp := filepath.Join(dir, "."+recordOf(req.Endpoint)+".tmp")
 	if err := os.WriteFile(tmp, append(raw, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
 	}
-	if err := os.Rename(tmp, deferredFile(dir, req.ContainerID)); err != nil {
+	if err := os.Rename(tmp, deferredFile(dir, recordOf(req.Endpoint))); err != nil {
 		return fmt.Errorf("record the deferred DEL of %s: %w", req.ContainerID, err)
 	}
 	return nil
 }
 
 // Undefer forgets the record of a DEL that was answered after all.
-func Undefer(dir, containerID string) error {
-	err := os.Remove(deferredFile(dir, containerID))
+func Undefer(dir string, e Endpoint) error { return undefer(dir, recordOf(e)) }
+
+func undefer(dir, record string) error {
+	err := os.Remove(deferredFile(dir, record))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
 }
 
-func deferredFile(dir, containerID string) string { return filepath.Join(dir, containerID+".json") }
+// recordOf names the record of an endpoint: the container's ID, and for other
+// interfaces than eth0 their name too, behind a '~' that no ID has. A container has one
+// interface of a name, whatever its network.
+func recordOf(e Endpoint) string {
+	if e.ID().Primary() {
+		return e.ContainerID
+	}
+	return e.ContainerID + "~" + attachment.Escape(e.IfName)
+}
+
+func deferredFile(dir, record string) string { return filepath.Join(dir, record+".json") }
 
 // ReplayDeferred hands every recorded DEL to h and forgets those that succeed;
 // the others stay for the next call and are named in the error. A record that
@@ -72,43 +85,44 @@ func replay(ctx context.Context, dir string, del func(context.Context, DelReques
 	}
 	var errs []error
 	for _, e := range entries {
-		id, isRecord := strings.CutSuffix(e.Name(), ".json")
-		if !isRecord || strings.HasPrefix(id, ".") {
+		record, isRecord := strings.CutSuffix(e.Name(), ".json")
+		if !isRecord || strings.HasPrefix(record, ".") {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		if err := replayOne(ctx, dir, id, del); err != nil {
+		if err := replayOne(ctx, dir, record, del); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// replayOne replays the record of one container, if there is one.
-func replayOne(ctx context.Context, dir, containerID string, del func(context.Context, DelRequest) error) error {
-	file := deferredFile(dir, containerID)
+// replayOne replays one record, if it is there. Before there was one for each
+// interface, the last DEL of a container was recorded under its ID alone.
+func replayOne(ctx context.Context, dir, record string, del func(context.Context, DelRequest) error) error {
+	file := deferredFile(dir, record)
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the deferred DEL of %s: %w", containerID, err)
+		return fmt.Errorf("read the deferred DEL of %s: %w", record, err)
 	}
 	var req DelRequest
 	err = json.Unmarshal(raw, &req)
 	if err == nil {
 		err = req.Validate()
 	}
-	if err == nil && req.ContainerID != containerID {
-		err = fmt.Errorf("it names container %q", req.ContainerID)
+	if err == nil && recordOf(req.Endpoint) != record && req.ContainerID != record {
+		err = fmt.Errorf("it names interface %s of container %q", req.IfName, req.ContainerID)
 	}
 	if err != nil {
 		return fmt.Errorf("deferred DEL %s is unusable, set aside as .corrupt: %w", file, errors.Join(err, os.Rename(file, file+".corrupt")))
 	}
 	if err := del(ctx, req); err != nil {
-		return fmt.Errorf("replay the deferred DEL of %s: %w", containerID, err)
+		return fmt.Errorf("replay the deferred DEL of %s: %w", record, err)
 	}
-	return Undefer(dir, containerID)
+	return undefer(dir, record)
 }

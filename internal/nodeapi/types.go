@@ -36,12 +36,22 @@ func (e Endpoint) ID() attachment.ID {
 // (IFLA_IFALIAS): by it everybody tells whose an interface is, whatever its name.
 func (e Endpoint) Alias() string { return e.ID().Alias() }
 
-// HostIfaceName is the name of a pod's host veth: "cali" and the first 11 hex
+// HostIfaceName is the name of the host veth of a pod's eth0: "cali" and the first 11 hex
 // digits of SHA-1("<namespace>.<pod>"), as Calico names it, so that rules and
 // tools which look for that name keep working.
 func HostIfaceName(namespace, pod string) string {
 	sum := sha1Sum([]byte(namespace + "." + pod))
 	return "cali" + hex.EncodeToString(sum[:])[:11]
+}
+
+// HostIface is the name of the host side of any interface of a pod: that of eth0 is
+// [HostIfaceName], and the others' follow from the interface's name too. Neither part of
+// a pod's name can have a '/', so no two are derived from the same text.
+func HostIface(namespace, pod, ifName string) string {
+	if (attachment.ID{IfName: ifName}).Primary() {
+		return HostIfaceName(namespace, pod)
+	}
+	return HostIfaceName(namespace, pod+"/"+ifName)
 }
 
 // AddRequest asks for an address.

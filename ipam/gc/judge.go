@@ -13,6 +13,8 @@ const (
 	attrNamespace = "namespace"
 	attrNode      = "node"
 	attrType      = "type"
+	// attrInterface is Manx's own: the name of an interface in the pod other than eth0.
+	attrInterface = "interface"
 )
 
 // PodOf returns the pod that the attributes of an assignment name, if any.
@@ -54,6 +56,8 @@ func Judge(addr netip.Addr, attrs map[string]string, f Facts) string {
 		return fmt.Sprintf("pod %s of node %s is gone; another of its name waits for a node", key, node)
 	case node != "" && pod.Node != node:
 		return fmt.Sprintf("pod %s of node %s is gone; another of its name runs on %s", key, node, pod.Node)
+	case attrs[attrInterface] != "":
+		return "" // a pod reports the addresses of eth0 alone
 	case len(pod.Addrs) > 0:
 		return fmt.Sprintf("pod %s has %s instead", key, list(pod.Addrs))
 	}

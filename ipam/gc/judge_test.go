@@ -52,6 +52,9 @@ func TestJudge(t *testing.T) {
 		{"moved, and reports it all the same", "10.0.0.1", pod("web", "n2"), ""},
 		{"waits for a node", "10.0.0.7", pod("pending", "n1"), "waits for a node"},
 		{"no node known", "10.0.0.7", pod("quiet", ""), ""},
+		{"another interface than eth0", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "web", "node": "n1", "interface": "net1"}, ""},
+		{"another interface of a gone pod", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "none", "node": "n1", "interface": "net1"}, "does not exist"},
+		{"another interface, moved", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "web", "node": "n2", "interface": "net1"}, "another of its name runs on n1"},
 		{"node missing, pod not deleted yet", "10.0.0.9", pod("ghost", "gone"), ""},
 	} {
 		got := gc.Judge(netip.MustParseAddr(c.addr), c.attrs, facts)
