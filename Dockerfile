@@ -9,17 +9,16 @@ RUN go mod download
 COPY . .
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -o /out/ \
-      -ldflags "-s -w -X github.com/manx-cni/manx/internal/version.version=${VERSION}" ./cmd/...
+      -ldflags "-s -w -X github.com/manx-cni/manx/internal/version.version=${VERSION}" ./cmd/... \
+ && CGO_ENABLED=0 go build -C hack/cni-plugins -trimpath -ldflags "-s -w" -o /out/cni/ tool
 
 FROM debian:bookworm-slim
-# nft programs the NAT and forwarding table; portmap and loopback are chained by
-# the CNI configuration and installed on the node beside manx.
+# nft programs the NAT and forwarding table; portmap and loopback, which speak CNI
+# 1.1.0 as Debian's do not, are installed on the node beside manx.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends nftables containernetworking-plugins \
- && install -d /opt/cni/bin \
- && cp /usr/lib/cni/portmap /usr/lib/cni/loopback /opt/cni/bin/ \
- && apt-get purge -y containernetworking-plugins && apt-get autoremove -y \
+ && apt-get install -y --no-install-recommends nftables \
  && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/cni/portmap /out/cni/loopback /opt/cni/bin/
 COPY --from=build /out/manx-node /out/manx-controllers /out/manxctl /usr/local/bin/
 COPY --from=build /out/manx /opt/cni/bin/manx
 RUN ln /opt/cni/bin/manx /opt/cni/bin/manx-ipam

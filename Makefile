@@ -24,6 +24,7 @@ help: ## Print this help
 
 .PHONY: build
 build: ## Build every binary into bin/
+	CGO_ENABLED=0 go build -C hack/cni-plugins -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/ tool
 	$(GOBUILD) -o bin/ ./cmd/... ./test/lab/cmd/lab ./test/vm/cmd/vm ./test/demo ./test/bench ./test/bench/cnibench ./test/suite
 
 .PHONY: deps

@@ -10,6 +10,10 @@
 // busy" and nobody reads half a file; a file that is right already is not touched,
 // so the container runtime sees no change where there is none.
 //
+// The configuration offers versions 1.0.0 and 1.1.0 of the CNI specification, in
+// "cniVersions"; what a plugin that it chains does not speak is taken out, so that a
+// runtime of 1.1.0 sends GC and STATUS and an older one starts pods as before.
+//
 // Nothing here is a secret: the plugin needs no kubeconfig and no token, and a
 // configuration that asks for one is refused.
 //

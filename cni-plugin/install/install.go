@@ -114,6 +114,10 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 			log.Warn("the CNI configuration names a plugin that is not installed: pods will not start", "plugin", name, "error", err)
 		}
 	}
+	conflist, err = c.agree(ctx, conflist, types, log)
+	if err != nil {
+		return fmt.Errorf("choose the version of the CNI configuration: %w", err)
+	}
 	if err := c.installConfig(conflist, log); err != nil {
 		return err
 	}

@@ -81,9 +81,10 @@ func quoted(s string) string {
 }
 
 type pluginList struct {
-	CNIVersion string                       `json:"cniVersion"`
-	Name       string                       `json:"name"`
-	Plugins    []map[string]json.RawMessage `json:"plugins"`
+	CNIVersion  string                       `json:"cniVersion"`
+	CNIVersions []string                     `json:"cniVersions"`
+	Name        string                       `json:"name"`
+	Plugins     []map[string]json.RawMessage `json:"plugins"`
 }
 
 // validate reads a configuration list as a container runtime would, and Manx's
@@ -101,6 +102,11 @@ func validate(text []byte) (types []string, err error) {
 	}
 	if !slices.Contains(specVersions, list.CNIVersion) {
 		return nil, fmt.Errorf("cniVersion is %q, want one of %q", list.CNIVersion, specVersions)
+	}
+	for _, v := range list.CNIVersions {
+		if !slices.Contains(specVersions, v) {
+			return nil, fmt.Errorf("cniVersions has %q, want some of %q", v, specVersions)
+		}
 	}
 	if len(list.Plugins) == 0 {
 		return nil, fmt.Errorf("plugins is empty, want manx as the first of a list")

@@ -80,10 +80,12 @@ func newPlugged(t *testing.T) *plugged {
 	return n
 }
 
+func newTestLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
 // start runs an agent on what is there.
 func (n *plugged) start() {
 	n.t.Helper()
-	log := slog.New(slog.NewTextHandler(n.t.Output(), nil))
+	log := newTestLog(n.t)
 	kernel, err := nl.Open(nl.Config{})
 	if err != nil {
 		n.t.Fatal(err)

@@ -61,14 +61,24 @@ func NodeTree(bin string) (*Tree, error) {
 	}
 	for target, file := range map[string]string{
 		"usr/sbin/nft":         "/usr/sbin/nft",
-		"opt/cni/bin/portmap":  CNIDir + "/portmap",
-		"opt/cni/bin/loopback": CNIDir + "/loopback",
+		"opt/cni/bin/portmap":  referencePlugin(bin, "portmap"),
+		"opt/cni/bin/loopback": referencePlugin(bin, "loopback"),
 	} {
 		if err := t.Program(target, file); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
+}
+
+// referencePlugin is where a reference CNI plugin is: among the Makefile's programs, or
+// Debian's, which speaks an older version of the specification.
+func referencePlugin(bin, name string) string {
+	built := filepath.Join(bin, name)
+	if _, err := os.Stat(built); err == nil {
+		return built
+	}
+	return filepath.Join(CNIDir, name)
 }
 
 // BuildNode writes the Manx image, from the programs in bin, to out.
