@@ -31,3 +31,26 @@ func TestCommandLinesAreStrict(t *testing.T) {
 		t.Errorf("%d programs are built with cobra; want manxctl, manx-node, manx-controllers, lab and vm at least", programs)
 	}
 }
+
+// TestFlagsAreStrict: a program of flags only does not let an argument go.
+func TestFlagsAreStrict(t *testing.T) {
+	programs := 0
+	for _, p := range list(t) {
+		if p.Name != "main" || !slices.Contains(p.Imports, "flag") {
+			continue
+		}
+		programs++
+		for _, name := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(text), "flag.Parse()") {
+				t.Errorf("%s calls flag.Parse: cmdline.ParseFlags also refuses arguments, which nothing reads", p.rel())
+			}
+		}
+	}
+	if programs == 0 {
+		t.Error("no program imports flag")
+	}
+}

@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/audit"
 )
@@ -72,7 +73,7 @@ func main() {
 	alloc := flag.Duration("alloc", 4*time.Second, "how long addresses are assigned and released, three times")
 	workers := flag.Int("workers", 32, "that assign and release on a node at a time")
 	out := flag.String("out", "", "also write the tables to this file, as Markdown")
-	flag.Parse()
+	cmdline.ParseFlags()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{bin: *bin, name: *name}

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	testlab "github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/kubebuild"
 	"github.com/manx-cni/manx/test/vm"
@@ -36,7 +37,7 @@ func main() {
 	bin := flag.String("bin", "bin", "folder of the built binaries")
 	image := flag.String("image", "build/manx.tar", "the image of the manifest")
 	manifest := flag.String("manifest", "manifests/manx.yaml", "what is installed")
-	flag.Parse()
+	cmdline.ParseFlags()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	m, err := modeNamed(*modeName)

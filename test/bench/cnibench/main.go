@@ -27,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/nodeapi"
 )
 
@@ -65,7 +66,7 @@ func main() {
 	debian := flag.String("plugins", "/usr/lib/cni", "folder of the bridge and host-local plugins")
 	alloc := flag.Duration("alloc", 0, "assign and release addresses for so long, and nothing else")
 	workers := flag.Int("workers", 1, "of -alloc, that work at a time")
-	flag.Parse()
+	cmdline.ParseFlags()
 	pods, err := readPods(os.Stdin)
 	var result any
 	switch {
