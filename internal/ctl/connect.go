@@ -113,9 +113,12 @@ func (c *connection) requestTimeout(otherwise time.Duration) time.Duration {
 func (c *connection) config() (*rest.Config, error) {
 	cfg, err := c.load(true)
 	if err != nil {
-		return nil, fmt.Errorf("no agent's socket on this machine, and no usable kubeconfig (--kubeconfig, KUBECONFIG): %w", err)
+		err = fmt.Errorf("no usable kubeconfig (--kubeconfig, KUBECONFIG): %w", err)
+		if len(c.given()) == 0 {
+			err = fmt.Errorf("no agent's socket on this machine, and %w", err)
+		}
 	}
-	return cfg, nil
+	return cfg, err
 }
 
 // userConfig is config without a pod's own service account: the agent's may do none of

@@ -109,6 +109,9 @@ func TestConnectionFlags(t *testing.T) {
 	if _, err := run("--context", "bee", "ipam", "show"); err == nil || api.first() != "b" {
 		t.Errorf("a flag in front of the command: %v", err)
 	}
+	if _, err := run("status", "--socket", local, "-n", "elsewhere"); err == nil || api.first() != "a" {
+		t.Errorf("status on a node lets --namespace go: %v", err)
+	}
 	if out, err := run("status", "--socket", local); err != nil || !strings.Contains(out, "node1") || api.first() != "" {
 		t.Errorf("status on a node asks the API server: %v\n%s", err, out)
 	}

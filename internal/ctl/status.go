@@ -26,6 +26,7 @@ type statusOptions struct {
 	connection *connection
 	namespace  string
 	nodes      []string
+	remote     bool // through the Kubernetes API, also where there is a socket
 	problems   bool
 	wait       bool
 	timeout    time.Duration // of wait
@@ -40,8 +41,8 @@ func newStatusCommand(c *connection) *cobra.Command {
 screen per node: addresses, BGP sessions with uptime and route counts, blocks with
 addresses in use, mode, kernel capabilities and the last errors.
 
-On a node it asks the agent's socket. Where there is no agent, and with --node or a flag
-that says how to reach the cluster, it asks every agent at the same time, through the
+On a node it asks the agent's socket. Where there is no agent, and with --node,
+--namespace or a flag that says how to reach the cluster, it asks every agent at the same time, through the
 Kubernetes API (needs "list" on nodes, and "list" on pods and "get" and "create" on
 pods/exec in the agents' namespace). Each has 10 s, or --request-timeout.
 Nodes that do not answer, and those where an agent has run and none does, are named
@@ -65,12 +66,13 @@ these nodes only.`,
 			if o.timeout <= 0 {
 				return cmdline.Usagef("--timeout=%v: want a time such as 2m", o.timeout)
 			}
+			o.remote = len(o.nodes) > 0 || len(c.given()) > 0 || cmd.Flags().Changed("namespace")
 			return o.run(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()
 	o.output.add(f)
-	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket")
+	f.StringVar(&o.socket, "socket", defaultSocket, "the agent's unix socket, unless it asks through the Kubernetes API")
 	namespaceFlag(f, &o.namespace)
 	f.StringSliceVar(&o.nodes, "node", nil, "only these nodes, through the Kubernetes API")
 	f.BoolVar(&o.problems, "problems", false, "print only what is wrong; the exit code is 1 when something is")
@@ -99,16 +101,13 @@ func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
 	if err == nil { // else what it waited for has named them
 		err = p.err()
 	}
-	if len(p.nodes) > 0 {
-		err = errors.Join(err, o.print(out, p))
-	}
-	return err
+	return errors.Join(err, o.print(out, p))
 }
 
-// looker asks the local agent when there is one and neither a node nor a cluster is
-// named, otherwise all agents.
+// looker asks the local agent when there is one and nothing says otherwise, else all
+// agents.
 func (o *statusOptions) looker() (look, error) {
-	if _, err := os.Stat(o.socket); err == nil && len(o.nodes) == 0 && len(o.connection.given()) == 0 {
+	if _, err := os.Stat(o.socket); err == nil && !o.remote {
 		return func(ctx context.Context) (picture, error) {
 			n, err := localStatus(ctx, o.socket)
 			if err != nil {
@@ -149,7 +148,8 @@ func (o *statusOptions) printProblems(out io.Writer, s status.Summary) error {
 }
 
 func (o *statusOptions) print(out io.Writer, p picture) error {
-	return o.output.print(out, p.nodes, func(out io.Writer) error {
+	nodes := append([]status.Node{}, p.nodes...) // none is [] and not null
+	return o.output.print(out, nodes, func(out io.Writer) error {
 		if _, err := fmt.Fprintln(out, p.summary().Line); err != nil {
 			return err
 		}

@@ -37,6 +37,17 @@ func TestStatusBeginsWithTheSummary(t *testing.T) {
 	}
 }
 
+// Where no node answers, programs get an empty list and people the line.
+func TestStatusOfSilentNodes(t *testing.T) {
+	p := picture{silent: []status.Silent{{Name: "c", Why: "no agent runs there"}}}
+	for format, want := range map[string]string{asText: "0 of 1 nodes ready; 1 error: NoAnswer on c: no agent runs there\n", asJSON: "[]\n", asYAML: "[]\n"} {
+		var text bytes.Buffer
+		if err := (&statusOptions{output: output{format}}).print(&text, p); err != nil || text.String() != want {
+			t.Errorf("%s: %v, %q; want %q", format, err, &text, want)
+		}
+	}
+}
+
 func TestStatusProblems(t *testing.T) {
 	well, ill := serve(t, status.Node{Name: "node1", Ready: true}), serve(t, status.Node{Name: "node1", Ready: true, Conditions: []status.Condition{{Type: "ModeHeld", Message: "pool: waits"}, {Type: "RouteFailed", Message: "10.0.0.0/26: EINVAL"}}})
 	if out, err := run("status", "--problems", "--socket", well); err != nil || out != "1 node ready; no problems\n" {
