@@ -49,4 +49,5 @@ const (
 const (
 	ReasonNodeNetworkUp       = "ManxIsUp"
 	ReasonNodeIPIPUnavailable = "IPIPUnavailable"
+	ReasonNodeNoBGPSession    = "NoBGPSession"
 )

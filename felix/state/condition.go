@@ -14,6 +14,9 @@ const (
 	// EncapsulationUnsupported: a pool asks for an encapsulation which this
 	// build does not write.
 	EncapsulationUnsupported ConditionKind = "EncapsulationUnsupported"
+	// NoBGPSession: this node has no BGP session to any other node, so that nothing
+	// leads there; the Node's condition NetworkUnavailable says so, too.
+	NoBGPSession ConditionKind = "NoBGPSession"
 	// EncryptionUnsupported: a FelixConfiguration asks for WireGuard, which this
 	// build does not have: packets of pods are not encrypted, and the agent is not
 	// ready.

@@ -62,6 +62,7 @@ type Agent struct {
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open
+	alone    atomic.Pointer[string]             // why this node has no BGP session to any other; nil or "": it has
 	errors   errorLog
 }
 

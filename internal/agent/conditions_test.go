@@ -70,6 +70,21 @@ func snapshotFrom(t *testing.T, nodes []runtime.Object, objects ...runtime.Objec
 	return nil
 }
 
+// testAgent is an agent of node n1 whose parts do not run.
+func testAgent(t *testing.T) *Agent {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	a := &Agent{
+		node: "n1", log: log,
+		speaker: speaker.New(speaker.Config{}), ipam: ipam.New(ipam.Config{Node: "n1"}), modes: newModes("n1", log, modeActions{}, func() {}),
+	}
+	var err error
+	if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // An agent that can not encrypt what the FelixConfiguration in force for its node
 // wants encrypted is not ready, and names the object.
 func TestEncryptionThatIsNotThere(t *testing.T) {
@@ -99,14 +114,8 @@ func TestEncryptionThatIsNotThere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			log := slog.New(slog.DiscardHandler)
-			a := &Agent{
-				node: "n1", settings: settings, log: log,
-				speaker: speaker.New(speaker.Config{}), ipam: ipam.New(ipam.Config{Node: "n1"}), modes: newModes("n1", log, modeActions{}, func() {}),
-			}
-			if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
-				t.Fatal(err)
-			}
+			a := testAgent(t)
+			a.settings = settings
 			a.snapshot.Store(snapshotOf(t, tc.confs))
 			a.serving.Store(true)
 

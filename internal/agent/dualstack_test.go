@@ -211,21 +211,6 @@ func TestAddressChanges(t *testing.T) {
 			t.Errorf("%s: %q; want %q", name, got, tt.want)
 		}
 	}
-	for name, tt := range map[string]struct {
-		node datastore.Node
-		self startup.Result
-		want bool
-	}{
-		"both there":           {datastore.Node{IPv4: was.Address, IPv6: was.Address6}, was, false},
-		"IPv4 lost":            {datastore.Node{IPv6: was.Address6}, was, true},
-		"IPv6 lost":            {datastore.Node{IPv4: was.Address}, was, true},
-		"a node without IPv6":  {datastore.Node{IPv4: was.Address}, startup.Result{Address: was.Address}, false},
-		"and without anything": {datastore.Node{}, startup.Result{Address: was.Address}, true},
-	} {
-		if got := lacksAddress(tt.node, tt.self); got != tt.want {
-			t.Errorf("%s: %t; want %t", name, got, tt.want)
-		}
-	}
 }
 
 // Not being connected in one family is enough for a node not to be ready.

@@ -40,7 +40,9 @@ type modes struct {
 	said      mode.Words            // what the annotation says
 	saidAddr  netip.Addr            // and the one about the tunnel's address
 	heard     bool                  // the API has shown what was said
-	unheard   bool                  // and then no more: somebody changed it, or made the Node anew
+	unheard   bool                  // and then no more, or never: somebody changed it, or made the Node anew
+	saidAt    time.Time             // when it was said
+	insist    insistence            // how often it was said again
 	addr      netip.Addr            // of the tunnel, held in IPAM; zero for none
 	ranges    addrRanges            // where it may come from
 	alone     bool                  // addr and nothing else of ours is on the device
@@ -219,6 +221,10 @@ func applyError(dp felix.Status) string {
 	return first.Name + ": " + first.LastError
 }
 
+// heardWithin is how long the API may take to show what was said. After that somebody
+// else has said something in between.
+const heardWithin = 15 * time.Second
+
 // listen notices when the Node no longer says what this node has said.
 func (m *modes) listen(s *datastore.Snapshot) {
 	self, ok := s.Node(m.node)
@@ -226,7 +232,7 @@ func (m *modes) listen(s *datastore.Snapshot) {
 		return
 	}
 	same := self.PoolModes == m.said.Encode() && self.IPIPTunnelAddr == m.saidAddr
-	m.unheard = m.heard && !same
+	m.unheard = !same && (m.heard || time.Since(m.saidAt) > heardWithin)
 	m.heard = m.heard || same
 }
 

@@ -190,11 +190,12 @@ func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 		own = m.decision.Own
 	}
 	want := map[string]*string{}
-	if own != nil && (m.said == nil || m.unheard || !own.Equal(m.said)) {
+	again := m.unheard && m.insist.may(time.Now())
+	if own != nil && (m.said == nil || again || !own.Equal(m.said)) {
 		text := own.Encode()
 		want[apiv1.AnnotationNodePoolModes] = &text
 	}
-	if m.loaded && (addr != m.saidAddr || m.unheard) {
+	if m.loaded && (addr != m.saidAddr || again) {
 		want[apiv1.AnnotationNodeIPIPTunnelAddr] = nil
 		if addr.IsValid() {
 			text := addr.String()
@@ -216,7 +217,7 @@ func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 	// What was decided meanwhile started from the word before, and must not call
 	// this one back.
 	m.said, m.saidAddr, m.fresh = own, addr, false
-	m.heard, m.unheard = false, false
+	m.heard, m.unheard, m.saidAt = false, false, time.Now()
 	m.mu.Unlock()
 	m.tell(before, own)
 	m.wake()

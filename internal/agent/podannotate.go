@@ -95,15 +95,7 @@ func (a *podAnnotator) write(ctx context.Context, r podRecord) {
 // patch carries the UID as a precondition, so that a recreated pod of the same
 // name never gets its predecessor's address.
 func (r podRecord) patch() []byte {
-	var cidrs []string
-	for _, addr := range r.addrs {
-		cidrs = append(cidrs, netip.PrefixFrom(addr, addr.BitLen()).String())
-	}
-	meta := map[string]any{"annotations": map[string]string{
-		"cni.projectcalico.org/containerID": r.containerID,
-		"cni.projectcalico.org/podIP":       first(cidrs),
-		"cni.projectcalico.org/podIPs":      strings.Join(cidrs, ","),
-	}}
+	meta := map[string]any{"annotations": r.annotations()}
 	if r.uid != "" {
 		meta["uid"] = r.uid
 	}
@@ -112,6 +104,18 @@ func (r podRecord) patch() []byte {
 		panic(err) // strings in maps always marshal
 	}
 	return out
+}
+
+func (r podRecord) annotations() map[string]string {
+	var cidrs []string
+	for _, addr := range r.addrs {
+		cidrs = append(cidrs, netip.PrefixFrom(addr, addr.BitLen()).String())
+	}
+	return map[string]string{
+		"cni.projectcalico.org/containerID": r.containerID,
+		"cni.projectcalico.org/podIP":       first(cidrs),
+		"cni.projectcalico.org/podIPs":      strings.Join(cidrs, ","),
+	}
 }
 
 func first(s []string) string {

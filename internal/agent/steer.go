@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/loop"
-	"github.com/manx-cni/manx/internal/startup"
 )
 
 // steerEvery is how often the steering looks without being told: for what has no
@@ -73,6 +72,7 @@ func (a *Agent) steer(ctx context.Context) error {
 			serving = true
 			g.Go(func() error { return a.serveNodeAPI(ctx) })
 			g.Go(func() error { return a.markNode(ctx) })
+			g.Go(func() error { return a.watchPods(ctx) })
 		}
 	}
 }
@@ -121,67 +121,6 @@ func (a *Agent) syncIPAM(ctx context.Context) error {
 	return a.ipam.Sync(ctx)
 }
 
-// markNode keeps what the Node object says true: its condition NetworkUnavailable to
-// what this node can, and its address, which a Node that was deleted and registered
-// anew has lost together with the condition.
-func (a *Agent) markNode(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	said := "nothing"
-	restore := loop.Retry{Min: time.Second, Max: time.Minute}
-	write := loop.Retry{Min: time.Second, Max: time.Minute}
-	for {
-		if !a.lostAddress() {
-			restore.Done()
-		} else if restore.Due() {
-			restored, err := a.startup.Restore(ctx, a.identity)
-			if err != nil {
-				a.errors.add("node address", err)
-			}
-			if restored {
-				said = "nothing"
-			}
-			restore.Failed() // also when there is nothing to restore: what is there may be refused
-		}
-		unavailable := a.modes.unavailable()
-		if now := unavailable; now != said && (now != "" || a.dataplane.Ready() == nil) && write.Due() {
-			set := a.startup.SetNetworkReady
-			if now != "" {
-				set = func(ctx context.Context) error {
-					return a.startup.SetNetworkUnavailable(ctx, apiv1.ReasonNodeIPIPUnavailable, now)
-				}
-			}
-			err := set(ctx)
-			write.After(err)
-			if err != nil {
-				a.errors.add("node condition", err)
-			} else {
-				said = now
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// lostAddress reports whether the Node exists and does not say where it is.
-func (a *Agent) lostAddress() bool {
-	s := a.snapshot.Load()
-	if s == nil {
-		return false
-	}
-	n, ok := s.Node(a.node)
-	return ok && lacksAddress(n, a.identity)
-}
-
-// lacksAddress reports whether a Node lacks one of the addresses that it has.
-func lacksAddress(n datastore.Node, self startup.Result) bool {
-	return !n.IPv4.IsValid() || self.Address6.IsValid() && !n.IPv6.IsValid()
-}
-
 // ready tells why the agent can not serve pods yet, or that nothing hinders it.
 func (a *Agent) ready() error {
 	if !a.serving.Load() {
@@ -191,7 +130,7 @@ func (a *Agent) ready() error {
 	if why := a.modes.unavailable(); why != "" {
 		errs = append(errs, fmt.Errorf("%s: %s", state.IPIPUnavailable, why))
 	}
-	for _, c := range settingConditions(a.node, a.settings.Dataplane, a.snapshot.Load()) {
+	for _, c := range slices.Concat(settingConditions(a.node, a.settings.Dataplane, a.snapshot.Load()), a.aloneConditions()) {
 		errs = append(errs, fmt.Errorf("%s: %s: %s", c.Kind, c.Subject, c.Message))
 	}
 	st := a.speaker.Status()

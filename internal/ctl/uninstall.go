@@ -529,7 +529,8 @@ func (u uninstaller) forgetNodes(ctx context.Context) error {
 }
 
 func setByAgent(c corev1.NodeCondition) bool {
-	return c.Type == apiv1.ConditionNodeSettings || c.Type == corev1.NodeNetworkUnavailable && (c.Reason == apiv1.ReasonNodeNetworkUp || c.Reason == apiv1.ReasonNodeIPIPUnavailable)
+	return c.Type == apiv1.ConditionNodeSettings || c.Type == corev1.NodeNetworkUnavailable &&
+		slices.Contains([]string{apiv1.ReasonNodeNetworkUp, apiv1.ReasonNodeIPIPUnavailable, apiv1.ReasonNodeNoBGPSession}, c.Reason)
 }
 
 // freePools takes the finalizer from the pools.

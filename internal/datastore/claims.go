@@ -22,8 +22,8 @@ func Absent(n *corev1.Node) bool {
 // gone. Nobody would otherwise talk to the one that is there, since an address of several
 // nodes leads to none of them. Of several that are there none is believed
 // (bgp/peering.Conflict). It changes nodes in place.
-func settleClaims(nodes []Node, absent map[string]bool) (invalid []Invalid) {
-	if len(absent) == 0 {
+func settleClaims(nodes []Node) (invalid []Invalid) {
+	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.Absent }) {
 		return nil
 	}
 	for _, of := range []func(*Node) *netip.Prefix{
@@ -32,13 +32,13 @@ func settleClaims(nodes []Node, absent map[string]bool) (invalid []Invalid) {
 	} {
 		present := map[netip.Addr][]string{}
 		for i := range nodes {
-			if p := of(&nodes[i]); p.IsValid() && !absent[nodes[i].Name] {
+			if p := of(&nodes[i]); p.IsValid() && !nodes[i].Absent {
 				present[p.Addr()] = append(present[p.Addr()], nodes[i].Name)
 			}
 		}
 		for i := range nodes {
 			p := of(&nodes[i])
-			if !p.IsValid() || !absent[nodes[i].Name] || len(present[p.Addr()]) != 1 {
+			if !p.IsValid() || !nodes[i].Absent || len(present[p.Addr()]) != 1 {
 				continue
 			}
 			invalid = append(invalid, Invalid{Kind: kindNode, Name: nodes[i].Name, Reason: fmt.Sprintf(

@@ -77,7 +77,7 @@ const (
 
 // New prepares the informers; Run starts them.
 func New(cfg Config) (*Datastore, error) {
-	core := informers.NewSharedInformerFactoryWithOptions(cfg.Kubernetes, 0, informers.WithTransform(trimNode))
+	core := informers.NewSharedInformerFactoryWithOptions(cfg.Kubernetes, 0, informers.WithTransform(func(o any) (any, error) { return trimNode(o, cfg.Node) }))
 	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(cfg.Dynamic, 0, metav1.NamespaceAll, nil)
 	d := &Datastore{
 		log:       cfg.Log,
@@ -204,7 +204,6 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 		return nil, false
 	}
 	s := &Snapshot{BGP: BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}}
-	absent := map[string]bool{}
 	for _, o := range d.informers[kindNode].GetStore().List() {
 		t := o.(*nodeObject).trimmed
 		if t.err != nil {
@@ -215,12 +214,9 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.without) + "; the node is used without it"})
 		}
 		s.Nodes = append(s.Nodes, t.node)
-		if t.absent {
-			absent[t.node.Name] = true
-		}
 	}
 	slices.SortFunc(s.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	s.Invalid = append(s.Invalid, settleClaims(s.Nodes, absent)...)
+	s.Invalid = append(s.Invalid, settleClaims(s.Nodes)...)
 
 	pools, bad := decoded[apiv1.IPPool](d.informers[kindPool], kindPool)
 	s.Invalid = append(s.Invalid, bad...)
@@ -303,6 +299,7 @@ type object[T any] struct {
 type nodeObject struct {
 	metav1.ObjectMeta
 	trimmed trimmedNode
+	own     *Own // of the agent's own Node
 }
 
 // identity is what remains of an object's metadata after trimming.
@@ -310,12 +307,17 @@ func identity(m metav1.Object) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: m.GetName(), UID: m.GetUID(), ResourceVersion: m.GetResourceVersion()}
 }
 
-func trimNode(o any) (any, error) {
+// trimNode keeps what is used of a Node: more of the agent's own.
+func trimNode(o any, own string) (any, error) {
 	n, ok := o.(*corev1.Node)
 	if !ok {
 		return o, nil
 	}
-	return &nodeObject{ObjectMeta: identity(n), trimmed: parseNode(n)}, nil
+	kept := &nodeObject{ObjectMeta: identity(n), trimmed: parseNode(n)}
+	if n.Name == own {
+		kept.own = ownOf(n)
+	}
+	return kept, nil
 }
 
 // decodeInto turns an unstructured object into T on arrival. One that does not

@@ -24,15 +24,13 @@ type trimmedNode struct {
 	err  error
 	// without says which annotations the node is used without, and why.
 	without error
-	// absent: see Absent.
-	absent bool
 }
 
 // parseNode reads the facts of a Node. It reports every annotation that does
 // not parse. Without one that BGP needs the Node counts as absent; without its IPv6
 // address, or one of the tunnel's, it can still be routed to.
 func parseNode(n *corev1.Node) trimmedNode {
-	out := Node{Name: n.Name, Labels: n.Labels, StatusAddrs: StatusAddresses(n)}
+	out := Node{Name: n.Name, Labels: n.Labels, StatusAddrs: StatusAddresses(n), Absent: Absent(n)}
 	var errs []error
 	if v := n.Annotations[apiv1.AnnotationNodeIPv4]; v != "" {
 		p, err := parseNodeAddress(v)
@@ -76,7 +74,7 @@ func parseNode(n *corev1.Node) trimmedNode {
 	} else {
 		out.PoolModes = v
 	}
-	return trimmedNode{node: out, err: errors.Join(errs...), without: errors.Join(without...), absent: Absent(n)}
+	return trimmedNode{node: out, err: errors.Join(errs...), without: errors.Join(without...)}
 }
 
 // parseNodeAddress accepts what Calico writes (10.0.0.5/24) and the bare

@@ -33,7 +33,9 @@ type Node struct {
 	// PoolModes is manx.io/pool-modes as it stands there, at most maxPoolModes
 	// bytes; felix/mode reads it.
 	PoolModes string
-	Labels    map[string]string
+	// Absent: its kubelet no longer reports, see the function of that name.
+	Absent bool
+	Labels map[string]string
 }
 
 // Invalid is an object that counts as absent, and why. When only an annotation

@@ -142,6 +142,18 @@ func (d *Datastore) FindPod(match func(PodMeta) bool) (PodMeta, bool) {
 	return PodMeta{}, false
 }
 
+// Pods lists the pods of this node.
+func (d *Datastore) Pods() (out []PodMeta) {
+	if inf, watched := d.informers[kindPod]; watched {
+		for _, o := range inf.GetStore().List() {
+			if p, ok := o.(*podObject); ok {
+				out = append(out, p.pod)
+			}
+		}
+	}
+	return out
+}
+
 // Namespace returns the labels of a namespace, and its annotations for the
 // network. Nobody may change them.
 func (d *Datastore) Namespace(name string) (labels, annotations map[string]string, ok bool) {

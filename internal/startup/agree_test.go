@@ -61,3 +61,26 @@ func TestStartAndRunningAgentAgree(t *testing.T) {
 		}
 	}
 }
+
+// With IP empty the user gives a node its address on the Node, as calicoctl does. A
+// running agent takes it as one that starts: when the machine has it.
+func TestAddressGivenOnTheNode(t *testing.T) {
+	for given, want := range map[string]string{"10.0.0.9/24": "10.0.0.9/24", "10.0.0.77/24": "10.0.0.5/24"} {
+		c := newCluster(t, node("node-1"))
+		s := c.start("IP=")
+		if _, err := s.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.ifaces[1].Addrs = append(c.ifaces[1].Addrs, netip.MustParsePrefix("10.0.0.9/24"))
+		if err := s.Annotate(t.Context(), map[string]*string{v1.AnnotationNodeIPv4: &given}); err != nil {
+			t.Fatal(err)
+		}
+		res, changed, err := s.Redetect(t.Context())
+		if err != nil || changed != (want == given) || changed && res.Address.String() != want {
+			t.Errorf("given %s: %s, changed %v, %v", given, res.Address, changed, err)
+		}
+		if a := c.node("node-1").Annotations[v1.AnnotationNodeIPv4]; a != given {
+			t.Errorf("given %s: the Node says %s", given, a)
+		}
+	}
+}

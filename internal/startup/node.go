@@ -97,7 +97,11 @@ func addressAnnotation(f autodetect.Family) string {
 // versions of Calico wrote, stands for a /32 or /128. What does not parse counts as
 // absent.
 func storedAddress(node *corev1.Node, f autodetect.Family) netip.Prefix {
-	v := node.Annotations[addressAnnotation(f)]
+	return stored(node.Annotations, f)
+}
+
+func stored(annotations map[string]string, f autodetect.Family) netip.Prefix {
+	v := annotations[addressAnnotation(f)]
 	if v != "" && !strings.Contains(v, "/") {
 		v += "/" + strconv.Itoa(f.Bits())
 	}
@@ -164,30 +168,29 @@ func (s *Startup) patchStatus(ctx context.Context, patch map[string]any) error {
 	})
 }
 
-// messageUp is what the condition NetworkUnavailable of a node with working pod
+// MessageUp is what the condition NetworkUnavailable of a node with working pod
 // network says.
-const messageUp = "Manx is running on this node"
+const MessageUp = "Manx is running on this node"
 
 // Annotate sets annotations of the Node; nil removes one.
 func (s *Startup) Annotate(ctx context.Context, annotations map[string]*string) error {
 	return s.patchStatus(ctx, map[string]any{"metadata": map[string]any{"annotations": annotations}})
 }
 
+// ConditionMessage is message as the condition has it, which is bounded.
+func ConditionMessage(message string) string { return excerpt.Message(message) }
+
 // SetNetworkReady sets the Node's condition NetworkUnavailable to False, upon
 // which the node controller removes the taint of that name. It writes only when
 // the condition says something else, and does nothing with
 // CALICO_NETWORKING_BACKEND=none.
 func (s *Startup) SetNetworkReady(ctx context.Context) error {
-	return s.setNetworkUnavailable(ctx, corev1.ConditionFalse, v1.ReasonNodeNetworkUp, messageUp)
+	return s.SetNetworkUnavailable(ctx, corev1.ConditionFalse, v1.ReasonNodeNetworkUp, MessageUp)
 }
 
-// SetNetworkUnavailable sets it to True, with the reason in CamelCase, upon which
-// the node is tainted and new pods go elsewhere.
-func (s *Startup) SetNetworkUnavailable(ctx context.Context, reason, message string) error {
-	return s.setNetworkUnavailable(ctx, corev1.ConditionTrue, reason, message)
-}
-
-func (s *Startup) setNetworkUnavailable(ctx context.Context, status corev1.ConditionStatus, reason, message string) error {
+// SetNetworkUnavailable sets it to a status, with the reason in CamelCase. With True the
+// node is tainted, and new pods go elsewhere.
+func (s *Startup) SetNetworkUnavailable(ctx context.Context, status corev1.ConditionStatus, reason, message string) error {
 	if s.Settings.BGP.Backend == config.BackendNone {
 		return nil
 	}
@@ -195,7 +198,7 @@ func (s *Startup) setNetworkUnavailable(ctx context.Context, status corev1.Condi
 	if err != nil {
 		return fmt.Errorf("set NetworkUnavailable to %s: read Node %s: %w", status, s.NodeName, err)
 	}
-	message = excerpt.Message(message)
+	message = ConditionMessage(message)
 	now := metav1.NewTime(s.Now())
 	cond := corev1.NodeCondition{
 		Type: corev1.NodeNetworkUnavailable, Status: status, Reason: reason, Message: message,

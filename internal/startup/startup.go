@@ -22,8 +22,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,8 +34,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/hostinit"
 )
 
@@ -181,12 +185,15 @@ func (s *Startup) checkForwarding(res Result) []Note {
 }
 
 // Redetect looks whether the node's addresses have changed, and publishes the new
-// ones. It is for calling every Settings.Address.PollInterval; a family whose variable
-// (IP, IP6) is not autodetect stays as it is, and when neither is, nothing is done. An
-// error leaves everything as it was.
+// ones. It is for calling every Settings.Address.PollInterval, and chooses as a start
+// does. A family whose address is given, or switched off, stays as it is. With IP empty the
+// address is the one that the user has put on the Node, once an interface has it. After an
+// error everything is as it was, but for an address that this machine has lost, which it
+// may have withdrawn (see claim).
 func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err error) {
 	set := s.Settings.Address
-	if !set.IP.Detects() && !set.IP6.Detects() {
+	asStored := !set.IP.Wanted() && !set.IP.None()
+	if !set.IP.Detects() && !asStored && !set.IP6.Detects() {
 		return Result{}, false, nil
 	}
 	node, err := s.getNode(ctx)
@@ -197,7 +204,7 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	if err != nil {
 		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
 	}
-	if set.IP.Detects() {
+	if set.IP.Detects() || asStored {
 		res, err = s.address(ctx, node, ifaces)
 	} else {
 		res = s.found
@@ -205,6 +212,16 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	}
 	if err != nil {
 		return Result{}, false, fmt.Errorf("look for a changed node address: %w", err)
+	}
+	moved := asStored && res.Interface != "" && res.Address != s.found.Address
+	if asStored && !moved {
+		found := s.found
+		found.Address6, found.Interface6, found.Reason6 = res.Address6, res.Interface6, res.Reason6
+		res = found
+	}
+	if moved {
+		changed = true
+		s.Log.Info("node address changed on the Node", "node", s.NodeName, "address", res.Address, "was", s.found.Address, "iface", res.Interface, "reason", res.Reason)
 	}
 	old, old6 := storedAddress(node, autodetect.IPv4), storedAddress(node, autodetect.IPv6)
 	if set.IP.Detects() && res.Address != old {
@@ -219,36 +236,68 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 		return res, false, nil
 	}
 	publish := res
-	if !set.IP.Detects() {
+	if !set.IP.Detects() && !moved {
 		publish.Address = netip.Prefix{} // what the Node says of it is the user's, or lost, which is for Restore
 	}
 	return res, true, s.publish(ctx, node, publish)
 }
 
-// Restore publishes what Run found when the Node has lost it: a Node that was deleted
-// and registered anew by its kubelet starts with no annotation, and without an address
-// no other node peers with it. One that this machine has lost itself is not published: it
+// Restore publishes what Run found when the Node does not say it: a Node that was deleted
+// and registered anew by its kubelet starts with no annotation, others may write the same
+// ones, and without the right address no other node peers with it. One that this machine has lost itself is not published: it
 // may have been withdrawn for another node. It reports whether there was anything to write.
 func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err error) {
-	if res, err = s.still(res); err != nil || !res.Address.IsValid() && !res.Address6.IsValid() {
+	if res, err = s.still(res); err != nil {
 		return false, err
 	}
 	node, err := s.getNode(ctx)
 	if err != nil {
 		return false, fmt.Errorf("publish the node's address again: read Node %s: %w", s.NodeName, err)
 	}
-	lost := func(a netip.Prefix, f autodetect.Family) bool {
-		return a.IsValid() && !storedAddress(node, f).IsValid()
-	}
-	if !lost(res.Address, autodetect.IPv4) && !lost(res.Address6, autodetect.IPv6) {
+	write := s.missing(node.Annotations, res)
+	if len(write) == 0 {
 		return false, nil
 	}
-	said := []any{"node", s.NodeName, "address", res.Address}
-	if res.Address6.IsValid() {
-		said = append(said, "address6", res.Address6)
+	for _, name := range slices.Sorted(maps.Keys(write)) {
+		is := "removed"
+		if write[name] != nil {
+			is = *write[name]
+		}
+		s.Log.Warn("an annotation of the Node was lost or changed by somebody else; set again", "node", s.NodeName, "annotation", name,
+			"was", excerpt.Value(node.Annotations[name]), "is", is)
 	}
-	s.Log.Info("the Node has lost its annotations; published again", said...)
-	return true, s.publish(ctx, node, res)
+	return true, s.Annotate(ctx, write)
+}
+
+// Differs reports whether a Node with those annotations does not say what Restore would
+// have it say.
+func (s *Startup) Differs(annotations map[string]string, res Result) bool {
+	return len(s.missing(annotations, res)) > 0
+}
+
+// missing are the annotations to set so that the Node says what it should; nil removes
+// one. An IPv4 address that nobody has set or has to be detected (IP empty or none) is the
+// user's to change on the Node: it is set only where there is none.
+func (s *Startup) missing(annotations map[string]string, res Result) map[string]*string {
+	write := map[string]*string{}
+	set := func(name, value string) {
+		if annotations[name] != value {
+			write[name] = &value
+		}
+	}
+	if res.Address.IsValid() && (s.Settings.Address.IP.Wanted() || !stored(annotations, autodetect.IPv4).IsValid()) {
+		set(v1.AnnotationNodeIPv4, res.Address.String())
+	}
+	if res.Address6.IsValid() {
+		set(v1.AnnotationNodeIPv6, res.Address6.String())
+	}
+	if _, has := annotations[v1.AnnotationNodeIPv6]; has && !s.Settings.Address.IP6.Wanted() {
+		write[v1.AnnotationNodeIPv6] = nil
+	}
+	if s.Settings.BGP.AS != 0 {
+		set(v1.AnnotationNodeAS, strconv.FormatUint(uint64(s.Settings.BGP.AS), 10))
+	}
+	return write
 }
 
 // readNode reads the Node, which also proves that the API answers.
