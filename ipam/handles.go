@@ -223,6 +223,9 @@ func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Pr
 		if w.node != "" && want.Labels[v1.LabelHostnameHash] == "" {
 			metav1.SetMetaDataLabel(&want.ObjectMeta, v1.LabelHostnameHash, v1.HostnameHash(w.node))
 		}
+		if w.node != "" && want.Annotations[v1.AnnotationHandleNode] != w.node {
+			metav1.SetMetaDataAnnotation(&want.ObjectMeta, v1.AnnotationHandleNode, w.node)
+		}
 		stored, err := w.replace(ctx, have, want)
 		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 			have = nil
@@ -246,8 +249,11 @@ func (w *handleWriter) find(ctx context.Context, handle string) (have *v1.IPAMHa
 	counts, _ := w.counts(handle)
 	if len(counts) > 0 {
 		o := &v1.IPAMHandle{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostnameHash: v1.HostnameHash(w.node)}},
-			Spec:       v1.IPAMHandleSpec{HandleID: handle},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, Labels: map[string]string{v1.LabelHostnameHash: v1.HostnameHash(w.node)},
+				Annotations: map[string]string{v1.AnnotationHandleNode: w.node},
+			},
+			Spec: v1.IPAMHandleSpec{HandleID: handle},
 		}
 		merge(&o.Spec, counts, nil, nil)
 		stored, err := w.table.Create(ctx, o)
@@ -272,7 +278,7 @@ func (w *handleWriter) replace(ctx context.Context, have, want *v1.IPAMHandle) (
 	switch {
 	case len(want.Spec.Block) == 0:
 		return nil, w.table.Delete(ctx, have)
-	case maps.Equal(have.Spec.Block, want.Spec.Block) && maps.Equal(have.Labels, want.Labels):
+	case maps.Equal(have.Spec.Block, want.Spec.Block) && maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations):
 		return have, nil
 	default:
 		return w.table.Update(ctx, want)

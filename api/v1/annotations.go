@@ -27,6 +27,10 @@ const (
 	// although probes between them fail. That every node must accept it first is
 	// not changed by it. It counts only while it equals the pool's ipipMode.
 	AnnotationPoolForceMode = "manx.io/force-ipip-mode"
+	// AnnotationHandleNode, on an IPAMHandle, is the node whose agent writes it. The
+	// admission policy in manifests lets no other agent change the handle; the label
+	// LabelHostnameHash is a hash, which a policy cannot make.
+	AnnotationHandleNode = "manx.io/node"
 )
 
 // NodeAnnotations are those that an agent writes by itself, and that mean nothing
