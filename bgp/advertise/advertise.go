@@ -40,8 +40,8 @@ const CalicoLocalPref = 2147483647 - 1024
 // Pool is what announcing needs of an IPPool.
 type Pool struct {
 	CIDR             netip.Prefix
-	BlockBits        int  // as in policy.Pool
-	Whole            bool // as in policy.Pool
+	BlockBits        int   // as in policy.Pool
+	Sizes            []int // as in policy.Pool
 	DisableBGPExport bool
 }
 
@@ -83,6 +83,6 @@ func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []P
 // BGP.
 func exported(prefix netip.Prefix, pools []Pool) bool {
 	return slices.ContainsFunc(pools, func(p Pool) bool {
-		return !p.DisableBGPExport && policy.Pool{CIDR: p.CIDR, BlockBits: p.BlockBits, Whole: p.Whole}.Announces(prefix)
+		return !p.DisableBGPExport && policy.Pool{CIDR: p.CIDR, BlockBits: p.BlockBits, Sizes: p.Sizes}.Announces(prefix)
 	})
 }

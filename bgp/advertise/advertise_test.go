@@ -9,11 +9,11 @@ import (
 func TestPaths(t *testing.T) {
 	self := netip.MustParseAddr("10.0.0.1")
 	pools := []Pool{
-		{CIDR: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 26},
-		{CIDR: netip.MustParsePrefix("10.9.0.0/24"), BlockBits: 26, DisableBGPExport: true},
+		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
+		{CIDR: netip.MustParsePrefix("10.9.0.0/24"), DisableBGPExport: true},
 		{},
-		{CIDR: netip.MustParsePrefix("10.8.0.0/28"), BlockBits: 32},
-		{CIDR: netip.MustParsePrefix("2001:db8::/64"), BlockBits: 122},
+		{CIDR: netip.MustParsePrefix("10.8.0.0/28")},
+		{CIDR: netip.MustParsePrefix("2001:db8::/64")},
 	}
 	type list = []string
 	for _, tc := range []struct {
@@ -26,8 +26,6 @@ func TestPaths(t *testing.T) {
 		{"own blocks, sorted", self, list{"10.244.3.0/26", "10.244.1.64/26"}, nil, list{"10.244.1.64/26", "10.244.3.0/26"}},
 		{"twice is once", self, list{"10.244.3.0/26", "10.244.3.0/26"}, nil, list{"10.244.3.0/26"}},
 		{"outside every pool", self, list{"10.245.0.0/26", "10.0.0.0/8", "0.0.0.0/0"}, nil, nil},
-		{"of an older size", self, list{"10.244.3.0/25", "10.244.4.0/28", "10.244.16.0/20"}, nil, list{"10.244.3.0/25", "10.244.4.0/28", "10.244.16.0/20"}},
-		{"no block", self, list{"10.244.0.0/16", "10.244.0.0/19", "10.8.0.0/28"}, nil, nil},
 		{"a pool kept out of BGP", self, list{"10.9.0.64/26"}, nil, nil},
 		{"nothing", self, nil, nil, nil},
 		{"no address yet", netip.Addr{}, list{"10.244.3.0/26"}, list{"10.244.9.9"}, nil},
@@ -69,6 +67,23 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// What is no block of the pool, by the rule that others take it by, is not announced.
+func TestPathsOfOlderBlocks(t *testing.T) {
+	self := Self{IPv4: netip.MustParseAddr("10.0.0.1")}
+	pools := []Pool{{CIDR: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 25, Sizes: []int{26}}}
+	var blocks []netip.Prefix
+	for _, b := range []string{"10.244.0.0/16", "10.244.1.0/24", "10.244.2.0/25", "10.244.3.0/26", "10.244.4.0/27"} {
+		blocks = append(blocks, netip.MustParsePrefix(b))
+	}
+	var got []string
+	for _, p := range Paths(self, blocks, nil, pools) {
+		got = append(got, p.Prefix.String())
+	}
+	if fmt.Sprint(got) != "[10.244.2.0/25 10.244.3.0/26]" {
+		t.Errorf("got %v", got)
+	}
+}
+
 // Each family has its own next hop, and is silent without it.
 func TestPathsOfBothFamilies(t *testing.T) {
 	ipv4, ipv6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
@@ -79,9 +94,9 @@ func TestPathsOfBothFamilies(t *testing.T) {
 		return out
 	}
 	pools := []Pool{
-		{CIDR: netip.MustParsePrefix("fd10:244::/48"), BlockBits: 122},
-		{CIDR: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 26},
-		{CIDR: netip.MustParsePrefix("fd10:9::/64"), BlockBits: 122, DisableBGPExport: true},
+		{CIDR: netip.MustParsePrefix("fd10:244::/48")},
+		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
+		{CIDR: netip.MustParsePrefix("fd10:9::/64"), DisableBGPExport: true},
 	}
 	blocks := prefixes("fd10:244::140/122", "10.244.1.0/26", "fd10:9::40/122", "fd10:245::40/122", "fd10:244::40/122")
 	borrowed := []netip.Addr{

@@ -15,6 +15,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -23,12 +24,15 @@ import (
 
 // Pool is what the rules need of an IPPool.
 type Pool struct {
-	Name      string
-	CIDR      netip.Prefix
-	BlockBits int // prefix length of the blocks that nodes claim now
-	// Whole says that a node owns all of CIDR as one block. It matters only for a
-	// block that is older than BlockBits.
-	Whole bool
+	Name string
+	CIDR netip.Prefix
+	// BlockBits is the prefix length of the blocks that nodes claim now; 0: it is not
+	// known what blocks there are, and they may have any size that a block can have.
+	BlockBits int
+	// Sizes are the prefix lengths of the blocks that nodes own in the pool. A pool that
+	// was made again, or taken over from Calico, has blocks of the size that it had when
+	// they were claimed, with pods in them.
+	Sizes []int
 }
 
 // The shortest prefix that can be a block: the limits of an IPPool's blockSize.
@@ -37,45 +41,61 @@ const (
 	minBlockBits6 = 116
 )
 
-// lengths are the shortest and the longest prefix that a node may announce inside the
-// pool. The pool's present block size is not the only one: a pool that was made again,
-// or taken over from Calico, has blocks of the size that it had when they were claimed,
-// with pods in them. A single address is one that was borrowed. The pool itself is
-// announced by nobody, unless it is one block. ok is false when the pool can have no
-// block at all: blocks longer than an address, or shorter than the pool.
-func (p Pool) lengths() (shortest, longest int, ok bool) {
-	if !p.CIDR.IsValid() || p.BlockBits < p.CIDR.Bits() || p.BlockBits > p.CIDR.Addr().BitLen() {
-		return 0, 0, false
+// lengths are the prefix lengths, from and to, that a node may announce inside the pool:
+// those of blocks, and that of a single address, which was borrowed. The pool itself is
+// announced by nobody, unless it is one block. There are none when the pool can have no
+// block: blocks longer than an address, or shorter than the pool.
+func (p Pool) lengths() (out [][2]int) {
+	host := p.CIDR.Addr().BitLen()
+	if !p.CIDR.IsValid() || p.BlockBits != 0 && (p.BlockBits < p.CIDR.Bits() || p.BlockBits > host) {
+		return nil
 	}
-	shortest = minBlockBits4
+	shortest := minBlockBits4
 	if p.CIDR.Addr().Is6() {
 		shortest = minBlockBits6
 	}
-	above := p.CIDR.Bits() + 1
-	if p.Whole || p.BlockBits == p.CIDR.Bits() {
-		above--
+	if p.BlockBits == 0 {
+		return [][2]int{{max(shortest, p.CIDR.Bits()+1), host}}
 	}
-	return max(shortest, above), p.CIDR.Addr().BitLen(), true
+	sizes := []int{p.BlockBits, host}
+	for _, n := range p.Sizes {
+		if n >= max(shortest, p.CIDR.Bits()) && n <= host {
+			sizes = append(sizes, n)
+		}
+	}
+	slices.Sort(sizes)
+	for _, n := range slices.Compact(sizes) {
+		out = append(out, [2]int{n, n})
+	}
+	return out
 }
 
 // Announces reports whether prefix can be a block or an address of the pool: whether
 // a node that has it announces it, and the others take it.
 func (p Pool) Announces(prefix netip.Prefix) bool {
-	s, ok := p.statement()
-	return ok && s.Covers(prefix)
+	return slices.ContainsFunc(p.statements(), func(s bgp.Statement) bool { return s.Covers(prefix) })
 }
 
-// statement is the rule of the pool, without next hops.
-func (p Pool) statement() (bgp.Statement, bool) {
-	shortest, longest, ok := p.lengths()
-	return bgp.Statement{Name: "pool-" + p.Name, Prefix: p.CIDR.Masked(), MinBits: shortest, MaxBits: longest}, ok
+// statements are the rules of the pool, without next hops.
+func (p Pool) statements() (out []bgp.Statement) {
+	for _, bits := range p.lengths() {
+		name := fmt.Sprintf("pool-%s-blocks-%d", p.Name, bits[0])
+		switch bits[0] {
+		case p.BlockBits:
+			name = "pool-" + p.Name + "-blocks"
+		case p.CIDR.Addr().BitLen():
+			name = "pool-" + p.Name + "-addresses"
+		}
+		out = append(out, bgp.Statement{Name: name, Prefix: p.CIDR.Masked(), MinBits: bits[0], MaxBits: bits[1]})
+	}
+	return out
 }
 
-// Import returns one statement a pool, which admits what it Announces. nodes are the
-// next hops that may stand behind it, without this node, of both families in any order;
-// a statement gets those of its pool's family, and a pool whose family no other node has
-// is left out. Pools that are disabled belong to pools: nothing new comes from them, what
-// is there stays reachable.
+// Import returns statements that admit what each pool Announces. nodes are the next hops
+// that may stand behind it, without this node, of both families in any order; a statement
+// gets those of its pool's family, and a pool whose family no other node has is left out.
+// Pools that are disabled belong to pools: nothing new comes from them, what is there
+// stays reachable.
 func Import(pools []Pool, nodes []netip.Addr) []bgp.Statement {
 	// Statements of a family share one list.
 	hops := map[bool][]netip.Addr{} // by whether it is IPv4
@@ -89,12 +109,10 @@ func Import(pools []Pool, nodes []netip.Addr) []bgp.Statement {
 	}
 	var out []bgp.Statement
 	for _, p := range pools {
-		s, ok := p.statement()
-		if !ok {
-			continue
-		}
-		if s.NextHops = hops[p.CIDR.Addr().Is4()]; len(s.NextHops) > 0 { // else no next hop is right
-			out = append(out, s)
+		for _, s := range p.statements() {
+			if s.NextHops = hops[p.CIDR.Addr().Is4()]; len(s.NextHops) > 0 { // else no next hop is right
+				out = append(out, s)
+			}
 		}
 	}
 	return out

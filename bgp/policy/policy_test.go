@@ -14,8 +14,7 @@ func pool(name, cidr string, bits int) Pool {
 
 func TestImport(t *testing.T) {
 	nodes := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}
-	pools := []Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32), pool("block", "10.7.0.0/28", 28),
-		{Name: "whole", CIDR: netip.MustParsePrefix("10.6.0.0/24"), BlockBits: 26, Whole: true}}
+	pools := []Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
 	accept := Import(pools, nodes)
 	for _, tc := range []struct {
 		prefix, hop string
@@ -28,18 +27,11 @@ func TestImport(t *testing.T) {
 		{"10.8.0.1/32", "10.0.0.2", true},
 		{"10.244.3.64/26", "10.0.0.1", false},   // this node
 		{"10.244.3.64/26", "10.244.9.9", false}, // a pod
-		{"10.244.3.64/27", "10.0.0.2", true},    // of an older size
-		{"10.244.0.0/25", "10.0.0.2", true},
-		{"10.244.16.0/20", "10.0.0.2", true},
-		{"10.9.0.0/26", "10.0.0.2", true},
-		{"10.244.0.0/16", "10.0.0.2", false}, // a pool
-		{"10.244.0.0/17", "10.0.0.2", false}, // no block is as large
-		{"10.244.0.0/19", "10.0.0.2", false},
-		{"10.9.0.0/24", "10.0.0.2", false},
+		{"10.244.3.64/27", "10.0.0.2", false},
+		{"10.244.0.0/16", "10.0.0.2", false},
+		{"10.244.0.0/25", "10.0.0.2", false},
+		{"10.9.0.0/26", "10.0.0.2", false}, // another pool's size
 		{"10.8.0.0/28", "10.0.0.2", false},
-		{"10.7.0.0/28", "10.0.0.2", true}, // a pool of one block
-		{"10.6.0.0/24", "10.0.0.2", true}, // the block is older than the size
-		{"10.6.0.0/23", "10.0.0.2", false},
 		{"10.245.0.0/26", "10.0.0.2", false},
 		{"0.0.0.0/0", "10.0.0.2", false},
 		{"10.96.0.0/12", "10.0.0.2", false}, // services
@@ -68,10 +60,11 @@ func TestImportOfBothFamilies(t *testing.T) {
 		want  []string // names, with the next hops
 	}{
 		{"both", addrs("fd00::3", "10.0.0.3", "fd00::2", "10.0.0.2"), []string{
-			"pool-six fd00::2 fd00::3", "pool-four 10.0.0.2 10.0.0.3", "pool-single fd00::2 fd00::3",
+			"pool-six-blocks fd00::2 fd00::3", "pool-six-addresses fd00::2 fd00::3",
+			"pool-four-blocks 10.0.0.2 10.0.0.3", "pool-four-addresses 10.0.0.2 10.0.0.3", "pool-single-blocks fd00::2 fd00::3",
 		}},
-		{"nodes without IPv6", addrs("10.0.0.2"), []string{"pool-four 10.0.0.2"}},
-		{"nodes without IPv4", addrs("fd00::2"), []string{"pool-six fd00::2", "pool-single fd00::2"}},
+		{"nodes without IPv6", addrs("10.0.0.2"), []string{"pool-four-blocks 10.0.0.2", "pool-four-addresses 10.0.0.2"}},
+		{"nodes without IPv4", addrs("fd00::2"), []string{"pool-six-blocks fd00::2", "pool-six-addresses fd00::2", "pool-single-blocks fd00::2"}},
 		{"no address at all", []netip.Addr{{}}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -104,16 +97,44 @@ func TestImportOfBothFamilies(t *testing.T) {
 		{"fd10:244::200/122", "fe80::2", false},
 		{"fd10:244::/64", "fd00::2", false},
 		{"fd10:244::/48", "fd00::2", false},
-		{"fd10:244::200/123", "fd00::2", true}, // of an older size
-		{"fd10:8::/122", "fd00::2", true},
-		{"fd10:244::/115", "fd00::2", false}, // no block is as large
-		{"fd10:8::/112", "fd00::2", false},
+		{"fd10:244::200/123", "fd00::2", false},
+		{"fd10:8::/122", "fd00::2", false}, // another pool's size
 		{"fd10:245::200/122", "fd00::2", false},
 		{"::/0", "fd00::2", false},
 	} {
 		p, hop := netip.MustParsePrefix(tc.prefix), netip.MustParseAddr(tc.hop)
 		if got := slices.ContainsFunc(accept, func(s bgp.Statement) bool { return s.Admits(p, hop) }); got != tc.want {
 			t.Errorf("%s via %s: admitted %t, want %t", p, hop, got, tc.want)
+		}
+	}
+}
+
+// Blocks of a size that the pool had before are taken as long as nodes own some, and
+// sizes that no node owns are not.
+func TestImportOfOlderBlocks(t *testing.T) {
+	pools := []Pool{
+		{Name: "p", CIDR: netip.MustParsePrefix("10.0.0.0/16"), BlockBits: 25, Sizes: []int{25, 26, 19, 33}},
+		{Name: "whole", CIDR: netip.MustParsePrefix("10.6.0.0/24"), BlockBits: 26, Sizes: []int{24}},
+		{Name: "six", CIDR: netip.MustParsePrefix("fd00:10::/48"), BlockBits: 122, Sizes: []int{120, 64}},
+		{Name: "any", CIDR: netip.MustParsePrefix("10.7.0.0/16")},
+	}
+	accept := Import(pools, []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00::2")})
+	for prefix, want := range map[string]bool{
+		"10.0.0.0/25": true, "10.0.0.0/26": true, "10.0.0.9/32": true, "10.0.0.0/27": false, "10.0.0.0/24": false, "10.0.0.0/19": false, "10.0.0.0/16": false,
+		"10.6.0.0/24": true, "10.6.0.0/25": false, "10.6.0.64/26": true, "10.6.0.0/23": false,
+		"fd00:10::/120": true, "fd00:10::40/122": true, "fd00:10::/121": false, "fd00:10::/64": false,
+		"10.7.0.0/20": true, "10.7.0.0/27": true, "10.7.0.1/32": true, "10.7.0.0/19": false, "10.7.0.0/16": false,
+	} {
+		p := netip.MustParsePrefix(prefix)
+		hop := netip.MustParseAddr("10.9.0.2")
+		if p.Addr().Is6() {
+			hop = netip.MustParseAddr("fd00::2")
+		}
+		if got := slices.ContainsFunc(accept, func(s bgp.Statement) bool { return s.Admits(p, hop) }); got != want {
+			t.Errorf("%s: admitted %t, want %t", p, got, want)
+		}
+		if got := slices.ContainsFunc(pools, func(o Pool) bool { return o.Announces(p) }); got != want {
+			t.Errorf("%s: announced %t, want %t", p, got, want)
 		}
 	}
 }

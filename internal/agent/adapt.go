@@ -181,15 +181,38 @@ func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs ad
 	var exports []advertise.Pool
 	for _, p := range s.Pools {
 		cidr := cidrOf(p)
-		whole := s.Owners[cidr] != "" || slices.Contains(addrs.own, cidr)
-		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: p.BlockBits(), Whole: whole})
-		exports = append(exports, advertise.Pool{CIDR: cidr, BlockBits: p.BlockBits(), Whole: whole, DisableBGPExport: p.Spec.DisableBGPExport})
+		bits, sizes := sizesOf(p, s.Owners, addrs.own)
+		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: bits, Sizes: sizes})
+		exports = append(exports, advertise.Pool{CIDR: cidr, BlockBits: bits, Sizes: sizes, DisableBGPExport: p.Spec.DisableBGPExport})
 	}
 	d.Import = policy.Import(imports, others)
 	d.Own = addrs.own
 	d.Lent = lentTo(addrs.lent, s)
 	d.Paths = advertise.Paths(advertise.Self{IPv4: ipv4, IPv6: ipv6}, d.Own, addrs.borrowed, exports)
 	return d, conflicts
+}
+
+// sizesOf are the prefix lengths of a pool's blocks: of those that are claimed now, 0
+// while it is not known which there are, and of those that nodes own, this one included.
+func sizesOf(p *apiv1.IPPool, owners map[netip.Prefix]string, own []netip.Prefix) (blockBits int, sizes []int) {
+	if owners == nil {
+		return 0, nil
+	}
+	cidr, seen := cidrOf(p), map[int]bool{}
+	add := func(b netip.Prefix) {
+		if n := b.Bits(); !seen[n] && cidr.Bits() <= n && cidr.Contains(b.Addr()) {
+			seen[n] = true
+			sizes = append(sizes, n)
+		}
+	}
+	for b := range owners {
+		add(b)
+	}
+	for _, b := range own {
+		add(b)
+	}
+	slices.Sort(sizes)
+	return p.BlockBits(), sizes
 }
 
 func validOf(addrs ...netip.Addr) []netip.Addr {

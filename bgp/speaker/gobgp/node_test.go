@@ -94,7 +94,7 @@ func (s spec) desired() speaker.Desired {
 		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
 		Peers:  peers,
 		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others),
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool, BlockBits: 26}, {CIDR: testPool6, BlockBits: 122}}),
+		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
 		Own:    s.Blocks,
 	}
 }
