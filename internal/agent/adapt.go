@@ -215,6 +215,16 @@ func sizesOf(p *apiv1.IPPool, owners map[netip.Prefix]string, own []netip.Prefix
 	return p.BlockBits(), sizes
 }
 
+// addressesOfNode are this node's addresses with their subnets.
+func addressesOfNode(self startup.Result) (out []netip.Prefix) {
+	for _, p := range []netip.Prefix{self.Address, self.Address6} {
+		if p.IsValid() {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func validOf(addrs ...netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
 }

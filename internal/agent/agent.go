@@ -150,7 +150,7 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a Kubernetes client: %w", err)
 	}
-	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Own: validOf(a.identity.Address.Addr(), a.identity.Address6.Addr()), Log: a.log})
+	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Own: addressesOfNode(a.identity), Log: a.log})
 	if err != nil {
 		return err
 	}

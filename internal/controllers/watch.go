@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/gc"
 )
@@ -208,12 +209,21 @@ func (w *watch) reserved() (out []netip.Prefix) {
 	return out
 }
 
-// nodes returns the addresses of nodes, by their status, with the nodes' names.
+// nodes returns the addresses of nodes, by their status, with the nodes' names. What is
+// in the block of another node is not believed, as in internal/datastore.
 func (w *watch) nodes() map[netip.Addr]string {
+	owners := map[netip.Prefix]string{}
+	for _, a := range w.affinities() {
+		if a.State.Confirmed() {
+			owners[a.CIDR] = a.Node
+		}
+	}
 	out := map[netip.Addr]string{}
 	each(w, kindNode, func(o *kept[[]netip.Addr]) {
 		for _, a := range o.value {
-			out[a] = o.Name
+			if owner := datastore.BlockOwner(owners, a); owner == "" || owner == o.Name {
+				out[a] = o.Name
+			}
 		}
 	})
 	return out

@@ -33,8 +33,8 @@ type Config struct {
 	Dynamic    dynamic.Interface
 	// Metadata reads namespaces; nil: none is known.
 	Metadata metadata.Interface
-	// Own are the addresses of this node, by its kernel.
-	Own []netip.Addr
+	// Own are the addresses of this node with their subnets, by its kernel.
+	Own []netip.Prefix
 	// Node is whose pods are watched; empty: none is known.
 	Node string
 	Log  *slog.Logger
@@ -48,8 +48,8 @@ type Datastore struct {
 	factories []factory
 	owners    owners
 	kube      kubernetes.Interface
-	node      string       // this one
-	own       []netip.Addr // its addresses
+	node      string         // this one
+	own       []netip.Prefix // its addresses, with their subnets
 	services  atomic.Pointer[[]netip.Prefix]
 	changed   chan struct{}
 	synced    atomic.Bool
@@ -224,15 +224,14 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	s.Pools, s.Invalid = kept, append(s.Invalid, bad...)
 	s.Forced, bad = settleForced(kept)
 	s.Invalid = append(s.Invalid, bad...)
+	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
+	s.Invalid = append(s.Invalid, bad...)
 	s.Invalid = append(s.Invalid, malformedSelectors(kept)...)
 	var services []netip.Prefix
 	if p := d.services.Load(); p != nil {
 		services = *p
 	}
 	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, services)...)
-
-	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
-	s.Invalid = append(s.Invalid, bad...)
 
 	reservations, bad := decoded[apiv1.IPReservation](d.informers[kindReservation], kindReservation)
 	s.Invalid = append(s.Invalid, bad...)

@@ -83,7 +83,7 @@ func TestPoolsAndNodes(t *testing.T) {
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/12", "fd00:96::/108"}}},
 	}, pool("pods", "10.244.0.0/16"), pool("over-us", "192.0.2.0/24"), pool("over-far", "198.51.0.0/16"), pool("over-kubelet", "203.0.113.0/24"),
 		pool("over-services", "10.100.0.0/16"), pool("over-services6", "fd00:96::/112"), garbled)
-	d := startWith(t, Config{Kubernetes: kube, Dynamic: dyn, Node: "self", Own: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	d := startWith(t, Config{Kubernetes: kube, Dynamic: dyn, Node: "self", Own: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
 	s := eventually(t, d, "in sync", func(s *Snapshot) bool { return len(s.Pools) == 7 && len(s.Nodes) == 7 })
 	for name, want := range map[string]string{
 		"pods": "", "garbled": "",
@@ -116,5 +116,34 @@ func TestPoolsAndNodes(t *testing.T) {
 	}
 	if len(told) != 8 {
 		t.Errorf("said of %d objects, want 8: %v", len(told), told)
+	}
+}
+
+// A Node that claims an address in another's block takes no route away: it is not
+// believed, by status or annotation, unless this node's own subnet says that pools and
+// nodes are mixed up.
+func TestNodeClaimsAnothersBlock(t *testing.T) {
+	snapshot := func(cidr, block string, nodes ...*corev1.Node) *Snapshot {
+		p := &apiv1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: apiv1.IPPoolSpec{CIDR: cidr}}
+		s := &Snapshot{Pools: []*apiv1.IPPool{p}, Owners: map[netip.Prefix]string{netip.MustParsePrefix(block): "owner"}}
+		for _, n := range nodes {
+			s.Nodes = append(s.Nodes, parseNode(n).node)
+		}
+		return s
+	}
+	own := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+	s := snapshot("10.244.0.0/16", "10.244.1.0/26", nodeAt("forger", "10.244.1.5/24", "10.244.1.5"))
+	if settleNetwork(s, "self", own, nil); len(s.Barred) > 0 || s.Nodes[0].IPv4.IsValid() {
+		t.Errorf("a pod's address is believed: barred %v, node %+v", s.Barred, s.Nodes[0])
+	}
+	// With another address it gets the pool barred, and still not the pod's.
+	s = snapshot("10.244.0.0/16", "10.244.1.0/26", nodeAt("forger", "10.244.1.5/24", "10.244.9.9"))
+	if settleNetwork(s, "self", own, nil); len(s.Barred) != 1 || s.Nodes[0].IPv4.IsValid() {
+		t.Errorf("a pod's address is believed in a barred pool: %+v", s.Nodes[0])
+	}
+	// A pool over our own subnet, in which a block was claimed before it was barred.
+	s = snapshot("192.0.2.0/24", "192.0.2.0/26", nodeAt("near", "192.0.2.3/24", "192.0.2.3"), nodeAt("owner", "192.0.2.2/24", "192.0.2.2"))
+	if settleNetwork(s, "self", own, nil); len(s.Barred) != 1 || !s.Nodes[0].IPv4.IsValid() || !s.Nodes[1].IPv4.IsValid() {
+		t.Errorf("neighbours are cut off by a pool over the nodes' network: barred %v, %+v", s.Barred, s.Nodes)
 	}
 }

@@ -70,15 +70,29 @@ func StatusAddresses(n *corev1.Node) (out []netip.Addr) {
 // this node, or one that the kubelet of another reports, lies over the nodes' network:
 // it is barred. Another address of a Node that is in a pool is a pod's: the Node is used
 // without it, whoever has written it there.
-func settleNetwork(s *Snapshot, self string, own []netip.Addr, services []netip.Prefix) (invalid []Invalid) {
+//
+// What this node's kernel has is beyond doubt, and so that its neighbours are in the
+// subnets of own. Elsewhere an address in a block that another node owns is that node's
+// to give: a Node that claims it, by its status or its annotation, would have every
+// other take the block's route away.
+func settleNetwork(s *Snapshot, self string, own []netip.Prefix, services []netip.Prefix) (invalid []Invalid) {
+	believed := func(node string, a netip.Addr) bool {
+		if slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Masked().Contains(a) }) {
+			return true
+		}
+		owner := BlockOwner(s.Owners, a)
+		return owner == "" || owner == node
+	}
 	net := apiv1.Network{Nodes: map[netip.Addr]string{}, Services: services}
 	for _, n := range s.Nodes {
 		for _, a := range n.StatusAddrs {
-			net.Nodes[a] = n.Name
+			if believed(n.Name, a) {
+				net.Nodes[a] = n.Name
+			}
 		}
 	}
-	for _, a := range own {
-		net.Nodes[a] = self
+	for _, p := range own {
+		net.Nodes[p.Addr()] = self
 	}
 	s.Barred = apiv1.Barred(s.Pools, net)
 	for name, why := range s.Barred {
@@ -91,11 +105,11 @@ func settleNetwork(s *Snapshot, self string, own []netip.Addr, services []netip.
 			annotation string
 		}{{&n.IPv4, apiv1.AnnotationNodeIPv4}, {&n.IPv6, apiv1.AnnotationNodeIPv6}} {
 			p := inPool(s, f.addr.Addr())
-			if p == nil {
+			if p == nil || s.Barred[p.Name] != "" && believed(n.Name, f.addr.Addr()) {
 				continue
 			}
 			invalid = append(invalid, Invalid{Kind: kindNode, Name: n.Name, Reason: fmt.Sprintf(
-				"annotation %s=%q: the address is in IPPool %s (%s), so that it is a pod's and cannot be the node's, and the node's status does not have it; "+
+				"annotation %s=%q: the address is in IPPool %s (%s), so that it is a pod's and cannot be the node's; "+
 					"want the address of the node's interface; the node is used without it", f.annotation, f.addr, p.Name, p.Spec.CIDR)})
 			*f.addr = netip.Prefix{}
 		}
@@ -103,12 +117,26 @@ func settleNetwork(s *Snapshot, self string, own []netip.Addr, services []netip.
 	return invalid
 }
 
-// inPool is the pool that an address is in, if pods may be given it.
+// BlockOwner is the node that owns the block in which an address is, if any.
+func BlockOwner(owners map[netip.Prefix]string, a netip.Addr) string {
+	shortest := 20 // the limits of an IPPool's blockSize
+	if a.Is6() {
+		shortest = 116
+	}
+	for bits := a.BitLen(); bits >= shortest && len(owners) > 0; bits-- {
+		if p, err := a.Prefix(bits); err == nil && owners[p] != "" {
+			return owners[p]
+		}
+	}
+	return ""
+}
+
+// inPool is the pool that an address is in.
 func inPool(s *Snapshot, a netip.Addr) *apiv1.IPPool {
 	if !a.IsValid() {
 		return nil
 	}
-	i := slices.IndexFunc(s.Pools, func(p *apiv1.IPPool) bool { return s.Barred[p.Name] == "" && p.Prefix().Contains(a) })
+	i := slices.IndexFunc(s.Pools, func(p *apiv1.IPPool) bool { return p.Prefix().Contains(a) })
 	if i < 0 {
 		return nil
 	}
