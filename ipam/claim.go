@@ -75,6 +75,7 @@ const maxReserved = 1 << 20
 // sight of, and counts in full those that are taken.
 func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBlock, full *PoolFullError) (bool, error) {
 	var existing []netip.Prefix
+	bad := new(refusals)
 	for _, o := range blocks {
 		cidr, err := netip.ParsePrefix(o.Spec.CIDR)
 		if err != nil {
@@ -82,7 +83,7 @@ func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBl
 		}
 		existing = append(existing, cidr.Masked())
 		if a.isLost(o, cidr, c) {
-			if got, err := a.claimAt(ctx, cidr); err != nil || got {
+			if got, err := a.claimAt(ctx, cidr); !bad.passes(err) && (err != nil || got) {
 				return got, err
 			}
 		}
@@ -97,7 +98,7 @@ func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBl
 					}
 					continue
 				}
-				if got, err := a.claimAt(ctx, cidr); err != nil || got {
+				if got, err := a.claimAt(ctx, cidr); !bad.passes(err) && (err != nil || got) {
 					return got, err
 				}
 			}

@@ -34,13 +34,16 @@ const youngBlock = time.Minute
 
 // reclaim makes an empty block of another node this node's.
 func (a *Allocator) reclaim(ctx context.Context, c *claim, blocks []*v1.IPAMBlock) (bool, error) {
+	bad := new(refusals)
 	for _, p := range c.pools {
 		for _, o := range shuffled(blocks) {
 			cidr, err := netip.ParsePrefix(o.Spec.CIDR)
 			if err != nil || !a.isSpare(o, cidr, p) {
 				continue
 			}
-			if got, err := a.takeOver(ctx, cidr, o); err != nil {
+			if got, err := a.takeOver(ctx, cidr, o); bad.passes(err) {
+				continue
+			} else if err != nil {
 				return false, fmt.Errorf("take over the empty block %s: %w", cidr, err)
 			} else if !got {
 				continue

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/fake"
 )
@@ -69,4 +70,43 @@ func TestOneRefusedBlock(t *testing.T) {
 	}
 	again.flush()
 	audit(t, s)
+}
+
+// A range that the API server lets nobody claim is passed over, and a server that refuses
+// every claim is not asked about a whole pool.
+func TestRefusedClaims(t *testing.T) {
+	b := &fake.Backend{}
+	n := newNode(t, store.New(b), "n1", ipPool("p", "10.0.0.0/24", 29))
+	first := ""
+	all := false
+	b.SetHook(func(_ context.Context, op fake.Op) (before, after error) {
+		if op.Verb != "create" || op.Resource != v1.PluralIPAMBlocks {
+			return nil, nil
+		}
+		if first == "" {
+			first = op.Name
+		}
+		if all || op.Name == first {
+			return apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(op.Resource).GroupResource(), op.Name, errors.New("denied by a policy")), nil
+		}
+		return nil, nil
+	})
+	got, err := n.Assign(ctx(t), request("a"))
+	if err != nil || first == "" {
+		t.Fatalf("%v, %v; refused was the claim of %q", got, err, first)
+	}
+	all = true
+	b.TakeOps()
+	if _, err := n.Assign(ctx(t), ipam.Request{Handle: "many", Num4: 20}); err == nil {
+		t.Error("twenty addresses without a second block")
+	}
+	claims := 0
+	for _, op := range b.TakeOps() {
+		if op.Verb == "create" && op.Resource == v1.PluralIPAMBlocks {
+			claims++
+		}
+	}
+	if claims < 2 || claims > 16 {
+		t.Errorf("%d claims at a server that refuses all", claims)
+	}
 }

@@ -86,7 +86,11 @@ func (a *Allocator) findBorrowed(ctx context.Context, handles []*v1.IPAMHandle) 
 			}
 			o := a.get(cidr)
 			if o == nil && !read[cidr] {
-				if o, err = a.unclaimed(ctx, cidr); err != nil {
+				if o, err = a.unclaimed(ctx, cidr); refused(err) {
+					a.Log.Warn("borrowed addresses not looked for: the API server refuses", "cidr", cidr, "handle", h.Spec.HandleID, "err", err)
+					continue
+				}
+				if err != nil {
 					return fmt.Errorf("read block %s, which handle %s names: %w", cidr, h.Spec.HandleID, err)
 				}
 				a.set(cidr, o)
