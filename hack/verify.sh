@@ -9,7 +9,7 @@ if [ -n "$unformatted" ]; then
 	exit 1
 fi
 go vet ./...
-go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers
+go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers ./internal/settingsreport
 go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel
 bash -n hack/*.sh .ci/run
 

@@ -47,6 +47,15 @@ What Manx does with each field of Calico's objects. All are stored and come back
 - **refused**: the node or the pool is not ready while it is set, or the pod is not started: going on as if nothing had been said would be a matter of
   safety, or of who reaches whom.
 - **no effect**: nothing follows from it. Where a value is given, that one asks for what happens anyway, and only others are reported.
+
+What is set and has no effect is told in these places, and everything there goes when the setting does:
+
+| where | what | by |
+|---|---|---|
+| an Event ` + "`SettingWithoutEffect`" + ` or ` + "`SettingRefused`" + ` on the object | its fields, once after each change of what is said | manx-controllers; of a pod, the agent of its node |
+| the condition ` + "`SettingsEffective`" + ` of an IPPool | its fields | manx-controllers |
+| the condition ` + "`ManxSettingsEffective`" + ` of every Node | what is without effect on this node, of all objects | the node's agent |
+| ` + "`manxctl status`" + ` | every field, by object | the agents; manxctl itself where it reads the Kubernetes API |
 `)
 	for _, k := range settings.Kinds {
 		fmt.Fprintf(&b, "\n## %s\n\n", k.Kind)

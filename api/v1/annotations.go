@@ -49,6 +49,10 @@ const (
 	ReasonSettingRefused       = "SettingRefused" // at least one keeps the node from being ready
 )
 
+// ConditionNamespacePolicy is the condition of a Namespace that is False while it has
+// NetworkPolicies, which this version does not enforce. It is absent otherwise.
+const ConditionNamespacePolicy = "ManxNetworkPolicyEnforced"
+
 // Reasons of the Node's condition NetworkUnavailable when an agent has set it.
 const (
 	ReasonNodeNetworkUp       = "ManxIsUp"

@@ -6,6 +6,10 @@ import "fmt"
 // encapsulation that is not carried: nothing is assigned from it.
 const PoolEncapsulation = "EncapsulationUnsupported"
 
+// ConditionPoolSettings is the condition of an IPPool that is False while fields are
+// set that have no effect; its message names them. It is absent otherwise.
+const ConditionPoolSettings = "SettingsEffective"
+
 // Uncarried says why packets to the pool's addresses do not travel as it asks for;
 // empty when they do.
 func (p *IPPool) Uncarried() string {

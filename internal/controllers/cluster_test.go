@@ -61,6 +61,7 @@ func TestRealAPIServer(t *testing.T) {
 	t.Run("leaks", c.leaks)
 	t.Run("reconnect", c.reconnect)
 	t.Run("locked", c.locked)
+	t.Run("settings without effect", c.settingsReport)
 	t.Run("orphaned handles", c.orphanedHandles)
 	t.Run("node gone", c.nodeGone)
 	t.Run("pool deleted", c.poolDeleted)

@@ -42,6 +42,7 @@ type clients struct {
 	kube, watchKube     kubernetes.Interface
 	custom, watchCustom dynamic.Interface
 	store               store.Store
+	config              *rest.Config // for others that watch
 }
 
 // connect makes the clients.
@@ -49,7 +50,7 @@ func connect(cfg *rest.Config, e *epoch) (*clients, error) {
 	watching, asking := rest.CopyConfig(cfg), rest.CopyConfig(cfg)
 	watching.Wrap(func(rt http.RoundTripper) http.RoundTripper { return e.wrap(rt) })
 	asking.Timeout, asking.QPS, asking.Burst = requestTimeout, requestsSecond, requestsBurst
-	c := &clients{}
+	c := &clients{config: rest.CopyConfig(cfg)}
 	var errs [5]error
 	c.watchKube, errs[0] = kubernetes.NewForConfig(watching)
 	c.watchCustom, errs[1] = dynamic.NewForConfig(watching)
@@ -207,6 +208,11 @@ func (p *program) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	report, err := newReport(p.clients.config, w, ev.instance, p.log)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return report.Run(ctx) })
 	p.watch.Store(w)
 	defer p.watch.Store(nil)
 	g.Go(func() error { return w.run(ctx) })

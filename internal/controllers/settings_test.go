@@ -79,7 +79,7 @@ func TestReferencePage(t *testing.T) {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", s.name, preset, s.accepts, s.doc)
 	}
 	b.WriteString("\nOf the KubeControllersConfiguration `default`, `spec.controllers.node.leakGracePeriod` has an effect. Its other settings, also\n" +
-		"ones that this version has never heard of, are kept and not used.\n\n## Accepted, no effect\n\n| variable | why |\n|---|---|\n")
+		"ones that this version has never heard of, are kept and told of ([objects.md](objects.md)).\n\n## Accepted, no effect\n\n| variable | why |\n|---|---|\n")
 	for _, c := range compatible {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", c.name, c.why)
 	}
@@ -107,6 +107,7 @@ func TestReferencePage(t *testing.T) {
 | False | ` + "`" + v1.PoolDisabled + "`" + ` | ` + "`spec.disabled`" + `: nothing new is assigned, what is in use stays. |
 | False | ` + "`" + v1.PoolInvalid + "`" + ` | The pool makes no sense and is ignored; the message says why. |
 | False | ` + "`" + v1.PoolOverlaps + "`" + ` | The pool shares addresses with an older one, which the message names, and is ignored. |
+| False | ` + "`" + v1.PoolEncapsulation + "`" + ` | The pool asks for VXLAN, which is not carried: nothing new is assigned, what is in use stays and travels as it is. |
 | False | ` + "`" + v1.PoolFinalizing + "`" + ` | The pool is being deleted and has addresses in use; the message says how many, and on which nodes. |
 
 A pool that is deleted keeps the finalizer ` + "`" + v1.FinalizerPoolInUse + "`" + ` until none of its addresses is in use, and its
@@ -120,6 +121,13 @@ routes as long. ` + "`manxctl uninstall`" + ` takes the finalizer off, because w
 | ` + "`IPPoolNearlyFull`" + ` | IPPool | 90 % of the pool's addresses are assigned; once, until it has fallen below 85 %. |
 | ` + "`IPPoolFull`" + ` | IPPool | Every address of the pool is assigned. |
 | ` + "`IPPoolInUse`" + ` | IPPool | The pool's deletion waits for addresses in use. |
+| ` + "`SettingWithoutEffect`" + ` | any object of Calico's | Fields are set that have no effect, see [objects.md](objects.md); once for each change of what is said. |
+| ` + "`SettingRefused`" + ` | any object of Calico's | The same, when a node or the pool is not ready for it. |
+| ` + "`NetworkPolicyNotEnforced`" + ` | NetworkPolicy | The namespace has NetworkPolicies, which are not enforced; once in a namespace, whose condition ` + "`" + v1.ConditionNamespacePolicy + "`" + ` is False as long as it has some. |
+
+## Objects that are made
+
+The KubeControllersConfiguration ` + "`default`" + `, when there is none: ` + "`calicoctl ipam check`" + ` ends without it.
 `)
 	path := filepath.Join("..", "..", "docs", "reference", "controllers.md")
 	if *update {

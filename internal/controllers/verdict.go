@@ -154,6 +154,7 @@ func (v *verdict) status(now metav1.Time) *v1.IPPoolStatus {
 	} else {
 		out.Conditions = slices.DeleteFunc(out.Conditions, func(c metav1.Condition) bool { return c.Type == v1.ConditionPoolReachable })
 	}
+	settleSettings(out, v.IPPool, now)
 	if v.cidr.IsValid() {
 		out.Use = &v1.IPPoolUse{
 			Blocks: int64(v.use.Blocks), Addresses: int64(v.use.Addresses), Capacity: v.use.Capacity(), Percent: v.use.PercentText(),

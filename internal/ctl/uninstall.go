@@ -71,8 +71,8 @@ func newUninstallCommand(c *connection) *cobra.Command {
 		Long: `Take Manx off every node, without a reboot: the agents are stopped, and a pod on
 each node (DaemonSet manx-uninstall) removes the CNI configuration and plugins, the
 routes, the nftables tables, the address of tunl0 and Manx's files. Then the agents'
-annotations and conditions go from the Nodes, and the finalizers from the pools, so
-that
+annotations and conditions go from the Nodes, the conditions from the namespaces, and
+the finalizers from the pools, so that
 
     kubectl delete -f manx.yaml
 
@@ -192,6 +192,7 @@ func (u uninstaller) run(ctx context.Context, done *Uninstall) error {
 		u.stopAgents,
 		func(ctx context.Context) error { return u.cleanNodes(ctx, ds, done) },
 		u.forgetNodes,
+		u.forgetNamespaces,
 		u.freePools,
 	} {
 		if err := step(ctx); err != nil {

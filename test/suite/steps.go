@@ -70,7 +70,7 @@ func everything() ([]step, error) {
 		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
 		gotest("unit", "code", append([]string{"-count=1"}, alone...)...).inPrivate(),
 		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...).inPrivate(),
-		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./api/...", "./test/admission").after("kubernetes"),
+		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./internal/settingsreport", "./api/...", "./test/admission").after("kubernetes"),
 
 		gotest("tunnel device", "code", append(onIPIP, "-tags", "ipip", "-count=1", "./felix/tunnel")...).after("programs"),
 		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
