@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/manx-cni/manx/internal/cmdline"
 	"github.com/manx-cni/manx/internal/nodeapi"
@@ -30,6 +31,7 @@ type statusOptions struct {
 	problems   bool
 	wait       bool
 	timeout    time.Duration // of wait
+	cluster    *rest.Config  // set when the agents were asked through it
 }
 
 func newStatusCommand(c *connection) *cobra.Command {
@@ -42,9 +44,12 @@ screen per node: addresses, BGP sessions with uptime and route counts, blocks wi
 addresses in use, mode, kernel capabilities and the last errors.
 
 On a node it asks the agent's socket. Where there is no agent, and with --node,
---namespace or a flag that says how to reach the cluster, it asks every agent at the same time, through the
-Kubernetes API (needs "list" on nodes, and "list" on pods and "get" and "create" on
-pods/exec in the agents' namespace). Each has 10 s, or --request-timeout.
+--namespace or a flag that says how to reach the cluster, it asks every agent at the
+same time, through the Kubernetes API (needs "list" on nodes, and "list" on pods and
+"get" and "create" on pods/exec in the agents' namespace). Each has 10 s, or
+--request-timeout. After the nodes it names what is set in the cluster without effect,
+and the namespaces that have NetworkPolicies, which are not enforced (needs "list" on
+these objects).
 Nodes that do not answer, and those where an agent has run and none does, are named
 after the others; the exit code is then 1.
 
@@ -101,7 +106,11 @@ func (o *statusOptions) run(ctx context.Context, out io.Writer) error {
 	if err == nil { // else what it waited for has named them
 		err = p.err()
 	}
-	return errors.Join(err, o.print(out, p))
+	if o.cluster == nil || o.output.format != asText {
+		return errors.Join(err, o.print(out, p))
+	}
+	settings := readSettings(ctx, o.cluster, p.nodes)
+	return errors.Join(err, o.print(out, p), settings.write(out))
 }
 
 // looker asks the local agent when there is one and nothing says otherwise, else all
@@ -124,6 +133,7 @@ func (o *statusOptions) looker() (look, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.cluster = cfg
 	a := agents{client: client, exec: execIn(cfg, client), namespace: o.namespace, timeout: o.connection.requestTimeout(statusTimeout)}
 	return func(ctx context.Context) (picture, error) {
 		p, err := a.status(ctx, o.nodes)

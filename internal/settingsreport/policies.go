@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
 
 	"github.com/manx-cni/manx/api/settings"
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -101,29 +102,21 @@ func (r *Reporter) tellPolicies(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// policySets collects the policies by namespace.
-func (r *Reporter) policySets(ctx context.Context) (map[string]*policySet, error) {
-	sets := map[string]*policySet{}
-	add := func(k policyKind, m metav1.Object) {
-		if sets[m.GetNamespace()] == nil {
-			sets[m.GetNamespace()] = &policySet{}
-		}
-		sets[m.GetNamespace()].add(k, m)
+// policySets are the policies by namespace.
+type policySets map[string]*policySet
+
+func (s policySets) add(k policyKind, m metav1.Object) {
+	if s[m.GetNamespace()] == nil {
+		s[m.GetNamespace()] = &policySet{}
 	}
-	each(r.policies, func(p *kept[struct{}]) { add(policyKinds[0], p) })
-	for _, k := range policyKinds[1:] {
-		if err := r.list(ctx, k, func(m metav1.Object) { add(k, m) }); err != nil {
-			return nil, err
-		}
-	}
-	return sets, nil
+	s[m.GetNamespace()].add(k, m)
 }
 
-// list lists a kind that need not be there.
-func (r *Reporter) list(ctx context.Context, k policyKind, yield func(metav1.Object)) error {
+// list adds those of a kind that need not be there.
+func (s policySets) list(ctx context.Context, client metadata.Interface, k policyKind) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	list, err := r.Metadata.Resource(k.resource).List(ctx, metav1.ListOptions{})
+	list, err := client.Resource(k.resource).List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -131,9 +124,21 @@ func (r *Reporter) list(ctx context.Context, k policyKind, yield func(metav1.Obj
 		return fmt.Errorf("list %s: %w", k.resource.GroupResource(), err)
 	}
 	for i := range list.Items {
-		yield(&list.Items[i])
+		s.add(k, &list.Items[i])
 	}
 	return nil
+}
+
+// policySets collects the policies that there are.
+func (r *Reporter) policySets(ctx context.Context) (policySets, error) {
+	sets := policySets{}
+	each(r.policies, func(p *kept[struct{}]) { sets.add(policyKinds[0], p) })
+	for _, k := range policyKinds[1:] {
+		if err := sets.list(ctx, r.Metadata, k); err != nil {
+			return nil, err
+		}
+	}
+	return sets, nil
 }
 
 // setCondition brings a namespace's condition to what it should be.

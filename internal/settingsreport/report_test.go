@@ -231,3 +231,31 @@ func TestNetworkPolicies(t *testing.T) {
 	eventually(t, "b has none any more", conditions, []string{"a ManxNetworkPolicyEnforced=False NoPolicyEngine: 2 network policies (allow, deny) have no effect"})
 	stop()
 }
+
+// What manxctl status prints is what is told on the objects.
+func TestRead(t *testing.T) {
+	c := newCluster(t, custom("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1"}), custom("IPPool", "p", map[string]any{"cidr": "10.0.0.0/16"}))
+	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "deny"}}
+	if _, err := c.policies.Namespace("a").(metadatafake.MetadataClient).CreateFake(p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	read := func() (out []string, err error) {
+		lines, err := Read(t.Context(), c.custom, c.meta)
+		for _, l := range lines {
+			text, _, _ := strings.Cut(l.Text, ":")
+			out = append(out, l.About+": "+text)
+		}
+		return out, err
+	}
+	want := []string{"BGPPeer/tor: spec.peerIP=192.0.2.1", "namespace/a: 1 network policy (deny) has no effect"}
+	if got, err := read(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	c.custom.PrependReactor("list", "bgppeers", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(a.GetResource().GroupResource(), "", nil)
+	})
+	if got, err := read(); err == nil || !strings.Contains(err.Error(), "list bgppeers") || !slices.Equal(got, want[1:]) {
+		t.Errorf("without the right to: %v, %v; want %v", got, err, want[1:])
+	}
+}
