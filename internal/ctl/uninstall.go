@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -399,6 +400,9 @@ func doing(p *corev1.Pod) string {
 	return string(p.Status.Phase)
 }
 
+// tokenDir is where a container finds its account's token.
+const tokenDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 // cleanerOf is a DaemonSet that runs `manx-node uninstall` on each node that an agent
 // was on, once, with the agents' image and their mounts of the node's directories. It
 // has no credential and, unlike init-host, no privilege but NET_ADMIN. It goes with the
@@ -425,7 +429,8 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 			continue
 		}
 		for _, m := range c.VolumeMounts {
-			if !mounted[m.MountPath] {
+			// What covers a token is not of the node's: the cleaner has none to cover.
+			if !mounted[m.MountPath] && m.MountPath != tokenDir {
 				mounted[m.MountPath] = true
 				mounts = append(mounts, m)
 			}
@@ -451,6 +456,9 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities},
 		}
 	}
+	// As init-host has it in the manifest.
+	memory := corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("256Mi")}}
+	soft := corev1.EnvVar{Name: "GOMEMLIMIT", Value: "128MiB"}
 	var zero int64
 	labels := map[string]string{appLabel: cleanerDaemonSet}
 	selector := map[string]string{}
@@ -474,12 +482,12 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 					AutomountServiceAccountToken: &no, TerminationGracePeriodSeconds: &zero,
 					SecurityContext: from.SecurityContext,
 					InitContainers: []corev1.Container{{
-						Name: "uninstall", Image: image, ImagePullPolicy: pull, Command: command, Env: env, VolumeMounts: mounts,
+						Name: "uninstall", Image: image, ImagePullPolicy: pull, Command: command, Env: append(env, soft), VolumeMounts: mounts, Resources: memory,
 						SecurityContext: unprivileged("NET_ADMIN"), TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 					}},
 					Containers: []corev1.Container{{
 						Name: "pause", Image: image, ImagePullPolicy: pull, Command: []string{"/usr/local/bin/manx-node", "pause"},
-						SecurityContext: unprivileged(),
+						Env: []corev1.EnvVar{soft}, Resources: memory, SecurityContext: unprivileged(),
 					}},
 					Volumes: volumes,
 				},

@@ -411,8 +411,13 @@ func TestCleaner(t *testing.T) {
 	if want := []string{"/host/etc/cni/net.d", "/host/etc/iproute2", "/host/opt/cni/bin", "/var/run/manx"}; !slices.Equal(paths, want) || len(spec.Volumes) != len(want) {
 		t.Errorf("mounts %v of %d volumes, want %v", paths, len(spec.Volumes), want)
 	}
-	if len(c.Env) != 1 || c.Env[0].Name != "CNI_CONF_NAME" || c.Command[len(c.Command)-1] != "--pods" {
+	if len(c.Env) != 2 || c.Env[0].Name != "CNI_CONF_NAME" || c.Env[1].Name != "GOMEMLIMIT" || c.Command[len(c.Command)-1] != "--pods" {
 		t.Errorf("environment %v, command %v", c.Env, c.Command)
+	}
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		if c.Resources.Limits.Memory().IsZero() || c.Env[len(c.Env)-1].Name != "GOMEMLIMIT" {
+			t.Errorf("container %s: memory limit %s, environment %v", c.Name, c.Resources.Limits.Memory(), c.Env)
+		}
 	}
 	if spec.ServiceAccountName != "" || *spec.AutomountServiceAccountToken || !spec.HostNetwork || len(spec.Tolerations) != 3 {
 		t.Errorf("service account %q, token %v, host network %v, tolerations %v", spec.ServiceAccountName, *spec.AutomountServiceAccountToken, spec.HostNetwork, spec.Tolerations)
