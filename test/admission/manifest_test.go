@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -49,21 +51,81 @@ func TestContainers(t *testing.T) {
 	}
 }
 
+// TestEveryRightIsJudged: what the agent's role lets it write, a policy judges; but
+// Events, which say what they like of everything. A right that is granted later needs one.
+func TestEveryRightIsJudged(t *testing.T) {
+	type object struct {
+		Kind     string
+		Metadata struct{ Name string }
+		Rules    []rbacv1.PolicyRule
+		Spec     struct {
+			MatchConstraints struct {
+				ResourceRules []admissionv1.NamedRuleWithOperations
+			}
+		}
+	}
+	rights, judged := map[string]bool{}, map[string]bool{}
+	documents(t, func(o object) {
+		if o.Kind == "ClusterRole" && o.Metadata.Name == "manx-node" {
+			for _, r := range o.Rules {
+				for _, verb := range r.Verbs {
+					for _, what := range r.Resources {
+						if op := writes[verb]; op != "" && what != "events" {
+							rights[string(op)+" "+what] = true
+						}
+					}
+				}
+			}
+		}
+		for _, r := range o.Spec.MatchConstraints.ResourceRules {
+			for _, op := range r.Operations {
+				for _, what := range r.Resources {
+					judged[string(op)+" "+what] = true
+				}
+			}
+		}
+	})
+	if len(rights) < 10 {
+		t.Errorf("rights of the agent: %v; the test says little", rights)
+	}
+	for right := range rights {
+		if !judged[right] {
+			t.Errorf("the agent may %s, and no policy judges that", right)
+		}
+	}
+}
+
+// writes are the verbs that change something, and what admission calls them.
+var writes = map[string]admissionv1.OperationType{
+	"create": admissionv1.Create, "update": admissionv1.Update, "patch": admissionv1.Update,
+	"delete": admissionv1.Delete, "deletecollection": admissionv1.Delete, "*": admissionv1.OperationAll,
+}
+
 func workloads(t *testing.T) (out []workload) {
 	t.Helper()
-	f, err := os.Open("../../manifests/manx.yaml")
+	documents(t, func(w workload) {
+		if w.Kind == "DaemonSet" || w.Kind == "Deployment" {
+			out = append(out, w)
+		}
+	})
+	return out
+}
+
+// documents calls f with each object of the manifest that decodes as a T.
+func documents[T any](t *testing.T, f func(T)) {
+	t.Helper()
+	file, err := os.Open("../../manifests/manx.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	for docs := utilyaml.NewYAMLOrJSONDecoder(f, 4096); ; {
-		var w workload
-		err := docs.Decode(&w)
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err == nil && (w.Kind == "DaemonSet" || w.Kind == "Deployment") {
-			out = append(out, w)
+	defer file.Close()
+	for docs := utilyaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+		var o T
+		switch err := docs.Decode(&o); {
+		case errors.Is(err, io.EOF):
+			return
+		case err == nil:
+			f(o)
 		}
 	}
 }
