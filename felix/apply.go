@@ -25,8 +25,11 @@ func (d *Dataplane) apply(ctx context.Context) error {
 	if !d.haveInput {
 		return nil // events are kept until somebody has said what is wanted
 	}
-	d.takeChanges(d.watcher.Take())
-	d.takeRPFilters(d.rpSet.take())
+	changes := d.watcher.Take()
+	d.takeChanges(changes)
+	rpFilters, settings := d.rpSet.take()
+	d.takeRPFilters(rpFilters)
+	d.takeSettings(changes, settings)
 	if time.Since(d.lastRefresh) >= d.cfg.Refresh {
 		d.refresh()
 	}
@@ -130,6 +133,7 @@ func (d *Dataplane) refresh() {
 	d.nft.QueueResync()
 	d.nft6.QueueResync()
 	d.tunnel.QueueResync()
+	d.linkconf.QueueResync()
 }
 
 // lookAndWrite does what is due, in the order that keeps traffic safe. Reading
@@ -138,6 +142,10 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	if err := d.lookUp(); err != nil {
 		return err
 	}
+	if d.outerChanged() {
+		d.linkconf.QueueResync()
+	}
+	d.linkconf.Apply(d.linkWants) // a link that is down takes no route
 	if d.look.calculate {
 		if err := d.lookForGateways(); err != nil {
 			return err

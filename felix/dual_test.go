@@ -51,6 +51,7 @@ func addressesSettled(t *testing.T, here string, far nltest.NS) {
 func (n *node) dualPod(iface, containerID, addr4, addr6 string) (nltest.NS, state.Endpoint) {
 	n.t.Helper()
 	ns, ep := n.pod(iface, containerID, addr4)
+	nltest.Run(n.t, "sysctl", "-qw", "net.ipv6.conf."+iface+".disable_ipv6=0", "net.ipv6.conf."+iface+".proxy_ndp=1", "net.ipv6.conf."+iface+".forwarding=1")
 	ep.Addrs = append(ep.Addrs, netip.MustParseAddr(addr6))
 	ns.Run(n.t, "ip", "addr", "add", addr6+"/128", "dev", "eth0", "nodad")
 	ns.Run(n.t, "ip", "-6", "route", "add", "default", "via", podGateway6, "dev", "eth0")

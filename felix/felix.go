@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/felix/caps"
 	"github.com/manx-cni/manx/felix/endpoint"
 	"github.com/manx-cni/manx/felix/iface"
+	"github.com/manx-cni/manx/felix/linkconf"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
@@ -80,11 +81,13 @@ type Dataplane struct {
 	nft, nft6 *nft.Driver
 	tunnel    *tunnel.Driver
 	endpoints *endpoint.Driver
+	linkconf  *linkconf.Driver
 
 	input        calc.Input // the last one, with the uplinks filled in
 	haveInput    bool
 	uplinkIndex  int
 	inner        inner
+	outer        []string // what outerLinks were at the last look
 	uplink6Index int
 	uplinkMTU    int                // of the last known uplink; 0 when there never was one
 	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's
@@ -154,6 +157,9 @@ func New(cfg Config) (*Dataplane, error) {
 	d.nft6 = nft.New(nft.Config{Family: nft.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
 	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
+	d.linkconf = linkconf.New(linkconf.Config{
+		Kernel: d.kernel, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
+	})
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: reaperKernel, InUse: d.endpoints.InUse, Closed: d.endpoints.Closed, Log: cfg.Log,
 	})

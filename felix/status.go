@@ -117,7 +117,7 @@ func (d *Dataplane) publish() {
 		Uplink6: d.input.Uplink6, node6: d.input.Node.IPv6.Addr(),
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
-		Drivers:      []state.DriverStatus{d.nft.Status(), d.tunnel.Status(), d.routes.Status()},
+		Drivers:      []state.DriverStatus{d.nft.Status(), d.tunnel.Status(), d.routes.Status(), d.linkconf.Status()},
 		Capabilities: d.capabilities,
 		Tunnel:       Tunnel{Wanted: d.wantedTunnel(), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()},
 		Applied:      d.applied, Dropped: sum(d.nft.Dropped(), d.nft6.Dropped()),
@@ -132,7 +132,7 @@ func (d *Dataplane) publish() {
 		}
 	}
 	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), filters, d.tunnel.Conditions(),
-		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
+		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding, d.linkconf.Conditions())
 	slices.SortFunc(s.Conditions, state.CompareConditions)
 	d.published.Store(&s)
 }

@@ -17,6 +17,7 @@ import (
 type inner struct {
 	on    bool         // the node's IPv4 address is on such an interface
 	links map[int]bool // by index
+	names []string     // the same, sorted
 }
 
 // findUplink finds the interface that has the node's address. When that is lo, or a dummy
@@ -36,12 +37,12 @@ func (d *Dataplane) findUplink(node netip.Addr) (up calc.Uplink, index int, in i
 	case !iface.Terminal(link):
 		return up, index, inner{}, nil
 	}
-	mtu, links, err := iface.Towards(d.kernel, d.others(node.Is6()), node.Is6())
+	mtu, links, names, err := iface.Towards(d.kernel, d.others(node.Is6()), node.Is6())
 	if mtu == 0 {
 		mtu = min(unknownMTU, up.MTU)
 	}
 	up.MTU = mtu
-	return up, index, inner{on: true, links: links}, err
+	return up, index, inner{on: true, links: links, names: names}, err
 }
 
 // others are the other nodes' addresses of a family.

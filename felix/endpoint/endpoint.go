@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
@@ -43,9 +44,17 @@ type Driver struct {
 	closing map[string]bool
 	// orphans are links with our mark and without an address: name → handle.
 	orphans map[string]string
+	// down are links of endpoints that were down at the last reading, by name.
+	down    map[string]fallen
 	foreign int
 	// unchecked are links whose source check could not be turned on: name → why.
 	unchecked map[string]string
+}
+
+// fallen is a link that is down: whose it is, and since when.
+type fallen struct {
+	alias string
+	since time.Time
 }
 
 type entry struct {
@@ -77,7 +86,7 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 	handles := d.cfg.Addresses()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now, orphans := map[string]entry{}, map[string]string{}
+	now, orphans, down := map[string]entry{}, map[string]string{}, map[string]fallen{}
 	d.foreign = 0
 	for _, l := range links {
 		if !strings.HasPrefix(l.Name, state.InterfacePrefix) {
@@ -98,7 +107,14 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 			continue
 		}
 		if !l.Up {
-			continue // not ready, or on its way out: it can have no route; its event will tell
+			// Not ready, or on its way out: it can have no route; its event will tell.
+			if len(handles[ep.Handle()]) > 0 {
+				down[l.Name] = fallen{l.Alias, time.Now()}
+				if before, was := d.down[l.Name]; was && before.alias == l.Alias {
+					down[l.Name] = before
+				}
+			}
+			continue
 		}
 		if ep.Addrs = handles[ep.Handle()]; len(ep.Addrs) == 0 {
 			orphans[l.Name] = ep.Handle()
@@ -108,7 +124,7 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 	}
 	d.logOrphans(orphans)
 	added, removed = missing(now, d.endpoints), missing(d.endpoints, now)
-	d.endpoints, d.orphans = now, orphans
+	d.endpoints, d.orphans, d.down = now, orphans, down
 	return added, removed, nil
 }
 
@@ -211,6 +227,35 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 		return e.Routes(), true
 	}
 	return nil, false
+}
+
+// stuckAfter is how long a link with our mark and an address may be down: the plugin sets
+// it up at once when it has given it its mark.
+const stuckAfter = 10 * time.Second
+
+// Down lists the links that should be endpoints and have been down for longer than an ADD
+// takes, with their aliases: somebody else has set them down while no agent ran.
+func (d *Driver) Down() map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string]string{}
+	for name, f := range d.down {
+		if time.Since(f.since) >= stuckAfter {
+			out[name] = f.alias
+		}
+	}
+	return out
+}
+
+// Indexes are the endpoints' links.
+func (d *Driver) Indexes() map[int]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[int]bool, len(d.endpoints))
+	for _, e := range d.endpoints {
+		out[e.index] = true
+	}
+	return out
 }
 
 // All lists the endpoints by interface name.

@@ -18,10 +18,10 @@ func Terminal(l nl.Link) bool { return l.Name == "lo" || l.Kind == "dummy" }
 // the main table has it now, and the smallest MTU of them in bytes. Without nodes, or
 // without a route to one, they are those of the default route. No route at all is no
 // link and MTU 0. All addresses are of one family.
-func Towards(k nl.Kernel, nodes []netip.Addr, is6 bool) (mtu int, links map[int]bool, err error) {
+func Towards(k nl.Kernel, nodes []netip.Addr, is6 bool) (mtu int, links map[int]bool, names []string, err error) {
 	all, err := k.Links()
 	if err != nil {
-		return 0, nil, fmt.Errorf("find the links that lead to the nodes: %w", err)
+		return 0, nil, nil, fmt.Errorf("find the links that lead to the nodes: %w", err)
 	}
 	mtus := map[int]int{}
 	for _, l := range all {
@@ -40,7 +40,7 @@ func Towards(k nl.Kernel, nodes []netip.Addr, is6 bool) (mtu int, links map[int]
 		}
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("find the links that lead to the nodes: %w", err)
+		return 0, nil, nil, fmt.Errorf("find the links that lead to the nodes: %w", err)
 	}
 	links = map[int]bool{}
 	follow := func(to netip.Addr, longest int) {
@@ -63,12 +63,18 @@ func Towards(k nl.Kernel, nodes []netip.Addr, is6 bool) (mtu int, links map[int]
 		}
 		follow(nowhere, 0)
 	}
+	for _, l := range all {
+		if links[l.Index] {
+			names = append(names, l.Name)
+		}
+	}
+	slices.Sort(names)
 	for index := range links {
 		if mtu == 0 || mtus[index] < mtu {
 			mtu = mtus[index]
 		}
 	}
-	return mtu, links, nil
+	return mtu, links, names, nil
 }
 
 // outputs are those of a route's links that are among known.

@@ -41,6 +41,8 @@ type Link struct {
 	// RPFilterStrict or RPFilterLoose. In force is the greater of it and
 	// RPFilterAll.
 	RPFilter int
+	// Settings are others of the link's own in net.ipv4.conf and net.ipv6.conf.
+	Settings Settings
 	// RxPackets and TxPackets count since the link was made (IFLA_STATS64).
 	RxPackets, TxPackets uint64
 }
@@ -121,17 +123,21 @@ const (
 	EventRoute
 	// EventRPFilter: a link's own rp_filter was set, or that of conf/all.
 	EventRPFilter
+	// EventSetting: forwarding or neighbour proxying of a link was set, or that of
+	// conf/all or conf/default, of either family.
+	EventSetting
 	// EventLost: events may have been lost; look at everything again.
 	EventLost
 )
 
-// AllLinks is the index in an EventRPFilter about conf/all.
+// AllLinks is the index in an EventRPFilter or EventSetting about conf/all.
 const AllLinks = -1
 
 // Event says that something changed.
 type Event struct {
 	Kind EventKind
-	// Link is set for EventLink; for EventAddr and EventRPFilter only its Index.
+	// Link is set for EventLink; for EventAddr, EventRPFilter and EventSetting only
+	// its Index.
 	Link Link
 	// Gone is set for EventLink when the link was deleted.
 	Gone bool
@@ -159,6 +165,8 @@ type Kernel interface {
 	LinkSetUp(index int, up bool) error
 	// LinkSetRPFilter sets the link's own rp_filter.
 	LinkSetRPFilter(index, mode int) error
+	// LinkSet sets one of the link's settings.
+	LinkSet(l Link, s Setting, value int) error
 	// RPFilterAll reads net.ipv4.conf.all.rp_filter.
 	RPFilterAll() (int, error)
 	// Addrs lists the addresses of all links, of both families.

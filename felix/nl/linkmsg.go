@@ -38,6 +38,7 @@ func parseLink(m []byte) (Link, error) {
 		case typ == unix.IFLA_STATS64 && len(v) >= 16:
 			l.RxPackets, l.TxPackets = binary.NativeEndian.Uint64(v), binary.NativeEndian.Uint64(v[8:])
 		case typ == unix.IFLA_AF_SPEC:
+			l.Settings = parseSettings(v)
 			conf := attr(attr(v, unix.AF_INET), iflaInetConf)
 			if at := 4 * (devconfRPFilter - 1); len(conf) >= at+4 {
 				l.RPFilter = int(binary.NativeEndian.Uint32(conf[at:]))

@@ -24,7 +24,7 @@ func linkExample() []byte {
 func TestParseLink(t *testing.T) {
 	want := Link{
 		Index: 7, Name: "tunl0", Alias: "an alias", Kind: "ipip", MTU: 1480, Up: true,
-		RPFilter: RPFilterLoose, RxPackets: 5, TxPackets: 6,
+		RPFilter: RPFilterLoose, Settings: Settings{}.With(Forwarding, 0).With(ProxyARP, 0), RxPackets: 5, TxPackets: 6,
 	}
 	if got, err := parseLink(linkExample()); got != want || err != nil {
 		t.Errorf("%+v, %v; want %+v", got, err, want)

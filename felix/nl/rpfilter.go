@@ -26,23 +26,17 @@ const (
 // (inet_set_link_af), which needs CAP_NET_ADMIN only, where /proc/sys is mounted
 // read-only.
 func (h *Handle) LinkSetRPFilter(index, mode int) error {
-	return h.write(fmt.Sprintf("set rp_filter %d of link %d", mode, index), func(_ *netlink.Handle, rs *rtSocket) error {
-		req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		msg.Index = int32(index)
-		req.AddData(msg)
-		conf := appendAttr(nil, iflaInetConf, appendAttr32(nil, devconfRPFilter, uint32(mode)))
-		req.AddRawData(appendAttr(nil, unix.IFLA_AF_SPEC, appendAttr(nil, unix.AF_INET, conf)))
-		return rs.ask(req, 0, nil)
-	})
+	return h.setInetConf(fmt.Sprintf("set rp_filter %d of link %d", mode, index), index, devconfRPFilter, mode)
 }
 
 // Attributes of a struct netconfmsg (linux/netconf.h), and its length: one byte,
 // padded.
 const (
-	netconfaIfIndex  = 1
-	netconfaRPFilter = 3
-	sizeofNetconfMsg = 4
+	netconfaIfIndex    = 1
+	netconfaForwarding = 2
+	netconfaRPFilter   = 3
+	netconfaProxyNeigh = 5 // proxy_arp, proxy_ndp
+	sizeofNetconfMsg   = 4
 )
 
 // RPFilterAll reads net.ipv4.conf.all.rp_filter of the handle's namespace.
@@ -66,15 +60,22 @@ func (h *Handle) RPFilterAll() (int, error) {
 	return mode, err
 }
 
-// netconfEvent reports that an rp_filter was set: the kernel says nothing of it with
-// the link. Messages about other settings do not have it. A new link's has all of
-// them, and so says what its EventLink says.
+// netconfEvent reports that a setting was changed: the kernel says nothing of it with
+// the link. A new link's message has all of them, and so says what its EventLink says.
 func netconfEvent(m syscall.NetlinkMessage, event func(Event)) {
-	if len(m.Data) < sizeofNetconfMsg || m.Data[0] != unix.AF_INET {
+	if len(m.Data) < sizeofNetconfMsg {
 		return
 	}
-	index, mode := attr(m.Data[sizeofNetconfMsg:], netconfaIfIndex), attr(m.Data[sizeofNetconfMsg:], netconfaRPFilter)
-	if len(index) >= 4 && len(mode) >= 4 {
-		event(Event{Kind: EventRPFilter, Link: Link{Index: int(int32(binary.NativeEndian.Uint32(index)))}})
+	attrs := m.Data[sizeofNetconfMsg:]
+	has := func(typ uint16) bool { return len(attr(attrs, typ)) >= 4 }
+	if !has(netconfaIfIndex) {
+		return
+	}
+	link := Link{Index: int(int32(binary.NativeEndian.Uint32(attr(attrs, netconfaIfIndex))))}
+	if m.Data[0] == unix.AF_INET && has(netconfaRPFilter) {
+		event(Event{Kind: EventRPFilter, Link: link})
+	}
+	if has(netconfaForwarding) || has(netconfaProxyNeigh) {
+		event(Event{Kind: EventSetting, Link: link})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/internal/startup"
 )
 
@@ -41,7 +42,7 @@ func TestModesAreNotFoughtOver(t *testing.T) {
 		if deleted < 10 || deleted > maxWrites {
 			t.Errorf("said %d times in %s", deleted, fightTime)
 		}
-		l.arriveWithin(2*insistMost, m)
+		l.arriveWithin(2*insist.Most, m)
 	})
 }
 
@@ -91,7 +92,7 @@ func TestConditionIsAssertedWithABound(t *testing.T) {
 		if f.writes != 1 || !up.says(f.own) {
 			t.Fatalf("%d writes, %+v", f.writes, f.own)
 		}
-		time.Sleep(insistCalm)
+		time.Sleep(insist.Calm)
 		f.own.Unavailable = datastore.NodeCondition{Status: corev1.ConditionTrue, Reason: "CalicoIsDown"}
 		look(up)
 		if f.writes != 2 || !up.says(f.own) {

@@ -9,6 +9,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/internal/startup"
 )
 
@@ -73,30 +74,30 @@ type nodeMarker struct {
 	restore func(context.Context, startup.Result) (bool, error)
 	set     func(ctx context.Context, status corev1.ConditionStatus, reason, message string) error
 
-	address, condition insistence
+	address, condition insist.Insistence
 	wanted             nodeMark // last time
 }
 
 // look writes what the Node does not say, if it may be written now.
 func (m *nodeMarker) look(ctx context.Context, own datastore.Own, self startup.Result, want nodeMark, differs bool, now time.Time) {
-	if differs && m.address.may(now) {
+	if differs && m.address.May(now) {
 		_, err := m.restore(ctx, self)
 		m.done("node address", "its address annotations", m.address, err)
 	}
 	if want != m.wanted { // our own change is nobody's fight
-		m.wanted, m.condition = want, insistence{}
+		m.wanted, m.condition = want, insist.Insistence{}
 	}
-	if !want.says(own) && m.condition.may(now) {
+	if !want.says(own) && m.condition.May(now) {
 		err := m.set(ctx, want.status, want.reason, want.message)
 		m.done("node condition", fmt.Sprintf("its condition %s=%s", corev1.NodeNetworkUnavailable, want.status), m.condition, err)
 	}
 }
 
-func (m *nodeMarker) done(component, what string, i insistence, err error) {
+func (m *nodeMarker) done(component, what string, i insist.Insistence, err error) {
 	switch {
 	case err != nil:
 		m.say(component, err)
-	case i.fought():
+	case i.Fought():
 		m.say(component, fmt.Errorf("somebody else changes %s again and again, and this agent sets it back: find out who else writes nodes/status (another network plugin, an operator)", what))
 	}
 }

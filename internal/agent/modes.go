@@ -18,6 +18,7 @@ import (
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/ipam/pool"
 )
 
@@ -42,7 +43,7 @@ type modes struct {
 	heard     bool                  // the API has shown what was said
 	unheard   bool                  // and then no more, or never: somebody changed it, or made the Node anew
 	saidAt    time.Time             // when it was said
-	insist    insistence            // how often it was said again
+	insist    insist.Insistence     // how often it was said again
 	addr      netip.Addr            // of the tunnel, held in IPAM; zero for none
 	ranges    addrRanges            // where it may come from
 	alone     bool                  // addr and nothing else of ours is on the device

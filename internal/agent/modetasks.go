@@ -190,7 +190,7 @@ func (m *modes) keepPublished(ctx context.Context) (ok bool) {
 		own = m.decision.Own
 	}
 	want := map[string]*string{}
-	again := m.unheard && m.insist.may(time.Now())
+	again := m.unheard && m.insist.May(time.Now())
 	if own != nil && (m.said == nil || again || !own.Equal(m.said)) {
 		text := own.Encode()
 		want[apiv1.AnnotationNodePoolModes] = &text

@@ -24,6 +24,7 @@ const (
 	OpLinkSetMTU      Op = "link-set-mtu"
 	OpLinkSetUp       Op = "link-set-up"
 	OpLinkSetRPFilter Op = "link-set-rp-filter"
+	OpLinkSet         Op = "link-set"
 	OpRPFilterAll     Op = "rp-filter-all"
 	OpAddrs           Op = "addrs"
 	OpAddrAdd         Op = "addr-add"
@@ -151,6 +152,23 @@ func (k *Kernel) SetRPFilter(name string, mode int) {
 			k.emit(nl.Event{Kind: nl.EventRPFilter, Link: nl.Link{Index: l.Index}})
 		}
 	}
+}
+
+// Set sets a link's setting as sysctl(8) does.
+func (k *Kernel) Set(name string, of nl.Setting, value int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.links {
+		if l := &k.links[i]; l.Name == name {
+			l.Settings = l.Settings.With(of, value)
+			k.emit(nl.Event{Kind: nl.EventSetting, Link: nl.Link{Index: l.Index}})
+		}
+	}
+}
+
+// LinkSet implements nl.Kernel.
+func (k *Kernel) LinkSet(l nl.Link, of nl.Setting, value int) error {
+	return k.setLink(OpLinkSet, l.Index, func(l *nl.Link) { l.Settings = l.Settings.With(of, value) }, fmt.Sprintf("%s %d", of.Sysctl(l.Name), value))
 }
 
 // settled does what follows a change of a link.
