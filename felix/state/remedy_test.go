@@ -33,9 +33,11 @@ var remedies = map[string]string{
 	"PathsRefused":        "Nothing, if the peer is a router that announces more than pods' blocks: the rest is refused on purpose. Otherwise the reason says what does not fit.",
 	"PoolNotExported":     "Set the pool's `disableBGPExport` to false, unless its pods are to be reached on their own node only.",
 	"RouteFailed":         "The message has the kernel's words. Often the uplink is down, or a table is full (`net.ipv6.route.max_size`).",
-	"SettingRefused":      "Remove the setting that the message names, or set it to what it says.",
-	"SourceUnchecked":     "`sysctl -w net.ipv4.conf.IFACE.rp_filter=1` on the node; the message has the kernel's words.",
-	"StartupNote":         "As the note says; it is repeated at every start until then.",
-	"TunnelFailed":        "The message has the kernel's words. `ip -d link show tunl0` shows what others have made of the device; it is tried again.",
-	"UplinkUnknown":       "Give the node's address back to an interface, or restart the agent so that it finds the new one.",
+	"SettingChanged": "Find what changes the setting that the message names (a file in /etc/sysctl.d, a network manager, another agent) and stop it. " +
+		"Manx sets it again, ever more seldom; the condition goes ten minutes after the last change.",
+	"SettingRefused":  "Remove the setting that the message names, or set it to what it says.",
+	"SourceUnchecked": "`sysctl -w net.ipv4.conf.IFACE.rp_filter=1` on the node; the message has the kernel's words.",
+	"StartupNote":     "As the note says; it is repeated at every start until then.",
+	"TunnelFailed":    "The message has the kernel's words. `ip -d link show tunl0` shows what others have made of the device; it is tried again.",
+	"UplinkUnknown":   "Give the node's address back to an interface, or restart the agent so that it finds the new one.",
 }

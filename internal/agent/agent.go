@@ -28,6 +28,7 @@ import (
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/obs"
 	"github.com/manx-cni/manx/internal/startup"
+	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/store/crd"
 )
@@ -279,8 +280,8 @@ func orNone(p netip.Prefix) string {
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
-		annotate: a.annotator.add, mtu: a.podMTU, status: a.status, attempts: &a.leaked.attempts, observe: a.observe, ignored: a.ignored,
-		locked: a.locked,
+		annotate: a.annotator.add, mtu: a.podMTU, status: func() status.Node { return bounded(a.status()) }, attempts: &a.leaked.attempts, observe: a.observe,
+		ignored: a.ignored, locked: a.locked,
 	}
 	a.serving.Store(true)
 	defer a.serving.Store(false)

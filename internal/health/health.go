@@ -23,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // askTimeout bounds how long a probe waits for one reporter. The reporters are
@@ -143,7 +145,10 @@ func (r *reporter) ask() (string, bool) {
 	}
 }
 
-func oneLine(err error) string { return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") }
+// oneLine is an error in a line that a kubelet's Event can take.
+func oneLine(err error) string {
+	return excerpt.Of(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "), excerpt.LogMax)
+}
 
 // Live returns one line for every heart, sorted, and whether all beat.
 func (h *Health) Live() (lines []string, ok bool) {

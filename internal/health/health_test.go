@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,10 @@ func TestReadiness(t *testing.T) {
 	why = errors.Join(errors.New("a"), errors.New("b"))
 	expect(t, h, "/readiness", 503, "bgp: not ready: a; b\nfelix: ready\n")
 	expect(t, h, "/liveness", 200, "")
+	why = errors.New("the pool is " + strings.Repeat("x", 200_000) + ": delete it")
+	if _, body := get(t, h, "/readiness"); len(body) > 5<<10 || !strings.Contains(body, ": delete it\nfelix: ready") {
+		t.Errorf("a body of %d bytes", len(body))
+	}
 }
 
 func TestLiveness(t *testing.T) {
