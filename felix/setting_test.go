@@ -21,7 +21,7 @@ func (n *node) reaches(addr string) bool {
 	return err == nil
 }
 
-// What somebody else changes of the uplink and of pods' interfaces is set again, counted
+// What another program changes of the uplink and of pods' interfaces is set again, counted
 // and said, whether the kernel tells of it or not.
 func TestSettingsAreKept(t *testing.T) {
 	n := newNode(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl/nltest"
 )
 
-// A pod's link that somebody set down while no agent ran is no endpoint and stays none by
+// A pod's link that was set down while no agent ran is no endpoint and stays none by
 // itself: it is named once it has been down for longer than an ADD takes.
 func TestLinksThatStayDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

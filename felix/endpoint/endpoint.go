@@ -234,7 +234,7 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 const stuckAfter = 10 * time.Second
 
 // Down lists the links that should be endpoints and have been down for longer than an ADD
-// takes, with their aliases: somebody else has set them down while no agent ran.
+// takes, with their aliases: another program has set them down while no agent ran.
 func (d *Driver) Down() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -178,7 +178,7 @@ func (d *Driver) round(links []nl.Link, wants []Want, all bool, now time.Time) {
 		d.forget(byName, wants, now)
 	}
 	if len(set) > 0 {
-		d.cfg.Log.Warn("somebody else has changed settings that pods' packets need; set again", "settings", bounded(set))
+		d.cfg.Log.Warn("settings that pods' packets need were changed by another program; set again", "settings", bounded(set))
 	}
 	if len(refused) > 0 {
 		d.cfg.Log.Warn("settings that pods' packets need were changed and cannot be set again", "settings", bounded(refused))
@@ -239,7 +239,7 @@ func (d *Driver) check(l nl.Link, w Want) (out []comparison) {
 	)
 }
 
-// errLater: it was set a moment ago, and somebody has changed it again.
+// errLater: it was set a moment ago, and has been changed again.
 var errLater = errors.New("later")
 
 // mend sets one thing, if it may be set now.

@@ -66,8 +66,8 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
-// Somebody who sets it back for ever is answered ever more seldom, and named; it is said
-// for a while after he has given up.
+// A program that sets it back for ever is answered ever more seldom, and reported; that
+// lasts for a while after it has given up.
 func TestFight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

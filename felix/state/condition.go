@@ -68,7 +68,7 @@ const (
 	NftablesUnavailable ConditionKind = "NftablesUnavailable"
 	// ForwardDropped: another table's forward chain drops by default.
 	ForwardDropped ConditionKind = "ForwardDropped"
-	// SettingChanged: somebody else has changed a setting of an interface that pods'
+	// SettingChanged: another program has changed a setting of an interface that pods'
 	// packets need, which has been set again or cannot be.
 	SettingChanged ConditionKind = "SettingChanged"
 	// ForwardingDisabled: net.ipv4.ip_forward, or net.ipv6.conf.all.forwarding on a

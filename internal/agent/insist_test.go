@@ -16,15 +16,15 @@ import (
 	"github.com/manx-cni/manx/internal/startup"
 )
 
-// fightTime is how long somebody else wants something else in these tests, and maxWrites
+// fightTime is how long another program wants something else in these tests, and maxWrites
 // how often that may be set back then: 1, 2, 4 … 32 s, and once a minute.
 const (
 	fightTime = 30 * time.Minute
 	maxWrites = 40
 )
 
-// Whoever deletes what a node says of its pools, at once and for ever, sees it set again
-// a bounded number of times, and it stays when he gives up.
+// A program that deletes what a node says of its pools, at once and for ever, sees it set
+// again a bounded number of times, and it stays when that gives up.
 func TestModesAreNotFoughtOver(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
 		l.settled(calc.Always)
@@ -52,7 +52,7 @@ func (l *lab) arriveWithin(within time.Duration, m *member) {
 	l.wait(within, "it is said again", func() bool { return m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] != "" })
 }
 
-// fakeNode is a Node that somebody else may write too.
+// fakeNode is a Node that others may write too.
 type fakeNode struct {
 	own    datastore.Own
 	writes int
@@ -96,7 +96,7 @@ func TestConditionIsAssertedWithABound(t *testing.T) {
 		f.own.Unavailable = datastore.NodeCondition{Status: corev1.ConditionTrue, Reason: "CalicoIsDown"}
 		look(up)
 		if f.writes != 2 || !up.says(f.own) {
-			t.Errorf("changed by somebody else after a calm time: %d writes, %+v", f.writes, f.own)
+			t.Errorf("changed by another after a calm time: %d writes, %+v", f.writes, f.own)
 		}
 		f.writes = 0
 		for end := time.Now().Add(fightTime); time.Now().Before(end); time.Sleep(markEvery) {

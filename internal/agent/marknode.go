@@ -47,7 +47,7 @@ func (a *Agent) mark() nodeMark {
 
 // markNode keeps what the Node object says true: its condition NetworkUnavailable to
 // what this node can, and its address. It goes by what the API says, not by what was
-// written once: the kubelet of a Node that was deleted makes it anew, and others may
+// written once: the kubelet of a Node that was deleted makes another, and others may
 // write the same fields. Set again is what differs, ever more seldom when it keeps
 // differing.
 func (a *Agent) markNode(ctx context.Context) error {
@@ -84,7 +84,7 @@ func (m *nodeMarker) look(ctx context.Context, own datastore.Own, self startup.R
 		_, err := m.restore(ctx, self)
 		m.done("node address", "its address annotations", m.address, err)
 	}
-	if want != m.wanted { // our own change is nobody's fight
+	if want != m.wanted { // our own change is no fight
 		m.wanted, m.condition = want, insist.Insistence{}
 	}
 	if !want.says(own) && m.condition.May(now) {
@@ -98,6 +98,6 @@ func (m *nodeMarker) done(component, what string, i insist.Insistence, err error
 	case err != nil:
 		m.say(component, err)
 	case i.Fought():
-		m.say(component, fmt.Errorf("somebody else changes %s again and again, and this agent sets it back: find out who else writes nodes/status (another network plugin, an operator)", what))
+		m.say(component, fmt.Errorf("another program changes %s again and again, and this agent sets it back: find out what else writes nodes/status (another network plugin, an operator)", what))
 	}
 }

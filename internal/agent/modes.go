@@ -41,7 +41,7 @@ type modes struct {
 	said      mode.Words            // what the annotation says
 	saidAddr  netip.Addr            // and the one about the tunnel's address
 	heard     bool                  // the API has shown what was said
-	unheard   bool                  // and then no more, or never: somebody changed it, or made the Node anew
+	unheard   bool                  // and then no more, or never: it was changed, or the Node was made again
 	saidAt    time.Time             // when it was said
 	insist    insist.Insistence     // how often it was said again
 	addr      netip.Addr            // of the tunnel, held in IPAM; zero for none
@@ -222,8 +222,8 @@ func applyError(dp felix.Status) string {
 	return first.Name + ": " + first.LastError
 }
 
-// heardWithin is how long the API may take to show what was said. After that somebody
-// else has said something in between.
+// heardWithin is how long the API may take to show what was said. After that another
+// program has said something in between.
 const heardWithin = 15 * time.Second
 
 // listen notices when the Node no longer says what this node has said.

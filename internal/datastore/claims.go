@@ -19,7 +19,7 @@ func Absent(n *corev1.Node) bool {
 
 // settleClaims takes an address from absent nodes when exactly one other node claims it:
 // a machine that was renamed, or one that was given the address of a machine that is
-// gone. Nobody would otherwise talk to the one that is there, since an address of several
+// gone. No node would otherwise talk to the one that is there, since an address of several
 // nodes leads to none of them. Of several that are there none is believed
 // (bgp/peering.Conflict). It changes nodes in place.
 func settleClaims(nodes []Node) (invalid []Invalid) {

@@ -262,7 +262,7 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 }
 
 // report raises one Event per invalid object and reason. What the reason quotes of the
-// object is bounded here, for whoever reads the snapshot.
+// object is bounded here, for all readers of the snapshot.
 func (d *Datastore) report(invalid []Invalid) {
 	for i := range invalid {
 		invalid[i].Reason = excerpt.Message(invalid[i].Reason)

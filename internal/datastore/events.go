@@ -46,7 +46,7 @@ type patience struct {
 	told  int
 }
 
-// An object is reported at most tellTimes within tellWithin: whoever may write it could
+// An object is reported at most tellTimes within tellWithin: one that may write it could
 // else fill the logs of all nodes, and etcd with Events, by writing one bad value after
 // the other. What is held back is looked at again when the time is over, and reported if
 // it is still so.

@@ -9,7 +9,7 @@ import (
 
 // Own is what this agent's Node says in the fields that the agent writes.
 type Own struct {
-	// Annotations are those of Calico and Manx. Nobody may change the map.
+	// Annotations are those of Calico and Manx. The map must not be changed.
 	Annotations map[string]string
 	// Unavailable is its condition NetworkUnavailable; zero when it has none.
 	Unavailable NodeCondition

@@ -9,7 +9,7 @@
 //
 //	annotation projectcalico.org/IPv4Address="aaaaaaaa … [199,940 bytes left out] … aaaa": want an IPv4 unicast address
 //
-// It is used at both ends: Value where somebody's value is put into an error, so that
+// It is used at both ends: Value where a value of others is put into an error, so that
 // nothing long is kept in memory, and Of where texts leave the process.
 package excerpt
 

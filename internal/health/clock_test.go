@@ -23,7 +23,7 @@ func TestClockStep(t *testing.T) {
 		t.Fatalf("%s is not %s after a step of an hour", s, now)
 	}
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {
-		var past atomic.Int64 // since the start, by a clock that nobody sets
+		var past atomic.Int64 // since the start, by a clock that is never set
 		var by atomic.Int64   // what the wall clock was set by
 		h := New(func() time.Time { return stepped(now.Add(time.Duration(past.Load())), time.Duration(by.Load())) })
 		felix := h.Heart("felix", 30*time.Second)

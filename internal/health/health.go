@@ -71,7 +71,7 @@ func (h *Health) Heart(name string, deadline time.Duration) *Heart {
 // Beat says that the loop is alive. It costs an atomic store.
 //
 // What is stored is a distance in time and not a point: Time.Sub goes by the monotonic
-// clock, which nobody sets. By the wall clock a step forward (NTP after a suspended
+// clock, which is never set. By the wall clock a step forward (NTP after a suspended
 // guest, a dead clock battery) would be a loop that has stood still for as long, and a
 // step back would hide one that does.
 func (b *Heart) Beat() { b.last.Store(int64(b.age())) }

@@ -13,9 +13,9 @@ const (
 	// First and Most are the shortest and the longest time between two writes.
 	First = time.Second
 	Most  = time.Minute
-	// Calm is how long nobody must have changed it until it is set at once again.
+	// Calm is how long it must have been left alone until it is set at once again.
 	Calm = 5 * time.Minute
-	// fought is from how many times on somebody else is taken to want something else.
+	// fought is from how many times on another program is taken to want something else.
 	fought = 5
 )
 
@@ -44,5 +44,5 @@ func (i *Insistence) May(now time.Time) bool {
 func (i Insistence) Next() time.Time { return i.next }
 
 // Fought reports whether it has been set again so often, without a calm time between,
-// that somebody else wants it otherwise.
+// that another program wants it otherwise.
 func (i Insistence) Fought() bool { return i.times >= fought }

@@ -23,7 +23,7 @@ const (
 	overdue = 5 * time.Second
 )
 
-// crowd is a listener that has room for whoever comes with a request. When maxConns
+// crowd is a listener that has room for the next one that comes with a request. When maxConns
 // connections are open, the one that has said nothing for the longest time is closed for
 // the next: a thousand silent ones would else keep the kubelet's probe waiting, and a
 // probe that is not answered ends the agent. A limit that lets the next one wait, or one
@@ -81,7 +81,7 @@ func (c *crowd) Accept() (net.Conn, error) {
 }
 
 // admit takes g in, and returns how long to wait before trying again when there is no
-// room and nobody to go for it.
+// room and none that may be closed for it.
 func (c *crowd) admit(g *guest) (wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -123,7 +123,7 @@ func TestClaimsOfOthers(t *testing.T) {
 		{name: "both there", ready: corev1.ConditionTrue, at: now, mine: "10.0.0.5/24", refused: "it is there, its kubelet says Ready=True"},
 		{name: "both there, the other not ready", ready: corev1.ConditionFalse, at: now.Add(-time.Minute), mine: "10.0.0.5/24", refused: "it is there, its kubelet says Ready=False"},
 		{name: "nothing is known of the other", mine: "10.0.0.5/24", refused: "nothing says that it is gone"},
-		{name: "the other is gone, and the address is nobody's", ready: corev1.ConditionUnknown, at: now, mine: "10.0.0.7/24", ip: "10.0.0.5/24",
+		{name: "the other is gone, and the address is no machine's", ready: corev1.ConditionUnknown, at: now, mine: "10.0.0.7/24", ip: "10.0.0.5/24",
 			refused: "no interface of this machine has the address either"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -123,7 +123,7 @@ func New(cfg Config) *Startup {
 const requestTimeout = 5 * time.Second
 
 // Run does every step in order and returns what the node is. An error means that
-// the agent can not work; running again may help. With WAIT_FOR_DATASTORE=true each of
+// the agent cannot work; running again may help. With WAIT_FOR_DATASTORE=true each of
 // its requests is made until the API server has answered it.
 func (s *Startup) Run(ctx context.Context) (Result, error) {
 	s.starting = true
@@ -243,7 +243,7 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 }
 
 // Restore publishes what Run found when the Node does not say it: a Node that was deleted
-// and registered anew by its kubelet starts with no annotation, others may write the same
+// and registered again by its kubelet starts with no annotation, others may write the same
 // ones, and without the right address no other node peers with it. One that this machine has lost itself is not published: it
 // may have been withdrawn for another node. It reports whether there was anything to write.
 func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err error) {
@@ -263,7 +263,7 @@ func (s *Startup) Restore(ctx context.Context, res Result) (restored bool, err e
 		if write[name] != nil {
 			is = *write[name]
 		}
-		s.Log.Warn("an annotation of the Node was lost or changed by somebody else; set again", "node", s.NodeName, "annotation", name,
+		s.Log.Warn("an annotation of the Node was lost or changed by another program; set again", "node", s.NodeName, "annotation", name,
 			"was", excerpt.Value(node.Annotations[name]), "is", is)
 	}
 	return true, s.Annotate(ctx, write)
@@ -276,7 +276,7 @@ func (s *Startup) Differs(annotations map[string]string, res Result) bool {
 }
 
 // missing are the annotations to set so that the Node says what it should; nil removes
-// one. An IPv4 address that nobody has set or has to be detected (IP empty or none) is the
+// one. An IPv4 address that is neither given nor to be detected (IP empty or none) is the
 // user's to change on the Node: it is set only where there is none.
 func (s *Startup) missing(annotations map[string]string, res Result) map[string]*string {
 	write := map[string]*string{}

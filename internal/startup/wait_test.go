@@ -84,7 +84,7 @@ func TestEveryRequestWaits(t *testing.T) {
 	}
 }
 
-// After the start nothing waits: whoever calls tries again at the next turn.
+// After the start nothing waits: the caller tries again at the next turn.
 func TestRunningAgentDoesNotWait(t *testing.T) {
 	c := newCluster(t, node("node-1"))
 	s := c.start("IP=autodetect", "WAIT_FOR_DATASTORE=true")
