@@ -21,7 +21,7 @@ func (d *Dataplane) linkWants() []linkconf.Want {
 	for _, ep := range d.endpoints.All() {
 		out = append(out, linkconf.Want{Name: ep.Iface, Values: podSettings(ep), Alias: ep.Alias()})
 	}
-	for name, alias := range d.endpoints.Down() {
+	for name, alias := range d.endpoints.Down() { // its settings follow when it is an endpoint again
 		out = append(out, linkconf.Want{Name: name, Alias: alias})
 	}
 	return out

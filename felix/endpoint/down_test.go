@@ -12,7 +12,7 @@ import (
 )
 
 // A pod's link that was set down while no agent ran is no endpoint and stays none by
-// itself: it is named once it has been down for longer than an ADD takes.
+// itself: it is named once it has been down for longer than an ADD may take.
 func TestLinksThatStayDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := nltest.NewKernel()

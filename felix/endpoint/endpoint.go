@@ -229,12 +229,13 @@ func (d *Driver) LinkChanged(l nl.Link, gone, flushed bool) (dropped []state.Rou
 	return nil, false
 }
 
-// stuckAfter is how long a link with our mark and an address may be down: the plugin sets
-// it up at once when it has given it its mark.
-const stuckAfter = 10 * time.Second
+// stuckAfter is how long a link with our mark and an address may be down: longer than the
+// kubelet waits for the plugin (110 s), which gives it its mark first, its settings when
+// the agent has answered, and sets it up then.
+const stuckAfter = 3 * time.Minute
 
 // Down lists the links that should be endpoints and have been down for longer than an ADD
-// takes, with their aliases: another program has set them down while no agent ran.
+// may take, with their aliases: another program has set them down while no agent ran.
 func (d *Driver) Down() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
