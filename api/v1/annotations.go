@@ -58,4 +58,6 @@ const (
 	ReasonNodeNetworkUp       = "ManxIsUp"
 	ReasonNodeIPIPUnavailable = "IPIPUnavailable"
 	ReasonNodeNoBGPSession    = "NoBGPSession"
+	// ReasonNodeCNIConfig: the container runtime does not use Manx's CNI configuration.
+	ReasonNodeCNIConfig = "CNIConfigNotInUse"
 )

@@ -17,6 +17,9 @@
 // Nothing here is a secret: the plugin needs no kubeconfig and no token, and a
 // configuration that asks for one is refused.
 //
+// With CNI_EXCLUSIVE=true, other configurations that come before Manx's are renamed once
+// Manx's is there (package confdir); Uninstall renames them back.
+//
 // Its own leftovers, from a run that was killed, are the dot files ".<name><digits>"
 // beside the targets; the next run removes them.
 package install

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/manx-cni/manx/cni-plugin/confdir"
 )
 
 // Binaries are the plugins of the image: Manx's own under both names, and what
@@ -34,6 +36,7 @@ type Config struct {
 	NetworkConfigFile string   // or a file with it, which wins
 	Skip              []string // SKIP_CNI_BINARIES: plugins that are not installed
 	KeepExisting      bool     // UPDATE_CNI_BINARIES=false: leave plugins that are there alone
+	Exclusive         bool     // CNI_EXCLUSIVE=true: move configurations that come before ours out of the way
 
 	NodeName, MTU, LogLevel, DatastoreType string // values of placeholders
 
@@ -72,13 +75,18 @@ func FromEnvironment(environ []string) Config {
 			c.Skip = append(c.Skip, name)
 		}
 	}
-	switch update := or("true", "UPDATE_CNI_BINARIES"); strings.ToLower(update) {
-	case "true":
-	case "false":
-		c.KeepExisting = true
-	default:
-		c.bad = append(c.bad, fmt.Sprintf("UPDATE_CNI_BINARIES is %q, want true or false", update))
+	yes := func(preset, name string) bool {
+		switch text := or(preset, name); strings.ToLower(text) {
+		case "true":
+			return true
+		case "false":
+		default:
+			c.bad = append(c.bad, fmt.Sprintf("%s is %q, want true or false", name, text))
+		}
+		return false
 	}
+	c.KeepExisting = !yes("true", "UPDATE_CNI_BINARIES")
+	c.Exclusive = yes("false", "CNI_EXCLUSIVE")
 	if base := filepath.Base(c.ConfName); base != c.ConfName || filepath.Ext(base) != ".conflist" || strings.HasPrefix(base, ".") {
 		c.bad = append(c.bad, fmt.Sprintf("CNI_CONF_NAME is %q, want a file name that ends in .conflist", c.ConfName))
 	}
@@ -121,7 +129,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 	if err := c.installConfig(conflist, log); err != nil {
 		return err
 	}
-	return c.warnOthers(log)
+	return c.others(log)
 }
 
 func (c Config) installBinary(name string, log *slog.Logger) error {
@@ -193,31 +201,37 @@ func sweep(target string) error {
 	return nil
 }
 
-// warnOthers names the configurations that container runtimes would take instead
-// of this one: they use the first by name.
-func (c Config) warnOthers(log *slog.Logger) error {
-	entries, err := os.ReadDir(c.NetTarget)
+// others names the configurations that container runtimes take instead of this one,
+// or moves them out of the way: now that this one is there.
+func (c Config) others(log *slog.Logger) error {
+	view, err := confdir.Look(c.NetTarget)
 	if err != nil {
 		return fmt.Errorf("look for other CNI configurations: %w", err)
 	}
 	var before []string
-	for _, e := range entries {
-		switch filepath.Ext(e.Name()) {
-		case ".conf", ".conflist", ".json":
-			if e.Name() < c.ConfName {
-				before = append(before, e.Name())
-			}
+	for _, f := range view.Before {
+		before = append(before, f.Name)
+	}
+	if len(before) == 0 {
+		return nil
+	}
+	if !c.Exclusive {
+		log.Warn("other CNI configurations come before Manx's by name, so the container runtime uses the first of them; remove them when Manx is to connect pods, or set CNI_EXCLUSIVE=true",
+			"files", before, "directory", c.NetTarget, "ours", c.ConfName)
+		return nil
+	}
+	for _, name := range before {
+		if err := confdir.MoveAway(c.NetTarget, name); err != nil {
+			return fmt.Errorf("move a CNI configuration that comes before Manx's out of the way (CNI_EXCLUSIVE=true): %w", err)
 		}
 	}
-	if len(before) > 0 {
-		log.Warn("other CNI configurations come before Manx's by name, so the container runtime uses the first of them; remove them when Manx is to connect pods",
-			"files", before, "directory", c.NetTarget, "ours", c.ConfName)
-	}
+	log.Info("other CNI configurations, which came before Manx's by name, moved out of the way",
+		"files", before, "suffix", confdir.Suffix, "directory", c.NetTarget, "setting", "CNI_EXCLUSIVE")
 	return nil
 }
 
-// Uninstall removes the configuration, so that no new pod is started with Manx,
-// then the plugins that are Manx's own. What is absent is a success; a file under
+// Uninstall removes the configuration, so that no new pod is started with Manx, puts
+// back what was moved out of its way, and removes the plugins that are Manx's own. What is absent is a success; a file under
 // the configuration's name that is not Manx's stays.
 func Uninstall(c Config, log *slog.Logger) error {
 	target := filepath.Join(c.NetTarget, c.ConfName)
@@ -233,6 +247,13 @@ func Uninstall(c Config, log *slog.Logger) error {
 			return fmt.Errorf("uninstall the CNI configuration: %w", err)
 		}
 		log.Info("CNI configuration removed", "path", target)
+	}
+	back, err := confdir.MoveBack(c.NetTarget)
+	if len(back) > 0 {
+		log.Info("CNI configurations that had been moved out of the way are back", "directory", c.NetTarget, "files", back)
+	}
+	if err != nil {
+		log.Warn("a CNI configuration that had been moved out of the way stays there", "directory", c.NetTarget, "error", err)
 	}
 	for _, name := range own {
 		path := filepath.Join(c.BinTarget, name)

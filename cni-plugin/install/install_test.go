@@ -156,6 +156,42 @@ func TestOtherConfigurationsAreNamed(t *testing.T) {
 	}
 }
 
+// With CNI_EXCLUSIVE they are moved, after ours is there, and come back with Uninstall.
+func TestOtherConfigurationsAreMoved(t *testing.T) {
+	c := host(t, "CNI_EXCLUSIVE=true")
+	for name, text := range map[string]string{
+		"05-cilium.conflist": `{"plugins":[{"type":"cilium-cni"}]}`, "10-calico.conflist": "{", "00-multus.conf": `{"type":"multus"}`,
+		"99-last.conflist": "{}", "05-note.txt": "",
+	} {
+		write(t, filepath.Join(c.NetTarget, name), text, 0o600)
+	}
+	log, err := run(t, c)
+	if err != nil || !strings.Contains(log, `files="[05-cilium.conflist 10-calico.conflist]" suffix=.manx_bak`) {
+		t.Errorf("%v: %s", err, log)
+	}
+	const conf = "-rw-------"
+	want := map[string]string{
+		"05-cilium.conflist.manx_bak": conf, "10-calico.conflist.manx_bak": conf, "00-multus.conf": conf, "10-manx.conflist": conf,
+		"99-last.conflist": conf, "05-note.txt": conf,
+	}
+	if got := tree(t, c.NetTarget); !reflect.DeepEqual(got, want) {
+		t.Errorf("configurations: %v", got)
+	}
+	if log, err := run(t, c); err != nil || log != "" {
+		t.Errorf("a second run was not silent and idle: %v %s", err, log)
+	}
+	var out bytes.Buffer
+	if err := Uninstall(c, slog.New(slog.NewTextHandler(&out, nil))); err != nil || !strings.Contains(out.String(), `files="[05-cilium.conflist 10-calico.conflist]"`) {
+		t.Errorf("%v: %s", err, &out)
+	}
+	if got := tree(t, c.NetTarget); got["05-cilium.conflist"] == "" || got["10-calico.conflist"] == "" || len(got) != 5 {
+		t.Errorf("configurations: %v", got)
+	}
+	if raw, _ := os.ReadFile(filepath.Join(c.NetTarget, "05-cilium.conflist")); string(raw) != `{"plugins":[{"type":"cilium-cni"}]}` {
+		t.Errorf("%s", raw)
+	}
+}
+
 func TestConfigurationFromFile(t *testing.T) {
 	c := host(t)
 	c.NetworkConfigFile = filepath.Join(t.TempDir(), "conf")
@@ -175,6 +211,7 @@ func TestBadConfigurationWritesNothing(t *testing.T) {
 		{"CNI_NETWORK_CONFIG_FILE=/manx-absent", "CNI_NETWORK_CONFIG_FILE: open /manx-absent"},
 		{"CNI_MTU=big", `CNI_MTU is "big", want a number of bytes`},
 		{"CNI_MTU=100", "mtu is 100, want a number of bytes, 0 (the agent decides) or 576 to 65535"},
+		{"CNI_EXCLUSIVE=yes", `CNI_EXCLUSIVE is "yes", want true or false`},
 		{"UPDATE_CNI_BINARIES=perhaps", `UPDATE_CNI_BINARIES is "perhaps", want true or false`},
 		{"CNI_CONF_NAME=../x.conflist", `CNI_CONF_NAME is "../x.conflist", want a file name`},
 		{"CNI_CONF_NAME=10-manx.conf", `CNI_CONF_NAME is "10-manx.conf", want a file name that ends in .conflist`},

@@ -62,6 +62,12 @@ const (
 	// SourceUnchecked: the kernel refuses the source check (rp_filter) of a pod's
 	// interface: the pod may fill the node's neighbour table.
 	SourceUnchecked ConditionKind = "SourceUnchecked"
+	// CNIConfigShadowed: another plugin's CNI configuration comes before Manx's by
+	// name, so that the container runtime gives it all pods, and the agent is not ready.
+	CNIConfigShadowed ConditionKind = "CNIConfigShadowed"
+	// CNIConfigMissing: the node's CNI configuration directory has none of Manx's, so
+	// that the container runtime gives it no pod, and the agent is not ready.
+	CNIConfigMissing ConditionKind = "CNIConfigMissing"
 	// LinkNotRemoved: a removed pod's interface could not be deleted.
 	LinkNotRemoved ConditionKind = "LinkNotRemoved"
 	// NftablesUnavailable: nft(8) is missing, too old, or not permitted.

@@ -6,6 +6,9 @@ var remedies = map[string]string{
 	"AddressConflict": "Delete one of the two pods that the message names. If it comes back: `manxctl ipam check`.",
 	"BlockUnusable": "`manxctl ipam check` says what is wrong with the block; repair the object with `kubectl edit ipamblocks.crd.projectcalico.org NAME`. " +
 		"Pods that have addresses of it keep them.",
+	"CNIConfigMissing": "Delete the manx-node pod of the node: its container install-cni writes the configuration again.",
+	"CNIConfigShadowed": "Remove the file that the message names if its plugin is gone, or set `CNI_EXCLUSIVE=true` in the container install-cni, " +
+		"which moves it out of the way. Then delete the pods that it was used for.",
 	"DatastoreLocked": "Set `datastoreReady` of ClusterInformation `default` to true when what you locked it for is done.",
 	"EncapsulationUnsupported": "Set the pool's `vxlanMode` to Never; `ipipMode` Always or CrossSubnet does the same for the fabric. " +
 		"Until then packets of its pods travel plainly.",

@@ -53,6 +53,7 @@ type Agent struct {
 	inUse     *inUse
 	leaked    *leaked
 	modes     *modes
+	cniConf   *cniConf
 	metrics   *metrics
 
 	modesChanged chan struct{}     // wakes the steering loop
@@ -80,6 +81,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	log.Info("manx-node starts", "node", node, "nodeNameFrom", source)
 	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil), modesChanged: make(chan struct{}, 1)}
 	a.metrics = newMetrics(a.status, a.ipamNumbers)
+	a.cniConf = newCNIConf(cniConfDir, log.With("component", "cni"))
 
 	g, ctx := errgroup.WithContext(ctx)
 	if err := a.serveHTTP(ctx, g); err != nil {
@@ -203,6 +205,7 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	g.Go(func() error { return a.annotator.Run(ctx) })
 	g.Go(func() error { return a.modes.run(ctx) })
 	g.Go(func() error { return a.markSettings(ctx) })
+	g.Go(func() error { return a.cniConf.run(ctx, cniConfEvery) })
 	g.Go(func() error { return a.look(ctx) })
 	g.Go(func() error { return a.leaked.run(ctx) })
 	g.Go(func() error { return a.steer(ctx) })

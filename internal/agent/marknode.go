@@ -36,6 +36,9 @@ func (a *Agent) mark() nodeMark {
 	if why := a.modes.unavailable(); why != "" {
 		return unavailable(apiv1.ReasonNodeIPIPUnavailable, why)
 	}
+	if why := a.cniConf.problem(); why != "" {
+		return unavailable(apiv1.ReasonNodeCNIConfig, why)
+	}
 	if why := a.alone.Load(); why != nil && *why != "" {
 		return unavailable(apiv1.ReasonNodeNoBGPSession, *why)
 	}

@@ -133,6 +133,9 @@ func (a *Agent) ready() error {
 	for _, c := range slices.Concat(settingConditions(a.node, a.settings.Dataplane, a.snapshot.Load()), a.aloneConditions()) {
 		errs = append(errs, fmt.Errorf("%s: %s: %s", c.Kind, c.Subject, c.Message))
 	}
+	for _, c := range a.cniConf.conditions() {
+		errs = append(errs, fmt.Errorf("%s: %s: %s", c.Kind, c.Subject, c.Message))
+	}
 	st := a.speaker.Status()
 	if !st.Converged {
 		errs = append(errs, fmt.Errorf("bgp: waiting for the paths of %s", unestablished(st.Sessions)))

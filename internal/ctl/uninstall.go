@@ -538,8 +538,8 @@ func (u uninstaller) forgetNodes(ctx context.Context) error {
 }
 
 func setByAgent(c corev1.NodeCondition) bool {
-	return c.Type == apiv1.ConditionNodeSettings || c.Type == corev1.NodeNetworkUnavailable &&
-		slices.Contains([]string{apiv1.ReasonNodeNetworkUp, apiv1.ReasonNodeIPIPUnavailable, apiv1.ReasonNodeNoBGPSession}, c.Reason)
+	reasons := []string{apiv1.ReasonNodeNetworkUp, apiv1.ReasonNodeIPIPUnavailable, apiv1.ReasonNodeNoBGPSession, apiv1.ReasonNodeCNIConfig}
+	return c.Type == apiv1.ConditionNodeSettings || c.Type == corev1.NodeNetworkUnavailable && slices.Contains(reasons, c.Reason)
 }
 
 // freePools takes the finalizer from the pools.
