@@ -117,6 +117,9 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 			return err
 		}
 	}
+	if _, unused := Unused(conflist); len(unused) > 0 {
+		log.Warn("keys of the CNI configuration have no effect", "keys", unused)
+	}
 	for _, name := range types {
 		if _, err := os.Stat(filepath.Join(c.BinTarget, name)); err != nil {
 			log.Warn("the CNI configuration names a plugin that is not installed: pods will not start", "plugin", name, "error", err)

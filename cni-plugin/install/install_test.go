@@ -156,6 +156,16 @@ func TestOtherConfigurationsAreNamed(t *testing.T) {
 	}
 }
 
+// A key that is misspelt, or known and not acted on, is named when it is installed.
+func TestKeysWithoutEffectAreNamed(t *testing.T) {
+	c := host(t)
+	c.NetworkConfig = strings.Replace(template, `"policy":`, `"include_default_routes": true, "asign_ipv4": "x", "policy":`, 1)
+	log, err := run(t, c)
+	if err != nil || !strings.Contains(log, "keys of the CNI configuration have no effect") || !strings.Contains(log, "include_default_routes=true") || !strings.Contains(log, "asign_ipv4") {
+		t.Errorf("%v: %s", err, log)
+	}
+}
+
 // With CNI_EXCLUSIVE they are moved, after ours is there, and come back with Uninstall.
 func TestOtherConfigurationsAreMoved(t *testing.T) {
 	c := host(t, "CNI_EXCLUSIVE=true")

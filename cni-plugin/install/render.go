@@ -146,6 +146,17 @@ func validateManx(list pluginList) error {
 	return err
 }
 
+// Unused says which keys of a configuration list, and of Manx's entry in it, have no
+// effect; name is the network's.
+func Unused(conflist []byte) (name string, keys []string) {
+	var top map[string]json.RawMessage
+	var list pluginList
+	if json.Unmarshal(conflist, &top) != nil || json.Unmarshal(conflist, &list) != nil || len(list.Plugins) == 0 {
+		return "", nil
+	}
+	return list.Name, append(plugin.UnusedOfList(top), plugin.Unused(list.Plugins[0])...)
+}
+
 // describe adds the line of a syntax error.
 func describe(text []byte, err error) error {
 	if e, ok := err.(*json.SyntaxError); ok {

@@ -29,7 +29,7 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	a := &addition{conf: conf, ep: ep, trace: newTrace("ADD", conf)}
+	a := &addition{conf: conf, ep: ep, unused: unusedIn(args.StdinData), trace: newTrace("ADD", conf)}
 	defer a.trace.end()
 	ctx, cancel := context.WithTimeout(context.Background(), nodeapi.Deadline)
 	defer cancel()
@@ -46,9 +46,11 @@ func add(args *skel.CmdArgs) error {
 
 // addition is one ADD under way.
 type addition struct {
-	conf  *NetConf
-	ep    nodeapi.Endpoint
-	trace *trace
+	conf *NetConf
+	ep   nodeapi.Endpoint
+	// unused are keys of the configuration, for the agent to tell of.
+	unused []string
+	trace  *trace
 
 	agent    *nodeapi.Client
 	pair     *veth.Pair        // nil until made
@@ -64,7 +66,7 @@ func (a *addition) run(ctx context.Context) error {
 	err = a.agent.SendAdd(ctx, nodeapi.AddRequest{
 		Endpoint: a.ep,
 		IPv4:     a.conf.IPv4, IPv6: a.conf.IPv6,
-		IPv4Pools: a.conf.IPv4Pools, IPv6Pools: a.conf.IPv6Pools,
+		IPv4Pools: a.conf.IPv4Pools, IPv6Pools: a.conf.IPv6Pools, Unused: a.unused,
 	})
 	if err != nil {
 		return err

@@ -17,7 +17,8 @@ import (
 
 // NetConf is the plugin's part of the network configuration: Calico's keys, so
 // that an existing configuration keeps working, and "socket". Keys that steer what
-// Manx does not have are checked for their type and otherwise ignored.
+// Manx does not have are checked for their type and have no effect, which the agent says
+// ([Keys]).
 type NetConf struct {
 	CNIVersion string
 	Name       string

@@ -65,6 +65,9 @@ const (
 	// CNIConfigShadowed: another plugin's CNI configuration comes before Manx's by
 	// name, so that the container runtime gives it all pods, and the agent is not ready.
 	CNIConfigShadowed ConditionKind = "CNIConfigShadowed"
+	// CNIKeyWithoutEffect: a key of a CNI configuration of Manx is misspelt, or known and
+	// not acted on.
+	CNIKeyWithoutEffect ConditionKind = "CNIKeyWithoutEffect"
 	// CNIConfigMissing: the node's CNI configuration directory has none of Manx's, so
 	// that the container runtime gives it no pod, and the agent is not ready.
 	CNIConfigMissing ConditionKind = "CNIConfigMissing"

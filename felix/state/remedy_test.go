@@ -9,7 +9,8 @@ var remedies = map[string]string{
 	"CNIConfigMissing": "Delete the manx-node pod of the node: its container install-cni writes the configuration again.",
 	"CNIConfigShadowed": "Remove the file that the message names if its plugin is gone, or set `CNI_EXCLUSIVE=true` in the container install-cni, " +
 		"which moves it out of the way. Then delete the pods that it was used for.",
-	"DatastoreLocked": "Set `datastoreReady` of ClusterInformation `default` to true when what you locked it for is done.",
+	"CNIKeyWithoutEffect": "Correct or remove the key in the network's configuration; the message has the nearest known name.",
+	"DatastoreLocked":     "Set `datastoreReady` of ClusterInformation `default` to true when what you locked it for is done.",
 	"EncapsulationUnsupported": "Set the pool's `vxlanMode` to Never; `ipipMode` Always or CrossSubnet does the same for the fabric. " +
 		"Until then packets of its pods travel plainly.",
 	"EncryptionUnsupported":  "Set `wireguardEnabled` to false if plain packets are what you want; the message has the command.",

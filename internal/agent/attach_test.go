@@ -45,6 +45,7 @@ type plugged struct {
 	ipam      *ipam.Allocator
 	inUse     *inUse
 	dataplane *felix.Dataplane
+	conf      *cniConf
 	stop      func() // the agent, as a signal would
 }
 
@@ -105,11 +106,12 @@ func (n *plugged) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.conf = newCNIConf("/absent", log)
 	api := &podAPI{
 		node: "node1", ipam: n.ipam, dataplane: dataplaneAdaptor{n.dataplane, n.inUse}, annotate: func(podRecord) {},
 		lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, mtu: func() int { return 1500 },
 		ipv6: func() error { return errors.New("IPv4 alone") }, status: func() status.Node { return status.Node{} },
-		observe: func(string, time.Time, error) {},
+		observe: func(string, time.Time, error) {}, unused: n.conf.unused,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ends := make(chan error, 3)

@@ -53,6 +53,8 @@ type podAPI struct {
 	ignored  func(nodeapi.Endpoint, podMeta) // nil, or tells of annotations without effect
 	locked   func() bool                     // nil, or whether nothing may be assigned or released
 	observe  func(verb string, started time.Time, err error)
+	// unused is told which keys of a network's configuration have no effect; or nil.
+	unused func(network string, keys []string)
 }
 
 // handleOf is the endpoint's IPAM handle: "<network>.<containerID>" for eth0, as
@@ -62,6 +64,9 @@ func handleOf(e nodeapi.Endpoint) string { return e.ID().Handle() }
 // Add assigns the container's addresses; the same container gets the same again.
 func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi.AddReply, err error) {
 	defer func(t time.Time) { p.observe("add", t, err) }(time.Now())
+	if p.unused != nil {
+		p.unused(req.Network, req.Unused)
+	}
 	if err := p.unlocked(); err != nil {
 		return reply, err
 	}

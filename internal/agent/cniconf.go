@@ -30,6 +30,8 @@ type cniConf struct {
 	log  *slog.Logger
 	view atomic.Pointer[confdir.View] // nil: not known
 	said string                       // of the last look; run's
+
+	keys keyReport
 }
 
 func newCNIConf(dir string, log *slog.Logger) *cniConf { return &cniConf{dir: dir, log: log} }
@@ -59,6 +61,7 @@ func (c *cniConf) look() {
 		now = err.Error()
 	default:
 		c.view.Store(&view)
+		c.lookAtKeys(view.Ours)
 		for _, p := range c.conditions() {
 			now += p.Subject + ": " + p.Message
 		}

@@ -65,6 +65,9 @@ type AddRequest struct {
 	// (ipam.ipv4_pools, ipam.ipv6_pools); empty: any pool that fits.
 	IPv4Pools []string `json:"ipv4Pools,omitempty"`
 	IPv6Pools []string `json:"ipv6Pools,omitempty"`
+	// Unused are the keys of the network configuration that have no effect, each with the
+	// reason: the plugin has no log of its own.
+	Unused []string `json:"unused,omitempty"`
 }
 
 // AddReply is what the plugin configures. At most one address a family.
