@@ -434,6 +434,10 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 				mounted[m.MountPath] = true
 				mounts = append(mounts, m)
 			}
+			if !m.ReadOnly { // as the one that writes there has it
+				i := slices.IndexFunc(mounts, func(o corev1.VolumeMount) bool { return o.MountPath == m.MountPath })
+				mounts[i].ReadOnly = false
+			}
 		}
 	}
 	if image == "" {

@@ -68,13 +68,14 @@ func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *
 		podOf(controllersDeployment, nodes[0]),
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.1"}},
 	}
-	for _, n := range nodes {
+	for i, n := range nodes {
+		reason := []string{apiv1.ReasonNodeNetworkUp, apiv1.ReasonNodeCNIConfig}[i]
 		objects = append(objects, podOf(agentDaemonSet, n), &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: n, Annotations: map[string]string{
 				apiv1.AnnotationNodeIPv4: "172.30.0.11/24", apiv1.AnnotationNodePoolModes: "{}", apiv1.AnnotationNodeAS: "64512", "mine": "1",
 			}},
 			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
-				{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: apiv1.ReasonNodeNetworkUp},
+				{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: reason},
 				{Type: apiv1.ConditionNodeSettings, Status: corev1.ConditionFalse, Reason: apiv1.ReasonSettingWithoutEffect},
 				{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
 			}},
