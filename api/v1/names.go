@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // Labels of a BlockAffinity. Calico 3.31 and later finds affinities by them.
@@ -47,8 +48,28 @@ func AffinityName(node string, cidr netip.Prefix) string {
 	return fmt.Sprintf("%s-%s-%s", node[:keep], block, hex.EncodeToString(sum[:])[:digits])
 }
 
-// HandleName returns the object name of a handle: its lower case.
-func HandleName(handle string) string { return strings.ToLower(handle) }
+// HandleName returns the object name of a handle: its lower case. A handle that makes no
+// object name so, such as one of a CNI network with a '_', or a long one, gets one in
+// which other characters are '-', followed by 11 digits of its SHA-256; Calico has none
+// for it.
+func HandleName(handle string) string {
+	name := strings.ToLower(handle)
+	if len(validation.IsDNS1123Subdomain(name)) == 0 {
+		return name
+	}
+	const digits = 11
+	sum := sha256.Sum256([]byte(handle))
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+	if name = strings.Trim(name[:min(len(name), maxNameLength-1-digits)], "-"); name == "" {
+		name = "handle"
+	}
+	return name + "-" + hex.EncodeToString(sum[:])[:digits]
+}
 
 // HostnameHash returns the value of LabelHostnameHash for a node: base32 without
 // padding of the SHA3-256 of its name, because a label value has at most 63

@@ -55,6 +55,26 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
+// TestHandleNames shows that every handle has an object, of its own and by a name that
+// Kubernetes takes.
+func TestHandleNames(t *testing.T) {
+	long := strings.Repeat("n", 120) + "." + strings.Repeat("a", 126)
+	seen := map[string]string{}
+	for _, handle := range []string{
+		"k8s-pod-network.4f1c", "my_net.4f1c", "my-net.4f1c", "my_net.4f1d", "net_.a", "net-.a", "net.a_", "_", "-", "ä.ö", "a..b",
+		long, long + "b.c", long + "b.d", strings.Repeat("ä", 200),
+	} {
+		name := v1.HandleName(handle)
+		if bad := validation.IsDNS1123Subdomain(name); bad != nil {
+			t.Errorf("%q: %q: %v", handle, name, bad)
+		}
+		if seen[name] != "" {
+			t.Errorf("%q and %q are both named %q", handle, seen[name], name)
+		}
+		seen[name] = handle
+	}
+}
+
 func TestUserMetadata(t *testing.T) {
 	own := metav1.ObjectMeta{Labels: map[string]string{"a": "1"}, Annotations: map[string]string{"x": "y"}}
 	if labels, annotations, err := v1.UserMetadata(own); err != nil || labels["a"] != "1" || annotations["x"] != "y" {

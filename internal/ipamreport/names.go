@@ -3,11 +3,12 @@ package ipamreport
 import (
 	"cmp"
 	"net/netip"
-	"strings"
+
+	v1 "github.com/manx-cni/manx/api/v1"
 )
 
 // handleName is the name of a handle's object.
-func handleName(handle string) string { return strings.ToLower(handle) }
+func handleName(handle string) string { return v1.HandleName(handle) }
 
 // compareSubjects puts addresses and ranges in their own order, and names by letters.
 func compareSubjects(a, b string) int {
