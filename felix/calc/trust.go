@@ -20,7 +20,7 @@ func shortestBlock(a netip.Addr) int {
 // else is inside it would draw packets out of it. What IPAM does not know of may be a
 // block that this node has not heard of yet.
 func (c *calculation) foreignBlock(dst netip.Prefix) (block netip.Prefix, owner string, found bool) {
-	if dst.IsSingleIP() || c.in.Owners[dst] != "" {
+	if len(c.in.Owners) == 0 || dst.IsSingleIP() || c.in.Owners[dst] != "" {
 		return netip.Prefix{}, "", false
 	}
 	for bits := dst.Bits() - 1; bits >= shortestBlock(dst.Addr()); bits-- {

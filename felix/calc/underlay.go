@@ -47,8 +47,13 @@ func newUnderlay(in Input) underlay {
 	for _, a := range in.Gateways {
 		seen[a] = true
 	}
+	var before netip.Addr // of hundreds of prefixes by way of one node
 	for _, l := range in.Learned {
 		for _, hop := range l.NextHops {
+			if hop == before {
+				continue
+			}
+			before = hop
 			if _, known := seen[hop]; !known {
 				// One that is not on link is no way to anywhere.
 				seen[hop] = slices.ContainsFunc(in.uplink(hop).Prefixes, func(p netip.Prefix) bool { return p.Contains(hop) })
