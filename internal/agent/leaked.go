@@ -151,16 +151,18 @@ func (l *leaked) withoutInterface() (out []suspect, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the interfaces of pods: %w", err)
 	}
-	ours, foreign := map[string]bool{}, map[string]bool{}
+	alive, foreign := map[string]bool{}, map[string]bool{} // containers; interfaces
 	for _, link := range links {
-		if alias, ok := strings.CutPrefix(link.Alias, attachment.AliasPrefix); ok {
-			ours[alias] = true
+		if id, ours := attachment.ParseAlias(link.Alias); ours {
+			alive[id.ContainerID] = true
 		} else {
 			foreign[link.Name] = true
 		}
 	}
 	out = slices.DeleteFunc(out, func(s suspect) bool {
-		return ours[s.handle] || foreign[nodeapi.HostIfaceName(s.pod.Namespace, s.pod.Name)] || l.reports(s)
+		// A container that has an interface lives, whatever else it holds.
+		id, ok := attachment.ParseHandle(s.handle)
+		return ok && alive[id.ContainerID] || foreign[nodeapi.HostIfaceName(s.pod.Namespace, s.pod.Name)] || l.reports(s)
 	})
 	slices.SortFunc(out, func(a, b suspect) int { return strings.Compare(a.handle, b.handle) })
 	return out, nil

@@ -168,6 +168,7 @@ func TestLeakedKeeps(t *testing.T) {
 		"nothing speaks for it":         {pod, func(*leaked, *nltest.Kernel) {}, false},
 		"an interface":                  {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:" + web}) }, true},
 		"one under another name":        {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:" + web}) }, true},
+		"one of another network":        {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:other.web1"}) }, true},
 		"one of another container":      {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:net.web2"}) }, false},
 		"Calico's interface of the pod": {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface}) }, true},
 		"a route to a link":             {pod, func(_ *leaked, k *nltest.Kernel) { route(k, k.AddLink(nl.Link{Name: "tap0"})) }, true},
