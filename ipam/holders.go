@@ -6,7 +6,7 @@ import "net/netip"
 type Holder struct {
 	Addrs []netip.Addr
 	// Attrs describe the owner, as Request.Attrs did when the first of the addresses
-	// was assigned. Nobody may change them.
+	// was assigned. They must not be changed.
 	Attrs map[string]string
 }
 

@@ -25,7 +25,7 @@ func (n *refusals) passes(err error) bool {
 
 // refused reports whether the API server has answered and said no to this one request: a
 // policy, a webhook or a rule of the schema. It says nothing of other objects, so that
-// whoever works on many goes on with the next. A server that is away, busy or failing
+// a loop over many goes on with the next. A server that is away, busy or failing
 // is another matter, and so are credentials that are not accepted at all.
 func refused(err error) bool {
 	var status apierrors.APIStatus

@@ -14,7 +14,7 @@ import (
 	"github.com/manx-cni/manx/ipam/store/fake"
 )
 
-// One block that the API server lets nobody read or write: the node's others are used,
+// One block that the API server lets no client read or write: the node's others are used,
 // more are claimed, and a restarted agent comes up.
 func TestOneRefusedBlock(t *testing.T) {
 	b := &fake.Backend{}
@@ -72,7 +72,7 @@ func TestOneRefusedBlock(t *testing.T) {
 	audit(t, s)
 }
 
-// A range that the API server lets nobody claim is passed over, and a server that refuses
+// A range that the API server lets no node claim is passed over, and a server that refuses
 // every claim is not asked about a whole pool.
 func TestRefusedClaims(t *testing.T) {
 	b := &fake.Backend{}

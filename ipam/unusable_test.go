@@ -12,7 +12,7 @@ import (
 	"github.com/manx-cni/manx/ipam/store/fake"
 )
 
-// A pool that can not be used any more gives nothing new, and takes nothing away: the
+// A pool that cannot be used any more gives nothing new, and takes nothing away: the
 // node keeps what is in use, and with a selector that does not parse also its empty
 // blocks, for whom they are is not known.
 func TestPoolBecomesUnusable(t *testing.T) {

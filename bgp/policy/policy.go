@@ -43,7 +43,7 @@ const (
 
 // lengths are the prefix lengths, from and to, that a node may announce inside the pool:
 // those of blocks, and that of a single address, which was borrowed. The pool itself is
-// announced by nobody, unless it is one block. There are none when the pool can have no
+// announced by no node, unless it is one block. There are none when the pool can have no
 // block: blocks longer than an address, or shorter than the pool.
 func (p Pool) lengths() (out [][2]int) {
 	host := p.CIDR.Addr().BitLen()

@@ -44,6 +44,6 @@ func (c *calculation) reportRefused() {
 		first, more := firstOf(prefixes)
 		c.condition(state.LearnedPartOfBlock, first,
 			"announced by a peer but part of the block %s of node %s, which announces it whole; no route written%s: "+
-				"see who announces it (manxctl status), and stop that", of.block, of.owner, more)
+				"find the peer that announces it (manxctl status), and stop that", of.block, of.owner, more)
 	}
 }

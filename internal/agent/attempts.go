@@ -11,7 +11,7 @@ import (
 )
 
 // attempts knows which containers are being plugged in, and which one a pod had last.
-// Whoever releases the addresses of a container that has no interface must not do so
+// Code that releases the addresses of a container that has no interface must not do so
 // while an ADD is about to make one. The zero value is ready; a nil one knows nothing.
 type attempts struct {
 	now func() time.Time // nil: time.Now

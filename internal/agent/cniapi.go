@@ -49,7 +49,7 @@ type podAPI struct {
 	annotate func(podRecord)
 	mtu      func() int
 	status   func() status.Node
-	attempts *attempts                       // nil: nobody asks what is under way
+	attempts *attempts                       // nil: nothing asks what is under way
 	ignored  func(nodeapi.Endpoint, podMeta) // nil, or tells of annotations without effect
 	locked   func() bool                     // nil, or whether nothing may be assigned or released
 	observe  func(verb string, started time.Time, err error)

@@ -35,13 +35,13 @@ const (
 
 // leaked releases the addresses of containers that are gone without a DEL: a sandbox
 // whose chained plugin failed ADD and DEL alike, a link that was taken away. The
-// controllers can not tell such an address from that of a pod which starts, since both
+// controllers cannot tell such an address from that of a pod which starts, since both
 // pods report none; this node can, because it knows its interfaces.
 //
 // An address is kept as long as there is any sign of use: an interface with the
 // container's alias, one with the pod's name that is not of our making, a route to it
 // that leads to a link, a pod that reports it, a request about its container. So it is
-// when who holds it is not a pod.
+// when its holder is not a pod.
 type leaked struct {
 	holders func() map[string]ipam.Holder
 	inUse   func() map[netip.Addr]string
@@ -85,7 +85,7 @@ type suspect struct {
 	addrs  []netip.Addr
 }
 
-// sweep is one look. A handle that can not be released does not stop the others.
+// sweep is one look. A handle that cannot be released does not stop the others.
 func (l *leaked) sweep(ctx context.Context) error {
 	suspects, err := l.withoutInterface()
 	if err != nil {

@@ -32,7 +32,7 @@ func (noRoutes) AddEndpoint(context.Context, state.Endpoint) error    { return n
 func (noRoutes) RemoveEndpoint(context.Context, string, string) error { return nil }
 func (noRoutes) CheckEndpoint(context.Context, string, string) error  { return nil }
 func (noRoutes) Interface(string) string                              { return "" }
-func nobody(context.Context, nodeapi.Endpoint) (podMeta, error)       { return podMeta{}, nil }
+func noPod(context.Context, nodeapi.Endpoint) (podMeta, error)        { return podMeta{}, nil }
 func sandbox(pod string, i int) nodeapi.Endpoint {
 	return nodeapi.Endpoint{
 		Network: "k8s-pod-network", ContainerID: fmt.Sprintf("%s-%064d", pod, i), Namespace: "default", Pod: pod,
@@ -76,7 +76,7 @@ func TestTriesWithoutDELAreReleased(t *testing.T) {
 		attempts: attempts{now: clock},
 	}
 	api := &podAPI{
-		node: "node1", lookup: nobody, ipam: addrs, dataplane: noRoutes{}, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
+		node: "node1", lookup: noPod, ipam: addrs, dataplane: noRoutes{}, annotate: func(podRecord) {}, mtu: func() int { return 1500 },
 		ipv6: func() error { return nil }, observe: func(string, time.Time, error) {}, attempts: &l.attempts,
 	}
 	add := func(e nodeapi.Endpoint) error {
@@ -193,8 +193,8 @@ func TestLeakedKeeps(t *testing.T) {
 		"a request is under way": {pod, func(l *leaked, _ *nltest.Kernel) {
 			_, _ = l.attempts.begin(context.Background(), nodeapi.Endpoint{Network: "net", ContainerID: "web1", Namespace: "default", Pod: "web"})
 		}, true},
-		"a tunnel's":  {map[string]string{"type": "ipipTunnelAddress", "node": "node1"}, func(*leaked, *nltest.Kernel) {}, true},
-		"nobody says": {nil, func(*leaked, *nltest.Kernel) {}, true},
+		"a tunnel's":    {map[string]string{"type": "ipipTunnelAddress", "node": "node1"}, func(*leaked, *nltest.Kernel) {}, true},
+		"no attributes": {nil, func(*leaked, *nltest.Kernel) {}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var released []string
@@ -225,7 +225,7 @@ func TestLeakedKeeps(t *testing.T) {
 	}
 }
 
-// An address that can not be released holds no other up, and a kernel that can not be
+// An address that cannot be released holds no other up, and a kernel that cannot be
 // read is no reason to release.
 func TestLeakedFailures(t *testing.T) {
 	now := time.Unix(1e9, 0)
@@ -260,7 +260,7 @@ func TestLeakedFailures(t *testing.T) {
 	broken(nltest.OpLinks)
 	for range 3 {
 		if err := l.sweep(t.Context()); err == nil {
-			t.Error("no error although the links can not be read")
+			t.Error("no error although the links cannot be read")
 		}
 		now = now.Add(leakedGrace)
 	}
@@ -268,7 +268,7 @@ func TestLeakedFailures(t *testing.T) {
 	_ = l.sweep(t.Context())
 	now = now.Add(leakedGrace)
 	if err := l.sweep(t.Context()); err == nil || len(released) > 0 {
-		t.Errorf("%v, released %v although the routes can not be read", err, released)
+		t.Errorf("%v, released %v although the routes cannot be read", err, released)
 	}
 	k.FailWith(nil)
 	if err := l.sweep(t.Context()); err != nil || !slices.Equal(released, []string{"net.b", "net.c"}) {

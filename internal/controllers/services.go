@@ -24,7 +24,7 @@ type serviceRanges struct {
 	last []netip.Prefix
 }
 
-// ranges returns what was read last. What can not be read stays as it was.
+// ranges returns what was read last. What cannot be read stays as it was.
 func (s *serviceRanges) ranges(ctx context.Context, now time.Time) []netip.Prefix {
 	if s == nil || !s.read.IsZero() && now.Sub(s.read) < servicesEvery {
 		return s.known()

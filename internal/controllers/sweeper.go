@@ -42,7 +42,7 @@ type sweeper struct {
 	// reclaimed is told of every address that was released.
 	reclaimed func(gc.Release)
 	// refused is told of what could not be changed although the API server answers;
-	// nil: nobody asks.
+	// nil: nothing asks.
 	refused func(gc.Refusal)
 	beat    func()
 }

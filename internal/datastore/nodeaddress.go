@@ -29,7 +29,7 @@ const (
 	minSubnet6 = 16
 )
 
-// checkNodeAddress says why an address with the length of its subnet can not be a
+// checkNodeAddress says why an address with the length of its subnet cannot be a
 // node's.
 func checkNodeAddress(p netip.Prefix) error {
 	a := p.Addr()

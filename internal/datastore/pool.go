@@ -32,7 +32,7 @@ func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid
 }
 
 // malformedSelectors names the pools that have a selector which does not parse. Nothing
-// is assigned from them (ipam/pool); whom they were for can not be known, so nodes keep
+// is assigned from them (ipam/pool); which nodes they were for cannot be known, so nodes keep
 // their blocks and pods their addresses.
 func malformedSelectors(pools []*apiv1.IPPool) (invalid []Invalid) {
 	for _, p := range pools {

@@ -44,7 +44,7 @@ func ServiceRanges(ctx context.Context, kube kubernetes.Interface) ([]netip.Pref
 	return slices.Compact(out), nil
 }
 
-// watchServices reads the ranges now, and from time to time until ctx ends. What can not
+// watchServices reads the ranges now, and from time to time until ctx ends. What cannot
 // be read stays as it was. first is closed after the first try.
 func (d *Datastore) watchServices(ctx context.Context, first chan<- struct{}) {
 	for tried := false; ; tried = true {

@@ -130,7 +130,7 @@ func find(pools []*v1.IPPool, barred map[string]string, addr netip.Addr) (candid
 
 // Keeps reports whether a node with these labels has a use for an empty block:
 // whether its pool may be assigned from and selects the node. A selector that does not
-// parse selects nobody and turns nobody away: the block is kept until it is mended.
+// parse selects no node and turns none away: the block is kept until it is mended.
 func Keeps(pools []*v1.IPPool, barred map[string]string, cidr netip.Prefix, nodeLabels map[string]string) bool {
 	c, err := find(pools, barred, cidr.Addr())
 	switch {
@@ -173,8 +173,8 @@ type candidate struct {
 	unusable  string // why nothing may be assigned from it, or empty
 }
 
-// closed returns why nothing is assigned from the pool even to who asks for it by name,
-// or nothing. Whom a selector that does not parse was to keep out can not be known.
+// closed returns why nothing is assigned from the pool even when it is asked for by
+// name, or nothing. What a selector that does not parse was to keep out cannot be known.
 func (c candidate) closed() string {
 	if c.unusable == "" && c.malformed != "" {
 		return "has a " + c.malformed
