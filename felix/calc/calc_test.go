@@ -113,6 +113,7 @@ var cases = []struct {
 		in.Pools = append(in.Pools, Pool{Name: "over", CIDR: pfx("192.168.0.0/16")}, Pool{Name: "far", CIDR: pfx("10.9.0.0/24")})
 		in.OwnBlocks = append(in.OwnBlocks, pfx("192.168.0.0/28"), pfx("192.168.0.192/28"))
 		in.Gateways = addrs("192.168.0.81")
+		in.NodeAddrs = map[netip.Addr]string{netip.MustParseAddr("192.168.90.4"): "d"}
 		in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("192.168.0.13")},
 			state.Endpoint{Iface: "cali3", Network: "n", ContainerID: "c3", Addrs: addrs("192.168.0.193")})
 		in.Learned = append(in.Learned,
@@ -125,6 +126,7 @@ var cases = []struct {
 			learned("10.244.5.0/26", "192.168.0.99"),    // by way of a router
 			learned("192.168.0.96/28", "192.168.0.12"),  // the router
 			learned("192.168.0.80/28", "192.168.0.12"),  // the default gateway
+			learned("192.168.90.0/26", "192.168.0.12"),  // another address of a node
 			learned("192.168.0.128/26", "192.168.0.12"), // nothing of that
 			learned("192.168.77.0/26", "192.168.0.12"))
 	}},

@@ -83,6 +83,9 @@ type Input struct {
 	// Nodes are all nodes of the cluster; what they say of this one does not count.
 	Nodes []Node
 	Pools []Pool
+	// NodeAddrs are further addresses of nodes, with the nodes' names: those that their
+	// status has beside the ones that they are routed to at.
+	NodeAddrs map[netip.Addr]string
 	// Owners are the nodes that own the cluster's confirmed blocks, by name.
 	// The keys are masked. They decide where an encapsulated packet goes, and that
 	// a part of a block is no route.

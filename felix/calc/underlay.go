@@ -40,6 +40,11 @@ func newUnderlay(in Input) underlay {
 			}
 		}
 	}
+	for a, name := range in.NodeAddrs {
+		if _, known := u.nodes[a]; !known {
+			u.nodes[a] = name
+		}
+	}
 	seen := map[netip.Addr]bool{}
 	for a := range u.nodes {
 		seen[a] = true

@@ -106,6 +106,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	in := calc.Input{
 		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address, IPv6: a.identity.Address6},
 		Owners:            s.Owners,
+		NodeAddrs:         s.NodeAddrs,
 		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
 		Lent:              lentTo(a.ipam.Lent(), s),
 		Tunnel:            plan.tunnel,

@@ -3,6 +3,7 @@ package datastore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -91,6 +92,7 @@ func settleNetwork(s *Snapshot, self string, own []netip.Prefix, services []neti
 			}
 		}
 	}
+	s.NodeAddrs = maps.Clone(net.Nodes)
 	for _, p := range own {
 		net.Nodes[p.Addr()] = self
 	}

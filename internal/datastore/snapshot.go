@@ -53,6 +53,9 @@ type Snapshot struct {
 	// with a deletionTimestamp is among them: its addresses are routed until it
 	// is gone, and only IPAM leaves it alone.
 	Pools []*apiv1.IPPool
+	// NodeAddrs are the addresses of nodes by their status, with the nodes' names, as far
+	// as they are believed.
+	NodeAddrs map[netip.Addr]string
 	// Barred are the pools that nothing may be assigned from because they lie over the
 	// nodes' network or the services', each with the reason; mostly nil. They are among
 	// Pools: what they have given out before stays routed.
