@@ -102,11 +102,11 @@ func settingsStatus(objects []datastore.ObjectSettings) (out []status.Setting) {
 	return out
 }
 
-// How often the Node's condition on settings is compared with what it should be: at a
-// change soon, and otherwise in case that something else changed it.
+// How soon the Node's condition on settings follows a change, and how often it is looked
+// at again while it says something, in case that something else changed it.
 const (
-	markSettingsEvery   = time.Second
-	recheckSettingEvery = 5 * time.Minute
+	markSettingsEvery    = time.Second
+	recheckSettingsEvery = 5 * time.Minute
 )
 
 // maxConditionText bounds the message of the condition, in bytes.
@@ -121,16 +121,15 @@ func (a *Agent) markSettings(ctx context.Context) error {
 	var said corev1.NodeCondition
 	var checked time.Time
 	for {
-		if s := a.snapshot.Load(); s != nil && (s != seen || time.Since(checked) > recheckSettingEvery) {
+		again := said.Status == corev1.ConditionFalse && time.Since(checked) > recheckSettingsEvery
+		if s := a.snapshot.Load(); s != nil && (s != seen || again) {
 			want := settingsCondition(s.WithoutEffect(a.node))
-			if want != said || time.Since(checked) > recheckSettingEvery {
-				if err := a.startup.SetSettingsCondition(ctx, want); err != nil {
-					a.errors.add("node condition", err)
-				} else {
-					said, checked, seen = want, time.Now(), s
-				}
-			} else {
+			if want == said && !again {
 				seen = s
+			} else if err := a.startup.SetSettingsCondition(ctx, want); err != nil {
+				a.errors.add("node condition", err)
+			} else {
+				said, checked, seen = want, time.Now(), s
 			}
 		}
 		select {
