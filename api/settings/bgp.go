@@ -11,7 +11,7 @@ var bgpConfiguration = Kind{
 	Entries: []Entry{
 		none("spec.logSeverityScreen", "use FELIX_LOGSEVERITYSCREEN of manx-node", "Info"),
 		{Name: "spec.nodeToNodeMeshEnabled", Effect: ActedOn, Shown: "bgp/peering.TestPeers",
-			Why: "false ends all sessions between nodes, and a node of several is not ready then: this version of Manx has no other peers"},
+			Why: "false ends all sessions between nodes, and nodes are not ready then: this version of Manx has no other peers"},
 		acted("spec.asNumber", "internal/datastore.TestBGPConfigurationDefaults"),
 		acted("spec.listenPort", "internal/datastore.TestBGPConfigurationDefaults"),
 		none("spec.bindMode", "the speaker listens on the node's own addresses, as with NodeIP", "NodeIP"),

@@ -24,9 +24,6 @@ const (
 	// SettingRefused: an object has a setting which this build does not act on, and
 	// which is a matter of safety or of who reaches whom: the agent is not ready.
 	SettingRefused ConditionKind = "SettingRefused"
-	// MeshOff: there are other nodes and this one has no session with any of them,
-	// because its settings say so: the agent is not ready.
-	MeshOff ConditionKind = "MeshOff"
 	// DatastoreLocked: the ClusterInformation default has datastoreReady false: nothing
 	// is assigned or released and no route is changed until it is true again.
 	DatastoreLocked ConditionKind = "DatastoreLocked"

@@ -20,7 +20,7 @@ import (
 // settingConditions are what keeps a node from being ready because of what its settings
 // ask for.
 func settingConditions(node string, set config.Dataplane, s *datastore.Snapshot) []state.Condition {
-	return slices.Concat(notEncrypted(node, set, s), refusedSettings(node, set, s), meshOff(node, s))
+	return slices.Concat(notEncrypted(node, set, s), refusedSettings(node, set, s))
 }
 
 // refusedSettings are the settings that api/settings refuses for a node: what they ask
@@ -37,35 +37,6 @@ func refusedSettings(node string, set config.Dataplane, s *datastore.Snapshot) (
 		}
 	}
 	return out
-}
-
-// meshOff says that a node of several has no session with any other, because the mesh is
-// off or the node is not in it, and this version has no other peers.
-func meshOff(node string, s *datastore.Snapshot) []state.Condition {
-	self, _ := s.Node(node)
-	others := slices.DeleteFunc(slices.Clone(s.Nodes), func(n datastore.Node) bool { return n.Name == node || !n.IPv4.IsValid() && !n.IPv6.IsValid() })
-	if len(others) == 0 {
-		return nil
-	}
-	c := state.Condition{Kind: state.MeshOff}
-	switch {
-	case !s.BGP.NodeToNodeMesh:
-		c.Subject = "BGPConfiguration/" + apiv1.DefaultName
-		c.Message = "spec.nodeToNodeMeshEnabled=false, and this version of Manx has no other peers: no pod of this node reaches one of another; " +
-			"to have the mesh again: kubectl patch bgpconfigurations." + apiv1.GroupName + " default --type merge -p '{\"spec\":{\"nodeToNodeMeshEnabled\":true}}'"
-	case self.RouteReflectorClusterID.IsValid():
-		c.Subject = "Node/" + node
-		c.Message = fmt.Sprintf("annotation %s=%s takes the node out of the mesh, and this version of Manx has no sessions with route reflectors: "+
-			"no pod of this node reaches one of another; to have it in the mesh again: kubectl annotate node %s %s-",
-			apiv1.AnnotationNodeRouteReflector, self.RouteReflectorClusterID, node, apiv1.AnnotationNodeRouteReflector)
-	case !slices.ContainsFunc(others, func(n datastore.Node) bool { return !n.RouteReflectorClusterID.IsValid() }):
-		c.Subject = "Node/" + others[0].Name
-		c.Message = fmt.Sprintf("annotation %s takes every other node out of the mesh, and this version of Manx has no sessions with route reflectors: "+
-			"no pod of this node reaches one of another; take the annotation off", apiv1.AnnotationNodeRouteReflector)
-	default:
-		return nil
-	}
-	return []state.Condition{c}
 }
 
 // warnRefused logs what settingConditions says when it is new.

@@ -52,7 +52,6 @@ func clusterNode(name, addr string, annotations ...string) *corev1.Node {
 // A setting that is a matter of safety or of who reaches whom keeps the node from being
 // ready while it has no effect; another one is a line of status and no more.
 func TestSettingsWithoutEffect(t *testing.T) {
-	const reflector = apiv1.AnnotationNodeRouteReflector
 	n1, n2 := clusterNode("n1", "10.0.0.1/24"), clusterNode("n2", "10.0.0.2/24")
 	password := map[string]any{"secretKeyRef": map[string]any{"name": "s", "key": "k"}}
 	for _, tt := range []struct {
@@ -82,20 +81,12 @@ func TestSettingsWithoutEffect(t *testing.T) {
 			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
 		{name: "a pool in VXLAN", objects: []runtime.Object{customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16", "vxlanMode": "Always"})},
 			lines: []string{"IPPool/p: spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}},
-		{name: "the mesh off", nodes: []runtime.Object{n1, n2}, objects: []runtime.Object{customObject("BGPConfiguration", "default", map[string]any{"nodeToNodeMeshEnabled": false})},
-			refused: []string{"MeshOff: BGPConfiguration/default: spec.nodeToNodeMeshEnabled=false, and this version of Manx has no other peers"}},
-		{name: "the mesh off, one node", nodes: []runtime.Object{n1}, objects: []runtime.Object{customObject("BGPConfiguration", "default", map[string]any{"nodeToNodeMeshEnabled": false})}},
-		{name: "a reflector", nodes: []runtime.Object{clusterNode("n1", "10.0.0.1/24", reflector, "244.0.0.1"), n2},
-			refused: []string{"MeshOff: Node/n1: annotation projectcalico.org/RouteReflectorClusterID=244.0.0.1 takes the node out of the mesh"}},
-		{name: "the other is a reflector", nodes: []runtime.Object{n1, clusterNode("n2", "10.0.0.2/24", reflector, "244.0.0.1")},
-			refused: []string{"MeshOff: Node/n2: annotation projectcalico.org/RouteReflectorClusterID takes every other node out of the mesh"}},
-		{name: "a third one is a reflector", nodes: []runtime.Object{n1, n2, clusterNode("n3", "10.0.0.3/24", reflector, "244.0.0.1")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := servingAgent(t, tt.env, snapshotFrom(t, tt.nodes, tt.objects...))
 			var refused []string
 			for _, line := range strings.Split(a.ready().Error(), "\n") {
-				if strings.HasPrefix(line, "SettingRefused: ") || strings.HasPrefix(line, "MeshOff: ") {
+				if strings.HasPrefix(line, "SettingRefused: ") {
 					refused = append(refused, line)
 				}
 			}
@@ -103,7 +94,7 @@ func TestSettingsWithoutEffect(t *testing.T) {
 			var told []string
 			n := a.status()
 			for _, c := range n.Conditions {
-				if c.Type == "SettingRefused" || c.Type == "MeshOff" {
+				if c.Type == "SettingRefused" {
 					told = append(told, c.Type+": "+c.Message)
 				}
 			}
