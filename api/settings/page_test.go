@@ -70,6 +70,10 @@ What is set and has no effect is told in these places, and everything there goes
 			fmt.Fprintf(&b, "\nFields of Calico's that are stored and have no effect: `%s`. Any other field is named as unknown, with the nearest known name.\n", strings.Join(k.Calico, "`, `"))
 		}
 	}
+	b.WriteString("\n## Kinds that are not there\n\nThe CustomResourceDefinitions of Calico's policy (Tier, NetworkPolicy, GlobalNetworkPolicy, their staged forms, NetworkSet, GlobalNetworkSet,\n" +
+		"HostEndpoint) are not installed: this version of Manx has no policy, and the API server refuses such an object, which `calicoctl apply` says of\n" +
+		"the Tier that it looks for first. Kubernetes' own NetworkPolicies are accepted by every cluster and not enforced; a namespace that has some gets an\n" +
+		"Event and the condition `ManxNetworkPolicyEnforced=False`.\n")
 	b.WriteString("\n## Annotations of pods\n\nThose of pools may stand on the namespace too. A pod with one that is refused is not started, and its Event says why; " +
 		"one without effect has an Event.\n\n")
 	table(&b, "annotation", settings.PodAnnotations)

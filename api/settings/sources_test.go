@@ -1,10 +1,14 @@
 package settings_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/manx-cni/manx/api/settings"
@@ -41,7 +45,7 @@ func TestNamesInTheSourcesHaveEntries(t *testing.T) {
 		least int
 	}{
 		{"variables of install-cni", names(source(t, "../../cni-plugin/install/install.go"), `"([A-Z][A-Z0-9]*_[A-Z0-9_]+)"`), install, 9},
-		{"keys of the CNI configuration", names(source(t, "../../cni-plugin/plugin/netconf.go"), `case "([a-zA-Z0-9_./-]+)":`), entryNames(settings.CNIKeys), 12},
+		{"keys of the CNI configuration", keysOf(t, "../../cni-plugin/plugin/netconf.go"), entryNames(settings.CNIKeys), 30},
 		{"annotations of objects", names(source(t, "../v1/annotations.go"), `Annotation\w+ = "([^"]+)"`), nodes, 7},
 		{"annotations of pods", names(source(t, "../../internal/agent/podrequest.go"), `annotation\w+ *= "([^"]+)"`), entryNames(settings.PodAnnotations), 5},
 	} {
@@ -54,6 +58,37 @@ func TestNamesInTheSourcesHaveEntries(t *testing.T) {
 			}
 		}
 	}
+}
+
+// keysOf are the texts that a source compares the variable key with.
+func keysOf(t *testing.T, path string) (out []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		s, ok := n.(*ast.SwitchStmt)
+		if !ok {
+			return true
+		}
+		if tag, ok := s.Tag.(*ast.Ident); !ok || tag.Name != "key" {
+			return true
+		}
+		for _, c := range s.Body.List {
+			for _, e := range c.(*ast.CaseClause).List {
+				if lit, ok := e.(*ast.BasicLit); ok {
+					key, err := strconv.Unquote(lit.Value)
+					if err != nil {
+						t.Fatal(err)
+					}
+					out = append(out, key)
+				}
+			}
+		}
+		return true
+	})
+	return out
 }
 
 func entryNames(entries []settings.Entry) (out []string) {

@@ -69,6 +69,7 @@ var InstallVariables = []InstallVariable{
 		"`__DATASTORE_TYPE__` and `__KUBECONFIG_FILEPATH__`, which is empty. The manifest takes it from the ConfigMap `manx-config`. Its keys are in [cni.md](cni.md)."},
 	{"CNI_NETWORK_CONFIG_FILE", "", "A file with the list, in place of `CNI_NETWORK_CONFIG`."},
 	{"CNI_CONF_NAME", "10-manx.conflist", "The configuration's file name in the node's directory; it ends in `.conflist`. Container runtimes use the first file by name."},
+	{"CNI_EXCLUSIVE", "false", "`true` takes CNI configurations of other plugins that come before by name out of the way, under another name; they come back at uninstallation."},
 	{"KUBERNETES_NODE_NAME", "", "The node's name, for the placeholder of that name."},
 	{"NODENAME", "", "The same, when `KUBERNETES_NODE_NAME` is empty."},
 	{"CNI_MTU", "0", "The MTU of pods in bytes, for the placeholder; 0: the agent decides. Set it for manx-node too."},

@@ -17,7 +17,7 @@
 //	              TestIPAMRequests, TestRelease, TestIPAMVisible, TestIPAMCheck, TestFirstAddress,
 //	              TestIPIPMissing, TestPing, TestWire, TestGatewayARP, TestAgentAway, TestRoutes,
 //	              TestPodInterface, TestStatus, TestReadiness, TestRBAC, TestNoCredential, TestListeners,
-//	              TestRights, TestFlowControl, TestKillAgent
+//	              TestRights, TestFlowControl, TestKillAgent, TestSettings, TestDatastoreLocked
 //	services      and kube-proxy: cluster IPs and NodePorts
 //	              TestReach
 //	dual          and IPv6 beside IPv4

@@ -1,0 +1,209 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	apiv1 "github.com/manx-cni/manx/api/v1"
+)
+
+// readiness is what the agent of a node answers, whatever the code.
+func readiness(ctx context.Context, node string) (string, error) {
+	return cluster.Exec(ctx, node, "curl", "-sS", "http://localhost:9099/readiness")
+}
+
+// settingsCondition is the Node's condition ManxSettingsEffective.
+func settingsCondition(ctx context.Context, node string) (corev1.NodeCondition, error) {
+	n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return corev1.NodeCondition{}, err
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == apiv1.ConditionNodeSettings {
+			return c, nil
+		}
+	}
+	return corev1.NodeCondition{}, errors.New("no such condition")
+}
+
+// TestSettings: a setting of safety that has no effect keeps the nodes from being ready,
+// and everything that has none is said; when it is unset, all that goes.
+func TestSettings(t *testing.T) {
+	onLab(t)
+	patch := func(ctx context.Context, plural, spec string) error {
+		return patchCR(ctx, plural, "default", `{"spec":`+spec+`}`)
+	}
+	set := func(plural, spec string) {
+		t.Helper()
+		if err := patch(t.Context(), plural, spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(patch(context.Background(), apiv1.PluralFelixConfigurations, `{"vxlanPort":null,"ipipMtu":null}`),
+			patch(context.Background(), apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":null}`)); err != nil {
+			t.Error(err)
+		}
+	})
+	set(apiv1.PluralFelixConfigurations, `{"vxlanPort":4790,"ipipMtu":1400}`)
+	const lines = "spec.ipipMtu=1400: no such field, ignored; did you mean ipipMTU?; spec.vxlanPort=4790: this version of Manx has no VXLAN"
+	for _, node := range nodeNames(t) {
+		eventually(t, "the condition of Node "+node, func(ctx context.Context) error {
+			c, err := settingsCondition(ctx, node)
+			if err == nil && (c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || !strings.Contains(c.Message, "FelixConfiguration/default: "+lines)) {
+				err = fmt.Errorf("%+v", c)
+			}
+			return err
+		})
+		if text := manxctl(t, node, "status"); !strings.Contains(text, "No effect     FelixConfiguration/default: "+lines) {
+			t.Errorf("manxctl status on %s does not say it:\n%s", node, text)
+		}
+		if said, err := readiness(t.Context(), node); err != nil || strings.Contains(said, "SettingRefused") {
+			t.Errorf("%s is not ready for a setting that does no harm: %v, %s", node, err, said)
+		}
+	}
+	set(apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}}}`)
+	for _, node := range nodeNames(t) {
+		eventually(t, node+" not ready", func(ctx context.Context) error {
+			said, err := readiness(ctx, node)
+			if err == nil && !strings.Contains(said, "SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password") {
+				err = errors.New(said)
+			}
+			return err
+		})
+	}
+	set(apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":null}`)
+	set(apiv1.PluralFelixConfigurations, `{"vxlanPort":null,"ipipMtu":null}`)
+	for _, node := range nodeNames(t) {
+		eventually(t, node+" as before", func(ctx context.Context) error {
+			c, err := settingsCondition(ctx, node)
+			if err != nil {
+				return err
+			}
+			said, err := readiness(ctx, node)
+			if err == nil && (c.Status != corev1.ConditionTrue || strings.Contains(said, "SettingRefused")) {
+				err = fmt.Errorf("%+v; readiness %s", c, said)
+			}
+			return err
+		})
+	}
+}
+
+// TestDatastoreLocked: while datastoreReady is false no pod gets an address and none
+// gives one back, and a block that is away for a while withdraws no route.
+func TestDatastoreLocked(t *testing.T) {
+	onLab(t)
+	lock := func(ctx context.Context, ready bool) error {
+		return patchCR(ctx, apiv1.PluralClusterInformations, "default", fmt.Sprintf(`{"spec":{"datastoreReady":%t}}`, ready))
+	}
+	t.Cleanup(func() {
+		if err := lock(context.Background(), true); err != nil {
+			t.Error(err)
+		}
+	})
+	before := newPod("default", "e2e-before-lock", "node2", podImage)
+	createPod(t, before)
+	addr := addrOf(t, before)
+	// What node1 has of node2: routes by way of it.
+	routes := func() []string {
+		return lines(on(t, "node1", "ip", "-4", "route", "show", "via", nodeAddr(t, "node2")))
+	}
+	eventually(t, "a route from node1 to the pod on node2", func(ctx context.Context) error {
+		if r := routes(); len(r) == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+
+	if err := lock(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodeNames(t) {
+		eventually(t, "status of "+node, func(ctx context.Context) error {
+			s, err := nodeStatus(ctx, node)
+			if err != nil {
+				return err
+			}
+			for _, c := range s.Conditions {
+				if c.Type == "DatastoreLocked" {
+					return nil
+				}
+			}
+			return fmt.Errorf("conditions %v", s.Conditions)
+		})
+	}
+	want := routes()
+	// The migration takes the blocks of node2 away for a while.
+	var back []func() error
+	var affinities apiv1.BlockAffinityList
+	if err := getCR(t.Context(), apiv1.PluralBlockAffinities, "", &affinities); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range affinities.Items {
+		if a.Spec.Node != "node2" {
+			continue
+		}
+		block := strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(a.Spec.CIDR)
+		for plural, name := range map[string]string{apiv1.PluralBlockAffinities: a.Name, apiv1.PluralIPAMBlocks: block} {
+			var o map[string]any
+			if err := getCR(t.Context(), plural, name, &o); err != nil {
+				t.Fatal(err)
+			}
+			meta := o["metadata"].(map[string]any)
+			maps.DeleteFunc(meta, func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
+			put := func() error {
+				var is map[string]any
+				if err := getCR(context.Background(), plural, name, &is); err == nil {
+					return nil
+				}
+				return createCR(context.Background(), plural, o)
+			}
+			back = append(back, put)
+			t.Cleanup(func() {
+				if err := put(); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := deleteCR(t.Context(), plural, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(back) == 0 {
+		t.Fatal("node2 has no blocks: nothing is taken away")
+	}
+	during := newPod("default", "e2e-during-lock", "node2", podImage)
+	createPod(t, during)
+	refused(t, during, "datastoreReady of ClusterInformation default is false")
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if got := routes(); !slices.Equal(got, want) {
+			raw, _ := json.Marshal(got)
+			t.Fatalf("routes of node1 via node2 while the datastore is locked: %s, want %q", raw, want)
+		}
+	}
+	pings(t, web(t, "node1"), addr, ttlOtherNode)
+	for _, put := range back {
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lock(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	addrOf(t, during)
+	pings(t, web(t, "node1"), addr, ttlOtherNode)
+	deletePod(t, before)
+	deletePod(t, during)
+}
