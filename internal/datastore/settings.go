@@ -67,10 +67,13 @@ func sameSettings(old, cur any) bool {
 	return isA == isB && (!isA || a.settings().is(b.settings()))
 }
 
+// kindsWithSettings are the kinds that are watched and that users set things in.
+var kindsWithSettings = []string{kindPool, kindReservation, kindIPAMConfig, kindBGPConf, kindFelix, kindBGPPeer, kindClusterInfo}
+
 // collectSettings lists what is set without effect, by kind and name.
 func collectSettings(informers map[string]cache.SharedIndexInformer) (out []ObjectSettings) {
-	for _, inf := range informers {
-		for _, o := range inf.GetStore().List() {
+	for _, kind := range kindsWithSettings {
+		for _, o := range informers[kind].GetStore().List() {
 			if s, ok := o.(withSettings); ok {
 				out = append(out, s.settings())
 			}
