@@ -60,7 +60,7 @@ var CNIKeys = []Entry{
 	none("etcd_authority", "the Kubernetes API is the only datastore"),
 	none("dataplane_options", "the dataplane is routes and nftables"),
 	none("vxlan_mac_prefix", "the plugin is for Linux"),
-	none("vxlan_vni", noVXLAN),
+	none("vxlan_vni", noVXLAN, "0"),
 	none("windows_use_single_network", "the plugin is for Linux", "false"),
 	none("windows_disable_default_deny_all_allow_all", "the plugin is for Linux", "false"),
 }

@@ -45,7 +45,7 @@ func TestNamesInTheSourcesHaveEntries(t *testing.T) {
 		least int
 	}{
 		{"variables of install-cni", names(source(t, "../../cni-plugin/install/install.go"), `"([A-Z][A-Z0-9]*_[A-Z0-9_]+)"`), install, 9},
-		{"keys of the CNI configuration", keysOf(t, "../../cni-plugin/plugin/netconf.go"), entryNames(settings.CNIKeys), 30},
+		{"keys of the CNI configuration", keysOf(t, "../../cni-plugin/plugin/netconf.go"), entryNames(settings.CNIKeys), 15},
 		{"annotations of objects", names(source(t, "../v1/annotations.go"), `Annotation\w+ = "([^"]+)"`), nodes, 7},
 		{"annotations of pods", names(source(t, "../../internal/agent/podrequest.go"), `annotation\w+ *= "([^"]+)"`), entryNames(settings.PodAnnotations), 5},
 	} {
