@@ -64,6 +64,9 @@ var NodeAnnotations = []Entry{
 	none("projectcalico.org/annotations", "a node's annotations are those of its Kubernetes Node", Any),
 }
 
+// HandleAnnotations are those of IPAMHandles, which agents write.
+var HandleAnnotations = []Entry{acted("manx.io/node", "test/admission.TestAgentMay")}
+
 // PoolAnnotations are those of IPPools.
 var PoolAnnotations = []Entry{
 	acted("manx.io/force-ipip-mode", "internal/datastore.TestForcedModes"),

@@ -112,7 +112,7 @@ func TestEntriesAreComplete(t *testing.T) {
 	}
 	for where, entries := range map[string][]settings.Entry{
 		"CNI key": settings.CNIKeys, "pod annotation": settings.PodAnnotations, "node annotation": settings.NodeAnnotations,
-		"pool annotation": settings.PoolAnnotations, "variable": settings.Variables,
+		"handle annotation": settings.HandleAnnotations, "pool annotation": settings.PoolAnnotations, "variable": settings.Variables,
 	} {
 		seen := map[string]bool{}
 		for _, e := range entries {

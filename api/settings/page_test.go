@@ -79,6 +79,8 @@ What is set and has no effect is told in these places, and everything there goes
 	table(&b, "annotation", settings.PodAnnotations)
 	b.WriteString("\n## Annotations of Nodes\n\n")
 	table(&b, "annotation", settings.NodeAnnotations)
+	b.WriteString("\n## Annotations of IPAMHandles\n\nWritten by programs, and not for users to set.\n\n")
+	table(&b, "annotation", settings.HandleAnnotations)
 	b.WriteString("\n## Annotations of IPPools\n\n")
 	table(&b, "annotation", settings.PoolAnnotations)
 	return b.String()

@@ -37,7 +37,7 @@ func TestNamesInTheSourcesHaveEntries(t *testing.T) {
 	for _, v := range settings.InstallVariables {
 		install = append(install, v.Name)
 	}
-	nodes := append(entryNames(settings.NodeAnnotations), entryNames(settings.PoolAnnotations)...)
+	nodes := slices.Concat(entryNames(settings.NodeAnnotations), entryNames(settings.PoolAnnotations), entryNames(settings.HandleAnnotations))
 	for _, tt := range []struct {
 		what  string
 		found []string
