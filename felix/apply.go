@@ -280,7 +280,7 @@ func (d *Dataplane) lookUp6() error {
 	}
 	d.input.Uplink6, d.uplink6Index = up, index
 	d.look.uplink6 = false
-	return nil
+	return d.lookAdvertised()
 }
 
 // endpointsChanged spares a node with many routes the calculation of all of

@@ -88,6 +88,7 @@ type Dataplane struct {
 	uplinkIndex  int
 	inner        inner
 	outer        []string // what outerLinks were at the last look
+	advertised   bool     // see lookAdvertised
 	uplink6Index int
 	uplinkMTU    int                // of the last known uplink; 0 when there never was one
 	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's

@@ -1,6 +1,7 @@
 package felix
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/manx-cni/manx/felix/iface"
@@ -17,6 +18,9 @@ func (d *Dataplane) linkWants() []linkconf.Want {
 	var out []linkconf.Want
 	for _, name := range d.outerLinks() {
 		out = append(out, linkconf.Want{Name: name, Values: forwards})
+	}
+	if d.advertised {
+		out = append(out, linkconf.Want{Name: d.input.Uplink6.Name, Values: []linkconf.Value{{Setting: nl.AcceptRA6, Want: 2}}})
 	}
 	for _, ep := range d.endpoints.All() {
 		out = append(out, linkconf.Want{Name: ep.Iface, Values: podSettings(ep), Alias: ep.Alias()})
@@ -54,6 +58,31 @@ func (d *Dataplane) outerLinks() (out []string) {
 		out = append(out, state.TunnelDevice)
 	}
 	return out
+}
+
+// protocolRA is RTPROT_RA: routes that the kernel has from router advertisements.
+const protocolRA = 9
+
+// lookAdvertised finds out whether the uplink of the IPv6 address lives on router
+// advertisements and does not listen to them any longer: a router, which every node is,
+// does so only with accept_ra=2 (ip-sysctl.rst), as init-host sets it. Its routes go when
+// their time is up.
+func (d *Dataplane) lookAdvertised() error {
+	d.advertised = false
+	name := d.input.Uplink6.Name
+	if name == "" {
+		return nil
+	}
+	link, err := d.kernel.LinkByName(name)
+	if errors.Is(err, nl.ErrNotFound) {
+		return nil
+	}
+	if v, known := link.Settings.Get(nl.AcceptRA6); err != nil || !known || v != 1 {
+		return err
+	}
+	return d.kernel.Routes(state.MainTable, func(r nl.Route) {
+		d.advertised = d.advertised || r.Protocol == protocolRA && r.Dst.Addr().Is6() && r.Over(link.Index)
+	})
 }
 
 // takeSettings has the settings looked at that may have changed.

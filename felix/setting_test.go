@@ -2,6 +2,7 @@ package felix
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -128,4 +129,24 @@ func TestUplinkThatAppears(t *testing.T) {
 	nltest.Eventually(t, "eth7 forwards", func() bool {
 		return d.Status().Uplink.Name == "eth7" && sysctl(t, "net.ipv4.conf.eth7.forwarding") == "1"
 	})
+}
+
+// An uplink that has its routes from router advertisements is kept listening to them; one
+// that has none is left alone.
+func TestAcceptRAOfTheUplink(t *testing.T) {
+	n := newDualNode(t)
+	const name = "net.ipv6.conf." + uplinkName + ".accept_ra"
+	nltest.Run(t, "sysctl", "-qw", name+"=1")
+	d, _ := n.start(func(c *Config) { c.Refresh = 100 * time.Millisecond })
+	in := n.input()
+	in.Node.IPv6 = netip.MustParsePrefix(nodeAddr6)
+	d.SetState(in)
+	ready(t, d)
+	nltest.Eventually(t, "it has been looked at three times", func() bool { return d.Status().Driver("settings").Resyncs >= 3 })
+	if got := sysctl(t, name); got != "1" {
+		t.Errorf("an uplink without advertised routes has accept_ra=%s now", got)
+	}
+	nltest.Run(t, "ip", "-6", "route", "add", "default", "via", outsideAddr6, "dev", uplinkName, "proto", "ra", "expires", "1800")
+	t.Cleanup(func() { _, _ = nltest.TryRun("ip", "-6", "route", "del", "default", "proto", "ra") })
+	nltest.Eventually(t, "accept_ra is 2", func() bool { return sysctl(t, name) == "2" })
 }

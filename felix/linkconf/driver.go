@@ -4,7 +4,8 @@
 // net.ipv4.conf.eth0.forwarding=0 cuts every pod of the node off, while ip_forward is 1
 // and every route is there.
 //
-//	uplinks, tunl0   net.ipv4.conf.LINK.forwarding=1
+//	uplinks, tunl0   net.ipv4.conf.LINK.forwarding=1; net.ipv6.conf.LINK.accept_ra=2 of
+//	                 one that has routes from router advertisements
 //	cali…            forwarding, proxy_arp, route_localnet; of IPv6 forwarding,
 //	                 proxy_ndp, accept_ra, disable_ipv6; up, and the MTU it was made with
 //
