@@ -36,7 +36,7 @@ func TestAgentMayNot(t *testing.T) {
 			t.Errorf("%s: %v; want it refused by a policy", a.what, err)
 			continue
 		}
-		if !strings.Contains(err.Error(), "the agent of node node-a ") && !strings.Contains(err.Error(), "already exists") {
+		if !strings.Contains(err.Error(), "the agent of node node-a ") && !strings.Contains(err.Error(), "already exists") && !strings.Contains(err.Error(), "index out of bounds") {
 			t.Errorf("%s: %v; want it to say of what node's agent", a.what, err)
 		}
 	}
@@ -131,7 +131,14 @@ func onBlocks(t *testing.T, admin *rest.Config) []attack {
 		owner.stop()
 		guest.stop()
 	}
+	const cidrEmpty = "10.10.0.0/26"
+	idle := newAllocator(t, admin, ipam.Config{Node: "node-b"}, pool("p", cidrEmpty, 26))
+	idle.assign("idle")
+	idle.release("idle")
+	idle.written()
+	idle.stop()
 	cfg := agent(t, admin, "node-a")
+	nameEmpty := v1.BlockName(netip.MustParsePrefix(cidrEmpty))
 	nameB, nameA := v1.BlockName(netip.MustParsePrefix(cidrB)), v1.BlockName(netip.MustParsePrefix(cidrA))
 	block := func(name, what string, change func(o *unstructured.Unstructured)) attack {
 		return updating(admin, cfg, v1.PluralIPAMBlocks, name, what, change)
@@ -184,6 +191,8 @@ func onBlocks(t *testing.T, admin *rest.Config) []attack {
 		block(nameB, "take a block in use over", func(o *unstructured.Unstructured) { set(t, o, "host:node-a", "spec", "affinity") }),
 		block(nameB, "make a block in use nobody's", func(o *unstructured.Unstructured) { unstructured.RemoveNestedField(o.Object, "spec", "affinity") }),
 		block(nameB, "mark a block in use as deleted", func(o *unstructured.Unstructured) { set(t, o, true, "spec", "deleted") }),
+		block(nameB, "have the garbage collector delete a block in use", abandon),
+		block(nameB, "keep a block from being deleted", func(o *unstructured.Unstructured) { o.SetFinalizers([]string{"manx.io/mine"}) }),
 		block(nameB, "make it another range", func(o *unstructured.Unstructured) { set(t, o, "10.8.64.0/26", "spec", "cidr") }),
 		block(nameB, "list an allocated address as free", func(o *unstructured.Unstructured) {
 			i, _, _ := of(o, "node-b")
@@ -195,6 +204,11 @@ func onBlocks(t *testing.T, admin *rest.Config) []attack {
 			set(t, o, u, "spec", "unallocated")
 		}),
 		block(nameB, "lose the free addresses", func(o *unstructured.Unstructured) { set(t, o, []any{}, "spec", "unallocated") }),
+		block(nameEmpty, "make an empty block of another senseless", func(o *unstructured.Unstructured) {
+			u := slices.Clone(field[[]any](t, o, "spec", "unallocated"))
+			field[[]any](t, o, "spec", "allocations")[u[0].(int64)] = int64(99)
+			set(t, o, u[1:], "spec", "unallocated")
+		}),
 		block(nameB, "cut the block short", func(o *unstructured.Unstructured) {
 			set(t, o, slices.Clone(field[[]any](t, o, "spec", "allocations")[:10]), "spec", "allocations")
 		}),

@@ -43,6 +43,11 @@ func emptied(t *testing.T, o *unstructured.Unstructured, cidr, name, affinity st
 	set(t, o, []any{}, "spec", "attributes")
 }
 
+// abandon gives an object an owner that does not exist: the garbage collector deletes it.
+func abandon(o *unstructured.Unstructured) {
+	o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "gone", UID: "5a6f3c1e-0000-4000-8000-000000000000"}})
+}
+
 // onOthers attacks the affinities and handles of the blocks that onBlocks has made.
 func onOthers(t *testing.T, admin *rest.Config) []attack {
 	cfg := agent(t, admin, "node-a")
@@ -76,6 +81,10 @@ func onOthers(t *testing.T, admin *rest.Config) []attack {
 		affinity("hide another's affinity", func(o *unstructured.Unstructured) {
 			set(t, o, "pendingDeletion", "spec", "state")
 			o.SetLabels(map[string]string{v1.LabelHostnameHash: v1.HostnameHash("node-a")})
+		}),
+		affinity("have the garbage collector delete another's affinity", func(o *unstructured.Unstructured) {
+			set(t, o, "pendingDeletion", "spec", "state")
+			abandon(o)
 		}),
 		deleting(cfg, v1.PluralBlockAffinities, v1.AffinityName("node-b", block), "delete another's affinity"),
 		claims("claim a block for another node", "node-b-10-8-64-0-26", "node-b"),
