@@ -108,6 +108,15 @@ func TestStatusWaits(t *testing.T) {
 			t.Errorf("%v after %v; want %q and what there is", err, time.Since(start), want)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // the first question is not answered in time: by whom?
+		p, err := awaitReady(t.Context(), 5*time.Second, func(ctx context.Context) (picture, error) {
+			<-ctx.Done()
+			return picture{nodes: starting.nodes[:1], silent: []status.Silent{{Name: "c", Why: "context deadline exceeded"}}}, nil
+		})
+		if want := "gave up after 5s: the cluster is not ready: c: context deadline exceeded"; err == nil || err.Error() != want || len(p.nodes) != 1 {
+			t.Errorf("%v, %+v; want %q and what there is", err, p, want)
+		}
+	})
 	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("not you"))
 	if _, err := awaitReady(t.Context(), time.Hour, func(context.Context) (picture, error) { return picture{}, forbidden }); !apierrors.IsForbidden(err) {
 		t.Errorf("what waiting does not help: %v", err)

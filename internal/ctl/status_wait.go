@@ -34,7 +34,8 @@ func awaitReady(ctx context.Context, timeout time.Duration, ask look) (picture, 
 	inner := progress.Into(ctx, &progress.Report{})
 	for {
 		p, err := ask(inner)
-		if ctx.Err() == nil { // else it was cut short
+		some := len(p.nodes)+len(p.silent) > 0
+		if ctx.Err() == nil || some && len(last.nodes)+len(last.silent) == 0 { // else it was cut short, and the picture before says more
 			last = p
 			text := p.summary().Waits()
 			switch {
@@ -42,7 +43,7 @@ func awaitReady(ctx context.Context, timeout time.Duration, ask look) (picture, 
 				return p, err
 			case err != nil:
 				text = err.Error()
-			case text == "":
+			case text == "" && ctx.Err() == nil:
 				return p, nil
 			}
 			waits.set("the cluster is not ready: " + text)
