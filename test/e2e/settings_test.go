@@ -58,7 +58,7 @@ func TestSettings(t *testing.T) {
 		}
 	})
 	set(apiv1.PluralFelixConfigurations, `{"vxlanPort":4790,"ipipMtu":1400}`)
-	const lines = "spec.ipipMtu=1400: no such field, ignored; did you mean ipipMTU?; spec.vxlanPort=4790: this version of Manx has no VXLAN"
+	const lines = "spec.ipipMtu: no such field, ignored; did you mean ipipMTU?; spec.vxlanPort=4790: this version of Manx has no VXLAN"
 	for _, node := range nodeNames(t) {
 		eventually(t, "the condition of Node "+node, func(ctx context.Context) error {
 			c, err := settingsCondition(ctx, node)
