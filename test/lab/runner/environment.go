@@ -115,32 +115,52 @@ func (w *worker) mounts(ctx context.Context, c corev1.Container) (mounts []conta
 	return append(mounts, contain.Mount{Source: account, Target: tokenDir, ReadOnly: true}), nil
 }
 
-// tokenLife is longer than any lab lives: no token is ever made again.
+// tokenLife is longer than any lab lives. A token ends with its Node all the same, and a
+// container that starts again gets another.
 const tokenLife = 30 * 24 * time.Hour
 
+// tokenPatience is how long a container that has a token waits for another.
+const tokenPatience = 2 * time.Second
+
 // serviceAccount makes a directory with what a pod gets of its service account, in memory
-// as everything below /run.
+// as everything below /run. What is there already serves when the API server is away.
 func (w *worker) serviceAccount(ctx context.Context) (string, error) {
 	dir := filepath.Join(w.dir, "serviceaccount")
-	if _, err := os.Stat(filepath.Join(dir, "token")); err == nil {
-		return dir, nil
+	_, err := os.Stat(filepath.Join(dir, "token"))
+	if err != nil {
+		return dir, w.writeAccount(ctx, dir)
 	}
+	ctx, cancel := context.WithTimeout(ctx, tokenPatience)
+	defer cancel()
+	if err := w.writeAccount(ctx, dir); err != nil {
+		w.log.Warn("the container starts with its former token", "pod", w.pod.Name, "error", err)
+	}
+	return dir, nil
+}
+
+// writeAccount asks for a token. As a kubelet's it says on which node its pod is, by which
+// the admission policies judge; but it is bound to the Node and not to the pod: a static
+// pod's object is made when the pod runs.
+func (w *worker) writeAccount(ctx context.Context, dir string) error {
 	name := w.pod.Spec.ServiceAccountName
 	if name == "" {
 		name = "default"
 	}
 	seconds := int64(tokenLife.Seconds())
-	token, err := w.client.CoreV1().ServiceAccounts(w.pod.Namespace).CreateToken(ctx, name,
-		&authv1.TokenRequest{Spec: authv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	spec := authv1.TokenRequestSpec{ExpirationSeconds: &seconds}
+	if w.Node != "" {
+		spec.BoundObjectRef = &authv1.BoundObjectReference{Kind: "Node", APIVersion: "v1", Name: w.Node}
+	}
+	token, err := w.client.CoreV1().ServiceAccounts(w.pod.Namespace).CreateToken(ctx, name, &authv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("token of service account %s/%s: %w", w.pod.Namespace, name, err)
+		return fmt.Errorf("token of service account %s/%s: %w", w.pod.Namespace, name, err)
 	}
 	ca, err := os.ReadFile(w.CA)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	// The token comes last: it says that the directory is complete. The user that a
 	// container runs as may be any, so all may read it, as in a kubelet's volume; only
@@ -149,11 +169,15 @@ func (w *worker) serviceAccount(ctx context.Context) (string, error) {
 		name    string
 		content []byte
 	}{{"ca.crt", ca}, {"namespace", []byte(w.pod.Namespace)}, {"token", []byte(token.Status.Token)}} {
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.content, 0o644); err != nil {
-			return "", err
+		path := filepath.Join(dir, f.name)
+		if err := os.WriteFile(path+".new", f.content, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return err
 		}
 	}
-	return dir, nil
+	return nil
 }
 
 // known lists the images that there are programs for.
