@@ -58,6 +58,7 @@ func TestRealAPIServer(t *testing.T) {
 	c := startCluster(t)
 	t.Run("quiet watch", c.quietWatch)
 	t.Run("pool in use", c.poolStatus)
+	t.Run("pools that are not used", c.badPools)
 	t.Run("leaks", c.leaks)
 	t.Run("reconnect", c.reconnect)
 	t.Run("locked", c.locked)
