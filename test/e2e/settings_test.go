@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -74,6 +74,23 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s is not ready for a setting that does no harm: %v, %s", node, err, said)
 		}
 	}
+	// One Event for all nodes, by manx-controllers, which also makes what calicoctl asks for.
+	eventually(t, "one Event on the object", func(ctx context.Context) error {
+		list, err := client.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		var notes []string
+		for _, e := range list.Items {
+			if e.Regarding.Kind == "FelixConfiguration" && strings.Contains(e.Note, lines) {
+				notes = append(notes, e.Reason+" by "+e.ReportingController)
+			}
+		}
+		if !slices.Equal(notes, []string{"SettingWithoutEffect by manx.io/manx-controllers"}) {
+			return fmt.Errorf("%q", notes)
+		}
+		return getCR(ctx, apiv1.PluralKubeControllersConfigurations, "default", &apiv1.KubeControllersConfiguration{})
+	})
 	set(apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}}}`)
 	for _, node := range nodeNames(t) {
 		eventually(t, node+" not ready", func(ctx context.Context) error {
@@ -101,8 +118,9 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestDatastoreLocked: while datastoreReady is false no pod gets an address and none
-// gives one back, and a block that is away for a while withdraws no route.
+// TestDatastoreLocked: while datastoreReady is false no pod gets an address, and a pool
+// that is away for a while withdraws no route. (Without the lock the same routes go at
+// once.)
 func TestDatastoreLocked(t *testing.T) {
 	onLab(t)
 	lock := func(ctx context.Context, ready bool) error {
@@ -145,59 +163,46 @@ func TestDatastoreLocked(t *testing.T) {
 		})
 	}
 	want := routes()
-	// The migration takes the blocks of node2 away for a while.
-	var back []func() error
-	var affinities apiv1.BlockAffinityList
-	if err := getCR(t.Context(), apiv1.PluralBlockAffinities, "", &affinities); err != nil {
+	// The migration takes the pool away for a while, without which nothing is learned.
+	const name = "default-ipv4-ippool"
+	var pool map[string]any
+	if err := getCR(t.Context(), apiv1.PluralIPPools, name, &pool); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range affinities.Items {
-		if a.Spec.Node != "node2" {
-			continue
+	delete(pool, "status")
+	maps.DeleteFunc(pool["metadata"].(map[string]any), func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
+	back := func() error {
+		if err := createCR(context.Background(), apiv1.PluralIPPools, pool); !apierrors.IsAlreadyExists(err) {
+			return err
 		}
-		block := strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(a.Spec.CIDR)
-		for plural, name := range map[string]string{apiv1.PluralBlockAffinities: a.Name, apiv1.PluralIPAMBlocks: block} {
-			var o map[string]any
-			if err := getCR(t.Context(), plural, name, &o); err != nil {
-				t.Fatal(err)
-			}
-			meta := o["metadata"].(map[string]any)
-			maps.DeleteFunc(meta, func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
-			put := func() error {
-				var is map[string]any
-				if err := getCR(context.Background(), plural, name, &is); err == nil {
-					return nil
-				}
-				return createCR(context.Background(), plural, o)
-			}
-			back = append(back, put)
-			t.Cleanup(func() {
-				if err := put(); err != nil {
-					t.Error(err)
-				}
-			})
-			if err := deleteCR(t.Context(), plural, name); err != nil {
-				t.Fatal(err)
-			}
+		return nil
+	}
+	t.Cleanup(func() {
+		if err := back(); err != nil {
+			t.Error(err)
 		}
+	})
+	if err := deleteCR(t.Context(), apiv1.PluralIPPools, name); err != nil {
+		t.Fatal(err)
 	}
-	if len(back) == 0 {
-		t.Fatal("node2 has no blocks: nothing is taken away")
-	}
+	eventually(t, "no pool", func(ctx context.Context) error {
+		err := patchCR(ctx, apiv1.PluralIPPools, name, `{"metadata":{"finalizers":null}}`)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(err, errors.New("it is still there"))
+	})
 	during := newPod("default", "e2e-during-lock", "node2", podImage)
 	createPod(t, during)
 	refused(t, during, "datastoreReady of ClusterInformation default is false")
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if got := routes(); !slices.Equal(got, want) {
-			raw, _ := json.Marshal(got)
-			t.Fatalf("routes of node1 via node2 while the datastore is locked: %s, want %q", raw, want)
+			t.Fatalf("routes of node1 via node2 while the datastore is locked: %q, want %q", got, want)
 		}
 	}
 	pings(t, web(t, "node1"), addr, ttlOtherNode)
-	for _, put := range back {
-		if err := put(); err != nil {
-			t.Fatal(err)
-		}
+	if err := back(); err != nil {
+		t.Fatal(err)
 	}
 	if err := lock(t.Context(), true); err != nil {
 		t.Fatal(err)
