@@ -64,13 +64,13 @@ func TestSettingsAreKept(t *testing.T) {
 		{"route_localnet", "sysctl -qw net.ipv4.conf." + iface + ".route_localnet=0", "sysctl -n net.ipv4.conf." + iface + ".route_localnet", "1", "net.ipv4.conf.*.route_localnet"},
 		{"accept_ra", "sysctl -qw net.ipv6.conf." + iface + ".accept_ra=1", "sysctl -n net.ipv6.conf." + iface + ".accept_ra", "0", "net.ipv6.conf.*.accept_ra"},
 		{"disable_ipv6", "sysctl -qw net.ipv6.conf." + iface + ".disable_ipv6=0", "sysctl -n net.ipv6.conf." + iface + ".disable_ipv6", "1", "net.ipv6.conf.*.disable_ipv6"},
-		{"MTU", "ip link set " + iface + " mtu 1000", "cat /sys/class/net/" + iface + "/mtu", "1500", "mtu"},
-		{"up", "ip link set " + iface + " down", "cat /sys/class/net/" + iface + "/flags", "0x1003", "up"},
+		{"MTU", "ip link set " + iface + " mtu 1000", "cat /sys/class/net/" + iface + "/mtu", "1500", "interface MTU"},
+		{"up", "ip link set " + iface + " down", "cat /sys/class/net/" + iface + "/flags", "0x1003", "interface up (IFF_UP)"},
 	} {
 		change, look := strings.Fields(tc.change), strings.Fields(tc.look)
 		if look[0] == "cat" && strings.HasPrefix(look[1], "/sys/") { // /sys is of the machine's namespace
 			look = []string{"ip", "-o", "link", "show", iface}
-			tc.want = map[string]string{"mtu": "mtu 1500 ", "up": "UP"}[tc.subject]
+			tc.want = map[string]string{"MTU": "mtu 1500 ", "up": "UP"}[tc.what]
 		}
 		nltest.Run(t, change[0], change[1:]...)
 		nltest.Eventually(t, tc.what+" is as it was", func() bool { return strings.Contains(nltest.Run(t, look[0], look[1:]...), tc.want) })

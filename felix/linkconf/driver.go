@@ -80,11 +80,17 @@ type Driver struct {
 	status state.DriverStatus
 }
 
-// thing is one setting of one link; "up" and "mtu" are settings of the link itself.
+// thing is one setting of one link.
 type thing struct {
 	link string
-	what string // as sysctl(8) calls it, of "*"
+	what string // as sysctl(8) calls it, of "*"; or one of the link itself
 }
+
+// What a link has itself.
+const (
+	linkUp  = "interface up (IFF_UP)"
+	linkMTU = "interface MTU"
+)
 
 // repaired is what was done about a thing.
 type repaired struct {
@@ -235,8 +241,8 @@ func (d *Driver) check(l nl.Link, w Want) (out []comparison) {
 		up = 1
 	}
 	return append(out,
-		comparison{thing: thing{l.Name, "mtu"}, link: l, is: l.MTU, want: mtu, set: func() error { return d.cfg.Kernel.LinkSetMTU(l.Index, mtu) }},
-		comparison{thing: thing{l.Name, "up"}, link: l, is: up, want: 1, set: func() error { return d.cfg.Kernel.LinkSetUp(l.Index, true) }},
+		comparison{thing: thing{l.Name, linkMTU}, link: l, is: l.MTU, want: mtu, set: func() error { return d.cfg.Kernel.LinkSetMTU(l.Index, mtu) }},
+		comparison{thing: thing{l.Name, linkUp}, link: l, is: up, want: 1, set: func() error { return d.cfg.Kernel.LinkSetUp(l.Index, true) }},
 	)
 }
 
