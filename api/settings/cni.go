@@ -45,7 +45,7 @@ var CNIKeys = []Entry{
 	none("policy.k8s_api_root", plain, Any),
 	none("policy_setup_timeout_seconds", "this version of Manx has no policy; "+always, "0"),
 	none("endpoint_status_dir", always, Any),
-	none("readiness_gates", "nothing but the agent is asked before a pod starts"),
+	none("readiness_gates", "nothing but the agent is asked before a pod starts", "[]"),
 	none("include_default_routes", "a pod has one default route, by way of its node", "false"),
 	none("require_mtu_file", "the agent says the MTU", "false"),
 	none("feature_control.ip_addrs_no_ipam", "this version of Manx does not have addresses beside IPAM", "false"),
@@ -58,35 +58,9 @@ var CNIKeys = []Entry{
 	none("etcd_cert_file", "the Kubernetes API is the only datastore"),
 	none("etcd_ca_cert_file", "the Kubernetes API is the only datastore"),
 	none("etcd_authority", "the Kubernetes API is the only datastore"),
-	none("dataplane_options", "the dataplane is routes and nftables"),
+	none("dataplane_options", "the dataplane is routes and nftables", "{}"),
 	none("vxlan_mac_prefix", "the plugin is for Linux"),
 	none("vxlan_vni", noVXLAN, "0"),
 	none("windows_use_single_network", "the plugin is for Linux", "false"),
 	none("windows_disable_default_deny_all_allow_all", "the plugin is for Linux", "false"),
-}
-
-// standardKeys are keys that the specification, the runtime and other programs give a
-// plugin, beside those above.
-var standardKeys = []string{"args", "capabilities", "runtimeConfig", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins", "ipMasq", "routes"}
-
-// CNIKey returns what is known of a key, such as ipam.subnet, of the CNI
-// configuration. known is false, near then being the name it is probably a
-// misspelling of, for one that neither Manx, Calico nor the CNI specification has.
-// Keys below args, runtimeConfig and the like, and the specification's cni.dev/…, are
-// known; they are others' to use.
-func CNIKey(key string) (e Entry, near string, known bool) {
-	for _, e := range CNIKeys {
-		if e.Name == key {
-			return e, "", true
-		}
-	}
-	for _, s := range standardKeys {
-		if key == s || len(key) > len(s) && key[:len(s)+1] == s+"." {
-			return Entry{Name: key, Effect: ActedOn}, "", true
-		}
-	}
-	if len(key) > 8 && key[:8] == "cni.dev/" {
-		return Entry{Name: key, Effect: ActedOn}, "", true
-	}
-	return Entry{}, Nearest(key, append(namesOf(CNIKeys), standardKeys...)), false
 }

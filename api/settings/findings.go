@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // Finding is a setting of an object that is set and does not do what it asks for.
@@ -73,7 +75,7 @@ func (k Kind) walk(path string, fields map[string]any, out *[]Finding) {
 		switch {
 		case known && e.Effect == ActedOn:
 		case known:
-			if text := bounded(value); !e.quiet(text) {
+			if text := bounded(value); !e.AsksNothing(text) {
 				*out = append(*out, Finding{Field: field, Value: text, Effect: e.Effect, Why: e.Why, Weight: e.Weight})
 			}
 		case k.inside(field):
@@ -118,7 +120,7 @@ func (k Kind) unknown(path, name string) Finding {
 		siblings = append(siblings, k.Calico...)
 	}
 	f.Why = "no such field, ignored"
-	if near := Nearest(name, siblings); near != "" {
+	if near := nearest.Name(name, siblings); near != "" {
 		f.Why += "; did you mean " + near + "?"
 	}
 	return f

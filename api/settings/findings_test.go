@@ -129,24 +129,3 @@ func TestOfPod(t *testing.T) {
 		t.Error(diff)
 	}
 }
-
-func TestCNIKey(t *testing.T) {
-	for _, tt := range []struct {
-		key, near string
-		effect    settings.Effect
-		known     bool
-	}{
-		{key: "mtu", effect: settings.ActedOn, known: true},
-		{key: "ipam.subnet", effect: settings.NoEffect, known: true},
-		{key: "runtimeConfig.portMappings", effect: settings.ActedOn, known: true},
-		{key: "cni.dev/valid-attachments", effect: settings.ActedOn, known: true},
-		{key: "ipam.asign_ipv6", near: "ipam.assign_ipv6"},
-		{key: "MTU", near: "mtu"},
-		{key: "wholly_other"},
-	} {
-		e, near, known := settings.CNIKey(tt.key)
-		if e.Effect != tt.effect || near != tt.near || known != tt.known {
-			t.Errorf("%s: %+v, %q, %v", tt.key, e, near, known)
-		}
-	}
-}

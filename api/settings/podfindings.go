@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // AboutPods reports whether an annotation of a pod or a namespace is about its network.
@@ -22,12 +24,12 @@ func OfPod(annotations map[string]string) (out []Finding) {
 		switch {
 		case value == "":
 		case i >= 0:
-			if e := PodAnnotations[i]; e.Effect == NoEffect && !e.quiet(value) {
+			if e := PodAnnotations[i]; e.Effect == NoEffect && !e.AsksNothing(value) {
 				out = append(out, Finding{Field: name, Value: bounded(value), Effect: e.Effect, Why: e.Why, Weight: e.Weight})
 			}
 		case AboutPods(name):
 			why := "no such annotation, ignored"
-			if near := Nearest(name, names); near != "" {
+			if near := nearest.Name(name, names); near != "" {
 				why += "; did you mean " + near + "?"
 			}
 			out = append(out, Finding{Field: bounded(name), Value: bounded(value), Why: why})

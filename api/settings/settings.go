@@ -48,8 +48,8 @@ type Entry struct {
 	Weight Weight
 }
 
-// quiet reports whether a value asks for nothing that does not happen.
-func (e Entry) quiet(value string) bool {
+// AsksNothing reports whether a value asks for nothing that does not happen.
+func (e Entry) AsksNothing(value string) bool {
 	for _, q := range e.Quiet {
 		if q == Any || strings.EqualFold(q, value) {
 			return true

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/manx-cni/manx/api/settings"
 )
 
 func keysOf(t *testing.T, text string) map[string]json.RawMessage {
@@ -70,8 +72,8 @@ func TestKeysAreComplete(t *testing.T) {
 		for _, line := range lines.FindAllString(text, -1) {
 			for _, m := range name.FindAllStringSubmatch(line, -1) {
 				n++
-				i := slices.IndexFunc(Keys, func(k Key) bool { return k.Name == m[1] })
-				if i < 0 || m[1] != "type" && (Keys[i].Why == "") != acted {
+				i := slices.IndexFunc(settings.CNIKeys, func(e settings.Entry) bool { return e.Name == m[1] })
+				if i < 0 || m[1] != "type" && (settings.CNIKeys[i].Effect == settings.ActedOn) != acted {
 					t.Errorf("%s: in the table %v, acted on %v", m[1], i >= 0, acted)
 				}
 			}
@@ -85,7 +87,7 @@ func TestKeysAreComplete(t *testing.T) {
 		t.Errorf("only %d keys found that are ignored", n)
 	}
 	for _, k := range listKeys {
-		if !slices.ContainsFunc(Keys, func(o Key) bool { return o.Name == k }) {
+		if !slices.ContainsFunc(settings.CNIKeys, func(e settings.Entry) bool { return e.Name == k }) {
 			t.Errorf("%s has no entry", k)
 		}
 	}

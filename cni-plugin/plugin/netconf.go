@@ -18,7 +18,7 @@ import (
 // NetConf is the plugin's part of the network configuration: Calico's keys, so
 // that an existing configuration keeps working, and "socket". Keys that steer what
 // Manx does not have are checked for their type and have no effect, which the agent says
-// ([Keys]).
+// ([settings.CNIKeys]).
 type NetConf struct {
 	CNIVersion string
 	Name       string

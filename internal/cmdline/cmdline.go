@@ -24,6 +24,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // Exit codes of a program.
@@ -99,7 +101,7 @@ func orList(words []string) string {
 }
 
 func didYouMean(word string, names []string) string {
-	if near := Nearest(word, names); near != "" {
+	if near := nearest.Name(word, names); near != "" {
 		return "; did you mean " + near + "?"
 	}
 	return ""

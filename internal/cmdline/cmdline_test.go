@@ -90,15 +90,3 @@ func TestRun(t *testing.T) {
 		}
 	}
 }
-
-func TestNearest(t *testing.T) {
-	names := []string{"ipam", "ippool", "preflight", "status", "uninstall", "version"}
-	for word, want := range map[string]string{
-		"stauts": "status", "statsu": "status", "STATUS": "status", "ipan": "ipam", "uninst": "uninstall", "pre": "preflight",
-		"bogus": "", "": "", "x": "", "ip": "ipam", "versions": "version",
-	} {
-		if got := cmdline.Nearest(word, names); got != want {
-			t.Errorf("%q is near %q; want %q", word, got, want)
-		}
-	}
-}

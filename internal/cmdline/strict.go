@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // done marks a root that is strict.
@@ -56,7 +58,7 @@ func strictGroup(c *cobra.Command) {
 		names := namesBelow(c)
 		if len(args) > 0 {
 			near := ""
-			if n := Nearest(args[0], names); n != "" {
+			if n := nearest.Name(args[0], names); n != "" {
 				near = " did you mean " + n + "?"
 			}
 			return Usagef("unknown command %q:%s There are %s", args[0], near, strings.Join(names, ", "))

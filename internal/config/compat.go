@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	table "github.com/manx-cni/manx/api/settings"
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // checkCompat reports values that ask for something that does not happen: the variables
@@ -37,7 +38,7 @@ func unknown(env map[string]string) (out []Warning) {
 			continue
 		}
 		text := "not a setting of Manx, ignored"
-		if near := table.Nearest(name, names()); near != "" {
+		if near := nearest.Name(name, names()); near != "" {
 			text += "; did you mean " + near + "?"
 		} else if ofCalico(name) {
 			text = "no effect: a setting of Calico's that this version of Manx does not have"

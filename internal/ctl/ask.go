@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/manx-cni/manx/internal/cmdline"
+	"github.com/manx-cni/manx/internal/nearest"
 	"github.com/manx-cni/manx/internal/progress"
 	"github.com/manx-cni/manx/internal/status"
 )
@@ -150,8 +150,8 @@ func (a agents) remedy(of answer, pod *corev1.Pod, nodes []corev1.Node) string {
 		for _, n := range nodes {
 			names = append(names, n.Name)
 		}
-		if text = "; nodes with one are " + orNone(names); cmdline.Nearest(of.node, names) != "" {
-			text += "; did you mean " + cmdline.Nearest(of.node, names) + "?"
+		if text = "; nodes with one are " + orNone(names); nearest.Name(of.node, names) != "" {
+			text += "; did you mean " + nearest.Name(of.node, names) + "?"
 		}
 	case pod == nil:
 		text = fmt.Sprintf("; kubectl -n %s describe daemonset %s says why; for a machine that is gone: kubectl delete node %s", a.namespace, agentDaemonSet, of.node)

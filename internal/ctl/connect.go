@@ -15,6 +15,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/manx-cni/manx/internal/cmdline"
+	"github.com/manx-cni/manx/internal/nearest"
 )
 
 // connection is how commands reach the API server: by clientcmd's own flags, so that
@@ -186,7 +187,7 @@ func (c *connection) known(raw *clientcmdapi.Config) error {
 			continue
 		}
 		near := ""
-		if found := cmdline.Nearest(n.name, n.names); found != "" {
+		if found := nearest.Name(n.name, n.names); found != "" {
 			near = "; did you mean " + found + "?"
 		}
 		return fmt.Errorf("--%s=%q: the kubeconfig has no such %[1]s; there are: %[3]s%[4]s", n.flag, n.name, orNone(n.names), near)

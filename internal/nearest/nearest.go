@@ -1,17 +1,24 @@
-package cmdline
+// Package nearest guesses the name that a misspelt one stands for: of a command, an
+// environment variable, a field, a key of a configuration. It is a leaf, linked into the
+// CNI plugin.
+package nearest
 
 import "strings"
 
-// Nearest returns the name that word is probably a misspelling or the beginning of, or
-// an empty string.
-func Nearest(word string, names []string) (best string) {
+// Name returns the name of names that word is probably a misspelling or the beginning
+// of: the same but for case and separators, or few letters away; or an empty string.
+func Name(word string, names []string) (best string) {
 	if word == "" {
 		return ""
 	}
-	low := strings.ToLower(word)
+	low := squeeze(word)
 	least := min(3, 1+(len(word)+1)/3) // edits; as many as that make another word
 	for _, n := range names {
-		if d := distance(low, strings.ToLower(n)); d < least {
+		name := squeeze(n)
+		if far := len(low) - len(name); far >= least || -far >= least {
+			continue // so many letters too many or too few
+		}
+		if d := distance(low, name); d < least {
 			least, best = d, n
 		}
 	}
@@ -19,11 +26,16 @@ func Nearest(word string, names []string) (best string) {
 		return best
 	}
 	for _, n := range names {
-		if strings.HasPrefix(strings.ToLower(n), low) {
+		if strings.HasPrefix(squeeze(n), low) {
 			return n
 		}
 	}
 	return ""
+}
+
+// squeeze takes out what separates words: assignIpv4 is assign_ipv4.
+func squeeze(s string) string {
+	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
 }
 
 // distance is Levenshtein's, over bytes; two neighbours that have changed places count
