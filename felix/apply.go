@@ -137,7 +137,7 @@ func (d *Dataplane) refresh() {
 }
 
 // lookAndWrite does what is due, in the order that keeps traffic safe. Reading
-// comes first, and what can not be read is not acted upon.
+// comes first, and what cannot be read is not acted upon.
 func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	if err := d.lookUp(); err != nil {
 		return err
@@ -207,7 +207,7 @@ func (d *Dataplane) writeBoth(ctx context.Context) error {
 }
 
 // setFilter tells the packet filter what was calculated. It guards a tunnel that is
-// wanted, also where the kernel can not have it yet: its module makes it from one
+// wanted, also where the kernel cannot have it yet: its module makes it from one
 // moment to the next. It guards one that is not wanted as long as that takes packets
 // because of us.
 func (d *Dataplane) setFilter() {

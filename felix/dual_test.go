@@ -385,7 +385,7 @@ func TestPacketPath6(t *testing.T) {
 	}
 }
 
-// TestNftMissingByFamily: a packet filter that can not be for IPv6 is said, and holds
+// TestNftMissingByFamily: a packet filter that cannot be for IPv6 is said, and holds
 // up no route and not that of IPv4; what both miss is said once.
 func TestNftMissingByFamily(t *testing.T) {
 	for _, tc := range []struct {

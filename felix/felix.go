@@ -99,7 +99,7 @@ type Dataplane struct {
 	calculated   []state.Condition
 	forwarding   []state.Condition
 	capabilities []caps.Capability
-	prober       caps.Prober // nil with a kernel that can not be asked
+	prober       caps.Prober // nil with a kernel that cannot be asked
 
 	lastRefresh            time.Time
 	applies, failedApplies uint64

@@ -65,7 +65,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 			prepare: func(_ *testing.T, _ *tunnelled, in *calc.Input) { in.Learned, in.Converged = nil, false },
 		},
 		{
-			what: "it can not be set down", up: true, guarded: true, fails: true,
+			what: "it cannot be set down", up: true, guarded: true, fails: true,
 			prepare: func(_ *testing.T, w *tunnelled, _ *calc.Input) {
 				w.FailWith(func(op nltest.Op, _ string) error {
 					if op == nltest.OpLinkSetUp {
@@ -76,7 +76,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 			},
 		},
 		{
-			what: "it can not be looked at", up: true, guarded: true, fails: true,
+			what: "it cannot be looked at", up: true, guarded: true, fails: true,
 			prepare: func(_ *testing.T, w *tunnelled, _ *calc.Input) {
 				w.FailWith(func(op nltest.Op, subject string) error {
 					if op == nltest.OpLinkByName && subject == state.TunnelDevice {
@@ -157,7 +157,7 @@ func TestGuardBeforeTheModule(t *testing.T) {
 	}
 }
 
-// TestUninstallKeepsTheGuardToTheLast: and longer, when the device can not be set down.
+// TestUninstallKeepsTheGuardToTheLast: and longer, when the device cannot be set down.
 func TestUninstallKeepsTheGuardToTheLast(t *testing.T) {
 	w := newTunnelled(t)
 	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}

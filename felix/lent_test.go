@@ -55,7 +55,7 @@ func TestLentAddress(t *testing.T) {
 		t.Errorf("no route to the lent address beside the blackhole:\n%s", routes(t))
 	}
 	if !answers() {
-		t.Error("a pod can not reach an address that its node lends")
+		t.Error("a pod cannot reach an address that its node lends")
 	}
 	// Who knows only the block sends to us what is for the borrower.
 	stranger := nltest.NewNS(t)

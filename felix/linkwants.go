@@ -39,7 +39,7 @@ func podSettings(ep state.Endpoint) []linkconf.Value {
 		has4, has6 = has4 || a.Is4(), has6 || state.Is6(a)
 	}
 	if has4 {
-		out = append(out, linkconf.Value{Setting: nl.Forwarding, Want: 1}, linkconf.Value{Setting: nl.ProxyARP, Want: 1}, linkconf.Value{Setting: nl.RouteLocalnet, Want: 1})
+		out = append(out, linkconf.Value{Setting: nl.Forwarding, Want: 1}, linkconf.Value{Setting: nl.ProxyARP, Want: 1})
 	}
 	if !has6 {
 		return append(out, linkconf.Value{Setting: nl.DisableIPv6, Want: 1})

@@ -104,7 +104,7 @@ func TestHairpin(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := ns.Try("ping", "-n", "-c1", "-W2", "10.96.0.10"); err != nil {
-		t.Errorf("a pod can not reach itself through its service: %v: %s", err, out)
+		t.Errorf("a pod cannot reach itself through its service: %v: %s", err, out)
 	}
 }
 

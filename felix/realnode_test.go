@@ -73,7 +73,7 @@ func (n *node) plug(ns nltest.NS, ep state.Endpoint) {
 	nltest.Run(n.t, "ip", "link", "set", ep.Iface, "alias", ep.Alias())
 	nltest.Run(n.t, "sysctl", "-qw", "net.ipv4.conf."+ep.Iface+".proxy_arp=1", "net.ipv4.neigh."+ep.Iface+".proxy_delay=0",
 		// As the plugin does.
-		"net.ipv4.conf."+ep.Iface+".route_localnet=1", "net.ipv4.conf."+ep.Iface+".forwarding=1", "net.ipv6.conf."+ep.Iface+".accept_ra=0",
+		"net.ipv4.conf."+ep.Iface+".forwarding=1", "net.ipv6.conf."+ep.Iface+".accept_ra=0",
 		// As an older plugin left it; the agent turns the kernel's source check on.
 		"net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf."+ep.Iface+".rp_filter=0")
 	nltest.Run(n.t, "sysctl", "-qw", "net.ipv6.conf."+ep.Iface+".disable_ipv6=1") // dualPod turns it on

@@ -61,7 +61,6 @@ func TestSettingsAreKept(t *testing.T) {
 		{"forwarding of the uplink", "sysctl -qw net.ipv4.conf.eth0.forwarding=0", "sysctl -n net.ipv4.conf.eth0.forwarding", "1", "net.ipv4.conf.*.forwarding"},
 		{"forwarding of a pod", "sysctl -qw net.ipv4.conf." + iface + ".forwarding=0", "sysctl -n net.ipv4.conf." + iface + ".forwarding", "1", "net.ipv4.conf.*.forwarding"},
 		{"proxy_arp", "sysctl -qw net.ipv4.conf." + iface + ".proxy_arp=0", "sysctl -n net.ipv4.conf." + iface + ".proxy_arp", "1", "net.ipv4.conf.*.proxy_arp"},
-		{"route_localnet", "sysctl -qw net.ipv4.conf." + iface + ".route_localnet=0", "sysctl -n net.ipv4.conf." + iface + ".route_localnet", "1", "net.ipv4.conf.*.route_localnet"},
 		{"accept_ra", "sysctl -qw net.ipv6.conf." + iface + ".accept_ra=1", "sysctl -n net.ipv6.conf." + iface + ".accept_ra", "0", "net.ipv6.conf.*.accept_ra"},
 		{"disable_ipv6", "sysctl -qw net.ipv6.conf." + iface + ".disable_ipv6=0", "sysctl -n net.ipv6.conf." + iface + ".disable_ipv6", "1", "net.ipv6.conf.*.disable_ipv6"},
 		{"MTU", "ip link set " + iface + " mtu 1000", "cat /sys/class/net/" + iface + "/mtu", "1500", "interface MTU"},

@@ -52,7 +52,7 @@ type Tunnel struct {
 	Wanted *state.Tunnel `json:"wanted,omitempty"`
 	// Ready: it is as it should be.
 	Ready bool `json:"ready"`
-	// Unavailable says why this kernel can not have it.
+	// Unavailable says why this kernel cannot have it.
 	Unavailable string `json:"unavailable,omitempty"`
 }
 
@@ -82,7 +82,7 @@ func (d *Dataplane) Endpoints() []state.Endpoint { return d.endpoints.All() }
 // ours, which pods do not care about.
 func (s Status) TunnelServes() bool { return s.Tunnel.Ready || s.Driver("tunnel").Held > 0 }
 
-// Ready reports why pods can not be served yet, nil when they can.
+// Ready reports why pods cannot be served yet, nil when they can.
 func (d *Dataplane) Ready() error {
 	s := d.Status()
 	if !s.InSync {

@@ -70,7 +70,7 @@ type Request struct {
 	IPIP bool
 	// Pools4 and Pools6 are names or CIDRs of the only pools that the addresses
 	// of a family may come from, in this order, whatever their selectors and
-	// assignmentMode say. One that does not exist or can not be used fails the
+	// assignmentMode say. One that does not exist or cannot be used fails the
 	// request. Empty: all pools that select the node and the namespace.
 	Pools4, Pools6 []string
 	// Addrs are addresses that the handle must get, at most one of a family;
@@ -204,7 +204,7 @@ func (a *Allocator) Run(ctx context.Context) error {
 
 // Assign returns the addresses of req.Handle, IPv4 before IPv6, assigning what it
 // does not hold yet. It returns a *PoolFullError when there is none to give, an
-// *AddrError when one of req.Addrs can not be had, an error that is ErrRetry when
+// *AddrError when one of req.Addrs cannot be had, an error that is ErrRetry when
 // others were faster too often, and else the failure of the API server. One that is
 // slow is waited for and asked again while ctx, which should have a deadline, lasts;
 // what was waited for then is a *progress.OverdueError, and meanwhile in ctx's

@@ -31,7 +31,7 @@ type choice struct {
 	// key names the pools: selections that come to the same pools claim blocks
 	// together, and are exhausted together.
 	key string
-	err error // a requested pool can not be used
+	err error // a requested pool cannot be used
 }
 
 // choose selects the pools for one family of a request, once per round for all

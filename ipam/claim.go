@@ -128,7 +128,7 @@ func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got b
 	return got, nil
 }
 
-// whyFull describes what the node has, for when it can not have more.
+// whyFull describes what the node has, for when it cannot have more.
 func (a *Allocator) whyFull(c *claim, config v1.IPAMConfigSpec) *PoolFullError {
 	e := &PoolFullError{Node: a.Node, Family: c.family, Use: c.use, Skipped: c.skipped, Want: c.want, Free: c.free, NoClaims: !config.AutoAllocateBlocks}
 	for _, p := range c.pools {
@@ -258,7 +258,7 @@ func (a *Allocator) unclaimed(ctx context.Context, cidr netip.Prefix) (*entry, e
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil, nil
-	case errors.As(err, &bad): // whose it is can not be read
+	case errors.As(err, &bad): // whose it is cannot be read
 		return &entry{cidr: cidr, problem: bad.Error()}, nil
 	case err != nil:
 		return nil, err
@@ -272,7 +272,7 @@ func (a *Allocator) unclaimed(ctx context.Context, cidr netip.Prefix) (*entry, e
 	return a.settle(ctx, cidr, affinity)
 }
 
-// giveUp removes this node's affinity to a block that it can not have.
+// giveUp removes this node's affinity to a block that it cannot have.
 func (a *Allocator) giveUp(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity, why string) error {
 	err := a.Store.Affinities.Delete(ctx, affinity)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {

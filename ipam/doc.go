@@ -17,8 +17,8 @@
 // Requests that arrive while a write is under way are served together by the
 // next: sixty pods that start at once cost a handful of writes, not sixty. The
 // handle objects are written after the answer, by one goroutine which sets each
-// to what the blocks say at that time; so a handle's creation and deletion can
-// not overtake one another.
+// to what the blocks say at that time; so a handle's creation and deletion cannot
+// overtake one another.
 //
 // # Claims
 //

@@ -15,14 +15,14 @@ import (
 // the allocator is not ready: the same call may succeed in a moment.
 var ErrRetry = errors.New("try again")
 
-// AddrError means that an address that was asked for by name can not be had.
+// AddrError means that an address that was asked for by name cannot be had.
 type AddrError struct {
 	Addr   netip.Addr
 	Reason string
 }
 
 func (e *AddrError) Error() string {
-	return fmt.Sprintf("address %s can not be had: %s", e.Addr, e.Reason)
+	return fmt.Sprintf("address %s cannot be had: %s", e.Addr, e.Reason)
 }
 
 // takenBy says whose an assigned address is.

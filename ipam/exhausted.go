@@ -2,7 +2,7 @@ package ipam
 
 import "time"
 
-// An exhausted pool is what a thousand pods that can not start ask about again
+// An exhausted pool is what a thousand pods that cannot start ask about again
 // and again. So what a look at every block came to is remembered for a moment.
 
 // exhaustionLasts is how long: a block that became free elsewhere, or a change of

@@ -78,7 +78,7 @@ func (a *Allocator) lost() map[netip.Addr]string {
 	return out
 }
 
-// lament logs once that an address in use can not be assigned to its handle.
+// lament logs once that an address in use cannot be assigned to its handle.
 func (a *Allocator) lament(addr netip.Addr, handle string, err error) {
 	text := fmt.Sprintf("%s %v", handle, err)
 	var refused *AddrError
@@ -89,7 +89,7 @@ func (a *Allocator) lament(addr netip.Addr, handle string, err error) {
 	switch {
 	case known:
 	case errors.As(err, &refused):
-		a.Log.Error("address in use is not assigned to its handle and can not be; restart the pod", "addr", addr, "handle", handle, "err", err)
+		a.Log.Error("address in use is not assigned to its handle and cannot be; restart the pod", "addr", addr, "handle", handle, "err", err)
 	default:
 		a.Log.Warn("address in use is not assigned to its handle, will be tried again", "addr", addr, "handle", handle, "err", err)
 	}

@@ -142,7 +142,7 @@ func TestRepairElsewhere(t *testing.T) {
 	for name, c := range map[string]struct {
 		addr, config string
 		prepare      func(t *testing.T, s store.Store)
-		logged       string // what can not be repaired is said once
+		logged       string // what cannot be repaired is said once
 	}{
 		"block gone":                {"10.0.0.5", "", func(*testing.T, store.Store) {}, ""},
 		"block gone, pool disabled": {"10.9.0.5", "", func(*testing.T, store.Store) {}, ""},

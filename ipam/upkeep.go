@@ -109,7 +109,7 @@ func (a *Allocator) tidy(ctx context.Context, looks int) {
 			read = append(read, o.cidr)
 		}
 	}
-	_ = a.readAgain(ctx, read...) // what can not be read is stale, and read before it is used
+	_ = a.readAgain(ctx, read...) // what cannot be read is stale, and read before it is used
 	a.giveBack(ctx)
 	ctx, err := a.begin(ctx)
 	if err != nil {

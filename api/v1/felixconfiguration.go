@@ -57,11 +57,11 @@ type FelixConfigurationSpec struct {
 	VXLANVNI *int `json:"vxlanVNI,omitempty"`
 
 	// WireguardEnabled encrypts pod traffic between nodes over IPv4 (false). Agents
-	// that can not are not ready while it is true.
+	// that cannot are not ready while it is true.
 	// +optional
 	WireguardEnabled *bool `json:"wireguardEnabled,omitempty"`
 	// WireguardEnabledV6 encrypts pod traffic between nodes over IPv6 (false). Agents
-	// that can not are not ready while it is true.
+	// that cannot are not ready while it is true.
 	// +optional
 	WireguardEnabledV6 *bool `json:"wireguardEnabledV6,omitempty"`
 	// WireguardMTU is the MTU of wireguard.cali in bytes; 0 or absent means detected.

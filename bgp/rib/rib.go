@@ -144,7 +144,7 @@ func (t *Table) Set(prefix netip.Prefix, hops []bgp.Hop) {
 	t.touch(prefix)
 }
 
-// keep returns the hops that a peer can not have withdrawn, being away.
+// keep returns the hops that a peer cannot have withdrawn, being away.
 func (t *Table) keep(hops []bgp.Hop) (kept []bgp.Hop) {
 	for _, h := range hops {
 		if r := t.restarting[h.Peer]; r != nil && !r.up {

@@ -136,7 +136,7 @@ func signal(ch chan struct{}) {
 }
 
 // Run drives the speaker until ctx ends and returns nil then. Sessions are left to
-// end with the process. It returns an error only when this process can not become
+// end with the process. It returns an error only when this process cannot become
 // what is desired.
 func (r *Reconciler) Run(ctx context.Context) error {
 	tick := time.NewTicker(retryEvery)

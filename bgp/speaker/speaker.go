@@ -84,7 +84,7 @@ type SessionEvent struct {
 	// Reason of leaving a state, for people; may be empty.
 	Reason string
 	// Restart, when an established session is lost, is how long the peer asked for
-	// its paths to be kept; 0: they are gone, by its will or because it can not
+	// its paths to be kept; 0: they are gone, by its will or because it cannot
 	// restart gracefully.
 	Restart time.Duration
 	// Expired says that the speaker has given up waiting for the peer.

@@ -45,7 +45,7 @@ type File struct {
 func (f File) String() string {
 	switch {
 	case f.Fault != "":
-		return "which it can not read (" + f.Fault + ")"
+		return "which it cannot read (" + f.Fault + ")"
 	case f.Plugin == "":
 		return "which names no plugin"
 	}
@@ -61,7 +61,7 @@ type View struct {
 // Equal reports whether two views show the same.
 func (v View) Equal(o View) bool { return v.Ours == o.Ours && slices.Equal(v.Before, o.Before) }
 
-// Look reads a directory. An error says that it can not be known.
+// Look reads a directory. An error says that it cannot be known.
 func Look(dir string) (View, error) {
 	entries, err := os.ReadDir(dir) // sorted by name, as runtimes do
 	if err != nil {

@@ -62,7 +62,7 @@ func (c Config) agree(ctx context.Context, conflist []byte, types []string, log 
 	return rewrite(conflist, base, agreed)
 }
 
-// speaks asks one plugin for the versions that it has. One that can not be asked, for
+// speaks asks one plugin for the versions that it has. One that cannot be asked, for
 // want of a library perhaps, is taken to have what plugins have had for years.
 func (c Config) speaks(ctx context.Context, name string) (versions []string, why string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

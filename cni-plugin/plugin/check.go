@@ -66,7 +66,7 @@ func askCheck(ctx context.Context, socket string, ep nodeapi.Endpoint, addrs []n
 	return agent.Check(ctx, nodeapi.CheckRequest{Endpoint: ep, Addrs: addrs})
 }
 
-// expected reads prevResult: what must be there, and what in it can not be right.
+// expected reads prevResult: what must be there, and what in it cannot be right.
 //
 // inPod is the name of the pod's end.
 func expected(conf *NetConf, ep nodeapi.Endpoint, inPod string) (veth.Expect, []string, error) {

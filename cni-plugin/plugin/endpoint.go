@@ -87,7 +87,7 @@ func another(ep nodeapi.Endpoint) func(alias string) bool {
 	}
 }
 
-// podEndpoint is endpointOf for verbs that can not do without the pod's name.
+// podEndpoint is endpointOf for verbs that cannot do without the pod's name.
 func podEndpoint(args *skel.CmdArgs, conf *NetConf) (nodeapi.Endpoint, error) {
 	ep, err := endpointOf(args, conf)
 	if err == nil && ep.Pod == "" {

@@ -52,7 +52,7 @@ func gc(args *skel.CmdArgs) error {
 
 // inUse reports whether the list has an attachment. The name of eth0 was that of every
 // interface of its container for older plugins; then the pod's end says which it is,
-// and when that can not be known it is left alone.
+// and when that cannot be known it is left alone.
 func inUse(valid map[types.GCAttachment]bool, id attachment.ID, o veth.Owned) bool {
 	if valid[types.GCAttachment{ContainerID: id.ContainerID, IfName: id.IfName}] {
 		return true

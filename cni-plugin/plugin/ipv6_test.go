@@ -160,7 +160,7 @@ func checkPod6(t *testing.T, pod *nettest.Namespace, addrs []string) {
 			got = append(got, f[2]+" "+f[3])
 		}
 		if strings.Contains(line, "tentative") || strings.Contains(line, "dadfailed") {
-			t.Errorf("an address that can not be used: %s", line)
+			t.Errorf("an address that cannot be used: %s", line)
 		}
 	}
 	if !slices.Equal(got, want) {

@@ -87,18 +87,17 @@ func familiesOf(addrs []netip.Addr) (f families) {
 // hostSysctls are those of the host side. Router advertisements are refused
 // because a pod could otherwise become the node's default router (CVE-2020-13597).
 // A pod without IPv4 is not answered for the IPv4 gateway. rp_filter has the kernel
-// learn no neighbour from an ARP request whose sender is not the pod. route_localnet stays as the
-// node has it: with it, a pod's packet to 127.0.0.1 would reach the node's own services
+// learn no neighbour from an ARP request whose sender is not the pod. route_localnet
+// stays as the node has it: with it, a pod's packet to 127.0.0.1 would reach the node's own services
 // wherever no packet filter stands in the way. The portmap plugin, which needs it for
 // hostPorts on localhost, sets it itself.
 func hostSysctls(iface string, has families) []sysctl {
 	v4, v6 := "ipv4/conf/"+iface+"/", "ipv6/conf/"+iface+"/"
-	var out []sysctl
+	// Also of a pod without IPv4, which can send ARP requests as well. On a device without
+	// an address 2 says the same as 1; systemd's udev rules set it on new devices.
+	out := []sysctl{{path: v4 + "rp_filter", value: "1", also: "2"}}
 	if has.ipv4 {
 		out = append(out,
-			// On a device without an address 2 says the same as 1; systemd's udev rules
-			// set it on new devices.
-			sysctl{path: v4 + "rp_filter", value: "1", also: "2"},
 			sysctl{path: "ipv4/neigh/" + iface + "/proxy_delay", value: "0"},
 			sysctl{path: v4 + "proxy_arp", value: "1"},
 			sysctl{path: v4 + "forwarding", value: "1"},

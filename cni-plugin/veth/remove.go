@@ -129,8 +129,8 @@ func (s *socket) nsid(netns string) (id int32, ok bool, err error) {
 	return id, ok, err
 }
 
-// PodIfName is the name that the pod's end of a host side has; empty when that can
-// not be known.
+// PodIfName is the name that the pod's end of a host side has; empty when that cannot
+// be known.
 func PodIfName(o Owned) (string, error) {
 	s, err := openSocket()
 	if err != nil {

@@ -144,7 +144,7 @@ func (l *link) ours(prefix string) bool {
 }
 
 // mark sets the owner and reads the index, both by name: this process has just
-// made an interface of that name, and two can not exist.
+// made an interface of that name, and two cannot exist.
 func (p *Pair) mark() error {
 	var made *link
 	err := p.host.do(setAlias(p.cfg.HostIface, p.cfg.Alias), getLink(p.cfg.HostIface, &made))

@@ -79,7 +79,7 @@ func TestSysctlsComeBeforeUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A sysctl that can not be written stops everything before "up".
+	// A sysctl that cannot be written stops everything before "up".
 	node.IP(t, "link set cali0 name cali1")
 	node.Do(t, func() { err = p.Configure(Settings{Addrs: []netip.Addr{netip.MustParseAddr("10.1.1.1")}}) })
 	if err == nil || !strings.Contains(err.Error(), "set sysctl /proc/sys/net/ipv4/conf/cali0/rp_filter=1") {

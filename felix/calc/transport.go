@@ -20,7 +20,7 @@ type transports struct {
 
 	// offLink collects the prefixes that have no next hop on link.
 	offLink map[offLink][]netip.Prefix
-	// ownerless collects the prefixes that can not be encapsulated because
+	// ownerless collects the prefixes that cannot be encapsulated because
 	// nobody knows to whom.
 	ownerless map[ownerless][]netip.Prefix
 	// unavailable collects the prefixes that need a tunnel this node has not,

@@ -1,7 +1,7 @@
 // Package caps finds out what this node's kernel can do for pod networking.
 //
 // It owns nothing and changes nothing it can avoid changing: it reads /proc and
-// /sys, and asks the kernel for links that can not exist. Only asking for a
+// /sys, and asks the kernel for links that cannot exist. Only asking for a
 // tunnel kind may make the kernel load its module, except for ipip, which is
 // not asked for: that module puts a tunl0 into every network namespace, and is
 // loaded by felix/tunnel once a pool wants it.
@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// Capability is one thing the kernel can or can not do.
+// Capability is one thing the kernel can or cannot do.
 type Capability struct {
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`

@@ -6,7 +6,7 @@
 //
 //	uplinks, tunl0   net.ipv4.conf.LINK.forwarding=1; net.ipv6.conf.LINK.accept_ra=2 of
 //	                 one that has routes from router advertisements
-//	cali…            forwarding, proxy_arp, route_localnet; of IPv6 forwarding,
+//	cali…            forwarding, proxy_arp; of IPv6 forwarding,
 //	                 proxy_ndp, accept_ra, disable_ipv6; up, and the MTU it was made with
 //
 // It owns no object: the links are the host's and the plugin's (cni-plugin/veth). It

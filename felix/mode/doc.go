@@ -14,7 +14,7 @@
 //	(retired)     the old device goes after a quiet time   –
 //
 // So a packet is never sent a way that its receiver does not accept yet, or no
-// longer. Who can not take part, because its kernel has no ipip or its agent is
+// longer. Who cannot take part, because its kernel has no ipip or its agent is
 // down, stops the others where they are: they accept both ways and send the old
 // one. They name it in the condition ModeHeld, and go on as soon as it does or its
 // Node is deleted.

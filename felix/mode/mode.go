@@ -120,7 +120,7 @@ func next(in Input, p Pool) Word {
 		w.Target, w.Gen, w.UID = p.Target, p.Gen, p.UID
 		return w
 	}
-	// Who has accepted and can not any longer says so, whatever it has said before.
+	// Who has accepted and cannot any longer says so, whatever it has said before.
 	broken := p.Target != calc.Never && in.TunnelProblem != ""
 	if !w.heard(p) || w.Stage == Sending || broken {
 		w = Word{Sends: w.Sends, Target: p.Target, Stage: Preparing, Gen: p.Gen}
@@ -243,7 +243,7 @@ func travelling(p Pool, w Word) string {
 	return "packets still travel as with " + string(w.Sends)
 }
 
-// stuck lists the other nodes that can not send p's way although all accept it.
+// stuck lists the other nodes that cannot send p's way although all accept it.
 func stuck(in Input, p Pool) (out []string) {
 	for _, o := range in.Others {
 		if w := o.Words[p.Name]; w.heard(p) && w.Sends == p.Target && w.Stage != Sending && w.Why != "" {

@@ -258,7 +258,7 @@ func (f Family) plan(tx *knftables.Transaction, want, has image) int {
 	return changes
 }
 
-// mustRebuild reports what can not be changed in place: a base chain's hook,
+// mustRebuild reports what cannot be changed in place: a base chain's hook,
 // and objects of kinds we do not know how to remove one by one.
 func mustRebuild(want, has image) bool {
 	for name, c := range want.chains {
@@ -367,7 +367,7 @@ func (d *Driver) Uninstall(ctx context.Context) error {
 		return err
 	}
 	tx := d.runner.NewTransaction()
-	tx.Add(&knftables.Table{}) // so that deleting it can not fail
+	tx.Add(&knftables.Table{}) // so that deleting it cannot fail
 	tx.Delete(&knftables.Table{})
 	if err := d.runner.Run(ctx, tx); err != nil {
 		return fmt.Errorf("remove table %s: %w", d.table, err)

@@ -147,7 +147,7 @@ func TestAbsent(t *testing.T) {
 		t.Errorf("what a table that is gone has dropped is forgotten: %+v", got)
 	}
 
-	// Where nft can not be, there is nothing to remove and nothing to say.
+	// Where nft cannot be, there is nothing to remove and nothing to say.
 	none, r := newDriver6(t)
 	r.fail = func(what string) error { return errors.New(what) }
 	none.SetAbsent()

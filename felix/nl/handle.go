@@ -94,7 +94,7 @@ func (h *Handle) sockets() (*netlink.Handle, *rtSocket, error) {
 	return h.lib, h.rt, nil
 }
 
-// broken reports whether a socket can not be trusted after err: answers may be
+// broken reports whether a socket cannot be trusted after err: answers may be
 // missing or still on their way.
 func broken(err error) bool {
 	for _, e := range []error{unix.EAGAIN, unix.ENOBUFS, unix.EBADF, unix.EPIPE, unix.EIO, os.ErrClosed} {

@@ -71,7 +71,7 @@ type Route struct {
 	LinkIndex int
 	// Protocol is rtm_protocol.
 	Protocol int
-	// Plain is false when the route has something that state.Route can not say
+	// Plain is false when the route has something that state.Route cannot say
 	// (several next hops, an encapsulation, a type Manx does not use).
 	Plain bool
 	// Multipath: it has several next hops. In IPv6, Gw and LinkIndex are the first
@@ -155,7 +155,7 @@ type Kernel interface {
 	// those of the module's fallback device: no fixed ends, TTL of the inner
 	// packet. The kernel loads the kind's module when it may. ErrExists when
 	// there is such a link, perhaps made by that module just now; ErrUnsupported
-	// when the kernel can not have the kind.
+	// when the kernel cannot have the kind.
 	LinkAdd(name, kind string) error
 	// LinkDelete removes a link; ErrNotFound when there is none.
 	LinkDelete(index int) error
@@ -172,7 +172,7 @@ type Kernel interface {
 	// Addrs lists the addresses of all links, of both families.
 	Addrs() ([]Addr, error)
 	// AddrAdd gives a link an address; ErrExists when it has that address with
-	// that subnet, whatever else differs: the kernel can not change the rest.
+	// that subnet, whatever else differs: the kernel cannot change the rest.
 	AddrAdd(a Addr) error
 	// AddrDel takes an address from a link; ErrNotFound when it has none such.
 	// With a link's last IPv4 address go all IPv4 routes over it (fib_disable_ip).

@@ -51,7 +51,7 @@ func parseLink(m []byte) (Link, error) {
 	return l, nil
 }
 
-// attr finds one attribute in a sequence; what can not be read is not there.
+// attr finds one attribute in a sequence; what cannot be read is not there.
 func attr(b []byte, typ uint16) []byte {
 	var found []byte
 	_ = eachAttr(b, func(t uint16, v []byte) {

@@ -21,7 +21,6 @@ type Setting uint8
 const (
 	Forwarding Setting = iota
 	ProxyARP
-	RouteLocalnet
 	Forwarding6
 	AcceptRA6
 	ProxyNDP6
@@ -37,13 +36,12 @@ var settings = [numSettings]struct {
 	number int
 	is6    bool
 }{
-	Forwarding:    {"forwarding", 1, false},
-	ProxyARP:      {"proxy_arp", 3, false},
-	RouteLocalnet: {"route_localnet", 26, false},
-	Forwarding6:   {"forwarding", 0, true},
-	AcceptRA6:     {"accept_ra", 3, true},
-	ProxyNDP6:     {"proxy_ndp", 22, true},
-	DisableIPv6:   {"disable_ipv6", 26, true},
+	Forwarding:  {"forwarding", 1, false},
+	ProxyARP:    {"proxy_arp", 3, false},
+	Forwarding6: {"forwarding", 0, true},
+	AcceptRA6:   {"accept_ra", 3, true},
+	ProxyNDP6:   {"proxy_ndp", 22, true},
+	DisableIPv6: {"disable_ipv6", 26, true},
 }
 
 // Sysctl is the setting's name for sysctl(8), of a link or of "*".

@@ -20,7 +20,7 @@ func TestSettings(t *testing.T) {
 	}
 	defer h.Close()
 	read := func(name string) string { return strings.TrimSpace(nltest.Run(t, "sysctl", "-n", name)) }
-	for _, s := range []nl.Setting{nl.Forwarding, nl.ProxyARP, nl.RouteLocalnet, nl.Forwarding6, nl.AcceptRA6, nl.ProxyNDP6, nl.DisableIPv6} {
+	for _, s := range []nl.Setting{nl.Forwarding, nl.ProxyARP, nl.Forwarding6, nl.AcceptRA6, nl.ProxyNDP6, nl.DisableIPv6} {
 		name := s.Sysctl("set0")
 		for _, value := range []string{"1", "0", "1"} {
 			nltest.Run(t, "sysctl", "-qw", name+"="+value)

@@ -14,7 +14,7 @@
 //     route then is a condition ForeignRoute until the other one is gone.
 //   - What changes is replaced in place: there is no moment without a route.
 //   - Deletions come after all creations and replacements, and name our
-//     protocol, so that they can not hit anything else.
+//     protocol, so that they cannot hit anything else.
 //   - Routes through a next hop are not removed before BGP has converged: a
 //     freshly started agent has learned nothing yet, and its predecessor's
 //     routes are the best knowledge there is.

@@ -22,7 +22,7 @@ type Kernel interface {
 	ChangeRoutes(changes []nl.RouteChange) []error
 }
 
-// chunk is how many changes are made between two looks at what can not wait.
+// chunk is how many changes are made between two looks at what cannot wait.
 const chunk = 512
 
 // Config is what a Driver needs.
@@ -30,7 +30,7 @@ type Config struct {
 	Kernel Kernel
 	Log    *slog.Logger
 	// Between, when set, is called between chunks of a long Apply: the owner
-	// serves there what can not wait. It may call AddNow and RemoveNow.
+	// serves there what cannot wait. It may call AddNow and RemoveNow.
 	Between func(ctx context.Context)
 }
 
@@ -198,7 +198,7 @@ func (d *Driver) logForeign(now map[state.RouteKey]string) {
 }
 
 // planUpdates makes the changes for keys, leaving out what was settled since
-// the keys were listed and what can not be done.
+// the keys were listed and what cannot be done.
 func (d *Driver) planUpdates(keys []state.RouteKey) []nl.RouteChange {
 	changes := make([]nl.RouteChange, 0, len(keys))
 	for _, k := range keys {

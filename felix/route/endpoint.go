@@ -10,7 +10,7 @@ import (
 
 // AddNow makes routes on one interface desired and writes them at once, without
 // waiting for the next Apply. It needs the kernel to have been read back. What
-// it can not write stays pending.
+// it cannot write stays pending.
 func (d *Driver) AddNow(link nl.Link, routes []state.Route) error {
 	if !d.readBack {
 		return errors.New("routes have not been read back yet")
@@ -57,8 +57,8 @@ func (d *Driver) anyRefused(keys []state.RouteKey) bool {
 }
 
 // RemoveNow makes routes not desired any longer and removes them at once. A
-// destination that is on another interface by now is left alone. What it can
-// not remove stays pending.
+// destination that is on another interface by now is left alone. What it cannot
+// remove stays pending.
 func (d *Driver) RemoveNow(routes []state.Route) error {
 	d.Unwant(routes)
 	var keys []state.RouteKey

@@ -27,7 +27,7 @@ const (
 	// DatastoreLocked: the ClusterInformation default has datastoreReady false: nothing
 	// is assigned or released and no route is changed until it is true again.
 	DatastoreLocked ConditionKind = "DatastoreLocked"
-	// IPIPUnavailable: a pool asks for IPIP and this node can not have the tunnel.
+	// IPIPUnavailable: a pool asks for IPIP and this node cannot have the tunnel.
 	IPIPUnavailable ConditionKind = "IPIPUnavailable"
 	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows
 	// which node it belongs to, so that no route can be written for it.

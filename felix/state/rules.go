@@ -145,8 +145,8 @@ func (s Set) Equal(o Set) bool {
 	return s.Name == o.Name && slices.Equal(s.Prefixes, o.Prefixes)
 }
 
-// SameHook reports whether two base chains are attached alike; the kernel can
-// not change that of an existing chain.
+// SameHook reports whether two base chains are attached alike; the kernel cannot
+// change that of an existing chain.
 func (c Chain) SameHook(o Chain) bool {
 	return c.Type == o.Type && c.Hook == o.Hook && c.Priority == o.Priority
 }

@@ -20,7 +20,7 @@
 //   - With its last address a device loses all its routes, whoever's
 //     (fib_disable_ip). A new address is there before an old one goes, and an
 //     old one stays while there is no new one.
-//   - The kernel can not change the broadcast address of an address, only delete
+//   - The kernel cannot change the broadcast address of an address, only delete
 //     and add it. Meanwhile the same address with length 31, which makes no
 //     route, stands in for it.
 //   - Setting a device down costs its routes too. It stays up while others use
@@ -33,7 +33,7 @@
 // (RFC 3704 §2.2) drops them, so that it is made loose on tunl0 and on the uplink
 // while a tunnel is wanted, and put back afterwards. Other modes stay as they are.
 //
-// What can not be seen on a device is in a Memory, written before the first change and
+// What cannot be seen on a device is in a Memory, written before the first change and
 // cleared after the last: what rp_filters were, that the device is up because of us, or
 // was up before and with which MTU. It makes up for a process that has ended, and is
 // believed only about the same device, in the same boot, as this package left it.

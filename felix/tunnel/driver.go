@@ -82,7 +82,7 @@ type Driver struct {
 	status      state.DriverStatus
 }
 
-// failure is one change that the kernel refused, or something that can not be
+// failure is one change that the kernel refused, or something that cannot be
 // read.
 type failure struct {
 	subject string

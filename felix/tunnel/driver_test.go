@@ -247,7 +247,7 @@ func TestFailuresWhileRetiring(t *testing.T) {
 	}
 }
 
-// TestReadyOutlastsAReadThatFails: what can not be read has not changed.
+// TestReadyOutlastsAReadThatFails: what cannot be read has not changed.
 func TestReadyOutlastsAReadThatFails(t *testing.T) {
 	w := newFake(t)
 	d := w.wanting(t)

@@ -14,7 +14,7 @@ import (
 )
 
 // Memory keeps what devices were before a Driver changed them, for the processes that
-// come after: that can not be seen on the devices.
+// come after: that cannot be seen on the devices.
 type Memory interface {
 	// Load returns what the last Save of this boot was given.
 	Load() ([]Former, error)
@@ -116,7 +116,7 @@ func (f File) boot() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// recall reads the memory once. A process that can not goes on without.
+// recall reads the memory once. A process that cannot goes on without.
 func (d *Driver) recall() {
 	if d.formers != nil {
 		return

@@ -227,7 +227,7 @@ func TestMemoryFails(t *testing.T) {
 		t.Errorf("remembered: %q", got)
 	}
 
-	// What can not be read is not made up.
+	// What cannot be read is not made up.
 	must(t, os.WriteFile(w.memory.Path, []byte("?"), 0o600))
 	lines.Reset()
 	d = tunnel.New(tunnel.Config{Kernel: w, Memory: memory, Log: slog.New(slog.NewTextHandler(&lines, nil))})

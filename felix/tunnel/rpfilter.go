@@ -9,7 +9,7 @@ import (
 )
 
 // loosen makes a strict rp_filter loose; all is that of conf/all. Loose is the
-// least change: the greater of the two is in force, so that off can not be had
+// least change: the greater of the two is in force, so that off cannot be had
 // on one device only. What is strict now is as somebody else wants it, whatever the
 // memory has of it.
 func (d *Driver) loosen(link nl.Link, all int) bool {

@@ -25,7 +25,7 @@ func (d *Driver) Flushed() bool { return d.flushed }
 // Index is the device's number as of the last look; 0 when there was none.
 func (d *Driver) Index() int { return d.index }
 
-// Unavailable says why the kernel can not have a wanted device; empty when it can.
+// Unavailable says why the kernel cannot have a wanted device; empty when it can.
 func (d *Driver) Unavailable() string {
 	if d.want == nil {
 		return ""

@@ -68,8 +68,8 @@ type Agent struct {
 	errors   errorLog
 }
 
-// Run is manx-node: it returns nil when ctx ends, and an error when the agent can
-// not go on. Neither touches the dataplane.
+// Run is manx-node: it returns nil when ctx ends, and an error when the agent cannot
+// go on. Neither touches the dataplane.
 func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	if err := refuseUnsupported(settings); err != nil {
 		return err

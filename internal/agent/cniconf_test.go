@@ -97,7 +97,7 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 		wantNone("without " + name)
 	}
 	put("05-cilium.conflist", "{")
-	want("a broken one", state.CNIConfigShadowed, "05-cilium.conflist", "can not read")
+	want("a broken one", state.CNIConfigShadowed, "05-cilium.conflist", "cannot read")
 	take("05-cilium.conflist")
 	put("20-flannel.conflist", `{"plugins":[{"type":"flannel"}]}`)
 	put("00-multus.conf", `{"type":"multus"}`)
@@ -112,7 +112,7 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 	wantNone("nothing is concluded from a directory that is not there")
 }
 
-// What can not be read says nothing.
+// What cannot be read says nothing.
 func TestConfigurationDirectoryUnknown(t *testing.T) {
 	c := newCNIConf(filepath.Join(t.TempDir(), "absent"), slog.New(slog.DiscardHandler))
 	c.look()

@@ -85,7 +85,7 @@ func testAgent(t *testing.T) *Agent {
 	return a
 }
 
-// An agent that can not encrypt what the FelixConfiguration in force for its node
+// An agent that cannot encrypt what the FelixConfiguration in force for its node
 // wants encrypted is not ready, and names the object.
 func TestEncryptionThatIsNotThere(t *testing.T) {
 	on, off := map[string]any{"wireguardEnabled": true}, map[string]any{"wireguardEnabled": false}

@@ -503,7 +503,7 @@ func TestDualStackWritesOncePerFamily(t *testing.T) {
 	check("DEL")
 }
 
-// When the block of one family can not be written, the pod is not told of the other
+// When the block of one family cannot be written, the pod is not told of the other
 // family's address, and the DEL that follows leaves none.
 func TestHalfAnAdd(t *testing.T) {
 	for _, family := range []string{"10-244", "fd00"} {

@@ -152,7 +152,7 @@ func TestInUseReadsNoRoutesWithoutPods(t *testing.T) {
 	if err != nil || len(u.addresses()) != 0 || k.Calls(nltest.OpRoutes) != 0 {
 		t.Errorf("%v, %v, %d route dumps", err, u.addresses(), k.Calls(nltest.OpRoutes))
 	}
-	// An agent that can not tell which addresses are in use must not assign any.
+	// An agent that cannot tell which addresses are in use must not assign any.
 	for _, op := range []nltest.Op{nltest.OpLinks, nltest.OpRoutes} {
 		k.AddLink(nl.Link{Name: "cali1", Alias: "manx:net.a"})
 		k.FailWith(func(o nltest.Op, _ string) error {
@@ -162,7 +162,7 @@ func TestInUseReadsNoRoutesWithoutPods(t *testing.T) {
 			return nil
 		})
 		if _, err := newInUse(k, nil); err == nil {
-			t.Errorf("a kernel whose %s can not be read is no obstacle", op)
+			t.Errorf("a kernel whose %s cannot be read is no obstacle", op)
 		}
 	}
 }

@@ -241,7 +241,7 @@ type member struct {
 
 	// What is wrong with the node.
 	mute, podsAway bool
-	resists        time.Duration // a pod that can not be changed, for so long
+	resists        time.Duration // a pod that cannot be changed, for so long
 	noAddress      bool
 	noKernel       string
 	unreachable    []string
@@ -460,7 +460,7 @@ func (m *member) actions() modeActions {
 			failed = slices.Clone(m.unreachable)
 			l.mu.Unlock()
 			if len(failed) > 0 {
-				return failed // what can not work fails at once
+				return failed // what cannot work fails at once
 			}
 			err := within(ctx, probeTime, func() error {
 				for _, o := range l.members {

@@ -352,8 +352,8 @@ func (m *modes) newPodMTU() int {
 	return m.podMTU
 }
 
-// ready says why pods can not be served yet: their addresses and their MTU depend on
-// the tunnel. A node that can not have one serves pods of other pools.
+// ready says why pods cannot be served yet: their addresses and their MTU depend on
+// the tunnel. A node that cannot have one serves pods of other pools.
 func (m *modes) ready(dp felix.Status) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -386,7 +386,7 @@ func (m *modes) busyLocked() bool {
 	return m.decision.Moving || !m.applied || m.up && !m.forced && !m.decision.Tunnel || !m.up && m.addr.IsValid()
 }
 
-// unavailable says why the node can not do what a pool asks for, empty when it can.
+// unavailable says why the node cannot do what a pool asks for, empty when it can.
 func (m *modes) unavailable() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -403,7 +403,7 @@ func (m *modes) unavailable() string {
 		return ""
 	}
 	slices.Sort(names)
-	return fmt.Sprintf("packets to pool %s travel in IPIP, which this node can not: %s", strings.Join(names, ", "), m.problem)
+	return fmt.Sprintf("packets to pool %s travel in IPIP, which this node cannot: %s", strings.Join(names, ", "), m.problem)
 }
 
 // poolState is what status shows of one pool.

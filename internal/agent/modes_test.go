@@ -99,7 +99,7 @@ func TestReadySaysWhatIsMissing(t *testing.T) {
 	})
 }
 
-// A node that is not to have IPIP serves its pods, and says what it can not.
+// A node that is not to have IPIP serves its pods, and says what it cannot.
 func TestTurnedOff(t *testing.T) {
 	off := false
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {

@@ -371,7 +371,7 @@ func (m *modes) keepAnswering(ctx context.Context) (ok bool) {
 		select {
 		case err := <-done:
 			if err != nil && ctx.Err() == nil {
-				m.log.Warn("probes of other nodes can not be answered; trying again", "err", err)
+				m.log.Warn("probes of other nodes cannot be answered; trying again", "err", err)
 			}
 			return err == nil
 		case <-m.do.after(modeRetry):

@@ -103,7 +103,7 @@ func TestStrangersPackets(t *testing.T) {
 	})
 }
 
-// Who can not publish does nothing, and the others wait where both ways are accepted.
+// Who cannot publish does nothing, and the others wait where both ways are accepted.
 func TestMuteNodeHoldsTheOthers(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
 		l.settled(calc.Never)

@@ -68,7 +68,7 @@ func familiesOf(addrs []netip.Addr) (f families) {
 
 // wishOf reads what a pod asks for. What the pod says beats what its namespace
 // says, which beats the network configuration. An address and a hardware address are
-// for one interface, the pod's eth0. An annotation that can not be
+// for one interface, the pod's eth0. An annotation that cannot be
 // carried out is an error and not ignored: the pod would run with an address that
 // its author does not expect. The errors are the author's to cure, and carry the
 // code of an invalid configuration.

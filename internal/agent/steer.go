@@ -121,7 +121,7 @@ func (a *Agent) syncIPAM(ctx context.Context) error {
 	return a.ipam.Sync(ctx)
 }
 
-// ready tells why the agent can not serve pods yet, or that nothing hinders it.
+// ready tells why the agent cannot serve pods yet, or that nothing hinders it.
 func (a *Agent) ready() error {
 	if !a.serving.Load() {
 		return a.startingReason()

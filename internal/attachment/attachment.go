@@ -139,7 +139,7 @@ func Escape(s string) string {
 
 func plain(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 
-// unescape undoes Escape; what Escape can not have written it leaves as it is.
+// unescape undoes Escape; what Escape cannot have written it leaves as it is.
 func unescape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

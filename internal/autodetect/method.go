@@ -140,7 +140,7 @@ func checkDestination(f Family, s string) error {
 
 // excluded are the names that first-found and skip-interface pass over:
 // container bridges, virtual machines' bridges and tunnels, which carry
-// addresses that other nodes can not reach. The list is Calico's; manx is ours.
+// addresses that other nodes cannot reach. The list is Calico's; manx is ours.
 var excluded = regexp.MustCompile(`^(docker|cbr|dummy|podman|virbr|lxcbr|veth|lo|br-|cali|tunl|flannel|kube-ipvs|cni|` +
 	`vxlan\.calico|vxlan-v6\.calico|wireguard\.cali|wg-v6\.cali|nodelocaldns|manx)`)
 

@@ -207,7 +207,7 @@ func (r Request) reach(ctx context.Context) (Result, error) {
 		return Result{}, r.fail(fmt.Sprintf("find the source address towards %s: %v", r.Method.reaches, err), r.candidates(nil, nil))
 	}
 	if !src.IsGlobalUnicast() {
-		return Result{}, r.fail(fmt.Sprintf("the source address towards %s is %s, which other nodes can not reach", r.Method.reaches, src),
+		return Result{}, r.fail(fmt.Sprintf("the source address towards %s is %s, which other nodes cannot reach", r.Method.reaches, src),
 			r.candidates(nil, nil))
 	}
 	o, ok := owner(r.Interfaces, src)

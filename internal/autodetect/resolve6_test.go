@@ -61,7 +61,7 @@ func TestResolve6(t *testing.T) {
 		{name: "can-reach", ip: "autodetect", method: "can-reach=2001:4860:4860::8888", reach: "2001:db8::5", want: "2001:db8::5/64", iface: "eth0"},
 		{name: "can-reach, from a temporary one", ip: "autodetect", method: "can-reach=2001:4860:4860::8888", reach: "2001:db8::aaaa",
 			fail: []string{"the source address towards 2001:4860:4860::8888 is 2001:db8::aaaa of eth0: temporary"}},
-		{name: "can-reach, a neighbour", ip: "autodetect", method: "can-reach=router", reach: "fe80::5", fail: []string{"which other nodes can not reach"}},
+		{name: "can-reach, a neighbour", ip: "autodetect", method: "can-reach=router", reach: "fe80::5", fail: []string{"which other nodes cannot reach"}},
 		{name: "kubernetes-internal-ip", ip: "autodetect", method: "kubernetes-internal-ip", internal: addrs("10.0.0.5", "fd00::5"), want: "fd00::5/64", iface: "eth0"},
 		{name: "kubernetes-internal-ip, none", ip: "autodetect", method: "kubernetes-internal-ip", internal: addrs("10.0.0.5"),
 			fail: []string{"no IPv6 InternalIP", "--node-ip"}},

@@ -113,7 +113,7 @@ func TestResolve(t *testing.T) {
 		{name: "cidr, none", method: "cidr=203.0.113.0/24", fail: []string{"eth0 10.0.0.5/24 (in none of the CIDRs)"}},
 
 		{name: "can-reach", method: "can-reach=8.8.8.8", reach: "10.0.0.5", want: "10.0.0.5/24", iface: "eth0", reason: []string{"8.8.8.8"}},
-		{name: "can-reach, loopback", method: "can-reach=127.0.0.1", reach: "127.0.0.1", fail: []string{"127.0.0.1, which other nodes can not reach"}},
+		{name: "can-reach, loopback", method: "can-reach=127.0.0.1", reach: "127.0.0.1", fail: []string{"127.0.0.1, which other nodes cannot reach"}},
 		{name: "can-reach, unreachable", method: "can-reach=8.8.8.8", reach: "!network is unreachable", fail: []string{"network is unreachable", "eth0 10.0.0.5/24"}},
 		{name: "can-reach, address gone", method: "can-reach=8.8.8.8", reach: "10.9.9.9", fail: []string{"which no interface has"}},
 

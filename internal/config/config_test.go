@@ -97,7 +97,7 @@ func TestValues(t *testing.T) {
 		{env: "CALICO_IPV6POOL_CIDR=none", get: func(c Config) any { return c.Pool6.Skip && !c.Pool.Skip }, want: true},
 		{env: "CALICO_IPV6POOL_CIDR=10.244.0.0/16", note: `CALICO_IPV6POOL_CIDR="10.244.0.0/16": not an IPv6 CIDR; want e.g. fd00:10:244::/48, or "none"`},
 		{env: "CALICO_IPV6POOL_CIDR=fd00::", note: "not an IPv6 CIDR"},
-		{env: "CALICO_IPV6POOL_CIDR=fe80::/64", note: "overlaps fe80::/10, whose addresses can not be given to pods"},
+		{env: "CALICO_IPV6POOL_CIDR=fe80::/64", note: "overlaps fe80::/10, whose addresses cannot be given to pods"},
 		{env: "CALICO_IPV6POOL_CIDR=::ffff:10.0.0.0/112", note: "not an IPv6 CIDR"},
 		{env: "CALICO_IPV6POOL_CIDR=::/0", note: "overlaps ::/8"},
 		{env: "CALICO_IPV6POOL_CIDR=64:ff9b::/96", note: "overlaps ::/8"},

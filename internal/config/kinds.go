@@ -182,7 +182,7 @@ func rangeOf(family autodetect.Family, accepts string, reserved ...string) kind[
 		}
 		for _, r := range reserved {
 			if p.Overlaps(netip.MustParsePrefix(r)) {
-				return poolRange{}, "", fmt.Errorf("overlaps %s, whose addresses can not be given to pods", r)
+				return poolRange{}, "", fmt.Errorf("overlaps %s, whose addresses cannot be given to pods", r)
 			}
 		}
 		if p != p.Masked() {

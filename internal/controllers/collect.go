@@ -87,7 +87,7 @@ func (c *collector) look(ctx context.Context, grace time.Duration) (more bool, e
 		return false, nil
 	}
 	if err := c.watch.fresh(ctx, c.kube); err != nil {
-		c.watch.epoch.bump() // what can not be asked is not known
+		c.watch.epoch.bump() // what cannot be asked is not known
 		return false, err
 	}
 	s := c.watch.snapshot()

@@ -77,7 +77,7 @@ type program struct {
 }
 
 // Run is manx-controllers: it returns nil when ctx ends, having given up the
-// lease, and an error when it can not go on.
+// lease, and an error when it cannot go on.
 func Run(ctx context.Context, s Settings, log *slog.Logger) error {
 	cfg, err := restConfig(s.Kubeconfig)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 // eventTimeout bounds the writing of one Event, which nothing waits for long.
 const eventTimeout = 5 * time.Second
 
-// events raises Events. One that can not be written is logged and lost: the log
+// events raises Events. One that cannot be written is logged and lost: the log
 // has what it says.
 type events struct {
 	kube     kubernetes.Interface

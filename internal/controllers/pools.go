@@ -174,7 +174,7 @@ func (p *pools) clear(ctx context.Context, v *verdict) error {
 }
 
 // left counts the pool's blocks at the API server: the cache may be late, and
-// what is decided here can not be taken back.
+// what is decided here cannot be taken back.
 func (p *pools) left(ctx context.Context, cidr netip.Prefix) (int, error) {
 	blocks, malformed, err := p.sweep.store.Blocks.List(ctx, "")
 	if err = errors.Join(append(malformed, err)...); err != nil {
@@ -256,6 +256,6 @@ func (p *pools) tellWaiting(ctx context.Context, v *verdict, m *poolMemory) {
 		return
 	}
 	m.waiting = true
-	p.log.Info("pool can not go yet", "pool", v.Name, "why", v.text)
+	p.log.Info("pool cannot go yet", "pool", v.Name, "why", v.text)
 	p.events.pool(ctx, v.IPPool, corev1.EventTypeNormal, "IPPoolInUse", v.text)
 }

@@ -211,10 +211,10 @@ func TestCacheAloneReleasesNothing(t *testing.T) {
 		{"the pod exists", []runtime.Object{podObject("dead", "n1"), nodeObject("n1")}, nil, errContradicted},
 		{"the pod reports the address", []runtime.Object{podObject("dead", "n2", "10.0.0.2"), nodeObject("n1")}, nil, errContradicted},
 		{"the watches broke", nil, func(f *fixture) { f.epoch.bump() }, errBroken},
-		{"pods can not be read", nil, func(f *fixture) {
+		{"pods cannot be read", nil, func(f *fixture) {
 			f.kube.PrependReactor("get", "pods", func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, down })
 		}, down},
-		{"nodes can not be read", nil, func(f *fixture) {
+		{"nodes cannot be read", nil, func(f *fixture) {
 			f.kube.PrependReactor("get", "nodes", func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, down })
 		}, down},
 	} {

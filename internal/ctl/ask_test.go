@@ -104,7 +104,7 @@ func TestAskAgentsIsBounded(t *testing.T) {
 	}
 }
 
-// What can not be asked is an error each, by name, and the others' answers are there.
+// What cannot be asked is an error each, by name, and the others' answers are there.
 func TestStatusNamesWhoIsSilent(t *testing.T) {
 	forbidden := apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("not you"))
 	going := agentPod("manx-d", "node4", corev1.PodRunning)

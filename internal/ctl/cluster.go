@@ -81,7 +81,7 @@ func running(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil
 }
 
-// cannotAsk says why the agent in a node's pod can not be asked, if so. nil: it has no pod.
+// cannotAsk says why the agent in a node's pod cannot be asked, if so. nil: it has no pod.
 func cannotAsk(p *corev1.Pod) string {
 	switch {
 	case p == nil:

@@ -198,7 +198,7 @@ func (r *releaser) noteRemoved(handle string) {
 	r.done.Handles = append(r.done.Handles, handle)
 }
 
-// left returns how many addresses the handle has in a block. Of one that can not be
+// left returns how many addresses the handle has in a block. Of one that cannot be
 // read it believes what the handle says.
 func (r *releaser) left(ctx context.Context, cidr, handle string, said int) (int, error) {
 	p, err := netip.ParsePrefix(cidr)

@@ -61,7 +61,7 @@ longer.
 
 Between nodes of one subnet that have tunnel addresses, packets with these are tried
 too: a fabric that checks sources drops those of pods, and lets those of nodes pass.
-Nodes have one while a pool's ipipMode is not Never. Without, this can not be tried,
+Nodes have one while a pool's ipipMode is not Never. Without, this cannot be tried,
 and the output says so: on a fabric that checks sources, plain routes lose all packets
 of pods although everything here passes.`+how)
 	cmd.AddCommand(ipip, bgp, newPreflightNodeCommand())
@@ -149,7 +149,7 @@ func (o *preflightOptions) runWith(ctx context.Context, out io.Writer, client ku
 type member struct {
 	preflight.Target
 	pod *corev1.Pod
-	// problem says why it can not.
+	// problem says why it cannot.
 	problem string
 }
 

@@ -219,7 +219,7 @@ func TestPreflightFails(t *testing.T) {
 			out: []string{"FAIL node2 -> node3 ipip: protocol 4 from node2 (172.30.0.12) does not reach node3 (172.30.0.13)"},
 			err: "preflight ipip: 1 of 6 pairs of nodes fail",
 		},
-		"agents that can not": {
+		"agents that cannot": {
 			pods:  &pods{fail: map[string]error{"manx-b": errors.New(`exit code 1: unknown command "preflight"`)}},
 			asked: 2,
 			objs: []runtime.Object{

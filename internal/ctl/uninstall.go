@@ -81,7 +81,7 @@ removes everything else without waiting for anybody. What belongs to others on t
 nodes stays. Pods that run keep their interfaces and lose their network; they need
 another network plugin and a restart, or Manx again. --pods removes the interfaces.
 
-A node that can not be reached is named; the command waits for it (--timeout). It
+A node that cannot be reached is named; the command waits for it (--timeout). It
 can be repeated, and goes on where it was. When it fails or is interrupted it takes
 DaemonSet manx-uninstall away. Without --yes it says what would happen. With -o json or
 yaml the steps are told on standard error.

@@ -265,16 +265,16 @@ func TestUninstallLeavesNoCleaner(t *testing.T) {
 		err            error // the answer then
 		answered       bool  // but it is done
 		running        bool  // the agents, to the end
-		keeps          bool  // the cleaner, because it can not be deleted
+		keeps          bool  // the cleaner, because it cannot be deleted
 		want           string
 	}{
-		"interrupted at the first step":         {verb: "patch", resource: "deployments", stop: true},
-		"interrupted when the agents stop":      {verb: "patch", resource: "daemonsets", stop: true},
-		"interrupted while nodes are cleaned":   {verb: "create", resource: "daemonsets", stop: true, want: "node1 (Pending)"},
-		"the answer to its creation is lost":    {verb: "create", resource: "daemonsets", err: errors.New("EOF"), answered: true, want: "create DaemonSet manx-uninstall: EOF"},
-		"the controllers can not be stopped":    {verb: "patch", resource: "deployments", err: refused, running: true, want: "stop Deployment manx-controllers"},
-		"the agents can not be stopped":         {verb: "patch", resource: "daemonsets", err: refused, running: true, want: "stop DaemonSet manx-node"},
-		"the cleaner of before can not be gone": {verb: "delete", resource: "daemonsets", err: refused, keeps: true, want: "kubectl -n kube-system delete daemonset/manx-uninstall"},
+		"interrupted at the first step":        {verb: "patch", resource: "deployments", stop: true},
+		"interrupted when the agents stop":     {verb: "patch", resource: "daemonsets", stop: true},
+		"interrupted while nodes are cleaned":  {verb: "create", resource: "daemonsets", stop: true, want: "node1 (Pending)"},
+		"the answer to its creation is lost":   {verb: "create", resource: "daemonsets", err: errors.New("EOF"), answered: true, want: "create DaemonSet manx-uninstall: EOF"},
+		"the controllers cannot be stopped":    {verb: "patch", resource: "deployments", err: refused, running: true, want: "stop Deployment manx-controllers"},
+		"the agents cannot be stopped":         {verb: "patch", resource: "daemonsets", err: refused, running: true, want: "stop DaemonSet manx-node"},
+		"the cleaner of before cannot be gone": {verb: "delete", resource: "daemonsets", err: refused, keeps: true, want: "kubectl -n kube-system delete daemonset/manx-uninstall"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u, _ := uninstallLab(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil })
@@ -344,7 +344,7 @@ func TestUninstallNamesWhatHoldsTheCleaner(t *testing.T) {
 	}
 }
 
-// A node that can not be cleaned is named with its reason, and nothing is forgotten.
+// A node that cannot be cleaned is named with its reason, and nothing is forgotten.
 func TestUninstallFails(t *testing.T) {
 	u, _ := uninstallLab(t, func(p *corev1.Pod) {
 		if p.Spec.NodeName != "node2" {

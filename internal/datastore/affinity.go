@@ -30,7 +30,7 @@ type affinityObject struct {
 type claim struct {
 	block netip.Prefix
 	node  string
-	err   error // why the object can not be used
+	err   error // why the object cannot be used
 }
 
 func trimAffinity(o any) (any, error) {

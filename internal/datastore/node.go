@@ -17,8 +17,8 @@ import (
 // together (256 KiB). A node's agent is not trusted with every other's memory.
 const maxPoolModes = 160 << 10
 
-// trimmedNode is what the informer keeps of a Node: the value, or why it can
-// not be used.
+// trimmedNode is what the informer keeps of a Node: the value, or why it cannot
+// be used.
 type trimmedNode struct {
 	node Node
 	err  error

@@ -172,7 +172,7 @@ type Learned struct {
 	NextHops []netip.Addr
 }
 
-// Malformed is an object that can not be believed.
+// Malformed is an object that cannot be believed.
 type Malformed struct {
 	Kind, Name string
 	Reason     string

@@ -112,8 +112,8 @@ func said(twice map[netip.Addr]bool, smaller netip.Prefix) bool {
 	return false
 }
 
-// handles compares the IPAMHandles with what blocks say of handles. Blocks that can
-// not be read may have any address of any handle that names them.
+// handles compares the IPAMHandles with what blocks say of handles. Blocks that cannot
+// be read may have any address of any handle that names them.
 func (k *checker) handles() {
 	have := map[string]map[netip.Prefix]int{} // by the object's name
 	names := map[string]string{}              // handle as the blocks have it

@@ -16,7 +16,7 @@ type Usage struct {
 
 // UsageOf returns how full each pool and its blocks are, in order, and the blocks
 // that are in no pool. Reserved addresses that nobody has are not free. Blocks that
-// can not be read count as unused.
+// cannot be read count as unused.
 func UsageOf(c Cluster, reserved []netip.Prefix) (pools, orphans []Usage) {
 	reserved = disjoint(reserved)
 	for _, p := range c.Pools {

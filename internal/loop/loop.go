@@ -4,8 +4,8 @@
 // It is the heartbeat of a level-triggered part: a wake-up carries no data, it
 // says "look again", and any number of them before the next run make one run.
 // Runs keep a minimum distance, so that a storm of changes costs one run per
-// interval; a run that fails is repeated with growing distance; tasks that can
-// not wait are executed between runs on the same goroutine, so that the
+// interval; a run that fails is repeated with growing distance; tasks that cannot
+// wait are executed between runs on the same goroutine, so that the
 // function and the tasks share state without a lock.
 package loop
 

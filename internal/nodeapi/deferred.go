@@ -68,7 +68,7 @@ func deferredFile(dir, record string) string { return filepath.Join(dir, record+
 
 // ReplayDeferred hands every recorded DEL to h and forgets those that succeed;
 // the others stay for the next call and are named in the error. A record that
-// can not be read as one is set aside as "<name>.corrupt".
+// cannot be read as one is set aside as "<name>.corrupt".
 //
 // [Serve] does this by itself. Calling it before Serve as well is harmless.
 func ReplayDeferred(ctx context.Context, dir string, h Handler) error {

@@ -18,7 +18,7 @@ const (
 	CodeDecoding         = 6
 	CodeInvalidConfig    = 7
 	CodeTryAgain         = 11 // transient: the runtime should try again later
-	CodeNotAvailable     = 50 // STATUS: the plugin can not serve ADD
+	CodeNotAvailable     = 50 // STATUS: the plugin cannot serve ADD
 	CodeInternal         = 999
 )
 

@@ -52,7 +52,7 @@ type server struct {
 
 // Serve listens on path until ctx ends and hands requests to h. It then lets
 // running conversations finish for two seconds, undoes what they did not finish,
-// and returns nil. It returns an error only when it can not listen.
+// and returns nil. It returns an error only when it cannot listen.
 func Serve(ctx context.Context, path string, h Handler, log *slog.Logger) error {
 	s := &server{limits: defaultLimits, handler: h, log: log, deferred: DeferredDir(path)}
 	return s.serve(ctx, path)

@@ -122,7 +122,7 @@ const (
 	maxPathLen   = 4096
 )
 
-// Validate reports the first field that can not be what it claims.
+// Validate reports the first field that cannot be what it claims.
 func (e Endpoint) Validate() error {
 	const ids = "letters, digits, '_', '.', '-', the first a letter or digit"
 	switch {

@@ -58,7 +58,7 @@
 //
 // A pod with NET_ADMIN decides what its namespace looks like. Only opening the
 // socket happens inside; the thread is back before the first message is sent, and
-// one that can not come back ends with its goroutine. The number of routes that
+// one that cannot come back ends with its goroutine. The number of routes that
 // are read and the time that one namespace may take are bounded; messages on the
 // socket that are not from the kernel are dropped (a process inside may send
 // there); whatever fails is said in [Report] and the next namespace has its turn.

@@ -39,7 +39,7 @@ type server struct {
 }
 
 // Serve answers requests, one after the other, until ctx ends, and then returns
-// nil. It returns an error only when it can not listen. It must run in the node's
+// nil. It returns an error only when it cannot listen. It must run in the node's
 // network namespace, with CAP_SYS_ADMIN and CAP_NET_ADMIN.
 func Serve(ctx context.Context, cfg Config) error {
 	s := &server{limits: defaultLimits, Config: cfg}

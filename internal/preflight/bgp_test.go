@@ -28,7 +28,7 @@ func TestBGP(t *testing.T) {
 		"port dropped one way": {
 			prepare: func(t *testing.T, f *fabric) { f.nodes[2].rule(t, "ip saddr 172.30.0.11 tcp dport 179 drop") },
 			want:    []string{"node1 node3 tcp"},
-			says:    "TCP port 179 of node3 (172.30.0.13) can not be reached from node1 (172.30.0.11), no answer: allow TCP port 179",
+			says:    "TCP port 179 of node3 (172.30.0.13) cannot be reached from node1 (172.30.0.11), no answer: allow TCP port 179",
 		},
 		"nobody listens": {
 			prepare: func(*testing.T, *fabric) {},

@@ -226,7 +226,7 @@ func (b book) sentence(from, to Target, r Result) string {
 
 func (b book) tcpSentence(from, to Target, r Result) string {
 	port := b.reports[from.Name].Port
-	what := fmt.Sprintf("TCP port %d of %s can not be reached from %s", port, to, from)
+	what := fmt.Sprintf("TCP port %d of %s cannot be reached from %s", port, to, from)
 	switch r.Detail {
 	case "", errNoAnswer.Error():
 		return fmt.Sprintf("%s, no answer: allow TCP port %d in the security group or firewall between nodes", what, port)

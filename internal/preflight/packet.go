@@ -133,8 +133,8 @@ func podPacket(p probe, src, dst netip.Addr) []byte {
 	return b
 }
 
-// opener is an echo request without our header whose answer connection tracking can
-// not tell from that of echo(p).
+// opener is an echo request without our header whose answer connection tracking cannot
+// tell from that of echo(p).
 func opener(p probe) []byte {
 	b := make([]byte, icmpLen)
 	b[0] = echoRequest

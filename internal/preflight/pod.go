@@ -54,7 +54,7 @@ func (p *podProber) send(pr probe, dst Target) error {
 	}
 	// Connection tracking has not seen what a packet socket sends, and many a firewall
 	// drops answers to nothing. This packet, in the present way, is what they answer.
-	// That it can not be sent is no news: it is not what is being tried.
+	// That it cannot be sent is no news: it is not what is being tried.
 	_ = send(p.in, opener(pr), dst.TunnelAddr)
 	return unix.Sendto(p.out, podPacket(pr, p.self, dst.TunnelAddr), 0, &to)
 }

@@ -68,7 +68,7 @@ func (c Check) basis() Check {
 type Target struct {
 	Name string     `json:"name"`
 	Addr netip.Addr `json:"addr,omitzero"`
-	// TunnelAddr is its address in a pool, where it has one. The fabric can not tell
+	// TunnelAddr is its address in a pool, where it has one. The fabric cannot tell
 	// it from a pod's.
 	TunnelAddr netip.Addr `json:"tunnelAddr,omitzero"`
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Bounds of a selector, so that one object can not use up the stack or the time
+// Bounds of a selector, so that one object cannot use up the stack or the time
 // of every node that reads it.
 const (
 	// MaxLength is in bytes.

@@ -255,10 +255,10 @@ func comparePools(set config.Config, kind poolKind, want config.Pool, pools []v1
 		}
 	}
 	fixed := func(variable, field string, has, wants any) {
-		add(variable, field, has, wants, fmt.Sprintf("it can not be changed in a pool: create another pool, set disabled on this one, and restart the pods; or set the variable to %v", has))
+		add(variable, field, has, wants, fmt.Sprintf("it cannot be changed in a pool: create another pool, set disabled on this one, and restart the pods; or set the variable to %v", has))
 	}
 	patch := func(spec map[string]any) string {
-		body, _ := json.Marshal(map[string]any{"spec": spec}) // of strings and bools: can not fail
+		body, _ := json.Marshal(map[string]any{"spec": spec}) // of strings and bools: cannot fail
 		return fmt.Sprintf("to change the pool: kubectl patch ippools.%s %s --type merge -p '%s'", v1.GroupName, p.Name, body)
 	}
 	free := func(variable, field string, has, wants any) {

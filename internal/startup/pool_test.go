@@ -165,7 +165,7 @@ func TestExistingPool(t *testing.T) {
 	})
 }
 
-// A pool that this version can not carry is not made. What is in a cluster with pools
+// A pool that this version cannot carry is not made. What is in a cluster with pools
 // has nothing to do with the variable.
 func TestVXLANPoolIsNotMade(t *testing.T) {
 	for _, tc := range []struct {

@@ -135,7 +135,7 @@ type Driver struct {
 	LastError string    `json:"lastError,omitempty"`
 }
 
-// Capability is one thing the kernel can or can not do.
+// Capability is one thing the kernel can or cannot do.
 type Capability struct {
 	Name      string `json:"name"`
 	Available bool   `json:"available"`

@@ -79,7 +79,7 @@ func New(cidr netip.Prefix, node string, now time.Time) (*Block, error) {
 // every problem it finds; a block with one must not be used.
 //
 // A free address that unallocated does not list is no problem: it is lost until
-// someone repairs the block, and can not be given out twice.
+// someone repairs the block, and cannot be given out twice.
 func Parse(spec *v1.IPAMBlockSpec) (*Block, error) {
 	cidr, err := netip.ParsePrefix(spec.CIDR)
 	if err != nil {
@@ -112,7 +112,7 @@ func Parse(spec *v1.IPAMBlockSpec) (*Block, error) {
 		}
 	}
 	if spec.SequenceNumber == math.MaxInt64 {
-		errs = append(errs, errors.New("spec.sequenceNumber: can not grow any more"))
+		errs = append(errs, errors.New("spec.sequenceNumber: cannot grow any more"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

@@ -280,7 +280,7 @@ func check(t *testing.T, b *block.Block, m *model) {
 	}
 }
 
-// TestReleaseBySequence shows that who saw an old assignment can not free a new
+// TestReleaseBySequence shows that who saw an old assignment cannot free a new
 // one of the same address, also when the handle is the same.
 func TestReleaseBySequence(t *testing.T) {
 	b := newBlock(t, "10.0.0.1/32")

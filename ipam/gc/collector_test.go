@@ -178,7 +178,7 @@ func TestLeftAlone(t *testing.T) {
 			b.Spec().Attributes[0].AlternateOwnerAttrs = ofPod("target", "n1")
 			w.pod("target", "n1")
 		},
-		"a block of the handle can not be read": func(w *world, b *gc.Block) {
+		"a block of the handle cannot be read": func(w *world, b *gc.Block) {
 			w.assign(b, "10.0.0.1", "k.x", ofPod("x", "n1"))
 			w.handle("k.x", "n1", map[string]int{"10.0.0.0/29": 1, "10.0.0.64/26": 1})
 			w.snapshot.Unreadable["10-0-0-64-26"] = true

@@ -27,7 +27,7 @@ func PodOf(attrs map[string]string) (PodKey, bool) {
 func NodeOf(attrs map[string]string) string { return attrs[attrNode] }
 
 // Judge returns why addr, assigned with these attributes, is not in use; empty
-// when it is, or when that can not be known. Facts that do not have the pod or
+// when it is, or when that cannot be known. Facts that do not have the pod or
 // the node say that it does not exist.
 func Judge(addr netip.Addr, attrs map[string]string, f Facts) string {
 	node := attrs[attrNode]

@@ -71,7 +71,7 @@ type Query struct {
 // that overlaps an older one is not used: its blocks could be another's.
 // A pool with a selector that does not parse is nobody's.
 //
-// It fails when q requests a pool that does not exist or can not be used.
+// It fails when q requests a pool that does not exist or cannot be used.
 func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped, err error) {
 	if q.Use == "" {
 		q.Use = v1.UseWorkload
@@ -234,7 +234,7 @@ func request(all []candidate, q Query) (selected []Pool, err error) {
 			reason = mismatch(c.object, q)
 		}
 		if reason != "" {
-			return nil, fmt.Errorf("the requested IPPool %s can not be used: it %s", c.Name, reason)
+			return nil, fmt.Errorf("the requested IPPool %s cannot be used: it %s", c.Name, reason)
 		}
 		if !slices.Contains(selected, c.Pool) {
 			selected = append(selected, c.Pool)
@@ -252,7 +252,7 @@ func (c candidate) is(text string) bool {
 	return err == nil && c.valid && cidr.Masked() == c.CIDR
 }
 
-// mismatch returns why a pool can not serve q whoever asks, or nothing.
+// mismatch returns why a pool cannot serve q whoever asks, or nothing.
 func mismatch(p *v1.IPPool, q Query) string {
 	switch {
 	case !p.Allows(q.Use):

@@ -85,7 +85,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestRequestedRefused lists pools that can not be had by asking for them.
+// TestRequestedRefused lists pools that cannot be had by asking for them.
 func TestRequestedRefused(t *testing.T) {
 	for requested, want := range map[string]string{
 		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist", "disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",

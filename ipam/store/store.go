@@ -6,7 +6,7 @@
 //
 // Every update carries the resource version of the object that it is based on
 // and fails with ErrConflict when somebody was faster. Nothing is ever written
-// blindly: two nodes that want one block can not both get it.
+// blindly: two nodes that want one block cannot both get it.
 //
 // # Deletion in two steps
 //

@@ -36,7 +36,7 @@ type Table[T any] struct {
 }
 
 // access reaches the parts of a T that all API objects have. It exists because a
-// method of Table can not name the pointer type that object constrains.
+// method of Table cannot name the pointer type that object constrains.
 type access[T any] struct {
 	meta func(*T) metav1.Object
 	copy func(*T) *T

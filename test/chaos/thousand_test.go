@@ -104,7 +104,7 @@ func TestExhausted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := k.addOnce(ctx, &pod{name: "again", handle: network + ".again"}); err != nil {
-		t.Errorf("an address was freed and can not be had: %v", err)
+		t.Errorf("an address was freed and cannot be had: %v", err)
 	}
 	w.report("at the end", w.settle(ctx, patience))
 	w.verify()

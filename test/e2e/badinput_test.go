@@ -112,7 +112,7 @@ func TestMalformedObjects(t *testing.T) {
 			t.Errorf("a pool with %s: the API server says %v, want it rejected by the schema with %q", c.spec, err, c.text)
 		}
 	}
-	// The schema of one object can not see another, nor count addresses.
+	// The schema of one object cannot see another, nor count addresses.
 	for _, pool := range []string{
 		`"metadata":{"name":"e2e-overlap"},"spec":{"cidr":"10.244.128.0/17","blockSize":26,"natOutgoing":true}`,
 		`"metadata":{"name":"e2e-blocksize"},"spec":{"cidr":"10.99.0.0/28","blockSize":26}`,

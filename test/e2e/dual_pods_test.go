@@ -29,7 +29,7 @@ func inet(t *testing.T, pod *corev1.Pod, family string) (addrs []string) {
 		addrs = append(addrs, m[1])
 	}
 	if strings.Contains(out, "tentative") || strings.Contains(out, "dadfailed") {
-		t.Errorf("pod %s has an address that it can not use yet:\n%s", pod.Name, out)
+		t.Errorf("pod %s has an address that it cannot use yet:\n%s", pod.Name, out)
 	}
 	return addrs
 }
@@ -194,7 +194,7 @@ func TestDualStackRelease(t *testing.T) {
 	noLeak(t)
 }
 
-// TestDualStackWrong: what can not be is said in the pod's event, and nothing is held for it.
+// TestDualStackWrong: what cannot be is said in the pod's event, and nothing is held for it.
 func TestDualStackWrong(t *testing.T) {
 	onLab(t, dualStack)
 	const node = "node2"

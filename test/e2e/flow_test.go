@@ -145,7 +145,7 @@ func (s *sender) beat() bool {
 }
 
 // send keeps the average rate: a late beat sends what it owes, and the next ones what is
-// more than a batch. An emulated machine that can not keep up is not asked for ever more:
+// more than a batch. An emulated machine that cannot keep up is not asked for ever more:
 // what it has owed for a second is dropped, and the result tells how many were sent.
 func (f *flow) send(msgs []udp.Message) {
 	now, rate, sent := time.Now(), float64(f.rate.Load()), f.sent.Load()

@@ -85,7 +85,7 @@ func conditionOf(t *testing.T, name, status, reason string, texts ...string) {
 }
 
 // TestPoolRefusals: of two pools that overlap one is not used and says so, and addresses in
-// use stay in use, whatever the names; what must not change can not.
+// use stay in use, whatever the names; what must not change cannot.
 func TestPoolRefusals(t *testing.T) {
 	onLab(t)
 	for _, name := range []string{"e2e-overlap", "aa-e2e-overlap"} { // after and before the other by name

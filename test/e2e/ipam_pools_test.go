@@ -74,7 +74,7 @@ func poolsAskedFor(t *testing.T) {
 	}
 }
 
-// poolsWrong: what can not be is said in the pod's event, with the annotation or its value.
+// poolsWrong: what cannot be is said in the pod's event, with the annotation or its value.
 func poolsWrong(t *testing.T) {
 	const node = "node2"
 	newPool(t, "e2e-blue", byRequest("10.250.0.0/27", 28))

@@ -177,7 +177,7 @@ func TestIPAMRequests(t *testing.T) {
 		handleWritten(t, pods[0], command == "DEL")
 	}
 	if n := agentRequests(t, r, node).Of("ipamblocks").Writes(); len(n) < 2 {
-		t.Fatalf("an ADD and a DEL made %d writes of a block in the audit log (%v), want 2 or more: the log can not be trusted", len(n), n)
+		t.Fatalf("an ADD and a DEL made %d writes of a block in the audit log (%v), want 2 or more: the log cannot be trusted", len(n), n)
 	}
 
 	for _, command := range []string{"ADD", "DEL"} {

@@ -33,7 +33,7 @@ func dropped(ctx context.Context, node, reason string) (uint64, error) {
 }
 
 // TestIPIPFilter: IPIP is taken from nodes only, which are told by their addresses, and
-// pods can not send it. Its inner packet would reach a pod past everything.
+// pods cannot send it. Its inner packet would reach a pod past everything.
 func TestIPIPFilter(t *testing.T) {
 	onLab(t, ipip)
 	inMode(t, calc.Always)

@@ -43,7 +43,7 @@ func TestNodeWithoutAgent(t *testing.T) {
 	late := newPod("default", "away-late", node, podImage)
 	createPod(t, late)
 	if out := inPod(t, web(t, "node1"), "ping", "-c", "3", "-i", "0.1", "-W", "2", web(t, node).Status.PodIP); strings.Count(out, "ttl=62") != 3 {
-		t.Errorf("the node's pods can not be reached without its agent:\n%s", out)
+		t.Errorf("the node's pods cannot be reached without its agent:\n%s", out)
 	}
 	eventually(t, "event that names the cause", func(ctx context.Context) error {
 		out, err := cluster.Kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name="+late.Name+",reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}")

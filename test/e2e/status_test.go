@@ -155,7 +155,7 @@ func TestPrivileges(t *testing.T) {
 	}
 	for _, c := range spec.Containers {
 		sc := c.SecurityContext
-		// Who has SYS_ADMIN can not be kept from more privileges: the API server refuses it.
+		// Who has SYS_ADMIN cannot be kept from more privileges: the API server refuses it.
 		escalates := sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation
 		if sc.Privileged != nil && *sc.Privileged || escalates && c.Name == "manx-node" || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
 			t.Errorf("security context of %s: %+v", c.Name, sc)

@@ -147,7 +147,7 @@ func lives(events []Event) (out []*life, bad []Violation) {
 	return out, bad
 }
 
-// closes returns why e can not be the end of c, or nothing when it can.
+// closes returns why e cannot be the end of c, or nothing when it can.
 func closes(c *call, e Event) string {
 	switch {
 	case c == nil:

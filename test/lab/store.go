@@ -43,7 +43,7 @@ func PrepareStore(ctx context.Context, images []string, progress func(string)) e
 }
 
 // store returns the store with the base images and the given ones. It is empty where
-// containerd can not use overlayfs: the nodes load their images themselves there.
+// containerd cannot use overlayfs: the nodes load their images themselves there.
 func store(ctx context.Context, bin string, images []string, progress func(string)) (string, error) {
 	cache := filepath.Join(filepath.Dir(bin), "stores")
 	if err := os.MkdirAll(cache, 0o755); err != nil {

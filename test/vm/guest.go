@@ -169,7 +169,7 @@ func sinceBoot() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// labDir is where labs are in the guest. Layers of containers can not lie on the root,
+// labDir is where labs are in the guest. Layers of containers cannot lie on the root,
 // which is an overlay itself. Labs have a directory in it: the last one to go removes that.
 const labDir = "/var/lib/manx-vm"
 

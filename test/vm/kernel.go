@@ -32,7 +32,7 @@ func (k Kernel) Modules() string { return filepath.Join(k.Dir, "usr/lib/modules"
 
 // FindKernel returns the kernel that the Debian release of this machine has at present.
 // The first time it takes the package from the archive, without installing it, to
-// $XDG_CACHE_HOME/manx/vm/VERSION. Where the archive can not be asked, the newest kernel of the cache serves.
+// $XDG_CACHE_HOME/manx/vm/VERSION. Where the archive cannot be asked, the newest kernel of the cache serves.
 func FindKernel(ctx context.Context, progress func(string)) (Kernel, error) {
 	cache, err := kernelCache()
 	if err != nil {

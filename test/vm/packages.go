@@ -21,7 +21,7 @@ var needs = []struct{ program, pkg string }{
 }
 
 // Ready makes sure that guests can run here. On Debian it installs the packages that
-// are missing, which takes root; where it can not, the error names them.
+// are missing, which takes root; where it cannot, the error names them.
 func Ready(ctx context.Context, progress func(string)) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("guests are made for amd64 hosts; this one is %s", runtime.GOARCH)

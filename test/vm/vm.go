@@ -50,7 +50,7 @@ type Options struct {
 	Progress       func(string) // gets a line per step; may be nil
 }
 
-// withDefaults fills in what o leaves open, and reports what can not be.
+// withDefaults fills in what o leaves open, and reports what cannot be.
 func (o Options) withDefaults() (Options, error) {
 	if len(o.Args) == 0 {
 		return o, errors.New("no command given")

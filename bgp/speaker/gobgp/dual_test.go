@@ -213,7 +213,7 @@ func TestWhatAPeerHearsOfEachFamily(t *testing.T) {
 	wait(t, 5*time.Second, "End-of-RIB is noticed", func() bool { return a.report().Sessions["raw/6"].EndOfRIB })
 }
 
-// A peer can not bring paths of the other family, whatever it claims in its OPEN, nor
+// A peer cannot bring paths of the other family, whatever it claims in its OPEN, nor
 // disturb anybody by trying.
 func TestNoSessionCarriesTheOtherFamily(t *testing.T) {
 	t.Parallel()

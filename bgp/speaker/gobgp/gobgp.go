@@ -18,7 +18,7 @@
 //     NOTIFICATION but a hard reset, keeps the paths too.
 //   - ConnectRetry 2 s, GoBGP's least: the end that dials is back within seconds
 //     when the end that listens restarts. (GoBGP's own pause after a broken session
-//     is 5 s and can not be set.)
+//     is 5 s and cannot be set.)
 //   - Hold and keepalive times of bgp.HoldTime and bgp.Keepalive.
 //   - One family named explicitly, unicast of the peer's address: an IPv4 peer gets
 //     and may send IPv4 alone, an IPv6 peer IPv6 alone (MP_REACH_NLRI, RFC 4760, with
@@ -109,7 +109,7 @@ func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handle
 
 // Start opens a listener for each address, refuses everything until SetImport is
 // called, and reports to events. A start that fails leaves nothing behind and can be
-// tried again: an IPv6 address can not be listened on until the kernel has seen that
+// tried again: an IPv6 address cannot be listened on until the kernel has seen that
 // nobody else has it (RFC 4862 §5.4).
 func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events) error {
 	var listen []string

@@ -362,7 +362,7 @@ func TestPrefixLimit(t *testing.T) {
 	wait(t, 5*time.Second, "nothing but b's block is learned", func() bool { return len(a.report().Learned) == 1 })
 }
 
-// What a peer sends can not end the process, nor a session with anybody else.
+// What a peer sends cannot end the process, nor a session with anybody else.
 func TestHostileUpdates(t *testing.T) {
 	t.Parallel()
 	// A peer each, since GoBGP pauses for 5 s after a broken session.

@@ -84,7 +84,7 @@ type Plan struct {
 	NoGateway bool
 }
 
-// Complete fills in what is zero. The error says what of the plan can not be made.
+// Complete fills in what is zero. The error says what of the plan cannot be made.
 func (p Plan) Complete() (Plan, error) {
 	if p.Subnets == 0 {
 		p.Subnets = 1

@@ -93,7 +93,7 @@ func allowWatches(progress func(string)) error {
 		return nil
 	}
 	if err := os.WriteFile(inotifyLimit, []byte(strconv.Itoa(enoughInotify)), 0); err != nil {
-		progress(fmt.Sprintf("fs.inotify.max_user_instances is %d and can not be raised (%v): labs of many nodes may fail", now, err))
+		progress(fmt.Sprintf("fs.inotify.max_user_instances is %d and cannot be raised (%v): labs of many nodes may fail", now, err))
 		return nil
 	}
 	progress(fmt.Sprintf("fs.inotify.max_user_instances raised from %d to %d", now, enoughInotify))

@@ -81,7 +81,7 @@ func (id ID) Kill(ctx context.Context) error {
 	return nil
 }
 
-// Command is the process's command line, for messages; "?" when it can not be read.
+// Command is the process's command line, for messages; "?" when it cannot be read.
 func (id ID) Command() string {
 	args := Args(id.PID)
 	if len(args) == 0 {
