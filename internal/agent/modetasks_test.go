@@ -252,9 +252,9 @@ func TestProbesFail(t *testing.T) {
 				if first < 10 || first > 15 {
 					t.Errorf("%d rounds of probes within the first minute, want 10 to 15", first)
 				}
-				l.pass(time.Hour)
-				if n := read(l, &a.probes) - first; n < 115 || n > 130 {
-					t.Errorf("%d rounds of probes within the hour after, want about 120", n)
+				l.pass(15 * time.Minute)
+				if n := read(l, &a.probes) - first; n < 28 || n > 33 {
+					t.Errorf("%d rounds of probes within the quarter of an hour after, want about 30", n)
 				}
 				pools, _, _ := b.modes.states()
 				if held := pools[testPool].held; !strings.Contains(held, "a (c does not answer: a firewall drops protocol 4)") {

@@ -71,8 +71,6 @@ func everything() ([]step, error) {
 		gotest("unit", "code", append([]string{"-count=1"}, alone...)...).inPrivate(),
 		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...).inPrivate(),
 		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./internal/settingsreport", "./api/...", "./test/admission").after("kubernetes"),
-
-		gotest("tunnel device", "code", append(onIPIP, "-tags", "ipip", "-count=1", "./felix/tunnel")...).after("programs"),
 		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 
 		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(guestWeight),
@@ -84,6 +82,7 @@ func everything() ([]step, error) {
 		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
 		{name: "image", lane: "labs", args: []string{"make", "--no-print-directory", "image"}, needs: []string{"programs"}},
 		kinds("full", "labs", "full").after("kubernetes", "image"),
+		gotest("tunnel device", "labs", append(onIPIP, "-tags", "ipip", "-count=1", "./felix/tunnel")...).after("programs"),
 	}, nil
 }
 
