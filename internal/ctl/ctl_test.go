@@ -55,11 +55,11 @@ func serveStatus(t *testing.T, n func() status.Node) string {
 }
 
 func run(args ...string) (string, error) {
-	var out bytes.Buffer
-	cmd := NewCommand(&out, &out)
+	var out, errOut bytes.Buffer // what is waited for is told beside what is printed
+	cmd := NewCommand(&out, &errOut)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(context.Background())
-	return out.String(), err
+	return errOut.String() + out.String(), err
 }
 
 func TestStatusFromTheSocket(t *testing.T) {
