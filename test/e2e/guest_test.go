@@ -14,6 +14,7 @@ import (
 
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/guard"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/vm"
 )
@@ -61,7 +62,7 @@ func oneGuest(ctx context.Context, k kind, tests []planned) (code int, err error
 		return 1, err
 	}
 	name := "e2e" + hex.EncodeToString(id)
-	down, err := guarded(name)
+	down, err := guard.Start(name)
 	if err != nil {
 		return 1, err
 	}

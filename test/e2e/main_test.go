@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/guard"
 	"github.com/manx-cni/manx/test/vm"
 )
 
@@ -28,15 +29,12 @@ const (
 	imageEnv = "MANX_IMAGE"     // docker archive of the Manx image, for full labs
 	kindsEnv = "MANX_E2E_KINDS" // run only the tests of these kinds of labs, such as light,services; see needs_test.go
 	reuseEnv = "MANX_E2E_LAB"   // a lab that is up and has Manx: used as it is for every test, and left
-	guardEnv = "MANX_E2E_GUARD"
 )
 
 const manifest = "../../manifests/manx.yaml"
 
 func TestMain(m *testing.M) {
-	if name := os.Getenv(guardEnv); name != "" {
-		os.Exit(guard(name))
-	}
+	guard.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	code, err := run(ctx, m)

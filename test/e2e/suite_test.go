@@ -8,18 +8,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/guard"
 	"github.com/manx-cni/manx/test/vm"
 )
 
@@ -161,7 +158,7 @@ func bringUp(ctx context.Context, k kind, joined string) (c *lab.Cluster, down f
 		return nil, nil, err
 	}
 	o.Name = "e2e" + hex.EncodeToString(id)
-	if down, err = guarded(o.Name); err != nil {
+	if down, err = guard.Start(o.Name); err != nil {
 		return nil, nil, err
 	}
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, "lab", o.Name+":", s) }
@@ -175,37 +172,4 @@ func bringUp(ctx context.Context, k kind, joined string) (c *lab.Cluster, down f
 		return nil, nil, errors.Join(err, down())
 	}
 	return c, down, nil
-}
-
-// guarded starts the guard of a lab that is about to be made.
-func guarded(name string) (down func() error, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	watch := exec.Command(self)
-	watch.Env = append(os.Environ(), guardEnv+"="+name)
-	watch.Stdout, watch.Stderr = os.Stderr, os.Stderr
-	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	pipe, err := watch.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := watch.Start(); err != nil {
-		return nil, fmt.Errorf("start the lab's guard: %w", err)
-	}
-	return func() error { return errors.Join(pipe.Close(), watch.Wait()) }, nil
-}
-
-// guard waits for the end of its standard input and takes the lab down.
-func guard(name string) int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	defer cancel()
-	if err := lab.Down(ctx, name, nil); err != nil {
-		fmt.Fprintf(os.Stderr, "e2e: take lab %s down: %v\n", name, err)
-		return 1
-	}
-	return 0
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/controlplane"
+	"github.com/manx-cni/manx/test/lab/guard"
 )
 
 // bringUp brings up a lab under a random name, which is taken down, and checked to be gone, at the end.
@@ -46,13 +47,24 @@ func takeDown(t *testing.T, name string) {
 	}
 }
 
+// randomName names a lab that goes with the test program, however that ends.
 func randomName(t *testing.T) string {
 	t.Helper()
 	b := make([]byte, 5)
 	if _, err := rand.Read(b); err != nil {
 		t.Fatal(err)
 	}
-	return "t" + hex.EncodeToString(b)
+	name := "t" + hex.EncodeToString(b)
+	down, err := guard.Start(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := down(); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
 }
 
 // eventually waits for check to be satisfied.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/guard"
 	"github.com/manx-cni/manx/test/lab/layout"
 )
 
@@ -24,6 +25,7 @@ import (
 const upEnv, lightEnv = "MANX_LAB_TEST_UP", "MANX_LAB_TEST_LIGHT"
 
 func TestMain(m *testing.M) {
+	guard.Main()
 	name := os.Getenv(upEnv)
 	if name == "" {
 		os.Exit(m.Run())
