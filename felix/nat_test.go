@@ -34,7 +34,7 @@ func TestPacketPath(t *testing.T) {
 		ns.Run(t, "nft", "add table ip seen; add set ip seen from { type ipv4_addr; flags dynamic; }; "+
 			"add chain ip seen in { type filter hook input priority 0; }; flush chain ip seen in; flush set ip seen from; "+
 			"add rule ip seen in icmp type echo-request add @from { ip saddr }")
-		_, err := from.Try(append([]string{"ping", "-n", "-c1", "-W1", to}, extra...)...)
+		_, err := from.Try(append([]string{"ping", "-n", "-c1", "-W10", to}, extra...)...)
 		out := ns.Run(t, "nft", "list", "set", "ip", "seen", "from")
 		elems := ""
 		if _, after, ok := strings.Cut(out, "elements = {"); ok {
@@ -65,7 +65,7 @@ func TestPacketPath(t *testing.T) {
 	nsB.Run(t, "ip", "addr", "add", "10.244.0.21/32", "dev", "eth0")
 	nsB.Run(t, "ip", "addr", "add", "198.51.100.7/32", "dev", "eth0")
 	for _, spoofed := range []string{"10.244.0.21", "198.51.100.7"} {
-		if got := seen(n.outside, "10.244.1.1", nsB, "-I", spoofed); got != "no answer, source" && got != "no answer, source " {
+		if got := seen(n.outside, "10.244.1.1", nsB, "-I", spoofed, "-W1"); got != "no answer, source" && got != "no answer, source " {
 			t.Errorf("spoofed source %s: seen from %q", spoofed, got)
 		}
 	}

@@ -207,7 +207,7 @@ func TestForgetConnections6(t *testing.T) {
 	nltest.Run(t, "nft", "add table inet track; add chain inet track out { type filter hook output priority 0; }; add rule inet track out ct state new counter")
 	t.Cleanup(func() { nltest.Run(t, "nft", "delete table inet track") })
 	for _, to := range []string{"::1", "2001:db8::1", "192.0.2.1"} {
-		nltest.Run(t, "ping", "-n", "-c1", "-W1", to)
+		nltest.Run(t, "ping", "-n", "-c1", "-W10", to)
 	}
 	six, four := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")
 	for _, tc := range []struct {

@@ -311,7 +311,7 @@ func TestForgetConnections(t *testing.T) {
 	nltest.Run(t, "nft", "add table ip track; add chain ip track out { type filter hook output priority 0; }; add rule ip track out ct state new counter")
 	t.Cleanup(func() { nltest.Run(t, "nft", "delete table ip track") })
 	for _, to := range []string{"127.0.0.1", "192.0.2.1"} {
-		nltest.Run(t, "ping", "-n", "-c1", "-W1", to)
+		nltest.Run(t, "ping", "-n", "-c1", "-W10", to)
 	}
 	n, err := h.ForgetConnections(map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true})
 	if err != nil || n != 1 {
