@@ -7,7 +7,7 @@ import (
 )
 
 // TestPodSourcesAreChecked: the source check of a pod that an older plugin made is
-// turned on, and again after somebody has turned it off.
+// turned on, and again after another program has turned it off.
 func TestPodSourcesAreChecked(t *testing.T) {
 	n := newNode(t)
 	const iface = "cali0123456789a"

@@ -55,7 +55,7 @@ func TestFindings(t *testing.T) {
 				"spec.wireguardEnable: no such field, ignored; did you mean wireguardEnabled?"}},
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"node":{"leakGracePeriods":"5m"}}}`,
 			want: []string{"spec.controllers.node.leakGracePeriods: no such field, ignored; did you mean leakGracePeriod?"}},
-		// Names that nobody reads.
+		// Names that no program reads.
 		{kind: "BGPConfiguration", name: "node.n1", spec: `{"listenPort":180}`, want: []string{"metadata.name=node.n1: the object is not read; default is the name"}},
 		{kind: "FelixConfiguration", name: "mine", spec: `{}`, want: []string{"metadata.name=mine: the object is not read; default or node.NODE is the name"}},
 	} {

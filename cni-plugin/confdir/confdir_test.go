@@ -85,7 +85,7 @@ func TestMoveAwayAndBack(t *testing.T) {
 	if v, err := Look(dir); err != nil || v.Ours != "10-manx.conflist" || len(v.Before) != 0 {
 		t.Errorf("%+v %v", v, err)
 	}
-	// Somebody has written one again: it is not replaced.
+	// Another program has written one again: it is not replaced.
 	if err := os.WriteFile(filepath.Join(dir, "06-b.conf"), []byte("new"), 0o600); err != nil {
 		t.Fatal(err)
 	}

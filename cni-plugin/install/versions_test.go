@@ -42,7 +42,7 @@ func TestVersionsAreAgreed(t *testing.T) {
 		"one is no program":        {offers("1.0.0", "1.0.0", "1.1.0"), all, "text", "1.0.0", nil, "it did not answer VERSION"},
 		"1.1.0 alone, and all can": {offers("1.1.0"), all, all, "1.1.0", nil, ""},
 		"1.1.0 alone":              {offers("1.1.0"), all, program("0.4.0", "1.0.0"), "1.0.0", nil, "plugin=portmap lacks=[1.1.0]"},
-		"nobody is asked":          {offers("1.0.0"), program(), program(), "1.0.0", nil, ""},
+		"no plugin is asked":       {offers("1.0.0"), program(), program(), "1.0.0", nil, ""},
 		"an older one":             {offers("0.4.0", "1.1.0"), all, program("0.4.0", "1.0.0"), "0.4.0", nil, "plugin=portmap lacks=[1.1.0]"},
 	} {
 		t.Run(name, func(t *testing.T) {

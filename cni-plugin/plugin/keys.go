@@ -73,7 +73,7 @@ func unused(prefix string, keys map[string]json.RawMessage, known []string) (out
 				out = append(out, fmt.Sprintf("%s=%s has no effect: %s", key, short(strings.Join(strings.Fields(string(raw)), " ")), e.Why))
 			}
 		case strings.Contains(name, "/"), prefix == "" && slices.Contains(entryKeys, key):
-			// a name with a domain in front is somebody's
+			// a name with a domain in front belongs to that domain's owner
 		default:
 			out = append(out, unknown(key, known))
 		}

@@ -39,7 +39,7 @@ func TestSourceCheck(t *testing.T) {
 
 	w.SetRPFilter("cali1", 0)
 	w.d.RPFilterSet(map[int]bool{index: true, nl.AllLinks: true, 999: true})
-	check("turned off by somebody", map[string]int{"cali1": 1})
+	check("turned off by another program", map[string]int{"cali1": 1})
 	w.TakeLog()
 	w.d.RPFilterSet(map[int]bool{index: true})
 	w.readBack(t)

@@ -87,7 +87,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 		t.Error("the pod's own packets were not seen: the test says little")
 	}
 
-	// Addresses that are not the pod's: of nobody, of another pod, the node's. Link-local
+	// Addresses that are not the pod's: of no pod, of another pod, the node's. Link-local
 	// ones: see TestInventedNeighbours6.
 	for _, spoofed := range []string{"2001:db8:7::7", "fd00:10:244::55", "2001:db8::1"} {
 		ns.Run(t, "ip", "addr", "add", spoofed+"/128", "dev", "eth0", "nodad")

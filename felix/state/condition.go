@@ -29,8 +29,8 @@ const (
 	DatastoreLocked ConditionKind = "DatastoreLocked"
 	// IPIPUnavailable: a pool asks for IPIP and this node cannot have the tunnel.
 	IPIPUnavailable ConditionKind = "IPIPUnavailable"
-	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and nobody knows
-	// which node it belongs to, so that no route can be written for it.
+	// IPIPOwnerUnknown: a prefix is to be reached through IPIP and it is not
+	// known which node it belongs to, so that no route can be written for it.
 	IPIPOwnerUnknown ConditionKind = "IPIPOwnerUnknown"
 	// TunnelFailed: the kernel refuses a change of the tunnel device.
 	TunnelFailed ConditionKind = "TunnelFailed"
@@ -48,7 +48,7 @@ const (
 	PoolNotExported ConditionKind = "PoolNotExported"
 	// AddressConflict: two local endpoints, or one and a node it was lent to, claim one address.
 	AddressConflict ConditionKind = "AddressConflict"
-	// ForeignRoute: somebody else's route has the destination and metric of one
+	// ForeignRoute: another program's route has the destination and metric of one
 	// of ours.
 	ForeignRoute ConditionKind = "ForeignRoute"
 	// RouteFailed: the kernel refuses a route.

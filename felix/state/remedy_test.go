@@ -27,7 +27,6 @@ var remedies = map[string]string{
 	"LearnedInsideOwnBlock": "Find the peer by its next hop. A node that announces another's address: restart its agent. A router: have it not announce pools.",
 	"LearnedPartOfBlock":    "Find the peer by its next hop, and have it announce whole blocks or nothing of the pools.",
 	"LinkNotRemoved":        "Nothing at once: it is tried again. If it stays: `ip link del IFACE` on the node, and the kernel log says why that fails.",
-	"MeshOff":               "Set `nodeToNodeMeshEnabled` of BGPConfiguration `default` to true, or remove what the message names.",
 	"ModeHeld": "Bring the nodes back that the message names, or delete the Nodes that will not come back. Where a probe fails: `manxctl preflight ipip`; " +
 		"`manxctl ippool mode --force` goes on all the same. See [ipip.md](../ipip.md).",
 	"NextHopNotOnLink":    "Nodes in different subnets need IPIP: `manxctl ippool mode POOL CrossSubnet`. Otherwise correct the node's address or its prefix length (`IP`).",

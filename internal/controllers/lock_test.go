@@ -17,7 +17,7 @@ import (
 )
 
 // While the datastore is locked nothing is collected, and afterwards everything has to
-// look unused anew. TestLook is the control: there the same handle is collected.
+// look unused again. TestLook is the control: there the same handle is collected.
 func TestNothingIsCollectedWhileLocked(t *testing.T) {
 	core, custom := clusterObjects(t)
 	no := false

@@ -15,7 +15,7 @@ import (
 )
 
 // ObjectSettings are an object's settings that are set and do not do what they ask
-// for. Nobody may change them.
+// for. No caller may change them.
 type ObjectSettings struct {
 	Kind, Name string
 	Findings   []settings.Finding

@@ -17,7 +17,7 @@ type Report struct {
 	ClusterGUID string `json:"clusterGUID"`
 	ClusterType string `json:"clusterType"`
 	// DatastoreLocked and ClusterInfoRevision are for calicoctl, which releases only
-	// while nobody else can write. Here compare-and-swap does that.
+	// while no other client can write. Here compare-and-swap does that.
 	DatastoreLocked     bool   `json:"datastoreLocked"`
 	ClusterInfoRevision string `json:"clusterInformationRevision"`
 

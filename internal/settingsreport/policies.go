@@ -28,7 +28,7 @@ type policyKind struct {
 }
 
 // policyKinds are Kubernetes' own, which every cluster has, and those of Calico, whose
-// CustomResourceDefinitions are there when somebody has brought them.
+// CustomResourceDefinitions are there when the user has brought them.
 var policyKinds = []policyKind{
 	{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}, "NetworkPolicy"},
 	{apiv1.SchemeGroupVersion.WithResource("networkpolicies"), "NetworkPolicy"},

@@ -11,7 +11,7 @@ import (
 )
 
 // The condition appears with the first setting without effect, follows what it should
-// be, is written again after somebody else has changed it, and otherwise costs nothing.
+// be, is written again after another program has changed it, and otherwise costs nothing.
 func TestSettingsCondition(t *testing.T) {
 	c := newCluster(t, node("node-1"))
 	s := c.start()

@@ -10,7 +10,7 @@ import (
 // How bad a Problem is.
 const (
 	SeverityError   = "error"   // a node is not ready, or says nothing
-	SeverityWarning = "warning" // it works, and somebody should know
+	SeverityWarning = "warning" // it works, and the user should know
 )
 
 // The types of Problems that are not a Condition's.

@@ -230,7 +230,7 @@ func fullBlock(t *testing.T, admin *rest.Config, cidr netip.Prefix, guests bool)
 }
 
 // unbound is a token that names no node, as an API server without
-// ServiceAccountTokenPodNodeInfo makes them: rights are what RBAC says, nobody is locked out.
+// ServiceAccountTokenPodNodeInfo makes them: rights are what RBAC says, no agent is locked out.
 func unbound(t *testing.T, admin *rest.Config) {
 	token, err := kubernetes.NewForConfigOrDie(admin).CoreV1().ServiceAccounts(metav1.NamespaceSystem).
 		CreateToken(t.Context(), "manx-node", &authv1.TokenRequest{}, metav1.CreateOptions{})

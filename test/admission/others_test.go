@@ -93,7 +93,7 @@ func onOthers(t *testing.T, admin *rest.Config) []attack {
 		handle("make another's handle its own", func(o *unstructured.Unstructured) {
 			o.SetAnnotations(map[string]string{v1.AnnotationHandleNode: "node-a"})
 		}),
-		handle("make another's handle nobody's", func(o *unstructured.Unstructured) { o.SetAnnotations(nil) }),
+		handle("make another's handle no node's", func(o *unstructured.Unstructured) { o.SetAnnotations(nil) }),
 		handle("mark another's handle as deleted", func(o *unstructured.Unstructured) { set(t, o, true, "spec", "deleted") }),
 		deleting(cfg, v1.PluralIPAMHandles, "own-1-node-b", "delete another's handle"),
 		{"create a handle for another node", func(t *testing.T) error {
