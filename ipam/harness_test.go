@@ -106,9 +106,9 @@ func (c *clock) advance(d time.Duration) { c.passed.Add(int64(d)) }
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !met(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("in 20 s: not %s", what)
+			t.Fatalf("in 30 s: not %s", what)
 		}
 	}
 }

@@ -195,9 +195,9 @@ func (r *rig) run() {
 
 func (r *rig) wait(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: not within 10 s; log:\n%s", what, r.log)
+			r.t.Fatalf("%s: not within 30 s; log:\n%s", what, r.log)
 		}
 	}
 }
@@ -455,7 +455,7 @@ func TestUnproven(t *testing.T) {
 		t.Helper()
 		select {
 		case <-r.Changed():
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("%s: no change is signalled", what)
 		}
 		r.wait(what, ok)

@@ -282,7 +282,7 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- nodeapi.Serve(ctx, socket, p, slog.New(slog.DiscardHandler)) }()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c, err := nodeapi.Dial(t.Context(), socket)
 		if err == nil {
 			c.Close()

@@ -57,7 +57,7 @@ func TestPodWithSettingsWithoutEffect(t *testing.T) {
 		"kubernetes.io/egress-bandwidth=10M: this version of Manx does not limit what pods send or receive; " +
 		"of the namespace: qos.projectcalico.org/dscp=20: this version of Manx does not mark packets"}
 	var got []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline) && len(got) == 0; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && len(got) == 0; time.Sleep(5 * time.Millisecond) {
 		list, err := kube.EventsV1().Events(corev1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)

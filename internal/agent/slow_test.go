@@ -93,7 +93,7 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 		}
 	}()
 	dial := func() *nodeapi.Client {
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 			c, err := nodeapi.Dial(t.Context(), socket)
 			if err == nil {
 				t.Cleanup(func() { c.Close() })
@@ -126,7 +126,7 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 	if err != nil || len(reply.Addrs) != 1 {
 		t.Fatalf("%v, %v", reply, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); len(l.ipam.Held(handleOf(gone))) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); len(l.ipam.Held(handleOf(gone))) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the address of the plugin that gave up is not given back")
 		}

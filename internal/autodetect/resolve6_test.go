@@ -218,7 +218,7 @@ func TestSystem6(t *testing.T) {
 		}
 		// A new address is tentative until the kernel's worker has looked at it.
 		var ifaces []Interface
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 			var err error
 			if ifaces, err = Interfaces(); err != nil {
 				t.Error(err)

@@ -94,7 +94,7 @@ func TestSettingsWake(t *testing.T) {
 	for i := range 3 {
 		select {
 		case <-looks:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("%d looks, want 3", i)
 		}
 		if i == 1 {

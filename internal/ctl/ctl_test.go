@@ -40,7 +40,7 @@ func serveStatus(t *testing.T, n func() status.Node) string {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		c, err := nodeapi.Dial(context.Background(), socket)
 		if err == nil {

@@ -85,7 +85,7 @@ func TestEveryCommandHasProgress(t *testing.T) {
 	} {
 		var out, errOut shared
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for deadline := time.Now().Add(20 * time.Second); !strings.Contains(errOut.String(), "the API server has not answered") && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errOut.String(), "the API server has not answered") && time.Now().Before(deadline); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			forbid(w, nil) // which ends it

@@ -31,7 +31,7 @@ func TestEventOfALongText(t *testing.T) {
 	if n := len(s.Invalid[0].Reason); n > noteLimit {
 		t.Errorf("a reason of %d bytes", n)
 	}
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
 		if err != nil {

@@ -120,7 +120,7 @@ func startWith(t *testing.T, cfg Config) *Datastore {
 // eventually waits for a snapshot that satisfies ok.
 func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool) *Snapshot {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		if s, synced := d.Snapshot(); synced && ok(s) {
 			return s
@@ -129,7 +129,7 @@ func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool
 		case <-d.Changed():
 		case <-deadline:
 			s, synced := d.Snapshot()
-			t.Fatalf("%s: not within 10 s; synced %t, snapshot %+v", what, synced, s)
+			t.Fatalf("%s: not within 30 s; synced %t, snapshot %+v", what, synced, s)
 		}
 	}
 }
@@ -155,7 +155,7 @@ func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 	}
 
 	// Each fault is told once, as an Event about the object.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(context.Background(), metav1.ListOptions{})
 		if err != nil {

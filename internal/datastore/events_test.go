@@ -49,7 +49,7 @@ func TestLongTextsOfOthers(t *testing.T) {
 			t.Errorf("%s %.20s: %s", i.Kind, i.Name, i.Reason)
 		}
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
 		if err != nil {

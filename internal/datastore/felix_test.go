@@ -59,7 +59,7 @@ func TestTunnelMTU(t *testing.T) {
 		t.Errorf("MTU %d", *s.Felix("n").IPIPMTU)
 	}
 	ctx := context.Background()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)

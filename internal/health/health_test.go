@@ -97,7 +97,7 @@ func TestHangingReporter(t *testing.T) {
 		t.Errorf("asked %d times while it hangs", n)
 	}
 	close(free)
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		if status, _ := get(t, h, "/readiness"); status == 200 {
 			break
 		}

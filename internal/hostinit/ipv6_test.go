@@ -193,13 +193,13 @@ func makeRouter() error {
 }
 
 func until(what string, look func() (bool, error)) error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if ok, err := look(); ok || err != nil {
 			return err
 		}
 		if time.Now().After(deadline) {
 			table, _ := os.ReadFile(routes6)
-			return fmt.Errorf("%s: not within 10 s; routes:\n%s", what, table)
+			return fmt.Errorf("%s: not within 30 s; routes:\n%s", what, table)
 		}
 	}
 }

@@ -19,9 +19,9 @@ func activityOf(t *testing.T, p *os.Process) (state byte, ticks uint64) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestListenerActivity(t *testing.T) {
 		t.Errorf("%+v has worked since it was looked at", before)
 	}
 	now := before
-	for deadline := time.Now().Add(20 * time.Second); !now.Worked(before) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); !now.Worked(before) && time.Now().Before(deadline); {
 		before.ticks = max(before.ticks, 1) // a process that has just started has none
 		now = ListenerActivity(conn)
 	}

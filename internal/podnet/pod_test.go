@@ -446,7 +446,7 @@ func TestTransferGoesOn(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("the transfer hangs")
 		}
 	}

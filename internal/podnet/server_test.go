@@ -53,7 +53,7 @@ func startAt(t *testing.T, s *server) (stop func()) {
 			if err != nil {
 				t.Errorf("serve: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the server does not stop")
 		}
 	})

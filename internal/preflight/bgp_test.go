@@ -6,10 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/bgp/speaker"
@@ -20,7 +18,7 @@ import (
 func TestBGP(t *testing.T) {
 	for name, tc := range map[string]struct {
 		prepare func(t *testing.T, f *fabric)
-		silent  bool // nobody listens on node2
+		silent  bool // no speaker listens on node2
 		want    []string
 		says    string
 	}{
@@ -30,7 +28,7 @@ func TestBGP(t *testing.T) {
 			want:    []string{"node1 node3 tcp"},
 			says:    "TCP port 179 of node3 (172.30.0.13) cannot be reached from node1 (172.30.0.11), no answer: allow TCP port 179",
 		},
-		"nobody listens": {
+		"no speaker listens": {
 			prepare: func(*testing.T, *fabric) {},
 			silent:  true,
 			want:    []string{"node1 node2 tcp", "node3 node2 tcp"},
@@ -60,17 +58,7 @@ func TestBGP(t *testing.T) {
 					})
 				}
 			}
-			wait := long
-			if tc.want != nil {
-				wait = 5 * time.Second // longer than one dialTimeout
-			}
-			m := f.run(Config{Kind: KindBGP, Wait: wait})
-			if got := failures(m); !slices.Equal(got, tc.want) || len(m.Unknown) > 0 {
-				t.Errorf("failures %q, unknown %v; want %q", got, m.Unknown, tc.want)
-			}
-			if tc.says != "" && (len(m.Failures) == 0 || !strings.Contains(m.Failures[0].Reason, tc.says)) {
-				t.Errorf("%+v do not say %q", m.Failures, tc.says)
-			}
+			f.expect(Config{Kind: KindBGP}, tc.want, tc.says)
 		})
 	}
 }

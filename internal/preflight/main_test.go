@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -204,6 +205,29 @@ func (f *fabric) run(cfg Config, absent ...string) Matrix {
 		reports = append(reports, r)
 	}
 	return Merge(cfg.Kind, reports)
+}
+
+// expect runs all nodes and demands that exactly these pairs fail, the first of them with
+// what says contains. Where something is to fail, a run lasts as long as its Wait. It is
+// short first, and twice as long each time the verdict is not the wanted one: on a busy
+// machine a node says less after a time that suffices on a quiet one.
+func (f *fabric) expect(cfg Config, want []string, says string) Matrix {
+	f.t.Helper()
+	cfg.Wait = long
+	if want != nil {
+		cfg.Wait = short
+	}
+	for ; ; cfg.Wait *= 2 {
+		m := f.run(cfg)
+		asWanted := slices.Equal(failures(m), want) && len(m.Unknown) == 0 && m.OK() == (want == nil) &&
+			(says == "" || len(m.Failures) > 0 && strings.Contains(m.Failures[0].Reason, says))
+		if !asWanted && cfg.Wait >= long/2 {
+			f.t.Errorf("failures %q, unknown %v; want %q and %q: %+v", failures(m), m.Unknown, want, says, m.Failures)
+		}
+		if asWanted || cfg.Wait >= long/2 {
+			return m
+		}
+	}
 }
 
 // failures lists what fails, as "node1 node2 ipip".

@@ -109,12 +109,12 @@ func (c *cluster) events() (out []string) {
 func eventually[T any](t *testing.T, what string, got func() T, want T) {
 	t.Helper()
 	var diff string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if diff = cmp.Diff(want, got()); diff == "" {
 			return
 		}
 	}
-	t.Fatalf("%s: not within 20 s: %s", what, diff)
+	t.Fatalf("%s: not within 30 s: %s", what, diff)
 }
 
 func custom(kind, name string, spec map[string]any) *unstructured.Unstructured {

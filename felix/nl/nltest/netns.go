@@ -119,13 +119,16 @@ func (n NS) Veth(t testing.TB, here, there string) {
 	n.Run(t, "ip", "link", "set", there, "up")
 }
 
+// eventually is far more than anything here takes; a busy machine gets its turn late.
+const eventually = 30 * time.Second
+
 // Eventually waits for a condition and fails the test when it does not come.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(eventually)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", eventually, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -141,8 +144,7 @@ type Monitor struct {
 func NewMonitor(t testing.TB, object string) *Monitor {
 	t.Helper()
 	m := &Monitor{cmd: exec.Command("ip", "monitor", object)}
-	m.cmd.Stdout = &m.out
-	m.cmd.Stderr = &m.out
+	m.cmd.Stdout = &m.out // what goes to stderr may be about namespaces of other tests
 	if err := m.cmd.Start(); err != nil {
 		t.Fatalf("ip monitor: %v", err)
 	}
