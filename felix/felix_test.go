@@ -3,7 +3,9 @@ package felix
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,31 @@ func TestNodeLifecycle(t *testing.T) {
 	}
 	if out, err := nltest.TryRun("ip", "link", "show", ep.Iface); err != nil {
 		t.Errorf("uninstall cut a pod off: %v: %s", err, out)
+	}
+}
+
+// TestNewEndpointKeepsItsRoute: that a link was down before it was up for the first time
+// takes nothing from its endpoint, which may have its route before the agent hears of it.
+func TestNewEndpointKeepsItsRoute(t *testing.T) {
+	n := newNode(t)
+	d, _ := n.start(nil)
+	d.SetState(n.input())
+	ready(t, d)
+	ns := nltest.NewNS(t)
+	for i := range 50 {
+		ep := state.Endpoint{Iface: fmt.Sprintf("cali%d", i), Network: "k8s-pod-network", ContainerID: fmt.Sprintf("c%d", i), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}}
+		batch := exec.Command("ip", "-batch", "-")
+		batch.Stdin = strings.NewReader(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s alias %s\nlink set %s up\n", ep.Iface, ep.Iface, ns, ep.Iface, ep.Alias(), ep.Iface))
+		if out, err := batch.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := d.AddEndpoint(t.Context(), ep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ready(t, d)
+	if s := d.Status().Driver("route"); s.Errors != 0 {
+		t.Errorf("%d routes were refused: %s", s.Errors, s.LastError)
 	}
 }
 

@@ -54,8 +54,9 @@ type LinkChange struct {
 	nl.Link
 	// Gone: it does not exist any longer.
 	Gone bool
-	// Flushed: it was gone or down at some moment, so that the kernel has
-	// dropped its routes, whatever it is now.
+	// Flushed: it went away or down at some moment, so that the kernel has
+	// dropped its routes, whatever it is now. A new link that has not been up yet
+	// had none: it may have got its route before this change was taken.
 	Flushed bool
 }
 
@@ -68,11 +69,12 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	changes Changes
+	neverUp map[int]bool // links, by index, that have not been up since they came to be
 }
 
 // NewWatcher makes a watcher.
 func NewWatcher(kernel nl.Kernel, log *slog.Logger, wake func()) *Watcher {
-	return &Watcher{kernel: kernel, log: log, wake: wake}
+	return &Watcher{kernel: kernel, log: log, wake: wake, neverUp: map[int]bool{}}
 }
 
 // Run watches until ctx ends, starting again when the kernel's end breaks.
@@ -102,12 +104,30 @@ func (w *Watcher) Take() Changes {
 
 func (w *Watcher) event(e nl.Event) {
 	w.mu.Lock()
-	w.changes.add(e)
+	w.changes.add(e, w.flushes(e))
 	w.mu.Unlock()
 	w.wake()
 }
 
-func (c *Changes) add(e nl.Event) {
+// flushes reports whether an event says that the kernel has dropped a link's routes.
+func (w *Watcher) flushes(e nl.Event) bool {
+	switch {
+	case e.Kind == nl.EventLost:
+		clear(w.neverUp) // which of them were up meanwhile is not known
+	case e.Kind != nl.EventLink:
+	case e.Gone || e.Link.Up:
+		delete(w.neverUp, e.Link.Index)
+		return e.Gone
+	case e.New:
+		w.neverUp[e.Link.Index] = true
+	default:
+		return !w.neverUp[e.Link.Index]
+	}
+	return false
+}
+
+// add takes an event in; flushed says that the kernel has dropped the link's routes.
+func (c *Changes) add(e nl.Event, flushed bool) {
 	switch e.Kind {
 	case nl.EventLost:
 		c.Everything = true
@@ -129,7 +149,7 @@ func (c *Changes) add(e nl.Event) {
 		}
 		before := c.Links[e.Link.Index]
 		c.Links[e.Link.Index] = LinkChange{
-			Link: e.Link, Gone: e.Gone, Flushed: before.Flushed || e.Gone || !e.Link.Up,
+			Link: e.Link, Gone: e.Gone, Flushed: before.Flushed || flushed,
 		}
 	}
 	if len(c.Links) > maxLinks || len(c.Addrs) > maxLinks || len(c.Addrs6) > maxLinks {

@@ -128,6 +128,23 @@ func TestWatcher(t *testing.T) {
 		if c := w.Take(); c.Everything || c.Routes || len(c.Links) != 0 {
 			t.Errorf("taken twice: %+v", c)
 		}
+		fresh := func(up bool) {
+			send(nl.Event{Kind: nl.EventLink, New: !up, Link: nl.Link{Index: 11, Name: "cali3", Up: up}})
+		}
+		fresh(false)
+		link(11, "cali3", false, false) // gets its alias
+		if c := w.Take(); c.Links[11].Flushed {
+			t.Error("a new link that has not been up yet lost routes")
+		}
+		link(11, "cali3", false, false)
+		fresh(true)
+		if c := w.Take(); c.Links[11].Flushed {
+			t.Error("a new link that came up for the first time lost routes: it may have got them since")
+		}
+		link(11, "cali3", false, false)
+		if c := w.Take(); !c.Links[11].Flushed {
+			t.Error("a link that was up went down and kept its routes")
+		}
 		v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 		send(nl.Event{Kind: nl.EventAddr, Link: nl.Link{Index: 3}, Addr: v6})
 		if c := w.Take(); c.Touches(3, v4) || !c.Touches(3, netip.MustParseAddr("2001:db8::2")) || !c.Touches(0, v6) || c.TouchesIndex(3) {

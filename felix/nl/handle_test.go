@@ -3,7 +3,9 @@ package nl_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -284,6 +286,28 @@ func TestWatch(t *testing.T) {
 	n := routeEvents()
 	nltest.Run(t, "ip", "route", "replace", via(6, "192.0.2.2").Dst.String(), "via", "192.0.2.9", "proto", "static")
 	nltest.Eventually(t, "our route replaced by somebody else", func() bool { return routeEvents() > n })
+	// A link is new when it is made here and when it comes from another namespace, and
+	// then alone: what happens to it later is no news of that kind.
+	other := nltest.NewNS(t)
+	nltest.Run(t, "ip", "link", "add", "made", "type", "veth", "peer", "name", "moved", "netns", string(other))
+	nltest.Run(t, "ip", "link", "set", "made", "alias", "flag")
+	other.Run(t, "ip", "link", "set", "moved", "netns", fmt.Sprint(os.Getpid()), "up")
+	nltest.Run(t, "ip", "link", "set", "moved", "alias", "last")
+	saw("the last alias", func(e nl.Event) bool { return e.Kind == nl.EventLink && e.Link.Alias == "last" })
+	news := map[string]int{}
+	mu.Lock()
+	for _, e := range events {
+		if e.New {
+			news[e.Link.Name]++
+		}
+		if e.New && (e.Link.Up || e.Link.Alias != "" || e.Gone) {
+			t.Errorf("not new: %+v", e)
+		}
+	}
+	mu.Unlock()
+	if news["made"] != 1 || news["moved"] != 1 {
+		t.Errorf("links were new %v times; want made and moved once", news)
+	}
 	nltest.Run(t, "ip", "link", "del", "eth0")
 	saw("the link gone", func(e nl.Event) bool { return e.Kind == nl.EventLink && e.Gone && e.Link.Name == "eth0" })
 	cancel()

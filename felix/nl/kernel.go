@@ -141,6 +141,8 @@ type Event struct {
 	Link Link
 	// Gone is set for EventLink when the link was deleted.
 	Gone bool
+	// New is set for EventLink when the link has just come to be in this namespace, down.
+	New bool
 	// Addr is set for EventAddr.
 	Addr netip.Addr
 }

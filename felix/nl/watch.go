@@ -116,7 +116,10 @@ func linkEvent(m syscall.NetlinkMessage, event func(Event)) {
 			event(Event{Kind: EventLost})
 			return
 		}
-		event(Event{Kind: EventLink, Link: l, Gone: m.Header.Type == unix.RTM_DELLINK})
+		gone := m.Header.Type == unix.RTM_DELLINK
+		// Only of a link that is new does the kernel say that every flag has changed.
+		changed := binary.NativeEndian.Uint32(m.Data[12:])
+		event(Event{Kind: EventLink, Link: l, Gone: gone, New: !gone && changed == ^uint32(0) && !l.Up})
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if len(m.Data) < unix.SizeofIfAddrmsg {
 			return
