@@ -32,6 +32,10 @@ type step struct {
 	tests bool
 }
 
+// manyWait lets tests in network namespaces wait side by side: most wait for timers of a
+// protocol and need no CPU meanwhile.
+var manyWait = []string{"-p", "3", "-parallel", "6"}
+
 // gotest is a step that runs tests; go's own output is read, so it is JSON.
 func gotest(name, lane string, args ...string) step {
 	return step{name: name, lane: lane, tests: true, args: append([]string{"go", "test", "-json"}, args...)}
@@ -68,8 +72,8 @@ func everything() ([]step, error) {
 	return []step{
 		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
 		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
-		gotest("unit", "code", append([]string{"-count=1"}, alone...)...).inPrivate(),
-		gotest("race", "code", append([]string{"-count=1", "-race"}, shared...)...).inPrivate(),
+		gotest("unit", "code", slices.Concat(manyWait, []string{"-count=1"}, alone)...).inPrivate(),
+		gotest("race", "code", slices.Concat(manyWait, []string{"-count=1", "-race"}, shared)...).inPrivate(),
 		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./internal/settingsreport", "./api/...", "./test/admission").after("kubernetes"),
 		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 
