@@ -118,7 +118,7 @@ func (e Expect) checkPod(p podState) []string {
 		}
 		missing := p.missing(a, e.IfName, unix.RT_TABLE_MAIN)
 		if len(missing) > 0 && e.Secondary {
-			missing = p.missing(a, e.IfName, tableOf(p.eth.index))
+			missing = p.missing(a, e.IfName, TableOf(p.eth.index))
 			if r := ruleFor(p.eth.index, a); !slices.Contains(p.rules, r) {
 				missing = append(missing, fmt.Sprintf("the pod lacks the rule from %s lookup %d", a, r.table))
 			}

@@ -30,7 +30,8 @@ const (
 	fraProtocol = 21 // FRA_PROTOCOL of linux/fib_rules.h
 )
 
-func tableOf(index int) int { return tableBase + index }
+// TableOf is the routing table of a further interface, by its index in the pod.
+func TableOf(index int) int { return tableBase + index }
 
 // rule is a policy rule of a pod, as far as Manx writes such.
 type rule struct {
@@ -40,7 +41,7 @@ type rule struct {
 }
 
 func ruleFor(index int, a netip.Addr) rule {
-	return rule{src: netip.PrefixFrom(a, a.BitLen()), table: tableOf(index), protocol: ruleProtocol}
+	return rule{src: netip.PrefixFrom(a, a.BitLen()), table: TableOf(index), protocol: ruleProtocol}
 }
 
 func (r rule) message(doing string, typ, flags int) *message {
@@ -96,7 +97,7 @@ func (p *Pair) tableFor(a netip.Addr, index int) (int, error) {
 	}
 	for r := range state.routes {
 		if r.table == unix.RT_TABLE_MAIN && r.dst == defaultOf(a) {
-			return tableOf(index), nil
+			return TableOf(index), nil
 		}
 	}
 	return unix.RT_TABLE_MAIN, nil

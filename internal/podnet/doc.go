@@ -20,17 +20,18 @@
 //
 // # What is a pod of ours
 //
-// A network namespace whose default route leads through 169.254.1.1, and whose
+// A network namespace with a default route through 169.254.1.1, in the main table or in
+// one that the plugin makes for a further interface (veth.TableOf), and whose
 // device for that route is one end of a veth with the other end here: the node's
 // link is a veth named cali*, its IFLA_LINK is the device's index and its
 // IFLA_LINK_NETNSID is the number that the kernel has for exactly this namespace
 // (RTM_GETNSID). The last part is told by the kernel about the node's own link, so
-// no arrangement inside a pod can imitate it. Nothing else is touched: not other
-// namespaces, nor other devices and routes of a pod.
+// no arrangement inside a pod can imitate it. Each such interface gets the MTU. Nothing
+// else is touched: not other namespaces, nor other devices and routes of a pod.
 //
 // # What is changed
 //
-// The end state is that the path MTU of the default route is the wanted MTU and
+// The end state is that the path MTU of each such default route is the wanted MTU and
 // that both ends of the veth carry at least that much:
 //
 //	device smaller  raise the node's end, then the pod's; the route needs no metric

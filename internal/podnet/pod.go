@@ -60,12 +60,17 @@ type pod struct {
 	buf  []byte
 
 	inside *socket // in the pod's
-	route  *route
-	end    *link // the pod's end of the veth
-	peer   *link // the node's; nil while the namespace is not known to be ours
+	links  []podLink
 }
 
-func (p *pod) ours() bool { return p.peer != nil }
+// podLink is an interface of a pod that the plugin has made.
+type podLink struct {
+	route *route
+	end   *link // the pod's end of the veth
+	peer  *link // the node's
+}
+
+func (p *pod) ours() bool { return len(p.links) > 0 }
 
 // setMTU changes one namespace, if it is a pod of ours that was not seen before,
 // and reports whether anything was written.
@@ -84,65 +89,76 @@ func (p *pod) setMTU(path string, mtu int, seen map[inode]bool) (changed bool, e
 	}
 	defer p.inside.close()
 	p.host.deadline = time.Now().Add(p.namespace)
-	if err := p.recognise(ns); err != nil || !p.ours() {
+	if err := p.recognise(ns); err != nil {
 		return false, err
 	}
-	changed, err = p.apply(mtu)
-	if anyOf(err, unix.ENODEV, unix.ENOENT, unix.ESRCH) {
-		return changed, nil // the pod, or its route, ended meanwhile
+	var failed []error
+	for _, l := range p.links {
+		wrote, err := p.apply(l, mtu)
+		changed = changed || wrote
+		if err != nil && !anyOf(err, unix.ENODEV, unix.ENOENT, unix.ESRCH) { // the interface, or its route, went meanwhile
+			failed = append(failed, fmt.Errorf("interface %q, %q on the node: %w", l.end.name, l.peer.name, err))
+		}
 	}
-	if err != nil {
-		return changed, fmt.Errorf("interface %q, %q on the node: %w", p.end.name, p.peer.name, err)
-	}
-	return changed, nil
+	return changed, errors.Join(failed...)
 }
 
-// recognise reads what tells a pod of ours. It sets peer when the namespace is one.
-func (p *pod) recognise(ns *namespace) (err error) {
-	if p.route, err = p.inside.defaultRoute(p.routes); p.route == nil || err != nil {
-		return err
-	}
-	if p.end, err = p.inside.link(p.route.oif); p.end == nil || p.end.kind != "veth" || err != nil {
-		return err
-	}
-	// What is read inside is only where to look: the node's own link decides.
-	peer, err := p.host.link(p.end.peer)
-	if peer == nil || err != nil || peer.kind != "veth" || !strings.HasPrefix(peer.name, state.InterfacePrefix) {
-		return err
-	}
-	id, err := p.host.nsid(ns)
+// recognise reads what tells a pod of ours: it fills links when the namespace is one.
+func (p *pod) recognise(ns *namespace) error {
+	routes, err := p.inside.defaultRoutes(p.routes)
 	if err != nil {
 		return err
 	}
-	if id != noNamespace && peer.nsid == id && peer.peer == p.end.index {
-		p.peer = peer
+	for _, r := range routes {
+		end, err := p.inside.link(r.oif)
+		if err != nil {
+			return err
+		}
+		if end == nil || end.kind != "veth" {
+			continue
+		}
+		// What is read inside is only where to look: the node's own link decides.
+		peer, err := p.host.link(end.peer)
+		if err != nil {
+			return err
+		}
+		if peer == nil || peer.kind != "veth" || !strings.HasPrefix(peer.name, state.InterfacePrefix) {
+			continue
+		}
+		id, err := p.host.nsid(ns)
+		if err != nil {
+			return err
+		}
+		if id != noNamespace && peer.nsid == id && peer.peer == end.index {
+			p.links = append(p.links, podLink{r, end, peer})
+		}
 	}
 	return nil
 }
 
 // apply writes what is not as it should be: devices before the route, so that no
 // packet is ever larger than what carries it.
-func (p *pod) apply(mtu int) (changed bool, err error) {
-	if p.peer.mtu < mtu {
-		if err := p.host.raise(p.peer, mtu); err != nil {
+func (p *pod) apply(l podLink, mtu int) (changed bool, err error) {
+	if l.peer.mtu < mtu {
+		if err := p.host.raise(l.peer, mtu); err != nil {
 			return false, err
 		}
 		changed = true
 	}
-	if p.end.mtu < mtu {
-		if err := p.inside.raise(p.end, mtu); err != nil {
+	if l.end.mtu < mtu {
+		if err := p.inside.raise(l.end, mtu); err != nil {
 			return changed, err
 		}
 		changed = true
 	}
 	metric := 0
-	if p.end.mtu > mtu {
+	if l.end.mtu > mtu {
 		metric = mtu
 	}
-	if p.route.mtu == metric {
+	if l.route.mtu == metric {
 		return changed, nil
 	}
-	if err := p.inside.replace(p.route, metric); err != nil {
+	if err := p.inside.replace(l.route, metric); err != nil {
 		return changed, err
 	}
 	return true, nil

@@ -99,6 +99,65 @@ func TestSetMTU(t *testing.T) {
 	}
 }
 
+// TestFurtherInterface: what Multus adds has its default route in a table of its own,
+// and gets the MTU as the first interface does. A route of the pod's own in another table,
+// and one to the gateway in a table of another interface's number, are left alone.
+func TestFurtherInterface(t *testing.T) {
+	p := newPod(t, "cali0", 1500)
+	pair, err := veth.Create(veth.Config{
+		HostIface: "cali1", IfName: "net1", NetNS: p.path, Alias: "manx:other." + string(p.ns), OwnPrefix: "manx:", MTU: 1500, Secondary: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = nltest.TryRun("ip", "link", "del", "cali1") }) // may be gone already
+	defer pair.Close()
+	if err := pair.Configure(veth.Settings{Addrs: []netip.Addr{netip.MustParseAddr("10.1.1.2")}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"5", "70000"} {
+		p.ns.Run(t, "ip", "route", "add", "169.254.1.1", "dev", "eth0", "table", table)
+		p.ns.Run(t, "ip", "route", "add", "default", "via", "169.254.1.1", "dev", "eth0", "table", table)
+	}
+	routes := func() string {
+		var out []string
+		for line := range strings.Lines(p.ns.Run(t, "ip", "route", "show", "default", "table", "all")) {
+			out = append(out, strings.Join(strings.Fields(line), " "))
+		}
+		slices.Sort(out)
+		return strings.Join(out, "; ")
+	}
+	before := routes()
+	if !strings.Contains(before, "dev net1 table 7000") {
+		t.Fatalf("the plugin made %s", before)
+	}
+	s := newServer(mountDir(t, p.ns))
+	for _, tc := range []struct {
+		mtu    int
+		report string
+	}{{1480, "{1 1 []}"}, {1480, "{1 0 []}"}, {1500, "{1 1 []}"}} {
+		if got := fmt.Sprint(set(t, s, tc.mtu)); got != tc.report {
+			t.Errorf("%d: report %s, want %s", tc.mtu, got, tc.report)
+		}
+		var changed []string
+		for _, r := range strings.Split(routes(), "; ") {
+			if rest, ok := strings.CutSuffix(r, " mtu 1480"); ok {
+				changed = append(changed, rest)
+			}
+		}
+		want := 0
+		if tc.mtu < 1500 {
+			want = 2
+		}
+		if len(changed) != want || want > 0 && (changed[0] != "default via 169.254.1.1 dev eth0" || !strings.HasPrefix(changed[1], "default via 169.254.1.1 dev net1 table 7000")) {
+			t.Errorf("%d: %d routes have an MTU, want %d: %s", tc.mtu, len(changed), want, routes())
+		}
+	}
+	if got := routes(); got != before {
+		t.Errorf("routes were %s and are %s", before, got)
+	}
+}
+
 // Nothing of IPv6 travels in IPIP: its routes stay as they are, and so do pods that
 // have it alone.
 func TestIPv6StaysAsItIs(t *testing.T) {

@@ -12,10 +12,11 @@ import (
 	"github.com/manx-cni/manx/cni-plugin/veth"
 )
 
-// route is a pod's default route, as the kernel printed it.
+// route is a default route of a pod, as the kernel printed it.
 type route struct {
 	header [unix.SizeofRtMsg]byte // struct rtmsg
 	attrs  []byte
+	table  uint32
 	oif    int32
 	mtu    int // RTAX_MTU in bytes; 0: that of the device
 	// behind: a default route of the same metric comes before it, and that is the
@@ -34,18 +35,18 @@ const (
 	rtmDstLen, rtmTOS, rtmTable, rtmType, rtmFlags = 1, 3, 4, 7, 8
 )
 
-// defaultRoute returns the default route through the plugin's gateway, nil when
-// there is none. Of several it is the one that the kernel uses first.
-func (s *socket) defaultRoute(limit int) (*route, error) {
+// defaultRoutes returns the default routes through the plugin's gateway: that of the
+// main table and those of the tables that the plugin makes for further interfaces. Of
+// several in one table it is the one that the kernel uses first.
+func (s *socket) defaultRoutes(limit int) ([]*route, error) {
 	body := make([]byte, unix.SizeofRtMsg)
 	body[0] = unix.AF_INET
-	body = appendAttr32(body, unix.RTA_TABLE, unix.RT_TABLE_MAIN)
 	for range dumpTries {
-		f := finder{left: limit, before: map[uint32]bool{}}
+		f := finder{left: limit, found: map[uint32]bool{}, before: map[place]bool{}}
 		err := s.dump(unix.RTM_GETROUTE, body, f.visit)
 		switch {
 		case err == nil, errors.Is(err, unix.ENOENT): // no such table: no routes
-			return f.found, nil
+			return f.routes, nil
 		case errors.Is(err, errTooMany):
 			return nil, fmt.Errorf("read routes: more than %d", limit)
 		case !errors.Is(err, errInterrupted):
@@ -60,24 +61,29 @@ var errTooMany = errors.New("too many routes")
 // finder looks at routes in the kernel's order of preference.
 type finder struct {
 	left   int
-	found  *route
-	before map[uint32]bool // metrics of the default routes so far
+	routes []*route
+	found  map[uint32]bool // the tables that have one in routes
+	before map[place]bool  // of the default routes so far
 }
+
+// place is where the kernel keeps at most one default route that it uses.
+type place struct{ table, metric uint32 }
 
 func (f *finder) visit(typ uint16, b []byte) error {
 	if f.left--; f.left < 0 {
 		return errTooMany
 	}
-	if typ != unix.RTM_NEWROUTE || len(b) < unix.SizeofRtMsg || f.found != nil ||
-		b[0] != unix.AF_INET || b[rtmDstLen] != 0 || b[rtmTOS] != 0 || b[rtmTable] != unix.RT_TABLE_MAIN {
+	if typ != unix.RTM_NEWROUTE || len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET || b[rtmDstLen] != 0 || b[rtmTOS] != 0 {
 		return nil
 	}
-	r := &route{header: [unix.SizeofRtMsg]byte(b), attrs: b[unix.SizeofRtMsg:]}
+	r := &route{header: [unix.SizeofRtMsg]byte(b), attrs: b[unix.SizeofRtMsg:], table: uint32(b[rtmTable])}
 	var gateway netip.Addr
 	var metric uint32
 	plain := b[rtmType] == unix.RTN_UNICAST
 	for typ, value := range attrs(r.attrs) {
 		switch typ {
+		case unix.RTA_TABLE:
+			r.table = u32(value)
 		case unix.RTA_GATEWAY:
 			gateway, _ = netip.AddrFromSlice(value)
 		case unix.RTA_OIF:
@@ -94,12 +100,15 @@ func (f *finder) visit(typ uint16, b []byte) error {
 			plain = false // somebody else's: the plugin makes no next-hop objects
 		}
 	}
-	if plain && gateway == veth.Gateway4 {
-		r.behind = f.before[metric]
+	here := place{r.table, metric}
+	byPlugin := r.table == unix.RT_TABLE_MAIN || r.table == uint32(veth.TableOf(int(r.oif)))
+	if plain && byPlugin && gateway == veth.Gateway4 && !f.found[r.table] {
+		r.behind = f.before[here]
 		r.attrs = bytes.Clone(r.attrs)
-		f.found = r
+		f.found[r.table] = true
+		f.routes = append(f.routes, r)
 	}
-	f.before[metric] = true
+	f.before[here] = true
 	return nil
 }
 

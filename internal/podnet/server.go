@@ -28,7 +28,7 @@ type Config struct {
 type limits struct {
 	talk      time.Duration // for a client to send its request, or to take the answer
 	namespace time.Duration // for everything about one namespace
-	routes    int           // IPv4 routes of a namespace's main table that are read
+	routes    int           // IPv4 routes of a namespace that are read, of all tables
 }
 
 var defaultLimits = limits{talk: 5 * time.Second, namespace: 2 * time.Second, routes: 1 << 16}
