@@ -355,7 +355,7 @@ func TestPacketPath6(t *testing.T) {
 		ns.Run(t, "nft", "add table ip6 seen; add set ip6 seen from { type ipv6_addr; flags dynamic; }; "+
 			"add chain ip6 seen in { type filter hook input priority 0; }; flush chain ip6 seen in; flush set ip6 seen from; "+
 			"add rule ip6 seen in icmpv6 type echo-request add @from { ip6 saddr }")
-		_, err := from.Try(append([]string{"ping", "-n", "-c1", "-W2", to}, extra...)...)
+		_, err := from.Try(append([]string{"ping", "-n", "-c1", "-W10", to}, extra...)...)
 		elems := ""
 		if _, after, ok := strings.Cut(ns.Run(t, "nft", "list", "set", "ip6", "seen", "from"), "elements = {"); ok {
 			elems, _, _ = strings.Cut(after, "}")

@@ -49,7 +49,7 @@ func TestPoolOverTheNodes(t *testing.T) {
 	if after := ways(); after != before {
 		t.Errorf("the ways to node c and out were %q and are %q", before, after)
 	}
-	if out, err := n.outside.Try("ping", "-n", "-c1", "-W10", "192.0.2.1"); err != nil {
+	if out, err := n.outside.Try("ping", "-n", "-c1", "-w30", "192.0.2.1"); err != nil {
 		t.Errorf("node b does not reach this node any more: %v: %s", err, out)
 	}
 	kinds := map[state.ConditionKind]int{}

@@ -42,7 +42,7 @@ func TestAgentAway(t *testing.T) {
 			r.stop()
 			away(t, r)
 
-			soon := 2 * time.Second
+			soon := 10 * time.Second // far less than a runtime waits
 			if name == "no answer, and not stopped" {
 				soon += nodeapi.Silence
 			}

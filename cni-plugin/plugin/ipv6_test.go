@@ -33,7 +33,7 @@ func ping(t *testing.T, from *nettest.Namespace, to string) error {
 	t.Helper()
 	var out []byte
 	var err error
-	from.Do(t, func() { out, err = exec.Command("ping", "-n", "-c", "1", "-W", "3", to).CombinedOutput() })
+	from.Do(t, func() { out, err = exec.Command("ping", "-n", "-c", "1", "-W", "30", to).CombinedOutput() })
 	if err != nil {
 		return fmt.Errorf("ping %s: %w: %s", to, err, out)
 	}

@@ -40,10 +40,10 @@ func TestInventedNeighbours6(t *testing.T) {
 				}
 			}
 		}
-		if out, err := ns.Try("ping", "-n", "-c1", "-W5", "-I", podAddr6, "2001:db8::1"); err != nil {
+		if out, err := ns.Try("ping", "-n", "-c1", "-w30", "-I", podAddr6, "2001:db8::1"); err != nil {
 			t.Errorf("the node does not answer: %v: %s", err, out)
 		}
-		if out, err := nltest.TryRun("ping", "-n", "-c1", "-W5", podAddr6); err != nil {
+		if out, err := nltest.TryRun("ping", "-n", "-c1", "-w30", podAddr6); err != nil {
 			t.Errorf("the pod does not answer: %v: %s", err, out)
 		}
 		neighbours := nltest.Run(t, "ip", "-6", "neigh", "show", "dev", iface)

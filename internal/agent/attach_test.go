@@ -209,12 +209,10 @@ func (n *plugged) wantAlone(ns nltest.NS, want ...*port) {
 	for _, p := range want {
 		ep := nodeapi.Endpoint{Network: p.list.Name, ContainerID: p.rt.ContainerID, IfName: p.rt.IfName}
 		handles[handleOf(ep)], names = []netip.Addr{p.addr}, append(names, p.rt.IfName)
-		// The dataplane takes the news of a link that has just been made for a loss of its
-		// routes, for a moment.
-		nltest.Eventually(n.t, "CHECK of "+p.rt.IfName, func() bool {
-			return n.cni.CheckNetworkList(n.t.Context(), p.list, p.rt) == nil
-		})
-		if out, err := nltest.TryRun("ping", "-c1", "-W3", p.addr.String()); err != nil {
+		if err := n.cni.CheckNetworkList(n.t.Context(), p.list, p.rt); err != nil {
+			n.t.Errorf("CHECK of %s: %v", p.rt.IfName, err)
+		}
+		if out, err := nltest.TryRun("ping", "-c1", "-W30", p.addr.String()); err != nil {
 			n.t.Errorf("%s at %s does not answer: %v\n%s", p.rt.IfName, p.addr, err, out)
 		}
 	}
