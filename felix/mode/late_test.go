@@ -70,7 +70,7 @@ func TestBroken(t *testing.T) {
 		for _, force := range []bool{false, true} {
 			in := Input{
 				Pools: []Pool{{Name: pool, Target: calc.Always, Gen: 2, Force: force}}, Own: about("", 2, calc.Never, calc.Always, stage, ""),
-				Others:        []Peer{{"node1", about("", 2, calc.Never, calc.Always, Verified, "")}},
+				Others:        []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Always, Verified, "")}},
 				TunnelProblem: "no module ipip", NotReady: "gone", Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {}},
 			}
 			want := Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Gen: 2, Why: "no module ipip"}
@@ -88,14 +88,14 @@ func TestStuck(t *testing.T) {
 	const why = "program route 10.244.1.0/26: network is unreachable"
 	d := Step(Input{
 		Pools: pools, Own: about("", 2, calc.Never, calc.Never, Verified, ""), ApplyError: why, TunnelUp: true,
-		Others: []Peer{{"node1", about("", 2, calc.Never, calc.Never, Sending, "")}},
+		Others: []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Never, Sending, "")}},
 	})
 	if w := d.Own[pool]; w.Stage != Verified || w.Why != why || len(d.Held) != 1 || !strings.Contains(d.Held[0].Message, "this node ("+why+")") {
 		t.Errorf("on the node itself: %+v, held %v", w, d.Held)
 	}
 	d = Step(Input{
 		Pools: pools, Own: about("", 2, calc.Never, calc.Never, Sending, ""), Applied: true, TunnelUp: true,
-		Others: []Peer{{"node1", about("", 2, calc.Never, calc.Never, Verified, why)}},
+		Others: []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Never, Verified, why)}},
 	})
 	if !d.Moving || !d.Tunnel || len(d.Held) != 1 || !strings.Contains(d.Held[0].Message, "node1 ("+why+")") {
 		t.Errorf("on another: moving %t, tunnel %t, held %v", d.Moving, d.Tunnel, d.Held)
@@ -106,7 +106,7 @@ func TestStuck(t *testing.T) {
 func TestWordOfNoPool(t *testing.T) {
 	in := Input{
 		Pools: []Pool{{Name: pool, Target: calc.Never}}, Own: about("", 0, calc.Never, calc.Never, Sending, ""), Applied: true,
-		Others: []Peer{{"node1", Words{
+		Others: []Peer{{Name: "node1", Words: Words{
 			pool: {Sends: calc.Never, Target: calc.Never, Stage: Sending}, "gone": {Sends: calc.Always, Target: calc.Always, Stage: Sending},
 		}}},
 	}

@@ -25,6 +25,8 @@ type Pool struct {
 type Peer struct {
 	Name  string
 	Words Words
+	// Unreadable says why what the node says cannot be read, of any pool.
+	Unreadable string
 }
 
 // Input is what one node knows.
@@ -103,7 +105,7 @@ func Step(in Input) Decision {
 // next is what this node says of p now: one stage further when nothing hinders it.
 func next(in Input, p Pool) Word {
 	w, said := in.Own[p.Name]
-	if !said || !w.about(p) {
+	if !said || !w.about(p) || w.Unknown != "" {
 		w = first(in, p)
 	}
 	w.Why = ""
@@ -149,17 +151,26 @@ func next(in Input, p Pool) Word {
 }
 
 // first is the word on a pool of which this node has never said anything. A node
-// that joins sends as the others do; a pool that is new to all is as it should be.
+// that joins sends as the others do; a pool that is new to all is as it should be. Where
+// others speak of the pool and none is understood, packets travel plain: that takes no
+// device on the other side, and whatever else is asked for waits for their answer.
 func first(in Input, p Pool) Word {
 	votes := map[calc.EncapMode]int{}
-	agreed := false
+	agreed, unknown := false, false
 	for _, o := range in.Others {
-		if w, ok := o.Words[p.Name]; ok && w.about(p) {
+		w, ok := o.Words[p.Name]
+		switch {
+		case o.Unreadable != "" || ok && w.about(p) && !valid(w.Sends):
+			unknown = true
+		case ok && w.about(p):
 			votes[w.Sends]++
 			// Whoever sends it now has seen that all accept it. What a node that is
 			// down did in a former time says nothing.
 			agreed = agreed || w.Sends == p.Target && w.heard(p)
 		}
+	}
+	if !agreed && len(votes) == 0 && unknown {
+		return Word{Sends: calc.Never, Target: p.Target, Stage: Preparing, Gen: p.Gen, UID: p.UID}
 	}
 	if agreed || len(votes) == 0 {
 		return Word{Sends: p.Target, Target: p.Target, Stage: Sending, Gen: p.Gen, UID: p.UID}
@@ -194,6 +205,10 @@ func missing(in Input, p Pool, stage Stage) (out []string) {
 			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Why))
 		case ok && w.heard(p):
 			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Stage))
+		case ok && w.Unknown != "":
+			out = append(out, fmt.Sprintf("%s (its agent says of the pool what this one does not know, %s: run one version of Manx on all nodes)", o.Name, w.Unknown))
+		case o.Unreadable != "":
+			out = append(out, fmt.Sprintf("%s (%s: run one version of Manx on all nodes)", o.Name, o.Unreadable))
 		default:
 			out = append(out, o.Name+" (has not answered: is its agent running?)")
 		}
@@ -271,20 +286,26 @@ func (d *Decision) tunnel(in Input) {
 		d.Tunnel = d.Tunnel || w.Target != calc.Never || w.Sends != calc.Never || w.Stage != Sending
 	}
 	for _, w := range in.Own {
-		d.Tunnel = d.Tunnel || w.Sends != calc.Never // what was said last is what is done now
+		// What was said last is what is done now.
+		d.Tunnel = d.Tunnel || w.sendsIPIP() || w.Unknown != "" && in.TunnelUp
 	}
 	if d.Tunnel {
 		return
 	}
 	for _, o := range in.Others {
+		if in.TunnelUp && o.Unreadable != "" {
+			d.TunnelFor = append(d.TunnelFor, o.Name)
+			continue
+		}
 		for pool, w := range o.Words {
 			// A device that is there stays until every node has said of the pool as
 			// it is now that it does not send IPIP. One that is not is not made for
 			// somebody who is only thinking about it.
 			// Nor for a pool that does not exist: that is a word of a node that is gone.
 			own, exists := d.Own[pool]
-			quiet := w.Target == calc.Never && w.Stage == Sending && (!exists || w.Gen == own.Gen)
-			if w.Sends != calc.Never && (exists || in.TunnelUp) || in.TunnelUp && !quiet {
+			// What is not understood keeps one as well, and makes none.
+			quiet := w.Unknown == "" && w.Target == calc.Never && w.Stage == Sending && (!exists || w.Gen == own.Gen)
+			if w.sendsIPIP() && (exists || in.TunnelUp) || in.TunnelUp && !quiet {
 				d.TunnelFor = append(d.TunnelFor, o.Name)
 				break
 			}

@@ -1,6 +1,7 @@
 package mode
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -139,7 +140,7 @@ func TestStep(t *testing.T) {
 func TestForce(t *testing.T) {
 	in := Input{
 		Pools: []Pool{{Name: pool, Target: calc.Always, Force: true}}, Own: word(calc.Never, calc.Always, Accepting),
-		Others: []Peer{{"node1", word(calc.Never, calc.Always, Accepting)}},
+		Others: []Peer{{Name: "node1", Words: word(calc.Never, calc.Always, Accepting)}},
 		Probes: map[calc.EncapMode]Probe{calc.Always: {Failed: []string{"node1"}}},
 	}
 	if w := Step(in).Own[pool]; w.Stage != Verified {
@@ -159,9 +160,22 @@ func TestParse(t *testing.T) {
 	if w, err := Parse(""); w != nil || err != nil {
 		t.Errorf("no text: %v, %v", w, err)
 	}
-	for _, bad := range []string{`{`, `[]`, `{"p":{"sends":"Maybe","target":"Never","stage":"sending"}}`, `{"p":{"sends":"Never","target":"Never","stage":"?"}}`, `{"p":{}}`} {
+	for _, bad := range []string{`{`, `[]`, `"p"`, `7`} {
 		if w, err := Parse(bad); err == nil {
 			t.Errorf("%s: taken as %v", bad, w)
+		}
+	}
+	for text, unknown := range map[string]string{
+		`{"sends":"VXLANAlways","target":"Never","stage":"sending"}`: `sends "VXLANAlways"`,
+		`{"sends":"Never","target":"WireGuard","stage":"sending"}`:   `target "WireGuard"`,
+		`{"sends":"Never","target":"Never","stage":"draining"}`:      `stage "draining"`,
+		`{"sends":{"encap":"vxlan"},"target":"Never"}`:               `"{\"sends\":{\"encap\":\"vxlan\"},\"target\":\"Nev"`,
+		`{}`: `sends ""`,
+		`5`:  `"5"`,
+	} {
+		w, err := Parse(fmt.Sprintf(`{"p":{"sends":"Never","target":"Always","stage":"accepting","gen":7},"q":%s}`, text))
+		if err != nil || w["p"] != (Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting, Gen: 7}) || w["q"].Unknown != unknown {
+			t.Errorf("%s: %+v, %v; want p as it is, and unknown %q of q", text, w, err, unknown)
 		}
 	}
 	long := Words{pool: {Sends: calc.Never, Target: calc.Never, Stage: Preparing, Why: strings.Repeat("x", 5000)}}
@@ -178,9 +192,89 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
+		for pool, word := range w {
+			if word.Unknown != "" {
+				delete(w, pool) // no agent says what it does not know
+			}
+		}
 		again, err := Parse(w.Encode())
-		if err != nil || !again.Equal(w) {
+		if err != nil || !again.Equal(w) && len(again)+len(w) > 0 {
 			t.Fatalf("%q became %v, then %v, %v", text, w, again, err)
+		}
+	})
+}
+
+// TestNewerPeer: a node whose agent is of a later version is in no stage that this one
+// knows. It holds the pool that it speaks of and no other, keeps the device and makes
+// none, and the reason is not that it is silent.
+func TestNewerPeer(t *testing.T) {
+	const other = "other"
+	newer := Peer{Name: "newer", Words: Words{
+		pool:  {Sends: calc.Never, Target: calc.Always, Stage: Verified},
+		other: parseWord([]byte(`{"sends":"VXLANAlways","target":"VXLANAlways","stage":"sending"}`)),
+	}}
+	in := Input{
+		Pools:  []Pool{{Name: pool, Target: calc.Always}, {Name: other, Target: calc.Always}},
+		Own:    Words{pool: {Sends: calc.Never, Target: calc.Always, Stage: Verified}, other: {Sends: calc.Never, Target: calc.Always, Stage: Accepting}},
+		Others: []Peer{newer}, Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {}},
+	}
+	d := Step(in)
+	if w := d.Own[pool]; w.Sends != calc.Always {
+		t.Errorf("the pool that both know: %+v, want it sent in IPIP", w)
+	}
+	if w := d.Own[other]; w.Sends != calc.Never || w.Stage != Accepting {
+		t.Errorf("the pool of which the newer says what this one does not know: %+v, want it accepting", w)
+	}
+	if len(d.Held) != 1 || d.Held[0].Pool != other || !strings.Contains(d.Held[0].Message, `newer (its agent says of the pool what this one does not know, sends "VXLANAlways": run one version of Manx on all nodes)`) {
+		t.Errorf("held: %+v", d.Held)
+	}
+
+	plain := Input{Pools: []Pool{{Name: pool, Target: calc.Never}}, Own: word(calc.Never, calc.Never, Sending), Applied: true}
+	for name, peer := range map[string]Peer{
+		"newer":      {Name: "newer", Words: Words{pool: newer.Words[other]}},
+		"unreadable": {Name: "newer", Unreadable: "its annotation cannot be read"},
+	} {
+		for _, up := range []bool{false, true} {
+			in := plain
+			in.Others, in.TunnelUp = []Peer{peer}, up
+			if d := Step(in); d.Tunnel != up {
+				t.Errorf("%s, device up %t: wanted %t", name, up, d.Tunnel)
+			}
+		}
+		// A node that joins sends plain, and does not take it that the pool is new to all.
+		for target, stage := range map[calc.EncapMode]Stage{calc.Never: Sending, calc.Always: Accepting} {
+			d := Step(Input{Pools: []Pool{{Name: pool, Target: target}}, Others: []Peer{peer}, Applied: true})
+			if w := d.Own[pool]; w.Sends != calc.Never || w.Stage != stage || target == calc.Always && (len(d.Held) != 1 || strings.Contains(d.Held[0].Message, "has not answered")) {
+				t.Errorf("%s, a node joins a pool in mode %s: %+v, held %+v", name, target, w, d.Held)
+			}
+		}
+	}
+}
+
+// FuzzNewerPeer: whatever a later version says of one pool, nothing of it touches another.
+func FuzzNewerPeer(f *testing.F) {
+	f.Add(`{"sends":"VXLANAlways","target":"VXLANAlways","stage":"sending"}`, false)
+	f.Add(`{"sends":"Always","target":"Never","stage":"draining"}`, true)
+	f.Add(`[{"encap":"wireguard"}]`, true)
+	f.Fuzz(func(t *testing.T, said string, up bool) {
+		text, err := json.Marshal(map[string]json.RawMessage{
+			pool: json.RawMessage(`{"sends":"Never","target":"Always","stage":"verified"}`), "other": json.RawMessage(said),
+		})
+		if err != nil {
+			return // no JSON
+		}
+		words, err := Parse(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		in := Input{
+			Pools: []Pool{{Name: pool, Target: calc.Always}}, Own: word(calc.Never, calc.Always, Verified), TunnelUp: up,
+			Others: []Peer{{Name: "newer", Words: words}}, Applied: true,
+		}
+		alone := in
+		alone.Others = []Peer{{Name: "newer", Words: Words{pool: words[pool]}}}
+		if got, want := Step(in), Step(alone); !got.Own.Equal(want.Own) || len(got.Held) != len(want.Held) || got.Own[pool].Sends != calc.Always {
+			t.Fatalf("%s: %+v, without the other pool %+v", text, got, want)
 		}
 	})
 }
@@ -311,7 +405,7 @@ func (n *node) step(r *rand.Rand) {
 		in.NotReady = "no device yet"
 	}
 	for name, words := range n.seen {
-		in.Others = append(in.Others, Peer{name, words})
+		in.Others = append(in.Others, Peer{Name: name, Words: words})
 	}
 	d := Step(in)
 	if d.Tunnel {

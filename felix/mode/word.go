@@ -39,6 +39,9 @@ type Word struct {
 	UID string `json:"uid,omitempty"`
 	// Why says what keeps this node in its stage, when that is its own fault.
 	Why string `json:"why,omitempty"`
+	// Unknown says what of another agent's word this one does not know: it is a newer one.
+	// Such a node speaks, so it is not one without an agent, and is in no stage.
+	Unknown string `json:"-"`
 }
 
 // settled reports whether the node has arrived at mode.
@@ -50,8 +53,10 @@ func (w Word) settled(mode calc.EncapMode) bool {
 // the same name.
 func (w Word) about(p Pool) bool { return w.UID == "" || p.UID == "" || w.UID == p.UID }
 
-// heard reports whether the word is about the pool as it is now.
-func (w Word) heard(p Pool) bool { return w.about(p) && w.Target == p.Target && w.Gen == p.Gen }
+// heard reports whether the word is about the pool as it is now, and understood.
+func (w Word) heard(p Pool) bool {
+	return w.Unknown == "" && w.about(p) && w.Target == p.Target && w.Gen == p.Gen
+}
 
 // reached reports whether the node is at least in stage on its way to p's target.
 func (w Word) reached(p Pool, stage Stage) bool {
@@ -78,29 +83,46 @@ const maxWhy = 300
 
 func cut(why string) string { return strings.ToValidUTF8(why[:min(len(why), maxWhy)], "") }
 
-// Parse reads the annotation; no text is no words. What other agents say is taken
-// only as far as it makes sense.
+// Parse reads the annotation; no text is no words. It reads pool by pool: an agent of a
+// later version may say of one pool what this one does not know, and be understood in the
+// others. The error says that the text is no list of pools at all.
 func Parse(text string) (Words, error) {
 	if text == "" {
 		return nil, nil
 	}
-	var w Words
-	if err := json.Unmarshal([]byte(text), &w); err != nil {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &raw); err != nil {
 		return nil, fmt.Errorf("pool modes %.80q: %w", text, err)
 	}
-	for pool, word := range w {
-		if !valid(word.Sends) || !valid(word.Target) {
-			return nil, fmt.Errorf("pool modes: pool %q: sends %q on the way to %q: want Never, Always or CrossSubnet", pool, word.Sends, word.Target)
-		}
-		if _, known := rank[word.Stage]; !known {
-			return nil, fmt.Errorf("pool modes: pool %q: stage %q: want preparing, accepting, verified or sending", pool, word.Stage)
-		}
-		word.Why = cut(word.Why)
-		w[pool] = word
+	words := make(Words, len(raw))
+	for pool, text := range raw {
+		words[pool] = parseWord(text)
 	}
-	return w, nil
+	return words, nil
+}
+
+// parseWord reads what is said of one pool. What is not known is said in Unknown.
+func parseWord(text []byte) Word {
+	var w Word
+	if err := json.Unmarshal(text, &w); err != nil {
+		return Word{Unknown: fmt.Sprintf("%.40q", text)}
+	}
+	_, known := rank[w.Stage]
+	switch {
+	case !valid(w.Sends):
+		w.Unknown = fmt.Sprintf("sends %.40q", string(w.Sends))
+	case !valid(w.Target):
+		w.Unknown = fmt.Sprintf("target %.40q", string(w.Target))
+	case !known:
+		w.Unknown = fmt.Sprintf("stage %.40q", string(w.Stage))
+	}
+	w.Why = cut(w.Why)
+	return w
 }
 
 func valid(m calc.EncapMode) bool {
 	return m == calc.Never || m == calc.Always || m == calc.CrossSubnet
 }
+
+// sendsIPIP reports whether the node is known to send packets to the pool in IPIP.
+func (w Word) sendsIPIP() bool { return valid(w.Sends) && w.Sends != calc.Never }

@@ -38,21 +38,21 @@ type modes struct {
 
 	mu        sync.Mutex
 	loaded    bool
-	said      mode.Words            // what the annotation says
-	saidAddr  netip.Addr            // and the one about the tunnel's address
-	heard     bool                  // the API has shown what was said
-	unheard   bool                  // and then no more, or never: it was changed, or the Node was made again
-	saidAt    time.Time             // when it was said
-	insist    insist.Insistence     // how often it was said again
-	addr      netip.Addr            // of the tunnel, held in IPAM; zero for none
-	ranges    addrRanges            // where it may come from
-	alone     bool                  // addr and nothing else of ours is on the device
-	up        bool                  // the device is kept: it is wanted, or was until a moment ago
-	forced    bool                  // it is wanted whatever the pools say
-	decision  mode.Decision         // the last one
-	fresh     bool                  // it is based on said
-	others    []mode.Peer           // what it was based on
-	parsed    map[string]mode.Words // their annotations: most nodes say the same
+	said      mode.Words           // what the annotation says
+	saidAddr  netip.Addr           // and the one about the tunnel's address
+	heard     bool                 // the API has shown what was said
+	unheard   bool                 // and then no more, or never: it was changed, or the Node was made again
+	saidAt    time.Time            // when it was said
+	insist    insist.Insistence    // how often it was said again
+	addr      netip.Addr           // of the tunnel, held in IPAM; zero for none
+	ranges    addrRanges           // where it may come from
+	alone     bool                 // addr and nothing else of ours is on the device
+	up        bool                 // the device is kept: it is wanted, or was until a moment ago
+	forced    bool                 // it is wanted whatever the pools say
+	decision  mode.Decision        // the last one
+	fresh     bool                 // it is based on said
+	others    []mode.Peer          // what it was based on
+	parsed    map[string]mode.Peer // their annotations: most nodes say the same
 	pools     []mode.Pool
 	plan      modePlan
 	since     uint64    // generation of the input that first had plan
@@ -284,26 +284,40 @@ func (m *modes) podsNotReady() string {
 
 // peers are the other nodes on which an agent has run.
 func (m *modes) peers(s *datastore.Snapshot) (out []mode.Peer) {
-	parsed := make(map[string]mode.Words, len(m.parsed))
+	parsed := make(map[string]mode.Peer, len(m.parsed))
 	for _, n := range s.Nodes {
 		if n.Name == m.node || !n.IPv4.IsValid() {
 			continue
 		}
-		words, known := parsed[n.PoolModes]
+		said, known := parsed[n.PoolModes]
 		if !known {
-			words, known = m.parsed[n.PoolModes]
+			said, known = m.parsed[n.PoolModes]
 		}
 		if !known {
-			var err error
-			if words, err = mode.Parse(n.PoolModes); err != nil {
-				m.log.Debug("what a node says of its pools is not understood; it counts as silent", "node", n.Name, "err", err)
-			}
+			said = m.read(n)
 		}
-		parsed[n.PoolModes] = words
-		out = append(out, mode.Peer{Name: n.Name, Words: words})
+		parsed[n.PoolModes] = said
+		said.Name = n.Name
+		out = append(out, said)
 	}
 	m.parsed = parsed
 	return out
+}
+
+// read reads what another node says of its pools, and logs what of it is not understood:
+// a change of such a pool waits for that node.
+func (m *modes) read(n datastore.Node) mode.Peer {
+	words, err := mode.Parse(n.PoolModes)
+	if err != nil {
+		m.log.Warn("what a node says of its pools cannot be read; run one version of Manx on all nodes", "node", n.Name, "annotation", apiv1.AnnotationNodePoolModes, "err", err)
+		return mode.Peer{Unreadable: "its annotation " + apiv1.AnnotationNodePoolModes + " cannot be read"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(words)) {
+		if w := words[name]; w.Unknown != "" {
+			m.log.Warn("a node says of a pool what this version does not know; run one version of Manx on all nodes", "node", n.Name, "pool", name, "unknown", w.Unknown)
+		}
+	}
+	return mode.Peer{Words: words}
 }
 
 // ipipPools are the pools that can travel in IPIP.

@@ -316,7 +316,7 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 	}
 	m := newModes("a", slog.New(slog.DiscardHandler), modeActions{}, func() {})
 	peers := m.peers(s)
-	if len(peers) != 2 || peers[0].Name != "odd" || peers[0].Words != nil || peers[1].Words["p4"].Stage != mode.Accepting {
+	if len(peers) != 2 || peers[0].Name != "odd" || peers[0].Words != nil || peers[0].Unreadable == "" || peers[1].Name != "z" || peers[1].Words["p4"].Stage != mode.Accepting {
 		t.Errorf("peers: %+v", peers)
 	}
 }
