@@ -28,7 +28,15 @@ func (l *light) checkRunner(t *testing.T) {
 	const processes = "pgrep -f '[a]gnhost (net|pause)|[m]anx-node (run|pod-network)' | sort"
 	l.addPod(t, lab.Pod{Name: "doomed", Node: "node1"})
 	doomed := l.addrs["doomed"][0].String()
-	before := l.sh(t, "node1", processes)
+	// A process that the runner is about to replace by another program is none of them.
+	before := ""
+	eventually(t, "processes that stay", func() error {
+		was := before
+		if before = l.sh(t, "node1", processes); before != was {
+			return fmt.Errorf("they were\n%s\nand are\n%s", was, before)
+		}
+		return nil
+	})
 	l.sh(t, "node1", "kill -STOP $(pgrep -x lab-runner)")
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 	if err := l.client.CoreV1().Pods("default").Delete(t.Context(), "doomed", now); err != nil {

@@ -47,9 +47,10 @@ func (s step) with(env ...string) step    { s.env = append(s.env, env...); retur
 func (s step) inPrivate() step            { s.private = true; return s }
 func (s step) weighing(w int) step        { s.weight = w; return s }
 
-// guestWeight is twice what the other lanes have each: an emulated guest is what takes
-// longest, and where the kernel at hand has ipip there is none.
-const guestWeight = 4
+// guestWeight is four times what the other lanes have each: an emulated guest is what takes
+// longest, and it can use little more than one CPU. Where the kernel at hand has ipip there
+// is none.
+const guestWeight = 8
 
 // everything lists all steps. The lanes are balanced for two CPUs: the guest's is the
 // longest and never waits, what compiles runs beside it, and so do the labs, which wait
