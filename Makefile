@@ -75,7 +75,7 @@ e2e: deps ## Tests on clusters with this machine's kernel: light ones, dual stac
 
 .PHONY: test-vm
 test-vm: deps ## IPIP on clusters, in a guest with a stock kernel where this one has no ipip
-	go run ./test/suite only 'tunnel device' ipip 'cross subnet' 'ipip services'
+	go run ./test/suite only 'tunnel device' ipip 'cross subnet'
 
 .PHONY: test
 test: deps verify ## Everything that CI runs; RECORD=1 adds its table to docs/development.md

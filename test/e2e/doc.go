@@ -25,12 +25,10 @@
 //	              TestDualStackReach, TestDualStackOutside, TestDualStackSpoof, TestDualStackPodInterface,
 //	              TestDualStackPing, TestDualStackFamilies, TestDualStackRelease, TestDualStackWrong,
 //	              TestDualStackFlowControl, TestDualStackKillAgent
-//	ipip          three light nodes, the pool in mode Always; in a guest where this kernel has no ipip
+//	ipip          three light nodes, the pool in mode Always, and kube-proxy; in a guest where this kernel has no ipip
 //	              TestIPIPDevice, TestIPIPRoutes, TestIPIPHostSource, TestIPIPFilter, TestIPIPSwitchHeld,
 //	              TestIPIPLargePackets, TestIPIPWire, TestIPIPFlowControl, TestIPIPPreflight,
-//	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired
-//	ipipservices  and kube-proxy
-//	              TestIPIPReach
+//	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired, TestIPIPReach
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
 //	full          kubelets, containerd and the image: DaemonSets, init containers, probes, exec, sixty pods at once, new nodes
@@ -40,7 +38,7 @@
 // MANX_E2E_KINDS chooses kinds of labs, as -run chooses tests. TestPlan holds the table
 // against the tests.
 //
-// Where the kernel at hand has no ipip, the tests of the three kinds that need it run in
+// Where the kernel at hand has no ipip, the tests of the two kinds that need it run in
 // a guest (package vm), each kind in one of its own. The nodes and this program are in
 // the guest, etcd, API server and controllers outside. Without KVM everything takes ten
 // times longer there: waits are longer and no duration is judged. What of IPIP is on

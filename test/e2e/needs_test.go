@@ -37,8 +37,9 @@ var kinds = []kind{
 	{"light", nil, lab.Options{Light: true, Mode: "bgp", Nodes: 3}},
 	{"services", []need{services}, lab.Options{Light: true, Mode: "bgp", Nodes: 3, With: []string{lab.KubeProxy}}},
 	{"dual", []need{dualStack, services}, lab.Options{Light: true, Mode: "bgp", Nodes: 3, With: []string{lab.KubeProxy}, DualStack: true}},
-	{"ipip", []need{ipip}, lab.Options{Light: true, Mode: "ipip", Nodes: 3}},
-	{"ipipservices", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}}},
+	// With services, of which one of its tests has need: a lab more in a guest costs more
+	// than kube-proxy in this one.
+	{"ipip", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}}},
 	{"crosssubnet", []need{ipip, crossSubnet}, lab.Options{Light: true, Mode: "crosssubnet", Nodes: 4, Subnets: 2}},
 	{"full", []need{kubelet, services}, lab.Options{Mode: "bgp", Nodes: 3}},
 }

@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -33,7 +35,7 @@ func TestNodeWithoutAgent(t *testing.T) {
 	eventually(t, "DEL put off", func(ctx context.Context) error {
 		out, err := cluster.Exec(ctx, node, "ls", deferred)
 		if err == nil && strings.Count(out, ".json") != 1 {
-			err = fmt.Errorf("%s has %q, want the record of one container", deferred, out)
+			err = fmt.Errorf("%s has %q, want the record of one container; %s", deferred, out, fateOf(ctx, doomed, node))
 		}
 		return err
 	})
@@ -66,6 +68,15 @@ func TestNodeWithoutAgent(t *testing.T) {
 	noLeak(t)
 }
 
+// fateOf says what is known of a pod that was deleted.
+func fateOf(ctx context.Context, pod *corev1.Pod, node string) string {
+	held, err := owned(ctx, pod.Name)
+	agents, _ := cluster.Exec(ctx, node, "pgrep", "-a", "-x", "manx-node")                // none is an error, too
+	sandboxes, _ := cluster.Exec(ctx, node, "pgrep", "-a", "-f", "containerd-shim|pause") // likewise
+	_, gone := client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	return fmt.Sprintf("IPAM holds %v for the pod (%v), the API says %v, agents %q, sandboxes %q", held, err, gone, agents, sandboxes)
+}
+
 // agentAway takes the agent from the node, and waits until it has gone. bringBack lets
 // one be started; it runs when bringBack returns, which is before it can have said
 // anything, and is ready when a readyPod says so.
@@ -78,8 +89,13 @@ func agentAway(t *testing.T, node string) (bringBack func()) {
 	}
 	put := back(t, node)
 	eventually(t, "agent of "+node+" gone", func(ctx context.Context) error {
-		if out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node"); err == nil {
+		out, err := cluster.Exec(ctx, node, "pgrep", "-x", "manx-node")
+		var none *exec.ExitError
+		switch {
+		case err == nil:
 			return fmt.Errorf("agent %s still runs: process %s", gone.Name, strings.TrimSpace(out))
+		case !errors.As(err, &none) || none.ExitCode() != 1: // pgrep(1): no process matched
+			return err
 		}
 		return nil
 	})

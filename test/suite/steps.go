@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,6 +69,10 @@ func everything() ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+	onServer, err := serverTests()
+	if err != nil {
+		return nil, err
+	}
 	kinds := func(name, lane, kinds string) step {
 		return gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e").with("MANX_E2E_KINDS="+kinds, "MANX_IMAGE="+image)
 	}
@@ -76,12 +81,11 @@ func everything() ([]step, error) {
 		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
 		gotest("unit", "code", slices.Concat(manyWait, []string{"-count=1"}, alone)...).inPrivate(),
 		gotest("race", "code", slices.Concat(manyWait, []string{"-count=1", "-race"}, shared)...).inPrivate(),
-		gotest("api server", "code", "-tags", "cluster", "-count=1", "./ipam/...", "./internal/startup", "./internal/controllers", "./internal/settingsreport", "./api/...", "./test/admission").after("kubernetes"),
+		gotest("api server", "code", slices.Concat([]string{"-tags", "cluster", "-count=1"}, onServer)...).after("kubernetes"),
 		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 
 		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(guestWeight),
 		kinds("cross subnet", "guest", "crosssubnet").after("kubernetes").weighing(guestWeight),
-		kinds("ipip services", "guest", "ipipservices").after("kubernetes").weighing(guestWeight),
 
 		kinds("light", "labs", "light,services").after("kubernetes"),
 		kinds("dual", "labs", "dual").after("kubernetes"),
@@ -111,8 +115,74 @@ func quick() []step {
 	return []step{gotest("unit and network namespaces", "code", "./...").inPrivate()}
 }
 
+// labTests are the rooms whose tests make labs; they are steps of their own.
+var labTests = []string{"/test/e2e", "/test/lab", "/test/chaos"}
+
+func makesLabs(path string) bool {
+	return slices.ContainsFunc(labTests, func(room string) bool { return strings.Contains(path, room) })
+}
+
+// serverTests names the tests that take an API server and no lab, and their packages, as
+// arguments of "go test": what else these packages have is in other steps.
+func serverTests() (args []string, err error) {
+	list := func(tags string) (map[string][]string, map[string]string, error) {
+		out, err := exec.Command("go", "list", "-tags", tags, "-f", `{{.ImportPath}} {{.Dir}} {{join .TestGoFiles ","}},{{join .XTestGoFiles ","}}`, "./...").Output()
+		if err != nil {
+			return nil, nil, fmt.Errorf("list the tests: %w", err)
+		}
+		files, dirs := map[string][]string{}, map[string]string{}
+		for line := range strings.Lines(string(out)) {
+			f := strings.Fields(line)
+			files[f[0]], dirs[f[0]] = strings.Split(f[2], ","), f[1]
+		}
+		return files, dirs, nil
+	}
+	without, _, err := list("")
+	if err != nil {
+		return nil, err
+	}
+	with, dirs, err := list("cluster")
+	if err != nil {
+		return nil, err
+	}
+	var tests, paths []string
+	for _, path := range slices.Sorted(maps.Keys(with)) {
+		found := false
+		for _, file := range with[path] {
+			if file == "" || makesLabs(path) || slices.Contains(without[path], file) {
+				continue
+			}
+			names, err := testsIn(filepath.Join(dirs[path], file))
+			if err != nil {
+				return nil, err
+			}
+			tests, found = append(tests, names...), found || len(names) > 0
+		}
+		if found {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(tests)
+	return append([]string{"-run", "^(" + strings.Join(slices.Compact(tests), "|") + ")$"}, paths...), nil
+}
+
+// testsIn lists the tests of a file.
+func testsIn(file string) (names []string, err error) {
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range f.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Test") && fn.Name.Name != "TestMain" {
+			names = append(names, fn.Name.Name)
+		}
+	}
+	return names, nil
+}
+
 // packages lists the packages of the module in two parts: those that share something
-// between goroutines, which the race detector watches, and the others.
+// between goroutines, which the race detector watches, and the others. What the steps with
+// labs test is in neither.
 func packages() (alone, shared []string, err error) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{.Dir}} {{join .GoFiles ","}}`, "./...").Output()
 	if err != nil {
@@ -121,6 +191,9 @@ func packages() (alone, shared []string, err error) {
 	for line := range strings.Lines(string(out)) {
 		f := strings.Fields(line)
 		races := false
+		if makesLabs(f[0]) {
+			continue
+		}
 		if len(f) == 3 && inProduct(f[0]) {
 			if races, err = concurrent(f[1], strings.Split(f[2], ",")); err != nil {
 				return nil, nil, err

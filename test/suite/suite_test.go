@@ -51,11 +51,33 @@ func TestEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for pkg, races := range map[string]bool{"/internal/agent": true, "/ipam": true, "/felix/calc": false, "/test/lab": false, "/bgp/speaker/gobgp": true} {
+	for pkg, races := range map[string]bool{"/internal/agent": true, "/ipam": true, "/felix/calc": false, "/test/admission": false, "/bgp/speaker/gobgp": true} {
 		full := "github.com/manx-cni/manx" + pkg
 		if slices.Contains(shared, full) != races || slices.Contains(alone, full) == races {
 			t.Errorf("%s is tested with the race detector: %t, want %t", full, !races, races)
 		}
+	}
+}
+
+// TestServerTests: each test of a file with the tag "cluster" is in a step, and is named.
+func TestServerTests(t *testing.T) {
+	t.Chdir("../..")
+	args, err := serverTests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/internal/datastore", "/internal/controllers", "/ipam", "/ipam/store/crd", "/test/admission", "/api/v1"} {
+		if !slices.Contains(args, "github.com/manx-cni/manx"+want) {
+			t.Errorf("%s is not among %q", want, args)
+		}
+	}
+	for _, arg := range args {
+		if makesLabs(arg) {
+			t.Errorf("%s makes labs", arg)
+		}
+	}
+	if args[0] != "-run" || !strings.HasPrefix(args[1], "^(Test") || strings.Contains(args[1], "TestMain") {
+		t.Errorf("arguments %q", args)
 	}
 }
 
