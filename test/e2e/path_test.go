@@ -43,9 +43,19 @@ func TestPing(t *testing.T) {
 // tcpdump starts a capture and returns when it listens.
 func tcpdump(t *testing.T, node, iface string, filter ...string) *recorder {
 	t.Helper()
-	r := record(t, node, append([]string{"tcpdump", "-n", "-e", "-l", "--immediate-mode", "-i", iface}, filter...)...)
-	r.contains(t, "listening on")
-	return r
+	return tcpdumps(t, []string{node}, iface, filter...)[0]
+}
+
+// tcpdumps starts a capture on each node and returns when all listen.
+func tcpdumps(t *testing.T, nodes []string, iface string, filter ...string) (wires []*recorder) {
+	t.Helper()
+	for _, node := range nodes {
+		wires = append(wires, record(t, node, append([]string{"tcpdump", "-n", "-e", "-l", "--immediate-mode", "-i", iface}, filter...)...))
+	}
+	for _, r := range wires {
+		r.contains(t, "listening on")
+	}
+	return wires
 }
 
 // TestWire: packets between nodes are the pods' own, in one Ethernet frame from node to node:

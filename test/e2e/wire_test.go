@@ -22,7 +22,7 @@ func onWire(t *testing.T, from, to string, tunnelled bool) {
 	// The inner header begins at byte 20 of the outer one; its protocol is its byte 9.
 	const icmp = "icmp or (ip proto 4 and ip[29] == 1)"
 	nodes := []string{from, to}
-	wires := []*recorder{tcpdump(t, from, "eth0", icmp), tcpdump(t, to, "eth0", icmp)}
+	wires := tcpdumps(t, nodes, "eth0", icmp)
 	out, err := ping(t.Context(), a.netns, b.addr, 56)
 	if err != nil || !strings.Contains(out, "ttl=62") {
 		t.Fatalf("ping: %v: %s", err, out)
