@@ -56,7 +56,9 @@ func TestInventedNeighbours6(t *testing.T) {
 		t.Errorf("%d of 150 invented senders are in the node's neighbour table", n)
 	}
 	nltest.Run(t, "nft", "flush chain ip6 manx raw-prerouting")
-	if n := ask(); n != 125 { // all but the echo requests to whose sender no route leads
+	// All but the echo requests to whose sender no route leads are there, 125, until the
+	// kernel forgets the first of them.
+	if n := ask(); n < 25 {
 		t.Errorf("without the rules %d of 150 invented senders are in the node's neighbour table: the test says little", n)
 	}
 }

@@ -99,6 +99,9 @@ func (s *suite) done(t *testing.T, k kind) {
 	if s.left[k.name]--; s.left[k.name] > 0 {
 		return
 	}
+	if emulated() {
+		t.Logf("where the time of the CPUs went, in seconds, of programs and their children: %s", cpuAccount())
+	}
 	if err := s.end(k.name); err != nil {
 		t.Error(err)
 	}
