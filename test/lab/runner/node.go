@@ -42,6 +42,9 @@ func (r *runner) register(ctx context.Context) error {
 	}
 }
 
+// nodeEvery is how often a Node that is ready is looked at.
+const nodeEvery = 3 * time.Second
+
 // keepNode writes the Node's status when it changes. The condition of the network is the
 // agent's own and stays as it is.
 func (r *runner) keepNode(ctx context.Context) {
@@ -61,7 +64,7 @@ func (r *runner) keepNode(ctx context.Context) {
 			if err == nil {
 				last = now
 				if now.Conditions[0].Status == corev1.ConditionTrue {
-					wait = time.Second
+					wait = nodeEvery
 				}
 			}
 		}

@@ -10,12 +10,39 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// staticEvery is how often the directory of static pods is looked at.
-const staticEvery = 200 * time.Millisecond
+const (
+	// staticEvery is how often the directory of static pods is looked at while one of
+	// them is to begin or to end.
+	staticEvery = 200 * time.Millisecond
+	// staticAtLeast is how often when nothing is heard of it. Each look wakes the process,
+	// which an emulated CPU feels.
+	staticAtLeast = 5 * time.Second
+)
+
+// watchStatic is told when something happens in the directory of static pods; without
+// inotify it is looked at often.
+func (r *runner) watchStatic(ctx context.Context) (happened <-chan fsnotify.Event, atLeast time.Duration) {
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = watcher.Close() }) // which ends both channels
+		go func() {
+			for err := range watcher.Errors { // such as events that were lost: it is looked at again anyway
+				r.log.Warn("watching the static pods", "dir", StaticDir, "error", err)
+			}
+		}()
+		err = watcher.Add(StaticDir)
+	}
+	if err != nil {
+		r.log.Warn("the directory of static pods is not watched but looked at", "dir", StaticDir, "every", staticEvery, "error", err)
+		return nil, staticEvery
+	}
+	return watcher.Events, staticAtLeast
+}
 
 // static runs the pods that the files of StaticDir describe. A file that goes takes its
 // pod with it, and one that changes makes it another.
@@ -27,20 +54,41 @@ func (r *runner) static(ctx context.Context) {
 		running[string(pod.UID)] = r.start(ctx, pod, true)
 	}
 	r.mu.Unlock()
-	said := map[string]string{}
-	for ; ; pause(ctx, staticEvery) {
-		if ctx.Err() != nil {
+	read := map[string]readFile{}
+	happened, atLeast := r.watchStatic(ctx)
+	for wait := time.Duration(0); ; wait = atLeast {
+		for f, w := range running {
+			if read[f].pod == nil || w.ending.Err() != nil {
+				wait = staticEvery // it is about to end, and another may be about to begin
+			}
+		}
+		select {
+		case <-ctx.Done():
 			return
+		case <-happened:
+		case <-time.After(wait):
 		}
 		files, _ := filepath.Glob(filepath.Join(StaticDir, "*.json"))
-		there := map[string]*corev1.Pod{}
+		there, before := map[string]*corev1.Pod{}, read
+		read = map[string]readFile{}
 		for _, f := range files {
-			pod, err := r.readStatic(f)
+			// Reading a Pod takes an emulated CPU so long that it is done only when there
+			// is something new. Whoever writes such a file renames it into place.
+			is, err := os.Stat(f)
 			if err != nil {
-				if said[f] != err.Error() {
+				continue // it has gone
+			}
+			if was, known := before[f]; known && os.SameFile(was.info, is) && was.info.ModTime().Equal(is.ModTime()) && was.info.Size() == is.Size() {
+				read[f] = was
+			} else {
+				now := readFile{info: is}
+				if now.pod, err = r.readStatic(f); err != nil {
 					r.log.Error("a static pod is not run", "file", f, "error", err)
-					said[f] = err.Error()
 				}
+				read[f] = now
+			}
+			pod := read[f].pod
+			if pod == nil {
 				continue
 			}
 			there[f] = pod
@@ -66,6 +114,12 @@ func (r *runner) static(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// readFile is a file as it was read.
+type readFile struct {
+	info os.FileInfo
+	pod  *corev1.Pod // nil: it describes none
 }
 
 // readStatic reads a static pod. Its UID is made from what it says, so that the next
