@@ -103,9 +103,7 @@ func TestHairpin(t *testing.T) {
 	if err := d.AddEndpoint(t.Context(), ep); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := ns.Try("ping", "-n", "-c1", "-w30", "10.96.0.10"); err != nil {
-		t.Errorf("a pod cannot reach itself through its service: %v: %s", err, out)
-	}
+	ns.Reaches(t, "10.96.0.10")
 }
 
 // TestForwardDropIsReported: another table's chain that drops by default is

@@ -40,12 +40,8 @@ func TestInventedNeighbours6(t *testing.T) {
 				}
 			}
 		}
-		if out, err := ns.Try("ping", "-n", "-c1", "-w30", "-I", podAddr6, "2001:db8::1"); err != nil {
-			t.Errorf("the node does not answer: %v: %s", err, out)
-		}
-		if out, err := nltest.TryRun("ping", "-n", "-c1", "-w30", podAddr6); err != nil {
-			t.Errorf("the pod does not answer: %v: %s", err, out)
-		}
+		ns.Reaches(t, "-I", podAddr6, "2001:db8::1")
+		nltest.Reaches(t, podAddr6)
 		neighbours := nltest.Run(t, "ip", "-6", "neigh", "show", "dev", iface)
 		if !strings.Contains(neighbours, podAddr6+" ") {
 			t.Errorf("the pod itself is no neighbour of the node: %q", neighbours)

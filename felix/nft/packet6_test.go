@@ -80,9 +80,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 
 	// The gateway is found and answers to the pod's own address.
 	ns.Run(t, "ip", "neigh", "flush", "dev", "eth0")
-	if out, err := ns.Try("ping", "-n", "-c1", "-w30", "-I", podAddr6, "2001:db8::1"); err != nil {
-		t.Errorf("the node does not answer: %v: %s", err, out)
-	}
+	ns.Reaches(t, "-I", podAddr6, "2001:db8::1")
 	if !saw(podAddr6, 135) || !saw(podAddr6, 128) {
 		t.Error("the pod's own packets were not seen: the test says little")
 	}
@@ -96,9 +94,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The pod's own comes after it, and by the same way.
-		if out, err := ns.Try("ping", "-n", "-c1", "-w30", "-I", podAddr6, hostLL+"%eth0"); err != nil {
-			t.Fatalf("the gateway does not answer: %v: %s", err, out)
-		}
+		ns.Reaches(t, "-I", podAddr6, hostLL+"%eth0")
 		if saw(spoofed, 128) {
 			t.Errorf("a packet under %s passed", spoofed)
 		}
@@ -106,9 +102,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := ns.Try("ping", "-n", "-c1", "-w30", "-I", podAddr6, hostLL+"%eth0"); err != nil {
-		t.Fatalf("the gateway does not answer: %v: %s", err, out)
-	}
+	ns.Reaches(t, "-I", podAddr6, hostLL+"%eth0")
 	if saw("fd00:10:244::55", 135) {
 		t.Error("neighbour discovery under another pod's address passed")
 	}

@@ -21,6 +21,9 @@ func uplink6(t testing.TB, h *nl.Handle) nl.Link {
 	t.Helper()
 	l := uplink(t, h)
 	nltest.Run(t, "ip", "addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+	nltest.Eventually(t, "the address is usable", func() bool {
+		return strings.Contains(nltest.Run(t, "ip", "-6", "route", "show", "table", "local"), "local 2001:db8::1 ")
+	})
 	return l
 }
 

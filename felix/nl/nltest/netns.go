@@ -134,6 +134,28 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// Reaches waits until an echo request is answered; args are ping's, such as the address.
+// The first may be lost: the kernel takes its time to make a route to a new address of
+// its own (IPv6), and a busy one to find a neighbour.
+func Reaches(t testing.TB, args ...string) {
+	t.Helper()
+	reaches(t, TryRun, args)
+}
+
+// Reaches is the function Reaches from the namespace.
+func (n NS) Reaches(t testing.TB, args ...string) {
+	t.Helper()
+	reaches(t, func(name string, args ...string) (string, error) { return n.Try(append([]string{name}, args...)...) }, args)
+}
+
+func reaches(t testing.TB, try func(name string, args ...string) (string, error), args []string) {
+	t.Helper()
+	Eventually(t, "an answer to ping "+strings.Join(args, " "), func() bool {
+		_, err := try("ping", append([]string{"-n", "-c1", "-W5"}, args...)...)
+		return err == nil
+	})
+}
+
 // Monitor collects what "ip monitor" prints until the test, or Stop, ends it.
 type Monitor struct {
 	cmd *exec.Cmd
