@@ -48,14 +48,14 @@ func (s step) with(env ...string) step    { s.env = append(s.env, env...); retur
 func (s step) inPrivate() step            { s.private = true; return s }
 func (s step) weighing(w int) step        { s.weight = w; return s }
 
-// guestWeight is four times what the other lanes have each: an emulated guest is what takes
-// longest, and it can use little more than one CPU. Where the kernel at hand has ipip there
-// is none.
-const guestWeight = 8
+// guestWeight is twice what the other lanes have each: an emulated guest is what takes
+// longest. Where the kernel at hand has ipip there is none.
+const guestWeight = 4
 
-// everything lists all steps. The lanes are balanced for two CPUs: the guest's is the
-// longest and never waits, what compiles runs beside it, and so do the labs, which wait
-// more than they work.
+// everything lists all steps. The lanes are balanced for two CPUs, which the whole of it
+// keeps busy: the guest's never waits, what compiles and races runs beside it alone, and
+// then the labs, which wait more than they work. Three at once from the start take as
+// long, and each test has less of a machine.
 func everything() ([]step, error) {
 	alone, shared, err := packages()
 	if err != nil {
@@ -87,7 +87,7 @@ func everything() ([]step, error) {
 		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(guestWeight),
 		kinds("cross subnet", "guest", "crosssubnet").after("kubernetes").weighing(guestWeight),
 
-		kinds("light", "labs", "light,services").after("kubernetes"),
+		kinds("light", "labs", "light,services").after("kubernetes", "race"),
 		kinds("dual", "labs", "dual").after("kubernetes"),
 		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
 		{name: "image", lane: "labs", args: []string{"make", "--no-print-directory", "image"}, needs: []string{"programs"}},

@@ -187,11 +187,18 @@ func NewMonitor(t testing.TB, object string) *Monitor {
 	return m
 }
 
-// Stop ends the monitor and returns what it printed.
+// Stop ends the monitor and returns what it printed, without the routes that the kernel
+// makes by itself: it does so in its own time, such as for a link-local address.
 func (m *Monitor) Stop() string {
 	if m.cmd.ProcessState == nil {
 		_ = m.cmd.Process.Signal(syscall.SIGTERM)
 		_ = m.cmd.Wait() // ended by a signal: always an error
 	}
-	return m.out.String()
+	var out strings.Builder
+	for line := range strings.Lines(m.out.String()) {
+		if !strings.Contains(line, " proto kernel ") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
