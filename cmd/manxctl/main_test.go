@@ -51,10 +51,10 @@ func TestExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{"preflight ipp", 2, `manxctl: unknown command "ipp": did you mean ipip? There are bgp, ipip`},
-		{"preflight", 2, "a command is missing: there are bgp, ipip"},
-		{"ipam bogus", 2, `unknown command "bogus": There are check, configure, release, show`},
-		{"ippool bogus", 2, `unknown command "bogus": There are mode`},
+		{"preflight ipp", 2, `manxctl: unknown command "ipp": did you mean ipip? Want one of bgp, ipip`},
+		{"preflight", 2, "a command is missing: want one of bgp, ipip"},
+		{"ipam bogus", 2, `unknown command "bogus": want one of check, configure, release, show`},
+		{"ippool bogus", 2, `unknown command "bogus": want one of mode`},
 		{"stauts", 2, `unknown command "stauts": did you mean status?`},
 		{"help bogus", 2, `no help for "bogus"`},
 		{"status node1", 2, `unexpected argument "node1": manxctl status takes none`},

@@ -8,7 +8,7 @@
 // that a new command is strict without a line of its own:
 //
 //	manxctl preflight ipp
-//	manxctl: unknown command "ipp": did you mean ipip? There are bgp, ipip
+//	manxctl: unknown command "ipp": did you mean ipip? Want one of bgp, ipip
 //	See "manxctl preflight --help".
 //
 // Exit codes are 0, [ExitFailed] when what was asked for failed, and [ExitUsage] when

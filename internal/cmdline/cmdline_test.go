@@ -43,9 +43,9 @@ func TestRun(t *testing.T) {
 		code int
 		says string
 	}{
-		"preflight ipp":                {2, "tool: unknown command \"ipp\": did you mean ipip? There are bgp, ipip\nSee \"tool preflight --help\".\n"},
-		"preflight nod":                {2, `unknown command "nod": There are bgp, ipip`},
-		"preflight":                    {2, "tool: a command is missing: there are bgp, ipip\n"},
+		"preflight ipp":                {2, "tool: unknown command \"ipp\": did you mean ipip? Want one of bgp, ipip\nSee \"tool preflight --help\".\n"},
+		"preflight nod":                {2, `unknown command "nod": want one of bgp, ipip`},
+		"preflight":                    {2, "tool: a command is missing: want one of bgp, ipip\n"},
 		"":                             {2, "Usage:\n  tool [command]\n"},
 		"prefligth ipip":               {2, `unknown command "prefligth": did you mean preflight?`},
 		"--context x prefligth":        {2, `unknown command "prefligth": did you mean preflight?`},
@@ -54,7 +54,7 @@ func TestRun(t *testing.T) {
 		"preflight ipip --context":     {2, "flag needs an argument: --context"},
 		"help bogus":                   {2, `no help for "bogus": tool has no such command`},
 		"help preflight ipp":           {2, `no help for "ipp": tool preflight has no such command; did you mean ipip?`},
-		"completion":                   {2, "a command is missing: there are bash"},
+		"completion":                   {2, "a command is missing: want one of bash"},
 		"completion bsh":               {2, "did you mean bash?"},
 		"build kublet":                 {2, `argument "kublet": want kubelet or kubectl; did you mean kubelet?`},
 		"release":                      {2, "at least one of the flags in the group [ip report] is required"},

@@ -57,17 +57,17 @@ func strictGroup(c *cobra.Command) {
 	c.Args = func(c *cobra.Command, args []string) error {
 		names := namesBelow(c)
 		if len(args) > 0 {
-			near := ""
+			want := "want one of"
 			if n := nearest.Name(args[0], names); n != "" {
-				near = " did you mean " + n + "?"
+				want = "did you mean " + n + "? Want one of"
 			}
-			return Usagef("unknown command %q:%s There are %s", args[0], near, strings.Join(names, ", "))
+			return Usagef("unknown command %q: %s %s", args[0], want, strings.Join(names, ", "))
 		}
 		if !c.HasParent() { // whoever gives nothing at all wants to know what there is
 			c.SetOut(c.ErrOrStderr())
 			_ = c.Help()
 		}
-		return Usagef("a command is missing: there are %s", strings.Join(names, ", "))
+		return Usagef("a command is missing: want one of %s", strings.Join(names, ", "))
 	}
 	c.RunE = func(*cobra.Command, []string) error { return nil } // Args has refused everything
 }

@@ -27,7 +27,7 @@ func Sweep(t *testing.T, root func() *cobra.Command) {
 		case c.HasSubCommands():
 			groups++
 			refuses("a command is missing")
-			refuses(`unknown command "no-such-command": There are `, "no-such-command")
+			refuses(`unknown command "no-such-command": want one of `, "no-such-command")
 			for _, sub := range c.Commands() {
 				if sub.IsAvailableCommand() && len(sub.Name()) > 2 {
 					refuses("did you mean "+sub.Name()+"?", sub.Name()+"x")
