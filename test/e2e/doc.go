@@ -17,7 +17,8 @@
 //	              TestIPAMRequests, TestRelease, TestIPAMVisible, TestIPAMCheck, TestFirstAddress,
 //	              TestIPIPMissing, TestPing, TestWire, TestGatewayARP, TestAgentAway, TestRoutes,
 //	              TestPodInterface, TestStatus, TestReadiness, TestRBAC, TestNoCredential, TestListeners,
-//	              TestRights, TestFlowControl, TestKillAgent, TestSettings, TestDatastoreLocked
+//	              TestRights, TestFlowControl, TestKillAgent, TestSettings, TestDatastoreLocked,
+//	              TestLeftoverCNIConfiguration
 //	services      and kube-proxy: cluster IPs and NodePorts
 //	              TestReach
 //	dual          and IPv6 beside IPv4

@@ -76,7 +76,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 		if parts != "" {
 			parts = "/" + parts
 		}
-		if err := flag.Set("test.run", pattern(here)+parts); err != nil {
+		if err := flag.Set("test.run", pattern(append(here, labless(selection)...))+parts); err != nil {
 			return 1, err
 		}
 	}

@@ -106,6 +106,16 @@ func only(plan []planned, names []string, pattern string) ([]planned, error) {
 	}), nil
 }
 
+// labless are the tests that need no lab, as far as a pattern of -test.run has them: they
+// run beside those of any kind of lab.
+func labless(selection string) []planned {
+	first, _, _ := strings.Cut(selection, "/")
+	if regexp.MustCompile(first).MatchString("TestPlan") { // only has compiled it
+		return []planned{{test: "TestPlan"}}
+	}
+	return nil
+}
+
 // pattern is what -test.run has for just these tests.
 func pattern(plan []planned) string {
 	var names []string
@@ -131,6 +141,9 @@ func TestPlan(t *testing.T) {
 	current := ""
 	for line := range strings.Lines(doc.Doc.Text()) {
 		f := strings.Fields(line)
+		if current != "" && strings.HasPrefix(line, "# ") {
+			break // the table has ended; others say what is tested
+		}
 		for _, word := range f {
 			if _, err := kindNamed(word); err == nil && word == f[0] {
 				current = word
