@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// The kubelet's probe of manifests/manx.yaml with half its time: a connection of its
-// own, closed after the answer.
-const probeTimeout = 5 * time.Second
+// The kubelet's probe of manifests/manx.yaml: a connection of its own, closed after the
+// answer.
+const probeTimeout = 10 * time.Second
 
 // probes that fail one after the other end the container (failureThreshold).
 const probes = 6
@@ -20,9 +20,8 @@ const probes = 6
 // crowdSize is how many connections stand around.
 const crowdSize = 1000
 
-// However many connections stand around, and come back when they are closed, probes are
-// answered: on a machine that is busy besides not each of them, but never do so many fail
-// one after the other that the kubelet would end the container.
+// However many connections stand around, and come back when they are closed, each probe
+// is answered in the time that the kubelet gives it.
 func TestProbesInACrowd(t *testing.T) {
 	for name, says := range map[string]string{
 		"silent":         "",
@@ -33,18 +32,12 @@ func TestProbesInACrowd(t *testing.T) {
 			base := run(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "agent: live\n") }))
 			stand(t, base[len("http://"):], says)
 			client := &http.Client{Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
-			for i, failed := 0, 0; i < probes; i++ {
+			for i := range probes {
 				began := time.Now()
 				resp, err := client.Get(base + "/liveness")
 				if err != nil {
-					t.Logf("probe %d, after %s: %v", i, time.Since(began), err)
-					if failed++; failed == probes {
-						t.Fatalf("%d probes failed one after the other", failed)
-					}
-					i--
-					continue
+					t.Fatalf("probe %d, after %s: %v", i, time.Since(began), err)
 				}
-				failed = 0
 				body, err := io.ReadAll(resp.Body)
 				resp.Body.Close()
 				if err != nil || resp.StatusCode != http.StatusOK || string(body) != "agent: live\n" {
