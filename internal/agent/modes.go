@@ -18,6 +18,7 @@ import (
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/ipam/pool"
 )
@@ -312,10 +313,16 @@ func (m *modes) read(n datastore.Node) mode.Peer {
 		m.log.Warn("what a node says of its pools cannot be read; run one version of Manx on all nodes", "node", n.Name, "annotation", apiv1.AnnotationNodePoolModes, "err", err)
 		return mode.Peer{Unreadable: "its annotation " + apiv1.AnnotationNodePoolModes + " cannot be read"}
 	}
+	var unknown []string
 	for _, name := range slices.Sorted(maps.Keys(words)) {
-		if w := words[name]; w.Unknown != "" {
-			m.log.Warn("a node says of a pool what this version does not know; run one version of Manx on all nodes", "node", n.Name, "pool", name, "unknown", w.Unknown)
+		if words[name].Unknown != "" {
+			unknown = append(unknown, name)
 		}
+	}
+	if len(unknown) > 0 { // one line with a bound, whatever a node writes into its annotation
+		first := unknown[0]
+		m.log.Warn("a node says of pools what this version does not know; run one version of Manx on all nodes",
+			"node", n.Name, "pools", len(unknown), "pool", excerpt.Value(first), "unknown", words[first].Unknown)
 	}
 	return mode.Peer{Words: words}
 }
