@@ -212,6 +212,19 @@ func (f *flow) arrived(msgs []udp.Message) {
 	}
 }
 
+// missing is how many of the first n numbers have not arrived.
+func (f *flow) missing(n int) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	missing := max(n-len(f.seen), 0)
+	for _, times := range f.seen[:min(n, len(f.seen))] {
+		if times == 0 {
+			missing++
+		}
+	}
+	return missing
+}
+
 const (
 	numberSize = 8
 	maxNumber  = 1 << 24 // of a packet; more is not ours
@@ -231,6 +244,8 @@ type result struct {
 	Sent, Lost, Dups int
 	Over             time.Duration // it was sent
 	Gaps             []string      // lost numbers, as ranges
+	FirstLost        int           // the lowest lost number
+	LastLost         int           // the highest
 	SendErr          error
 }
 
@@ -265,7 +280,11 @@ func (f *flow) finish() result {
 	for i := 0; i <= int(sent); i++ {
 		arrived := i == int(sent) || i < len(f.seen) && f.seen[i] > 0
 		if !arrived {
+			if r.Lost == 0 {
+				r.FirstLost = i
+			}
 			r.Lost++
+			r.LastLost = i
 			if first < 0 {
 				first = i
 			}
