@@ -25,7 +25,8 @@ func TestInventedNeighbours6(t *testing.T) {
 	d.SetTable(pools6("fd00:10:244::/48"))
 	apply(t, d)
 	gateway := &net.IPAddr{IP: net.ParseIP(hostLL), Zone: "eth0"}
-	mac := ns.Run(t, "cat", "/sys/class/net/eth0/address")
+	_, mac, _ := strings.Cut(ns.Run(t, "ip", "-o", "link", "show", "eth0"), "link/ether ")
+	mac, _, _ = strings.Cut(mac, " ")
 	// ask sends messages that a node learns neighbours from, from 25 senders of each
 	// kind, and waits until an echo request, the last, has been answered.
 	ask := func() (invented int) {

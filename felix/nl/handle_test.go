@@ -290,6 +290,7 @@ func TestWatch(t *testing.T) {
 	// then alone: what happens to it later is no news of that kind.
 	other := nltest.NewNS(t)
 	nltest.Run(t, "ip", "link", "add", "made", "type", "veth", "peer", "name", "moved", "netns", string(other))
+	t.Cleanup(func() { _, _ = nltest.TryRun("ip", "link", "del", "made") })
 	nltest.Run(t, "ip", "link", "set", "made", "alias", "flag")
 	other.Run(t, "ip", "link", "set", "moved", "netns", fmt.Sprint(os.Getpid()), "up")
 	nltest.Run(t, "ip", "link", "set", "moved", "alias", "last")
