@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,8 +39,8 @@ var kinds = []kind{
 	{"services", []need{services}, lab.Options{Light: true, Mode: "bgp", Nodes: 3, With: []string{lab.KubeProxy}}},
 	{"dual", []need{dualStack, services}, lab.Options{Light: true, Mode: "bgp", Nodes: 3, With: []string{lab.KubeProxy}, DualStack: true}},
 	// With services, of which one of its tests has need: a lab more in a guest costs more
-	// than kube-proxy in this one.
-	{"ipip", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}}},
+	// than kube-proxy in this one, which starts when that test asks for it.
+	{"ipip", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}, ServicesOnCall: true}},
 	{"crosssubnet", []need{ipip, crossSubnet}, lab.Options{Light: true, Mode: "crosssubnet", Nodes: 4, Subnets: 2}},
 	{"full", []need{kubelet, services}, lab.Options{Mode: "bgp", Nodes: 3}},
 }
@@ -89,6 +90,11 @@ func onLab(t *testing.T, needs ...need) {
 	}
 	if err := theSuite.use(t.Context(), k); err != nil {
 		t.Fatalf("a lab with %v: %v", needs, err)
+	}
+	if k.shape.ServicesOnCall && slices.Contains(needs, services) {
+		if err := errors.Join(cluster.StartServices(), servicesServe(t.Context())); err != nil {
+			t.Fatalf("Services: %v", err)
+		}
 	}
 	t.Cleanup(func() { theSuite.done(t, k) })
 }

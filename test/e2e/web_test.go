@@ -69,10 +69,19 @@ func webOnLight(ctx context.Context) error {
 		g.Go(func() error { return makeWeb(ctx, node) })
 	}
 	g.Go(func() error { return cluster.WaitReady(ctx) })
-	if err := g.Wait(); err != nil || len(shape.With) == 0 {
+	if err := g.Wait(); err != nil || len(shape.With) == 0 || shape.ServicesOnCall {
 		return err
 	}
-	// kube-proxy follows the web pods within a second or two.
+	return servicesServe(ctx)
+}
+
+// servicesServe waits until a page is served at the NodePort of each node: kube-proxy
+// follows the web pods within a second or two.
+func servicesServe(ctx context.Context) error {
+	nodes, err := cluster.Nodes()
+	if err != nil {
+		return err
+	}
 	for _, node := range nodes {
 		addr, err := cluster.Addr(node)
 		if err != nil {

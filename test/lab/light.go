@@ -47,6 +47,8 @@ func (o Options) checkLight() error {
 	switch {
 	case !o.Light && len(o.With) > 0:
 		return errors.New("--with is for a light lab: a full one has everything")
+	case o.ServicesOnCall && !slices.Contains(o.With, KubeProxy):
+		return errors.New("a kube-proxy on call in a lab without one")
 	case o.Light && len(o.Images) > 0:
 		return errNoImages
 	case o.Light && o.Manifest == "":
@@ -130,6 +132,7 @@ type lightPlan struct {
 	Images    map[string][]image.File `json:"images"`
 	Pods      []*corev1.Pod           `json:"pods"`
 	KubeProxy bool                    `json:"kubeProxy,omitempty"`
+	OnCall    bool                    `json:"onCall,omitempty"` // kube-proxy waits for StartServices
 }
 
 func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, manifest []byte) error {
@@ -146,7 +149,7 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 	if err != nil {
 		return err
 	}
-	p := lightPlan{Pods: w.everyNode, KubeProxy: slices.Contains(o.With, KubeProxy)}
+	p := lightPlan{Pods: w.everyNode, KubeProxy: slices.Contains(o.With, KubeProxy), OnCall: o.ServicesOnCall}
 	if p.Images, err = nodeImages(dir); err != nil {
 		return err
 	}
@@ -227,7 +230,7 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 func (b *builder) prepareLight(ca *pki.CA, p lightPlan, name string, subnet int) error {
 	addr := fabric.AddrIn(subnet, b.state.NextAddr)
 	err := node.PrepareLight(b.Lab, ca, b.bin, name, addr, b.state.addr6(addr), hosts(name),
-		node.Light{Images: p.Images, Pods: on(name, p.Pods), KubeProxy: p.KubeProxy})
+		node.Light{Images: p.Images, Pods: on(name, p.Pods), KubeProxy: p.KubeProxy, OnCall: p.OnCall})
 	if err != nil {
 		return err
 	}
@@ -254,6 +257,21 @@ func (b *builder) addLight(ctx context.Context, ca *pki.CA, name string, subnet 
 		return err
 	}
 	return b.waitUsable(ctx, []string{name})
+}
+
+// StartServices starts kube-proxy on the light nodes that there are, in a lab that has it
+// on call. It returns before Services are served.
+func (c *Cluster) StartServices() error {
+	nodes, err := c.Nodes()
+	if err != nil {
+		return err
+	}
+	for _, name := range nodes {
+		if err := os.WriteFile(filepath.Join(c.Disk(name), node.OnCallFile), nil, 0o644); err != nil {
+			return fmt.Errorf("start kube-proxy on %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // PodNetNS is the path, on this machine, of the network namespace of a pod on a light node.

@@ -61,6 +61,9 @@ type Options struct {
 	Light bool
 	// With names what a light lab has besides: KubeProxy.
 	With []string
+	// ServicesOnCall has KubeProxy of With wait for StartServices: on an emulated machine it is
+	// what keeps all others from starting.
+	ServicesOnCall bool
 	// Programs is the directory of Manx's programs that light nodes run; empty is bin of the repository.
 	Programs string
 	// ControlOnly makes the control plane of a light lab and no node: they are in a guest,

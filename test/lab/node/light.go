@@ -27,7 +27,12 @@ type Light struct {
 	Pods []*corev1.Pod
 	// KubeProxy has kube-proxy run on the node, for Services.
 	KubeProxy bool
+	// OnCall has kube-proxy wait for the file OnCallFile on the node's disk.
+	OnCall bool
 }
+
+// OnCallFile starts a kube-proxy that is on call.
+const OnCallFile = "/etc/kubernetes/kube-proxy.called"
 
 // PrepareLight is Prepare for a light node.
 func PrepareLight(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.Addr, hosts []byte, o Light) error {
@@ -77,7 +82,11 @@ func PrepareLight(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.
 		if err := ca.WriteKubeconfig(filepath.Join(etc, "kube-proxy.conf"), controlplane.Server(), pki.Subject{Name: "system:kube-proxy"}); err != nil {
 			return err
 		}
-		components = append(components, kubeProxy(name))
+		proxy := kubeProxy(name)
+		if o.OnCall {
+			proxy.WaitPath = OnCallFile
+		}
+		components = append(components, proxy)
 	}
 	return machine.Spec{
 		Hostname:   name,
