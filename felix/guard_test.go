@@ -45,7 +45,7 @@ func mustRound(t *testing.T, d *Dataplane, in calc.Input) {
 // withoutTunnel is the same cluster after its change to plain routes.
 func withoutTunnel() calc.Input {
 	in := withTunnel()
-	in.Pools[0].IPIPMode, in.Pools[0].Sends, in.Tunnel = calc.Never, calc.Never, nil
+	in.Pools[0].IPIPMode, in.Pools[0].Sends, in.Tunnel = state.Never, state.Plain, nil
 	return in
 }
 

@@ -104,7 +104,7 @@ const tunnelAddr = "10.244.0.1"
 func withTunnel() calc.Input {
 	in := faultyInput()
 	in.Nodes = []calc.Node{{Name: "b", IPv4: netip.MustParsePrefix("192.0.2.2/24")}, {Name: "c", IPv4: netip.MustParsePrefix("192.0.2.3/24")}}
-	in.Pools[0].IPIPMode, in.Pools[0].Sends = calc.Always, calc.Always
+	in.Pools[0].IPIPMode, in.Pools[0].Sends = state.Always, state.IPIPAlways
 	in.Pools = append(in.Pools, calc.Pool{Name: "plain", CIDR: netip.MustParsePrefix("10.245.0.0/16")})
 	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("10.245.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
 	in.Tunnel = &state.Tunnel{
@@ -179,7 +179,7 @@ func TestTunnelLife(t *testing.T) {
 
 	// Nobody sends through it any longer; it is kept, because others may.
 	kept := withTunnel()
-	kept.Pools[0].Sends = calc.Never
+	kept.Pools[0].Sends = state.Plain
 	w.set(t, d, kept)
 	if diff := cmp.Diff(allPlain, w.RouteTable()); diff != "" {
 		t.Errorf("kept: routes (-want +got):\n%s", diff)
@@ -192,7 +192,7 @@ func TestTunnelLife(t *testing.T) {
 	w.set(t, d, withTunnel())
 	w.takeJournal()
 	retired := withTunnel()
-	retired.Pools[0].IPIPMode, retired.Pools[0].Sends, retired.Tunnel = calc.Never, calc.Never, nil
+	retired.Pools[0].IPIPMode, retired.Pools[0].Sends, retired.Tunnel = state.Never, state.Plain, nil
 	w.set(t, d, retired)
 	if got := w.takeJournal(); !slices.Equal(got, []string{"plain routes", "up or down", "address", "filter"}) {
 		t.Errorf("order: %q", got)

@@ -174,7 +174,7 @@ func (c *calculation) insideOwn(p netip.Prefix) (netip.Prefix, bool) {
 func (c *calculation) reportPools() {
 	for _, p := range c.in.Pools {
 		switch {
-		case !p.CIDR.IsValid() || p.VXLANMode.off():
+		case !p.CIDR.IsValid() || !p.VXLANMode.On():
 		case p.contradicts():
 			c.condition(state.EncapsulationUnsupported, p.Name,
 				"ipipMode %s and vxlanMode %s are both on in pool %s (%s), which can have one encapsulation; "+

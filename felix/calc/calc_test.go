@@ -37,7 +37,7 @@ func learned(prefix string, hops ...string) Learned {
 func base() Input {
 	return Input{
 		Node:      Node{Name: "a", IPv4: pfx("192.168.0.11/24")},
-		Pools:     []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: Never, VXLANMode: Never}},
+		Pools:     []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: state.Never, VXLANMode: state.Never}},
 		OwnBlocks: []netip.Prefix{pfx("10.244.0.0/26"), pfx("10.244.7.9/32")},
 		Learned:   []Learned{learned("10.244.1.0/26", "192.168.0.12"), learned("10.244.2.0/26", "192.168.0.13")},
 		Uplink:    Uplink{Name: "eth0", Prefixes: []netip.Prefix{pfx("192.168.0.0/24")}, MTU: 1500},
@@ -193,8 +193,8 @@ var cases = []struct {
 		}
 	}},
 	{"encapsulating-pools", func(in *Input) {
-		in.Pools[0].IPIPMode = CrossSubnet // agreed by nobody yet
-		in.Pools = append(in.Pools, Pool{Name: "v", CIDR: pfx("10.246.0.0/16"), VXLANMode: Always})
+		in.Pools[0].IPIPMode = state.CrossSubnet // agreed by nobody yet
+		in.Pools = append(in.Pools, Pool{Name: "v", CIDR: pfx("10.246.0.0/16"), VXLANMode: state.Always})
 	}},
 	{"ipv6-left-out", func(in *Input) {
 		in.Pools = append(in.Pools, Pool{Name: "six", CIDR: pfx("2001:db8::/64"), NATOutgoing: true})

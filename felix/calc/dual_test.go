@@ -75,8 +75,8 @@ var dualCases = []struct {
 		in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("fd00:10:244::5", "10.244.0.6")})
 	}},
 	{"ipip", func(in *Input) { // IPv4's alone, even if somebody says otherwise
-		in.Pools[0].Sends, in.Pools[1].Sends = Always, Always
-		in.Pools = append(in.Pools, Pool{Name: "wide", CIDR: pfx("fd00::/16"), Sends: Always})
+		in.Pools[0].Sends, in.Pools[1].Sends = state.IPIPAlways, state.IPIPAlways
+		in.Pools = append(in.Pools, Pool{Name: "wide", CIDR: pfx("fd00::/16"), Sends: state.IPIPAlways})
 		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24"), IPv6: pfx("2001:db8::12/64")}}
 		in.Owners = map[netip.Prefix]string{pfx("10.244.1.0/26"): "b", pfx("fd00:10:244:1::/122"): "b"}
 		in.Tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1")}

@@ -15,21 +15,6 @@ type Node struct {
 	IPv6 netip.Prefix
 }
 
-// EncapMode is a pool's ipipMode or vxlanMode. Empty means Never.
-type EncapMode string
-
-// The values of ipipMode and vxlanMode.
-const (
-	Never       EncapMode = "Never"
-	Always      EncapMode = "Always"
-	CrossSubnet EncapMode = "CrossSubnet"
-)
-
-func (m EncapMode) off() bool { return m == "" || m == Never }
-
-// encapsulates is false for a word that is no mode.
-func (m EncapMode) encapsulates() bool { return m == Always || m == CrossSubnet }
-
 // Pool is what the dataplane needs of an IPPool.
 type Pool struct {
 	Name        string
@@ -37,10 +22,10 @@ type Pool struct {
 	NATOutgoing bool
 	// IPIPMode and VXLANMode are what the pool asks for. No route depends on
 	// IPIPMode: it is where Sends is to arrive.
-	IPIPMode, VXLANMode EncapMode
-	// Sends says when this node sends to the pool through IPIP now, as the
-	// nodes have agreed (felix/mode). Empty means Never.
-	Sends EncapMode
+	IPIPMode, VXLANMode state.When
+	// Sends is how this node sends to the pool now, as the nodes have agreed
+	// (felix/mode).
+	Sends state.Way
 	// Disabled pools assign no addresses. Nothing else follows from it: their pods
 	// run on, and are routed and masqueraded as before.
 	Disabled bool
@@ -48,12 +33,12 @@ type Pool struct {
 
 // contradicts reports two encapsulations at once: such a pool is not valid, and
 // neither of them is used.
-func (p Pool) contradicts() bool { return !p.IPIPMode.off() && !p.VXLANMode.off() }
+func (p Pool) contradicts() bool { return p.IPIPMode.On() && p.VXLANMode.On() }
 
 // sends is how this node sends to the pool.
-func (p Pool) sends() EncapMode {
+func (p Pool) sends() state.Way {
 	if p.contradicts() {
-		return Never
+		return state.Plain
 	}
 	return p.Sends
 }

@@ -20,7 +20,7 @@ func tunnel() *state.Tunnel {
 func cluster() Input {
 	in := base()
 	in.Tunnel = tunnel()
-	in.Pools[0].IPIPMode, in.Pools[0].Sends = Always, Always
+	in.Pools[0].IPIPMode, in.Pools[0].Sends = state.Always, state.IPIPAlways
 	in.Nodes = []Node{
 		{Name: "a", IPv4: pfx("192.168.0.99/24")}, // out of date
 		{Name: "b", IPv4: pfx("192.168.0.12/24")},
@@ -63,33 +63,33 @@ var ipipCases = []struct {
 	change func(*Input)
 }{
 	{"always", func(*Input) {}},
-	{"cross-subnet", func(in *Input) { in.Pools[0].Sends = CrossSubnet }},
-	{"agreed-to-send-plain", func(in *Input) { in.Pools[0].Sends = Never }},
-	{"sends-though-the-pool-asks-no-more", func(in *Input) { in.Pools[0].IPIPMode = Never }},
-	{"no-such-mode", func(in *Input) { in.Pools[0].Sends = "always" }},
+	{"cross-subnet", func(in *Input) { in.Pools[0].Sends = state.IPIPCrossSubnet }},
+	{"agreed-to-send-plain", func(in *Input) { in.Pools[0].Sends = state.Plain }},
+	{"sends-though-the-pool-asks-no-more", func(in *Input) { in.Pools[0].IPIPMode = state.Never }},
+	{"no-such-mode", func(in *Input) { in.Pools[0].Sends = state.ParseWay("always") }},
 	{"cross-subnet-two-subnets-on-the-uplink", func(in *Input) {
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		in.Uplink.Prefixes = append(in.Uplink.Prefixes, pfx("172.16.0.0/16"))
 	}},
 	// The owner gets the packet, whatever the reflector says of itself.
 	{"reflector-names-itself", func(in *Input) { hop(in, "192.168.0.13") }},
 	{"reflector-names-itself-cross-subnet", func(in *Input) {
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.13")
 	}},
 	{"router-is-the-next-hop", func(in *Input) { hop(in, "192.168.0.1") }},
 	{"router-is-the-next-hop-cross-subnet", func(in *Input) {
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.1")
 	}},
 	{"router-off-link-cross-subnet", func(in *Input) { // b and c are on link themselves
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "10.9.9.9")
 	}},
 	{"owner-unknown-next-hop-is-a-node", func(in *Input) { in.Owners = nil }},
 	{"owner-unknown-next-hop-is-a-node-cross-subnet", func(in *Input) {
 		in.Owners = nil
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 	}},
 	{"owner-unknown-second-next-hop-is-a-node", func(in *Input) {
 		in.Owners = nil
@@ -101,7 +101,7 @@ var ipipCases = []struct {
 	}},
 	{"owner-unknown-next-hop-is-a-router-cross-subnet", func(in *Input) {
 		in.Owners = nil
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.1")
 	}},
 	{"owner-without-address", func(in *Input) {
@@ -124,11 +124,11 @@ var ipipCases = []struct {
 	}},
 	{"lent", func(in *Input) { lendTo(in, "192.168.0.12", "192.168.1.14") }},
 	{"lent-cross-subnet", func(in *Input) {
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
 	{"lent-agreed-to-send-plain", func(in *Input) {
-		in.Pools[0].Sends = Never
+		in.Pools[0].Sends = state.Plain
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
 	{"lent-no-device", func(in *Input) {
@@ -141,7 +141,7 @@ var ipipCases = []struct {
 	}},
 	{"lent-to-no-node", func(in *Input) { lendTo(in, "192.168.0.1", "192.168.0.1") }},
 	{"lent-to-no-node-cross-subnet", func(in *Input) {
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 		lendTo(in, "192.168.0.1", "192.168.0.1")
 	}},
 	{"lent-to-ourselves", func(in *Input) { lendTo(in, "192.168.0.11", "192.168.0.11") }},
@@ -163,10 +163,10 @@ var ipipCases = []struct {
 	{"pools-of-all-modes", func(in *Input) {
 		in.Pools = []Pool{
 			{Name: "plain", CIDR: pfx("10.244.1.0/24"), NATOutgoing: true},
-			{Name: "always", CIDR: pfx("10.244.2.0/24"), IPIPMode: Always, Sends: Always},
-			{Name: "cross", CIDR: pfx("10.244.3.0/24"), IPIPMode: CrossSubnet, Sends: CrossSubnet},
-			{Name: "both", CIDR: pfx("10.244.4.0/24"), IPIPMode: Always, Sends: Always, VXLANMode: CrossSubnet},
-			{Name: "six", CIDR: pfx("2001:db8::/64"), Sends: Always},
+			{Name: "always", CIDR: pfx("10.244.2.0/24"), IPIPMode: state.Always, Sends: state.IPIPAlways},
+			{Name: "cross", CIDR: pfx("10.244.3.0/24"), IPIPMode: state.CrossSubnet, Sends: state.IPIPCrossSubnet},
+			{Name: "both", CIDR: pfx("10.244.4.0/24"), IPIPMode: state.Always, Sends: state.IPIPAlways, VXLANMode: state.CrossSubnet},
+			{Name: "six", CIDR: pfx("2001:db8::/64"), Sends: state.IPIPAlways},
 		}
 		in.Learned = append(in.Learned,
 			learned("10.244.3.64/26", "192.168.0.13"),
@@ -178,7 +178,7 @@ var ipipCases = []struct {
 	{"no-device", func(in *Input) { in.Tunnel = nil }},
 	{"no-device-cross-subnet", func(in *Input) {
 		in.Tunnel = nil
-		in.Pools[0].Sends = CrossSubnet
+		in.Pools[0].Sends = state.IPIPCrossSubnet
 	}},
 	{"no-uplink", func(in *Input) { in.Uplink = Uplink{} }},
 	{"filter", func(in *Input) {
@@ -201,8 +201,8 @@ func TestIPIPInvariants(t *testing.T) {
 		if r.IntN(4) > 0 {
 			in.Tunnel = tunnel()
 		}
-		for i, mode := range []EncapMode{Never, Always, CrossSubnet} {
-			in.Pools = append(in.Pools, Pool{Name: string(mode), CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24), Sends: mode})
+		for i, mode := range []state.Way{state.Plain, state.IPIPAlways, state.IPIPCrossSubnet} {
+			in.Pools = append(in.Pools, Pool{Name: mode.String(), CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24), Sends: mode})
 		}
 		isNode := map[netip.Addr]bool{}
 		for i := range 6 {
@@ -234,7 +234,7 @@ func TestIPIPInvariants(t *testing.T) {
 		out := Calculate(in)
 		wordless := 0
 		for _, l := range in.Learned {
-			mode := Never
+			mode := state.Plain
 			if i := slices.IndexFunc(in.Pools, func(p Pool) bool { return p.CIDR.Contains(l.Prefix.Addr()) }); i >= 0 {
 				mode = in.Pools[i].Sends
 			}
@@ -247,17 +247,17 @@ func TestIPIPInvariants(t *testing.T) {
 			case route.Gw == in.Node.IPv4.Addr():
 				t.Fatalf("to ourselves: %s", route)
 			case route.Dev == state.TunnelDevice:
-				if in.Tunnel == nil || !route.OnLink || !isNode[route.Gw] || !mode.encapsulates() || mode == CrossSubnet && onLink {
+				if in.Tunnel == nil || !route.OnLink || !isNode[route.Gw] || !mode.Encapsulates() || mode == state.IPIPCrossSubnet && onLink {
 					t.Fatalf("wrongly encapsulated (pool sends %s): %s", mode, route)
 				}
 				if i := slices.IndexFunc(in.Nodes, func(n Node) bool { return n.Name == in.Owners[l.Prefix] }); i >= 0 && in.Nodes[i].IPv4.Addr() != route.Gw {
 					t.Fatalf("%s belongs to %v", route, in.Nodes[i])
 				}
-				seen["encapsulated "+string(mode)]++
-			case route.Dev != "eth0" || route.OnLink || !onLink || mode == Always:
+				seen["encapsulated "+mode.String()]++
+			case route.Dev != "eth0" || route.OnLink || !onLink || mode == state.IPIPAlways:
 				t.Fatalf("wrongly plain (pool sends %s): %s", mode, route)
 			default:
-				seen["plain "+string(mode)]++
+				seen["plain "+mode.String()]++
 			}
 			own := in.Owners[l.Prefix] == "self" || !slices.ContainsFunc(l.NextHops, func(a netip.Addr) bool { return a != in.Node.IPv4.Addr() })
 			holder, lent := in.Lent[l.Prefix.Addr()]
@@ -269,7 +269,7 @@ func TestIPIPInvariants(t *testing.T) {
 				if !lent || route.Gw != holder {
 					t.Fatalf("own block routed away: %s", route)
 				}
-				seen["lent "+string(mode)]++
+				seen["lent "+mode.String()]++
 			}
 			if !ok && own {
 				wordless--
@@ -315,7 +315,7 @@ func TestIndex(t *testing.T) {
 func BenchmarkCalculate100kIPIP(b *testing.B) {
 	in := base()
 	in.Tunnel, in.Owners = tunnel(), map[netip.Prefix]string{}
-	in.Pools = append(in.Pools, Pool{Name: "big", CIDR: pfx("11.0.0.0/8"), IPIPMode: Always, Sends: Always})
+	in.Pools = append(in.Pools, Pool{Name: "big", CIDR: pfx("11.0.0.0/8"), IPIPMode: state.Always, Sends: state.IPIPAlways})
 	for i := range 5000 {
 		in.Nodes = append(in.Nodes, Node{Name: fmt.Sprint("node-", i), IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 16)})
 	}

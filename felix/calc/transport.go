@@ -32,7 +32,7 @@ type transports struct {
 type sending struct {
 	name string
 	cidr netip.Prefix
-	mode EncapMode
+	way  state.Way
 }
 
 // offLink is a prefix's first next hop, and the prefix's family: a next hop of the
@@ -54,7 +54,7 @@ func newTransports(in Input) transports {
 		offLink: map[offLink][]netip.Prefix{}, ownerless: map[ownerless][]netip.Prefix{},
 		unavailable: map[sending][]netip.Prefix{},
 	}
-	if !slices.ContainsFunc(in.Pools, func(p Pool) bool { return p.sends().encapsulates() }) {
+	if !slices.ContainsFunc(in.Pools, func(p Pool) bool { return p.sends().Encapsulates() }) {
 		return t
 	}
 	pools := make(map[netip.Prefix]sending, len(in.Pools))
@@ -62,7 +62,7 @@ func newTransports(in Input) transports {
 		if !p.CIDR.IsValid() {
 			continue
 		}
-		s := sending{name: p.Name, cidr: p.CIDR.Masked(), mode: p.sends()}
+		s := sending{name: p.Name, cidr: p.CIDR.Masked(), way: p.sends()}
 		if other, twice := pools[s.cidr]; !twice || s.name < other.name {
 			pools[s.cidr] = s
 		}
@@ -93,7 +93,7 @@ func (in *Input) everyNode(yield func(Node) bool) {
 // about devices and encapsulation.
 func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
 	if dst.Addr().Is4() { // IPIP is IPv4 in IPv4
-		if _, pool, in := c.pools.longest(dst); in && pool.mode.encapsulates() {
+		if _, pool, in := c.pools.longest(dst); in && pool.way.Encapsulates() {
 			return c.encapsulated(pool, dst, nextHops)
 		}
 	}
@@ -123,7 +123,7 @@ func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []ne
 		return state.Route{}, false
 	case owner == c.in.Node.IPv4.Addr():
 		return state.Route{}, false // ours, by way of somebody else
-	case pool.mode == CrossSubnet && c.onLink(dst, owner):
+	case pool.way.When == state.CrossSubnet && c.onLink(dst, owner):
 		if onLink.IsValid() {
 			return c.plain(dst, onLink), true
 		}
@@ -225,7 +225,7 @@ func (c *calculation) reportUnrouted() {
 		c.condition(state.IPIPUnavailable, pool.name,
 			"this node sends to pool %s (%s) through IPIP (%s) and has no tunnel device; %d destinations have no route: "+
 				"let the node have IPIP (kernel module ipip, FELIX_IPINIPENABLED), or set the pool's ipipMode to Never",
-			pool.name, pool.cidr, pool.mode, len(slices.Compact(prefixes)))
+			pool.name, pool.cidr, pool.way, len(slices.Compact(prefixes)))
 	}
 }
 

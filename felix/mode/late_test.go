@@ -5,11 +5,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // about is a word on the pool with that UID, as it was in generation gen.
-func about(uid string, gen int64, sends, target calc.EncapMode, stage Stage, why string) Words {
+func about(uid string, gen int64, sends, target state.Way, stage Stage, why string) Words {
 	return Words{pool: {Sends: sends, Target: target, Stage: stage, Gen: gen, UID: uid, Why: why}}
 }
 
@@ -18,7 +18,7 @@ func about(uid string, gen int64, sends, target calc.EncapMode, stage Stage, why
 func TestOldWords(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		target calc.EncapMode
+		target state.Way
 		uid    string
 		gen    int64
 		own    Words
@@ -27,27 +27,27 @@ func TestOldWords(t *testing.T) {
 		tunnel bool
 	}{
 		{
-			name: "a node that is down sent what the pool asks for now: the others are on their way there", target: calc.Always, uid: "u", gen: 9,
+			name: "a node that is down sent what the pool asks for now: the others are on their way there", target: state.IPIPAlways, uid: "u", gen: 9,
 			others: []Words{
-				about("u", 3, calc.Always, calc.Always, Sending, ""),
-				about("u", 9, calc.Never, calc.Always, Preparing, ""), about("u", 9, calc.Never, calc.Always, Preparing, ""),
+				about("u", 3, state.IPIPAlways, state.IPIPAlways, Sending, ""),
+				about("u", 9, state.Plain, state.IPIPAlways, Preparing, ""), about("u", 9, state.Plain, state.IPIPAlways, Preparing, ""),
 			},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Gen: 9, UID: "u", Why: "no device yet"}, tunnel: true,
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Gen: 9, UID: "u", Why: "no device yet"}, tunnel: true,
 		},
 		{
-			name: "a pool is made anew under the name of one that a node still speaks of", target: calc.Never, uid: "new", gen: 1,
-			others: []Words{about("old", 7, calc.Always, calc.Always, Sending, "")},
-			want:   Word{Sends: calc.Never, Target: calc.Never, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
+			name: "a pool is made anew under the name of one that a node still speaks of", target: state.Plain, uid: "new", gen: 1,
+			others: []Words{about("old", 7, state.IPIPAlways, state.IPIPAlways, Sending, "")},
+			want:   Word{Sends: state.Plain, Target: state.Plain, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
 		},
 		{
-			name: "this node spoke of the one before", target: calc.Never, uid: "new", gen: 1, own: about("old", 7, calc.Always, calc.Always, Sending, ""),
-			others: []Words{about("new", 1, calc.Never, calc.Never, Sending, "")},
-			want:   Word{Sends: calc.Never, Target: calc.Never, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
+			name: "this node spoke of the one before", target: state.Plain, uid: "new", gen: 1, own: about("old", 7, state.IPIPAlways, state.IPIPAlways, Sending, ""),
+			others: []Words{about("new", 1, state.Plain, state.Plain, Sending, "")},
+			want:   Word{Sends: state.Plain, Target: state.Plain, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
 		},
 		{
-			name: "an agent that says no UID is believed", target: calc.Always, uid: "u", gen: 2, own: about("u", 2, calc.Never, calc.Always, Verified, ""),
-			others: []Words{about("", 2, calc.Never, calc.Always, Verified, "")},
-			want:   Word{Sends: calc.Always, Target: calc.Always, Stage: Verified, Gen: 2, UID: "u"}, tunnel: true,
+			name: "an agent that says no UID is believed", target: state.IPIPAlways, uid: "u", gen: 2, own: about("u", 2, state.Plain, state.IPIPAlways, Verified, ""),
+			others: []Words{about("", 2, state.Plain, state.IPIPAlways, Verified, "")},
+			want:   Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Verified, Gen: 2, UID: "u"}, tunnel: true,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -69,11 +69,11 @@ func TestBroken(t *testing.T) {
 	for _, stage := range []Stage{Accepting, Verified} {
 		for _, force := range []bool{false, true} {
 			in := Input{
-				Pools: []Pool{{Name: pool, Target: calc.Always, Gen: 2, Force: force}}, Own: about("", 2, calc.Never, calc.Always, stage, ""),
-				Others:        []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Always, Verified, "")}},
-				TunnelProblem: "no module ipip", NotReady: "gone", Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {}},
+				Pools: []Pool{{Name: pool, Target: state.IPIPAlways, Gen: 2, Force: force}}, Own: about("", 2, state.Plain, state.IPIPAlways, stage, ""),
+				Others:        []Peer{{Name: "node1", Words: about("", 2, state.Plain, state.IPIPAlways, Verified, "")}},
+				TunnelProblem: "no module ipip", NotReady: "gone", Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {}},
 			}
-			want := Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Gen: 2, Why: "no module ipip"}
+			want := Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Gen: 2, Why: "no module ipip"}
 			if w := Step(in).Own[pool]; w != want {
 				t.Errorf("at %s, forced %t: %+v, want %+v", stage, force, w, want)
 			}
@@ -84,18 +84,18 @@ func TestBroken(t *testing.T) {
 // TestStuck: a kernel that refuses the routes of the last stage is named, on its node and
 // on those that wait for it.
 func TestStuck(t *testing.T) {
-	pools := []Pool{{Name: pool, Target: calc.Never, Gen: 2}}
+	pools := []Pool{{Name: pool, Target: state.Plain, Gen: 2}}
 	const why = "program route 10.244.1.0/26: network is unreachable"
 	d := Step(Input{
-		Pools: pools, Own: about("", 2, calc.Never, calc.Never, Verified, ""), ApplyError: why, TunnelUp: true,
-		Others: []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Never, Sending, "")}},
+		Pools: pools, Own: about("", 2, state.Plain, state.Plain, Verified, ""), ApplyError: why, TunnelUp: true,
+		Others: []Peer{{Name: "node1", Words: about("", 2, state.Plain, state.Plain, Sending, "")}},
 	})
 	if w := d.Own[pool]; w.Stage != Verified || w.Why != why || len(d.Held) != 1 || !strings.Contains(d.Held[0].Message, "this node ("+why+")") {
 		t.Errorf("on the node itself: %+v, held %v", w, d.Held)
 	}
 	d = Step(Input{
-		Pools: pools, Own: about("", 2, calc.Never, calc.Never, Sending, ""), Applied: true, TunnelUp: true,
-		Others: []Peer{{Name: "node1", Words: about("", 2, calc.Never, calc.Never, Verified, why)}},
+		Pools: pools, Own: about("", 2, state.Plain, state.Plain, Sending, ""), Applied: true, TunnelUp: true,
+		Others: []Peer{{Name: "node1", Words: about("", 2, state.Plain, state.Plain, Verified, why)}},
 	})
 	if !d.Moving || !d.Tunnel || len(d.Held) != 1 || !strings.Contains(d.Held[0].Message, "node1 ("+why+")") {
 		t.Errorf("on another: moving %t, tunnel %t, held %v", d.Moving, d.Tunnel, d.Held)
@@ -105,9 +105,9 @@ func TestStuck(t *testing.T) {
 // TestWordOfNoPool: a word about a pool that does not exist makes no device, but it keeps one.
 func TestWordOfNoPool(t *testing.T) {
 	in := Input{
-		Pools: []Pool{{Name: pool, Target: calc.Never}}, Own: about("", 0, calc.Never, calc.Never, Sending, ""), Applied: true,
+		Pools: []Pool{{Name: pool, Target: state.Plain}}, Own: about("", 0, state.Plain, state.Plain, Sending, ""), Applied: true,
 		Others: []Peer{{Name: "node1", Words: Words{
-			pool: {Sends: calc.Never, Target: calc.Never, Stage: Sending}, "gone": {Sends: calc.Always, Target: calc.Always, Stage: Sending},
+			pool: {Sends: state.Plain, Target: state.Plain, Stage: Sending}, "gone": {Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending},
 		}}},
 	}
 	for _, up := range []bool{false, true} {
@@ -123,9 +123,9 @@ func TestWordOfNoPool(t *testing.T) {
 func TestManyPools(t *testing.T) {
 	in := Input{TunnelProblem: strings.Repeat("no module ipip; ", 100)}
 	for i := range 1000 {
-		in.Pools = append(in.Pools, Pool{Name: fmt.Sprintf("tenant-%04d", i), Gen: 1, UID: "9b2f7c1e-3a0d-4d77-9c3c-0f5e4f0a1b2c", Target: calc.Never})
+		in.Pools = append(in.Pools, Pool{Name: fmt.Sprintf("tenant-%04d", i), Gen: 1, UID: "9b2f7c1e-3a0d-4d77-9c3c-0f5e4f0a1b2c", Target: state.Plain})
 	}
-	in.Pools[0].Target, in.Own = calc.Always, Words{in.Pools[0].Name: {Sends: calc.Never, Target: calc.Never, Stage: Sending}}
+	in.Pools[0].Target, in.Own = state.IPIPAlways, Words{in.Pools[0].Name: {Sends: state.Plain, Target: state.Plain, Stage: Sending}}
 	d := Step(in)
 	if n := len(d.Own[in.Pools[0].Name].Why); n == 0 || n > maxWhy {
 		t.Errorf("a reason of %d bytes, want 1 to %d", n, maxWhy)

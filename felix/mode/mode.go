@@ -6,14 +6,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // Pool is a pool and what its object says.
 type Pool struct {
 	Name string
-	// Target is its ipipMode; empty is Never.
-	Target calc.EncapMode
+	// Target is the way that it asks for.
+	Target state.Way
 	// Gen and UID are the object's metadata.generation and metadata.uid.
 	Gen int64
 	UID string
@@ -48,7 +48,7 @@ type Input struct {
 	PodsNotReady string
 	// Probes has the result of the probes by target mode. A mode that is missing
 	// has not been probed.
-	Probes map[calc.EncapMode]Probe
+	Probes map[state.Way]Probe
 	// Applied: the kernel's routes are what Own says this node sends, and none is held
 	// back from an agent before this one.
 	Applied bool
@@ -76,7 +76,7 @@ type Decision struct {
 	// TunnelFor says who needs the device although no pool asks for IPIP.
 	TunnelFor []string
 	// Probe are the modes to be probed.
-	Probe []calc.EncapMode
+	Probe []state.Way
 	// Held are the changes that wait, by pool.
 	Held []Held
 	// Moving: some pool has not arrived on some node.
@@ -87,9 +87,6 @@ type Decision struct {
 func Step(in Input) Decision {
 	d := Decision{Own: Words{}}
 	for _, p := range in.Pools {
-		if p.Target == "" {
-			p.Target = calc.Never
-		}
 		w := next(in, p)
 		w.Why = cut(w.Why)
 		d.Own[p.Name] = w
@@ -97,7 +94,7 @@ func Step(in Input) Decision {
 	}
 	d.tunnel(in)
 	slices.SortFunc(d.Held, func(a, b Held) int { return strings.Compare(a.Pool, b.Pool) })
-	slices.Sort(d.Probe)
+	slices.SortFunc(d.Probe, state.CompareWays)
 	d.Probe = slices.Compact(d.Probe)
 	return d
 }
@@ -123,7 +120,7 @@ func next(in Input, p Pool) Word {
 		return w
 	}
 	// Who has accepted and cannot any longer says so, whatever it has said before.
-	broken := p.Target != calc.Never && in.TunnelProblem != ""
+	broken := p.Target != state.Plain && in.TunnelProblem != ""
 	if !w.heard(p) || w.Stage == Sending || broken {
 		w = Word{Sends: w.Sends, Target: p.Target, Stage: Preparing, Gen: p.Gen}
 	}
@@ -155,12 +152,12 @@ func next(in Input, p Pool) Word {
 // others speak of the pool and none is understood, packets travel plain: that takes no
 // device on the other side, and whatever else is asked for waits for their answer.
 func first(in Input, p Pool) Word {
-	votes := map[calc.EncapMode]int{}
+	votes := map[state.Way]int{}
 	agreed, unknown := false, false
 	for _, o := range in.Others {
 		w, ok := o.Words[p.Name]
 		switch {
-		case o.Unreadable != "" || ok && w.about(p) && !valid(w.Sends):
+		case o.Unreadable != "" || ok && w.about(p) && !w.Sends.Known():
 			unknown = true
 		case ok && w.about(p):
 			votes[w.Sends]++
@@ -170,25 +167,25 @@ func first(in Input, p Pool) Word {
 		}
 	}
 	if !agreed && len(votes) == 0 && unknown {
-		return Word{Sends: calc.Never, Target: p.Target, Stage: Preparing, Gen: p.Gen, UID: p.UID}
+		return Word{Sends: state.Plain, Target: p.Target, Stage: Preparing, Gen: p.Gen, UID: p.UID}
 	}
 	if agreed || len(votes) == 0 {
 		return Word{Sends: p.Target, Target: p.Target, Stage: Sending, Gen: p.Gen, UID: p.UID}
 	}
-	most := slices.MaxFunc(slices.Sorted(maps.Keys(votes)), func(a, b calc.EncapMode) int { return votes[a] - votes[b] })
+	most := slices.MaxFunc(slices.SortedFunc(maps.Keys(votes), state.CompareWays), func(a, b state.Way) int { return votes[a] - votes[b] })
 	return Word{Sends: most, Target: p.Target, Stage: Preparing, Gen: p.Gen, UID: p.UID}
 }
 
 // hinders says why this node does not accept target yet, empty when it does.
-func (in Input) hinders(target calc.EncapMode) string {
+func (in Input) hinders(target state.Way) string {
 	switch {
-	case in.TunnelProblem != "" && target == calc.Never:
+	case in.TunnelProblem != "" && target == state.Plain:
 		return "" // there is no tunnel that its packets could be mistaken for
 	case in.TunnelProblem != "":
 		return in.TunnelProblem
 	case in.NotReady != "":
 		return in.NotReady
-	case target != calc.Never:
+	case target != state.Plain:
 		return in.PodsNotReady
 	}
 	return ""
@@ -255,7 +252,7 @@ func travelling(p Pool, w Word) string {
 	if w.Sends == p.Target {
 		return "packets from here travel so, not all from elsewhere"
 	}
-	return "packets still travel as with " + string(w.Sends)
+	return "packets still travel as with " + w.Sends.String()
 }
 
 // stuck lists the other nodes that cannot send p's way although all accept it.
@@ -283,7 +280,7 @@ func list(what []string) string {
 // will, or any other does.
 func (d *Decision) tunnel(in Input) {
 	for _, w := range d.Own {
-		d.Tunnel = d.Tunnel || w.Target != calc.Never || w.Sends != calc.Never || w.Stage != Sending
+		d.Tunnel = d.Tunnel || w.Target != state.Plain || w.Sends != state.Plain || w.Stage != Sending
 	}
 	for _, w := range in.Own {
 		// What was said last is what is done now.
@@ -304,7 +301,7 @@ func (d *Decision) tunnel(in Input) {
 			// Nor for a pool that does not exist: that is a word of a node that is gone.
 			own, exists := d.Own[pool]
 			// What is not understood keeps one as well, and makes none.
-			quiet := w.Unknown == "" && w.Target == calc.Never && w.Stage == Sending && (!exists || w.Gen == own.Gen)
+			quiet := w.Unknown == "" && w.Target == state.Plain && w.Stage == Sending && (!exists || w.Gen == own.Gen)
 			if w.sendsIPIP() && (exists || in.TunnelUp) || in.TunnelUp && !quiet {
 				d.TunnelFor = append(d.TunnelFor, o.Name)
 				break

@@ -8,24 +8,24 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 const pool = "default-ipv4-ippool"
 
-var modes = []calc.EncapMode{calc.Never, calc.Always, calc.CrossSubnet}
+var modes = []state.Way{state.Plain, state.IPIPAlways, state.IPIPCrossSubnet}
 
-func word(sends, target calc.EncapMode, stage Stage) Words {
+func word(sends, target state.Way, stage Stage) Words {
 	return Words{pool: {Sends: sends, Target: target, Stage: stage}}
 }
 
 func TestStep(t *testing.T) {
-	settledNever, settledAlways := word(calc.Never, calc.Never, Sending), word(calc.Always, calc.Always, Sending)
+	settledNever, settledAlways := word(state.Plain, state.Plain, Sending), word(state.IPIPAlways, state.IPIPAlways, Sending)
 	ready, unready := Input{Applied: true}, Input{NotReady: "no device yet"}
 	for _, c := range []struct {
 		name   string
 		in     Input
-		target calc.EncapMode
+		target state.Way
 		own    Words
 		others []Words
 		want   Word
@@ -33,83 +33,83 @@ func TestStep(t *testing.T) {
 		held   string // part of the message; empty: nothing is held
 	}{
 		{
-			name: "a new cluster without IPIP touches no device", target: calc.Never,
-			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending},
+			name: "a new cluster without IPIP touches no device", target: state.Plain,
+			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending},
 		},
 		{
-			name: "a new cluster starts with what its pool says", target: calc.Always,
-			want: Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+			name: "a new cluster starts with what its pool says", target: state.IPIPAlways,
+			want: Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "a node that joins sends what the others send", target: calc.Always, others: []Words{settledAlways, settledAlways},
-			want: Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+			name: "a node that joins sends what the others send", target: state.IPIPAlways, others: []Words{settledAlways, settledAlways},
+			want: Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "a node that joins during a change starts where the change starts", in: unready, target: calc.Always,
-			others: []Words{settledNever, word(calc.Never, calc.Always, Accepting)},
-			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "this node (no device yet)",
+			name: "a node that joins during a change starts where the change starts", in: unready, target: state.IPIPAlways,
+			others: []Words{settledNever, word(state.Plain, state.IPIPAlways, Accepting)},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "this node (no device yet)",
 		},
 		{
-			name: "a change begins with preparing", in: unready, target: calc.Always, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "node1 (has not answered",
+			name: "a change begins with preparing", in: unready, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "node1 (has not answered",
 		},
 		{
-			name: "pods that send large packets come first", in: Input{PodsNotReady: "MTU"}, target: calc.Always, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "MTU"}, tunnel: true, held: "this node (MTU), node1 (has not answered",
+			name: "pods that send large packets come first", in: Input{PodsNotReady: "MTU"}, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "MTU"}, tunnel: true, held: "this node (MTU), node1 (has not answered",
 		},
 		{
-			name: "but do not matter to plain routes", in: Input{PodsNotReady: "MTU"}, target: calc.Never, own: settledAlways, others: []Words{settledAlways},
-			want: Word{Sends: calc.Always, Target: calc.Never, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
+			name: "but do not matter to plain routes", in: Input{PodsNotReady: "MTU"}, target: state.Plain, own: settledAlways, others: []Words{settledAlways},
+			want: Word{Sends: state.IPIPAlways, Target: state.Plain, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 		{
-			name: "a ready node accepts", in: ready, target: calc.Always, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
+			name: "a ready node accepts", in: ready, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 		{
-			name: "a node without ipip says so", in: Input{TunnelProblem: "no module ipip"}, target: calc.Always, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no module ipip"}, tunnel: true, held: "this node (no module ipip)",
+			name: "a node without ipip says so", in: Input{TunnelProblem: "no module ipip"}, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no module ipip"}, tunnel: true, held: "this node (no module ipip)",
 		},
 		{
-			name: "it is named by the others", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
-			others: []Words{{pool: {Sends: calc.Never, Target: calc.Always, Stage: Preparing, Why: "no module ipip"}}},
-			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (no module ipip)",
+			name: "it is named by the others", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Accepting),
+			others: []Words{{pool: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no module ipip"}}},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true, held: "node1 (no module ipip)",
 		},
 		{
-			name: "all accept and nothing has been probed", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
-			others: []Words{word(calc.Never, calc.Always, Accepting)},
-			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true,
+			name: "all accept and nothing has been probed", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Accepting),
+			others: []Words{word(state.Plain, state.IPIPAlways, Accepting)},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true,
 		},
 		{
-			name: "probes failed", target: calc.Always, own: word(calc.Never, calc.Always, Accepting),
-			in:     Input{Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {Failed: []string{"node1 does not answer"}}}},
-			others: []Words{word(calc.Never, calc.Always, Accepting)},
-			want:   Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting, Why: "node1 does not answer"}, tunnel: true, held: "this node (node1 does not answer)",
+			name: "probes failed", target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Accepting),
+			in:     Input{Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {Failed: []string{"node1 does not answer"}}}},
+			others: []Words{word(state.Plain, state.IPIPAlways, Accepting)},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting, Why: "node1 does not answer"}, tunnel: true, held: "this node (node1 does not answer)",
 		},
 		{
-			name: "all verified: send", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Verified),
-			others: []Words{word(calc.Never, calc.Always, Verified), settledAlways},
-			want:   Word{Sends: calc.Always, Target: calc.Always, Stage: Verified}, tunnel: true,
+			name: "all verified: send", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Verified),
+			others: []Words{word(state.Plain, state.IPIPAlways, Verified), settledAlways},
+			want:   Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Verified}, tunnel: true,
 		},
 		{
-			name: "sent when the kernel has it", in: ready, target: calc.Always, own: word(calc.Always, calc.Always, Verified),
+			name: "sent when the kernel has it", in: ready, target: state.IPIPAlways, own: word(state.IPIPAlways, state.IPIPAlways, Verified),
 			others: []Words{settledAlways},
-			want:   Word{Sends: calc.Always, Target: calc.Always, Stage: Sending}, tunnel: true,
+			want:   Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "called back before it had left", in: ready, target: calc.Never, own: word(calc.Never, calc.Always, Accepting), others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending},
+			name: "called back before it had left", in: ready, target: state.Plain, own: word(state.Plain, state.IPIPAlways, Accepting), others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending},
 		},
 		{
-			name: "the device stays while another node still sends", in: ready, target: calc.Never, own: settledNever, others: []Words{word(calc.Always, calc.Never, Verified)},
-			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending}, tunnel: true,
+			name: "the device stays while another node still sends", in: ready, target: state.Plain, own: settledNever, others: []Words{word(state.IPIPAlways, state.Plain, Verified)},
+			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "the device stays while another node's routes are being written", in: Input{TunnelUp: true, Applied: true}, target: calc.Never, own: settledNever, others: []Words{word(calc.Never, calc.Never, Verified)},
-			want: Word{Sends: calc.Never, Target: calc.Never, Stage: Sending}, tunnel: true,
+			name: "the device stays while another node's routes are being written", in: Input{TunnelUp: true, Applied: true}, target: state.Plain, own: settledNever, others: []Words{word(state.Plain, state.Plain, Verified)},
+			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "an annotation edited by hand is put right", in: ready, target: calc.Always, own: word(calc.Never, calc.Always, Sending), others: []Words{settledNever},
-			want: Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
+			name: "an annotation edited by hand is put right", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Sending), others: []Words{settledNever},
+			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,21 +139,21 @@ func TestStep(t *testing.T) {
 
 func TestForce(t *testing.T) {
 	in := Input{
-		Pools: []Pool{{Name: pool, Target: calc.Always, Force: true}}, Own: word(calc.Never, calc.Always, Accepting),
-		Others: []Peer{{Name: "node1", Words: word(calc.Never, calc.Always, Accepting)}},
-		Probes: map[calc.EncapMode]Probe{calc.Always: {Failed: []string{"node1"}}},
+		Pools: []Pool{{Name: pool, Target: state.IPIPAlways, Force: true}}, Own: word(state.Plain, state.IPIPAlways, Accepting),
+		Others: []Peer{{Name: "node1", Words: word(state.Plain, state.IPIPAlways, Accepting)}},
+		Probes: map[state.Way]Probe{state.IPIPAlways: {Failed: []string{"node1"}}},
 	}
 	if w := Step(in).Own[pool]; w.Stage != Verified {
 		t.Errorf("forced in spite of failed probes: %+v, want verified", w)
 	}
-	in.Others[0].Words = word(calc.Never, calc.Never, Sending)
+	in.Others[0].Words = word(state.Plain, state.Plain, Sending)
 	if w := Step(in).Own[pool]; w.Stage != Accepting {
 		t.Errorf("forced while another node does not accept: %+v, want accepting: force is about probes only", w)
 	}
 }
 
 func TestParse(t *testing.T) {
-	good := word(calc.Never, calc.Always, Verified)
+	good := word(state.Plain, state.IPIPAlways, Verified)
 	if back, err := Parse(good.Encode()); err != nil || !back.Equal(good) {
 		t.Errorf("round trip: %v, %v", back, err)
 	}
@@ -174,19 +174,19 @@ func TestParse(t *testing.T) {
 		`5`:  `"5"`,
 	} {
 		w, err := Parse(fmt.Sprintf(`{"p":{"sends":"Never","target":"Always","stage":"accepting","gen":7},"q":%s}`, text))
-		if err != nil || w["p"] != (Word{Sends: calc.Never, Target: calc.Always, Stage: Accepting, Gen: 7}) || w["q"].Unknown != unknown {
+		if err != nil || w["p"] != (Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting, Gen: 7}) || w["q"].Unknown != unknown {
 			t.Errorf("%s: %+v, %v; want p as it is, and unknown %q of q", text, w, err, unknown)
 		}
 	}
-	long := Words{pool: {Sends: calc.Never, Target: calc.Never, Stage: Preparing, Why: strings.Repeat("x", 5000)}}
+	long := Words{pool: {Sends: state.Plain, Target: state.Plain, Stage: Preparing, Why: strings.Repeat("x", 5000)}}
 	if w, err := Parse(long.Encode()); err != nil || len(w[pool].Why) != maxWhy {
 		t.Errorf("a long reason: %d bytes, %v; want %d", len(w[pool].Why), err, maxWhy)
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(Words{pool: {Sends: calc.Never, Target: calc.Never, Stage: Preparing, Why: strings.Repeat("x", maxWhy-1) + "é"}}.Encode())
-	f.Add(word(calc.Never, calc.Always, Verified).Encode())
+	f.Add(Words{pool: {Sends: state.Plain, Target: state.Plain, Stage: Preparing, Why: strings.Repeat("x", maxWhy-1) + "é"}}.Encode())
+	f.Add(word(state.Plain, state.IPIPAlways, Verified).Encode())
 	f.Fuzz(func(t *testing.T, text string) {
 		w, err := Parse(text)
 		if err != nil {
@@ -210,26 +210,26 @@ func FuzzParse(f *testing.F) {
 func TestNewerPeer(t *testing.T) {
 	const other = "other"
 	newer := Peer{Name: "newer", Words: Words{
-		pool:  {Sends: calc.Never, Target: calc.Always, Stage: Verified},
+		pool:  {Sends: state.Plain, Target: state.IPIPAlways, Stage: Verified},
 		other: parseWord([]byte(`{"sends":"VXLANAlways","target":"VXLANAlways","stage":"sending"}`)),
 	}}
 	in := Input{
-		Pools:  []Pool{{Name: pool, Target: calc.Always}, {Name: other, Target: calc.Always}},
-		Own:    Words{pool: {Sends: calc.Never, Target: calc.Always, Stage: Verified}, other: {Sends: calc.Never, Target: calc.Always, Stage: Accepting}},
-		Others: []Peer{newer}, Applied: true, Probes: map[calc.EncapMode]Probe{calc.Always: {}},
+		Pools:  []Pool{{Name: pool, Target: state.IPIPAlways}, {Name: other, Target: state.IPIPAlways}},
+		Own:    Words{pool: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Verified}, other: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}},
+		Others: []Peer{newer}, Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {}},
 	}
 	d := Step(in)
-	if w := d.Own[pool]; w.Sends != calc.Always {
+	if w := d.Own[pool]; w.Sends != state.IPIPAlways {
 		t.Errorf("the pool that both know: %+v, want it sent in IPIP", w)
 	}
-	if w := d.Own[other]; w.Sends != calc.Never || w.Stage != Accepting {
+	if w := d.Own[other]; w.Sends != state.Plain || w.Stage != Accepting {
 		t.Errorf("the pool of which the newer says what this one does not know: %+v, want it accepting", w)
 	}
 	if len(d.Held) != 1 || d.Held[0].Pool != other || !strings.Contains(d.Held[0].Message, `newer (its agent says of the pool what this one does not know, sends "VXLANAlways": run one version of Manx on all nodes)`) {
 		t.Errorf("held: %+v", d.Held)
 	}
 
-	plain := Input{Pools: []Pool{{Name: pool, Target: calc.Never}}, Own: word(calc.Never, calc.Never, Sending), Applied: true}
+	plain := Input{Pools: []Pool{{Name: pool, Target: state.Plain}}, Own: word(state.Plain, state.Plain, Sending), Applied: true}
 	for name, peer := range map[string]Peer{
 		"newer":      {Name: "newer", Words: Words{pool: newer.Words[other]}},
 		"unreadable": {Name: "newer", Unreadable: "its annotation cannot be read"},
@@ -242,9 +242,9 @@ func TestNewerPeer(t *testing.T) {
 			}
 		}
 		// A node that joins sends plain, and does not take it that the pool is new to all.
-		for target, stage := range map[calc.EncapMode]Stage{calc.Never: Sending, calc.Always: Accepting} {
+		for target, stage := range map[state.Way]Stage{state.Plain: Sending, state.IPIPAlways: Accepting} {
 			d := Step(Input{Pools: []Pool{{Name: pool, Target: target}}, Others: []Peer{peer}, Applied: true})
-			if w := d.Own[pool]; w.Sends != calc.Never || w.Stage != stage || target == calc.Always && (len(d.Held) != 1 || strings.Contains(d.Held[0].Message, "has not answered")) {
+			if w := d.Own[pool]; w.Sends != state.Plain || w.Stage != stage || target == state.IPIPAlways && (len(d.Held) != 1 || strings.Contains(d.Held[0].Message, "has not answered")) {
 				t.Errorf("%s, a node joins a pool in mode %s: %+v, held %+v", name, target, w, d.Held)
 			}
 		}
@@ -268,12 +268,12 @@ func FuzzNewerPeer(f *testing.F) {
 			t.Fatalf("%s: %v", text, err)
 		}
 		in := Input{
-			Pools: []Pool{{Name: pool, Target: calc.Always}}, Own: word(calc.Never, calc.Always, Verified), TunnelUp: up,
+			Pools: []Pool{{Name: pool, Target: state.IPIPAlways}}, Own: word(state.Plain, state.IPIPAlways, Verified), TunnelUp: up,
 			Others: []Peer{{Name: "newer", Words: words}}, Applied: true,
 		}
 		alone := in
 		alone.Others = []Peer{{Name: "newer", Words: Words{pool: words[pool]}}}
-		if got, want := Step(in), Step(alone); !got.Own.Equal(want.Own) || len(got.Held) != len(want.Held) || got.Own[pool].Sends != calc.Always {
+		if got, want := Step(in), Step(alone); !got.Own.Equal(want.Own) || len(got.Held) != len(want.Held) || got.Own[pool].Sends != state.IPIPAlways {
 			t.Fatalf("%s: %+v, without the other pool %+v", text, got, want)
 		}
 	})
@@ -287,10 +287,10 @@ type node struct {
 	seen    map[string]Words // what it knows of the others, behind by any time
 	pool    Pool             // what it knows of the pool
 	device  bool             // tunl0 is there: IPIP is accepted
-	route   calc.EncapMode   // what its kernel sends
-	planned calc.EncapMode   // what its dataplane was last told
+	route   state.Way        // what its kernel sends
+	planned state.Way        // what its dataplane was last told
 	quiet   int              // steps since the device is not wanted
-	probed  map[calc.EncapMode]Probe
+	probed  map[state.Way]Probe
 }
 
 // TestNobodyIsSentWhatItDoesNotAccept runs clusters in which agents see each other's
@@ -309,7 +309,7 @@ func simulate(t *testing.T, r *rand.Rand) {
 	// A node is in everybody's list long before its agent runs, and its agent starts
 	// with all that there is: it waits for its informers.
 	join := func() {
-		n := &node{name: fmt.Sprintf("node%d", len(nodes)+1), seen: map[string]Words{}}
+		n := &node{name: fmt.Sprintf("node%d", len(nodes)+1), seen: map[string]Words{}, route: state.Unsaid, planned: state.Unsaid}
 		for _, o := range nodes {
 			o.seen[n.name], n.seen[o.name] = nil, nil
 		}
@@ -323,7 +323,7 @@ func simulate(t *testing.T, r *rand.Rand) {
 		t.Helper()
 		for _, from := range nodes {
 			for _, to := range nodes {
-				if from != to && from.route != "" && from.route != calc.Never && to.route != "" && !to.device {
+				if from != to && from.route != state.Unsaid && from.route != state.Plain && to.route != state.Unsaid && !to.device {
 					t.Fatalf("%s sends %s to %s, which does not accept it\n%s", from.name, from.route, to.name, strings.Join(log[max(0, len(log)-40):], "\n"))
 				}
 			}
@@ -336,7 +336,7 @@ func simulate(t *testing.T, r *rand.Rand) {
 			switch r.IntN(60) {
 			case 0:
 				target, gen = modes[r.IntN(3)], gen+1
-				log = append(log, "pool: "+string(target))
+				log = append(log, "pool: "+target.String())
 			case 1:
 				if n.dead = !n.dead; !n.dead {
 					n.pool = Pool{} // starts again
@@ -376,12 +376,12 @@ func simulate(t *testing.T, r *rand.Rand) {
 			n.step(r)
 			log = append(log, fmt.Sprintf("%s says %v, device %t", n.name, n.said, n.device))
 		case 3: // the dataplane does what it was told
-			if n.planned != "" {
+			if n.planned != state.Unsaid {
 				n.route = n.planned
-				log = append(log, n.name+" sends "+string(n.route))
+				log = append(log, n.name+" sends "+n.route.String())
 			}
 		case 4:
-			n.probed = map[calc.EncapMode]Probe{calc.Always: {}, calc.CrossSubnet: {}, calc.Never: {}}
+			n.probed = map[state.Way]Probe{state.IPIPAlways: {}, state.IPIPCrossSubnet: {}, state.Plain: {}}
 		}
 		check()
 	}
@@ -389,7 +389,7 @@ func simulate(t *testing.T, r *rand.Rand) {
 		if n.route != target {
 			t.Fatalf("%s sends %s in the end, the pool says %s\n%v", n.name, n.route, target, strings.Join(log[max(0, len(log)-40):], "\n"))
 		}
-		if target == calc.Never && n.device && n.quiet > 3 {
+		if target == state.Plain && n.device && n.quiet > 3 {
 			t.Fatalf("%s has the device still: %v", n.name, n.said)
 		}
 	}
@@ -399,7 +399,7 @@ func simulate(t *testing.T, r *rand.Rand) {
 func (n *node) step(r *rand.Rand) {
 	in := Input{
 		Pools: []Pool{n.pool}, Own: n.said, TunnelUp: n.device,
-		Probes: n.probed, Applied: n.planned != "" && n.route == n.planned,
+		Probes: n.probed, Applied: n.planned != state.Unsaid && n.route == n.planned,
 	}
 	if !n.device {
 		in.NotReady = "no device yet"
@@ -410,7 +410,7 @@ func (n *node) step(r *rand.Rand) {
 	d := Step(in)
 	if d.Tunnel {
 		n.device, n.quiet = true, 0
-	} else if n.quiet++; n.quiet > 2 && n.route != "" {
+	} else if n.quiet++; n.quiet > 2 && n.route != state.Unsaid {
 		n.device = false
 	}
 	if r.IntN(8) == 0 {

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"strings"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // Stage is how far a node is with a change.
@@ -26,10 +26,10 @@ var rank = map[Stage]int{Preparing: 0, Accepting: 1, Verified: 2, Sending: 3}
 // Word is what one node says of one pool.
 type Word struct {
 	// Sends is how this node sends packets to the pool now.
-	Sends calc.EncapMode `json:"sends"`
+	Sends state.Way `json:"sends"`
 	// Target is where it is going, as it has read the pool.
-	Target calc.EncapMode `json:"target"`
-	Stage  Stage          `json:"stage"`
+	Target state.Way `json:"target"`
+	Stage  Stage     `json:"stage"`
 	// Gen is the generation of the pool's object that the node has read. Without it
 	// a word could be taken for an answer to a question asked later, when a pool
 	// changes to and fro.
@@ -45,7 +45,7 @@ type Word struct {
 }
 
 // settled reports whether the node has arrived at mode.
-func (w Word) settled(mode calc.EncapMode) bool {
+func (w Word) settled(mode state.Way) bool {
 	return w.Sends == mode && w.Target == mode && w.Stage == Sending
 }
 
@@ -103,16 +103,16 @@ func Parse(text string) (Words, error) {
 
 // parseWord reads what is said of one pool. What is not known is said in Unknown.
 func parseWord(text []byte) Word {
-	var w Word
+	w := Word{Sends: state.Unsaid, Target: state.Unsaid}
 	if err := json.Unmarshal(text, &w); err != nil {
-		return Word{Unknown: fmt.Sprintf("%.40q", text)}
+		return Word{Sends: state.Unsaid, Target: state.Unsaid, Unknown: fmt.Sprintf("%.40q", text)}
 	}
 	_, known := rank[w.Stage]
 	switch {
-	case !valid(w.Sends):
-		w.Unknown = fmt.Sprintf("sends %.40q", string(w.Sends))
-	case !valid(w.Target):
-		w.Unknown = fmt.Sprintf("target %.40q", string(w.Target))
+	case !w.Sends.Known():
+		w.Unknown = fmt.Sprintf("sends %.40q", w.Sends)
+	case !w.Target.Known():
+		w.Unknown = fmt.Sprintf("target %.40q", w.Target)
 	case !known:
 		w.Unknown = fmt.Sprintf("stage %.40q", string(w.Stage))
 	}
@@ -120,9 +120,5 @@ func parseWord(text []byte) Word {
 	return w
 }
 
-func valid(m calc.EncapMode) bool {
-	return m == calc.Never || m == calc.Always || m == calc.CrossSubnet
-}
-
 // sendsIPIP reports whether the node is known to send packets to the pool in IPIP.
-func (w Word) sendsIPIP() bool { return valid(w.Sends) && w.Sends != calc.Never }
+func (w Word) sendsIPIP() bool { return w.Sends.Encap == state.EncapIPIP && w.Sends.Known() }

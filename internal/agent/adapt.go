@@ -120,7 +120,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 	for _, p := range s.Pools {
 		in.Pools = append(in.Pools, calc.Pool{
 			Name: p.Name, CIDR: cidrOf(p), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
-			IPIPMode: calc.EncapMode(p.Spec.IPIPMode), VXLANMode: calc.EncapMode(p.Spec.VXLANMode), Sends: plan.sends[p.Name],
+			IPIPMode: state.When(p.Spec.IPIPMode), VXLANMode: state.When(p.Spec.VXLANMode), Sends: plan.sends[p.Name],
 		})
 	}
 	for _, l := range learned {

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/internal/startup"
@@ -27,7 +27,7 @@ const (
 // again a bounded number of times, and it stays when that gives up.
 func TestModesAreNotFoughtOver(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		m := l.members[0]
 		deleted := 0
 		for end := time.Now().Add(fightTime); time.Now().Before(end); l.pass(50 * time.Millisecond) {

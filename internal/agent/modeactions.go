@@ -9,7 +9,6 @@ import (
 	"time"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/podnet"
 	"github.com/manx-cni/manx/internal/preflight"
@@ -50,7 +49,7 @@ func (a *Agent) modeActions() modeActions {
 			rx, tx, known, err := a.dataplane.Traffic(ctx)
 			return rx + tx, known, err
 		},
-		changed: func(pool string, was, is calc.EncapMode) {
+		changed: func(pool string, was, is state.Way) {
 			a.datastore.NodeEvent(a.node, "PoolModeChanged", fmt.Sprintf("packets to pool %s now travel with ipipMode %s, before with %s", pool, is, was))
 		},
 		after: time.After,
@@ -83,7 +82,7 @@ func probeSizesOf(set modeSettings, uplink int) probeSizes {
 }
 
 // probeNodes sends probes the new way to all other nodes.
-func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReach) []string {
+func (a *Agent) probeNodes(ctx context.Context, target state.Way, r netReach) []string {
 	configs, failed := r.probes(a.node, target)
 	for _, cfg := range configs {
 		results, err := preflight.Probe(ctx, cfg)
@@ -98,13 +97,13 @@ func (a *Agent) probeNodes(ctx context.Context, target calc.EncapMode, r netReac
 // probes are what to send to find out whether target works: IPIP to those nodes whose
 // packets are to travel in it, plain packets to those whose packets are to travel so. No
 // way at all leads to those that failed.
-func (r netReach) probes(node string, target calc.EncapMode) (configs []preflight.Config, failed []string) {
+func (r netReach) probes(node string, target state.Way) (configs []preflight.Config, failed []string) {
 	var tunnelled, plain []preflight.Target
 	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
 		t := preflight.Target{Name: name, Addr: r.nodes[name]}
 		near := slices.ContainsFunc(r.uplink.Prefixes, func(p netip.Prefix) bool { return p.Contains(t.Addr) })
 		switch {
-		case target == calc.Always || target == calc.CrossSubnet && !near:
+		case target == state.IPIPAlways || target == state.IPIPCrossSubnet && !near:
 			tunnelled = append(tunnelled, t)
 		case near:
 			t.TunnelAddr = r.tunnels[name] // CheckPod goes there

@@ -7,6 +7,7 @@ import (
 
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/preflight"
 )
@@ -35,18 +36,18 @@ func TestProbesByTarget(t *testing.T) {
 		targets []preflight.Target
 	}
 	for _, tc := range []struct {
-		target calc.EncapMode
+		target state.Way
 		want   []probe
 		failed []string
 	}{
-		{calc.Always, []probe{
+		{state.IPIPAlways, []probe{
 			{preflight.KindIPIP, []preflight.Target{node2, node3, node4}}, {preflight.KindTunnel, []preflight.Target{node2, node3, node4}},
 		}, nil},
-		{calc.CrossSubnet, []probe{
+		{state.IPIPCrossSubnet, []probe{
 			{preflight.KindIPIP, []preflight.Target{node3}}, {preflight.KindTunnel, []preflight.Target{node3}},
 			{preflight.KindBGP, []preflight.Target{node2, pods4}},
 		}, nil},
-		{calc.Never, []probe{{preflight.KindBGP, []preflight.Target{node2, pods4}}}, []string{
+		{state.Plain, []probe{{preflight.KindBGP, []preflight.Target{node2, pods4}}}, []string{
 			"node3 (10.0.1.3) is in no subnet of eth0, so that no plain route leads there: use CrossSubnet",
 		}},
 	} {
@@ -93,7 +94,7 @@ func TestProbesHaveTheSizesThatAreSet(t *testing.T) {
 	}
 	r := reachInTest(modeSettings{mtu: 1400, podMTU: 1300})
 	for kind, want := range map[preflight.Kind]int{preflight.KindIPIP: 1420, preflight.KindTunnel: 1420, preflight.KindBGP: 1300} {
-		configs, _ := r.probes("node1", calc.CrossSubnet)
+		configs, _ := r.probes("node1", state.IPIPCrossSubnet)
 		i := slices.IndexFunc(configs, func(c preflight.Config) bool { return c.Kind == kind })
 		if i < 0 || configs[i].MTU != want {
 			t.Errorf("%s: %+v; want %d bytes", kind, configs, want)

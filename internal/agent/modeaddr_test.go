@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 )
 
@@ -32,7 +32,7 @@ func TestPoolOfOthers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
-				l.settled(calc.Never)
+				l.settled(state.Plain)
 				l.live = false // nobody has an address in this cluster
 				p := another()
 				refuse(p)
@@ -49,7 +49,7 @@ func TestPoolOfOthers(t *testing.T) {
 					p.Spec.IPIPMode = apiv1.EncapCrossSubnet
 					l.pools = []*apiv1.IPPool{p, l.pools[1]}
 				})
-				l.arrive(calc.CrossSubnet)
+				l.arrive(state.IPIPCrossSubnet)
 			})
 		})
 	}
@@ -93,7 +93,7 @@ func TestPoolToGo(t *testing.T) {
 	for name, others := range map[string][]*apiv1.IPPool{"the only one": nil, "one of two": {another()}} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-				l.settled(calc.Always)
+				l.settled(state.IPIPAlways)
 				l.live = len(others) > 0
 				before := map[string]netip.Addr{}
 				for _, m := range l.members {
@@ -119,7 +119,7 @@ func TestPoolToGo(t *testing.T) {
 // back gets another.
 func TestReleaseRace(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		for _, m := range l.members {
 			m.releaseTime = 300 * time.Millisecond
 		}
@@ -128,7 +128,7 @@ func TestReleaseRace(t *testing.T) {
 		l.wait(2*time.Minute, "b's tunnel is down and its address not given back", func() bool { return b.device == nil && len(b.held) == 1 })
 		l.pass(b.releaseTime / 3)
 		l.set(apiv1.EncapAlways)
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 	})
 }
 
@@ -139,9 +139,9 @@ func TestResistedBefore(t *testing.T) {
 		for _, m := range l.members {
 			m.podMTU, m.resists = 1400, 4*time.Second // so that the first pass changes something
 		}
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		l.set(apiv1.EncapAlways)
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 	})
 }
 
@@ -155,13 +155,13 @@ func TestTunnelLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-				l.settled(calc.Always)
+				l.settled(state.IPIPAlways)
 				l.live = false // its pods are cut off
 				a := l.members[0]
 				l.change(func() { lose(a) })
 				l.wait(time.Minute, "its device is gone", func() bool { return a.device == nil })
 				l.set(apiv1.EncapNever)
-				l.arrive(calc.Never)
+				l.arrive(state.Plain)
 			})
 		})
 	}

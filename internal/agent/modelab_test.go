@@ -83,12 +83,12 @@ func (l *lab) start() {
 }
 
 // settled starts the cluster and waits until it has arrived where its pool is.
-func (l *lab) settled(target calc.EncapMode) {
+func (l *lab) settled(target state.Way) {
 	l.t.Helper()
 	l.start()
 	l.arrive(target)
 	want := uplinkMTU
-	if target != calc.Never {
+	if target != state.Plain {
 		want = tunnelMTU
 	}
 	l.wait(time.Minute, "all serve pods that know their MTU", func() bool {
@@ -100,9 +100,9 @@ func (l *lab) settled(target calc.EncapMode) {
 }
 
 // arrive waits until all nodes send to the pool as it asks for.
-func (l *lab) arrive(target calc.EncapMode) {
+func (l *lab) arrive(target state.Way) {
 	l.t.Helper()
-	l.wait(time.Minute, "all nodes send "+string(target), func() bool {
+	l.wait(time.Minute, "all nodes send "+target.String(), func() bool {
 		return !slices.ContainsFunc(l.members, func(m *member) bool { return !m.arrived(target) })
 	})
 }
@@ -189,7 +189,7 @@ func (l *lab) lossless() {
 		return
 	}
 	for _, from := range l.members {
-		if how := from.sends[testPool]; how == "" || how == calc.Never {
+		if from.sends[testPool] == state.Plain {
 			continue
 		}
 		if from.podMTU > tunnelMTU && !from.podsAway {
@@ -237,7 +237,7 @@ type member struct {
 	inSync  bool
 	device  *state.Tunnel // in the kernel, with its address
 	going   bool          // it waits for routes that lead through it
-	sends   map[string]calc.EncapMode
+	sends   map[string]state.Way
 
 	// What is wrong with the node.
 	mute, podsAway bool
@@ -454,7 +454,7 @@ func (m *member) actions() modeActions {
 			}
 			return 1, nil, nil
 		},
-		probe: func(ctx context.Context, target calc.EncapMode, r netReach) (failed []string) {
+		probe: func(ctx context.Context, target state.Way, r netReach) (failed []string) {
 			_ = within(ctx, 0, func() error { m.probes++; return nil })
 			l.mu.Lock()
 			failed = slices.Clone(m.unreachable)
@@ -467,7 +467,7 @@ func (m *member) actions() modeActions {
 					if _, asked := r.nodes[o.name]; asked && o.answering == 0 {
 						failed = append(failed, o.name+" does not answer")
 					}
-					if to := r.tunnels[o.name]; target == calc.Never && r.tunnel.IsValid() && to.IsValid() && !(m.has(r.tunnel) && o.has(to)) {
+					if to := r.tunnels[o.name]; target == state.Plain && r.tunnel.IsValid() && to.IsValid() && !(m.has(r.tunnel) && o.has(to)) {
 						failed = append(failed, fmt.Sprintf("packets with pod addresses from %s do not arrive at %s of %s", r.tunnel, to, o.name))
 					}
 				}
@@ -493,7 +493,7 @@ func (m *member) actions() modeActions {
 			defer l.mu.Unlock()
 			return m.packets, m.device != nil, nil
 		},
-		changed: func(pool string, was, is calc.EncapMode) {
+		changed: func(pool string, was, is state.Way) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			m.changes = append(m.changes, fmt.Sprintf("%s: %s to %s", pool, was, is))
@@ -523,11 +523,12 @@ func (m *member) publish(annotations map[string]*string) error {
 	if err != nil {
 		m.lab.t.Errorf("%s publishes what cannot be read: %v", m.name, err)
 	}
-	was, is := before[testPool], now[testPool]
+	was, spoke := before[testPool]
+	is := now[testPool]
 	if w := is; was.Stage != is.Stage || was.Sends != is.Sends || was.Target != is.Target {
 		m.note("says %s %s %s", w.Sends, w.Target, w.Stage)
 	}
-	if was.Sends != "" && was.Sends != is.Sends {
+	if spoke && was.Sends != is.Sends {
 		for _, o := range m.lab.members {
 			words, _ := mode.Parse(o.annotations[apiv1.AnnotationNodePoolModes])
 			w := words[testPool]
@@ -546,7 +547,7 @@ func (m *member) word() mode.Word {
 	return words[testPool]
 }
 
-func (m *member) arrived(target calc.EncapMode) bool {
+func (m *member) arrived(target state.Way) bool {
 	w := m.word()
 	return w.Sends == target && w.Target == target && w.Stage == mode.Sending && m.sends[testPool] == target
 }

@@ -66,7 +66,7 @@ type modes struct {
 	triedMTU  int // what mtuError is about
 	uplinkMTU int // the last that was known
 	addrErr   string
-	probes    map[calc.EncapMode]mode.Probe
+	probes    map[state.Way]mode.Probe
 	problem   string // why there is no tunnel on this node though one is wanted
 	cannot    string // what the dataplane said of that
 	reached   netReach
@@ -75,7 +75,7 @@ type modes struct {
 
 // modePlan is what the dataplane is told. It is replaced, never changed.
 type modePlan struct {
-	sends  map[string]calc.EncapMode // by pool
+	sends  map[string]state.Way // by pool
 	tunnel *state.Tunnel
 }
 
@@ -114,7 +114,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.pools, m.others = ipipPools(s), m.peers(s)
 	m.reached = reach
 	m.ranges = tunnelRanges(s, m.node)
-	plan := modePlan{sends: map[string]calc.EncapMode{}}
+	plan := modePlan{sends: map[string]state.Way{}}
 	for pool, w := range m.said {
 		plan.sends[pool] = w.Sends
 	}
@@ -130,7 +130,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 		Applied: m.applied && (dp.Converged || dp.Driver("route").Held == 0), ApplyError: applyError(dp),
 	})
 	m.fresh = true
-	maps.DeleteFunc(m.probes, func(target calc.EncapMode, _ mode.Probe) bool {
+	maps.DeleteFunc(m.probes, func(target state.Way, _ mode.Probe) bool {
 		return !slices.Contains(m.decision.Probe, target) && !m.toSayVerified(target)
 	})
 	m.forced = set.enabled != nil && *set.enabled
@@ -240,7 +240,7 @@ func (m *modes) listen(s *datastore.Snapshot) {
 
 // toSayVerified reports whether the probes of target were answered and that is not
 // published yet: until then they are what the decision rests on.
-func (m *modes) toSayVerified(target calc.EncapMode) bool {
+func (m *modes) toSayVerified(target state.Way) bool {
 	for pool, w := range m.decision.Own {
 		if w.Target == target && w.Stage == mode.Verified && m.said[pool].Stage == mode.Accepting {
 			return true
@@ -333,13 +333,18 @@ func ipipPools(s *datastore.Snapshot) (out []mode.Pool) {
 		if !cidrOf(p).Addr().Is4() {
 			continue
 		}
-		target := calc.EncapMode(p.Spec.IPIPMode)
-		if target == "" {
-			target = calc.Never
-		}
-		out = append(out, mode.Pool{Name: p.Name, Target: target, Gen: p.Generation, UID: string(p.UID), Force: calc.EncapMode(s.Forced[p.Name]) == target})
+		target := wayOf(p.Spec.IPIPMode)
+		forced, asked := s.Forced[p.Name]
+		out = append(out, mode.Pool{
+			Name: p.Name, Target: target, Gen: p.Generation, UID: string(p.UID), Force: asked && wayOf(forced) == target,
+		})
 	}
 	return out
+}
+
+// wayOf is the way that a pool's ipipMode asks for.
+func wayOf(ipipMode apiv1.EncapMode) state.Way {
+	return state.WayBy(state.EncapIPIP, state.When(ipipMode))
 }
 
 func poolRanges(s *datastore.Snapshot) (out []netip.Prefix) {
@@ -416,7 +421,7 @@ func (m *modes) unavailable() string {
 	}
 	var names []string
 	for pool, w := range m.said {
-		if w.Sends != calc.Never {
+		if w.Sends != state.Plain {
 			names = append(names, pool)
 		}
 	}
@@ -429,7 +434,7 @@ func (m *modes) unavailable() string {
 
 // poolState is what status shows of one pool.
 type poolState struct {
-	sends, target calc.EncapMode
+	sends, target state.Way
 	stage         mode.Stage
 	held          string // what a change waits for
 }
@@ -476,12 +481,12 @@ type modeActions struct {
 	// could not be.
 	setPodMTU func(ctx context.Context, mtu int) (changed int, failed []string, err error)
 	// probe asks all other nodes by way of target and names what failed.
-	probe func(ctx context.Context, target calc.EncapMode, r netReach) []string
+	probe func(ctx context.Context, target state.Way, r netReach) []string
 	// answer answers the others' probes until ctx ends.
 	answer func(ctx context.Context, r netReach) error
 	// traffic counts the tunnel's packets, both ways.
 	traffic func(ctx context.Context) (packets uint64, known bool, err error)
 	// changed tells the cluster that this node sends to pool in another way.
-	changed func(pool string, was, is calc.EncapMode)
+	changed func(pool string, was, is state.Way)
 	after   func(time.Duration) <-chan time.Time
 }

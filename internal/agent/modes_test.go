@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/config"
@@ -23,7 +22,7 @@ import (
 
 func TestFirstStartInIPIP(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		l.wait(time.Minute, "nothing is left to do", func() bool {
 			return !slices.ContainsFunc(l.members, func(m *member) bool { return m.modes.busy() })
 		})
@@ -49,7 +48,7 @@ func TestFirstStartInIPIP(t *testing.T) {
 // A cluster without IPIP never touches the device, and asks nobody for an address.
 func TestFirstStartWithoutIPIP(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		l.pass(time.Minute)
 		for _, m := range l.members {
 			m.told(t, "starts", "says Never Never sending", "serves")
@@ -106,7 +105,7 @@ func TestTurnedOff(t *testing.T) {
 		a := l.members[0]
 		a.settings.enabled = &off
 		l.start()
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		l.wait(time.Minute, "it serves", func() bool { return a.serving })
 		l.pass(time.Minute)
 		a.never(t, "tunnel up", "address held")
@@ -124,7 +123,7 @@ func TestTurnedOff(t *testing.T) {
 		inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
 			a, b := l.members[0], l.members[1]
 			a.settings.enabled = &off
-			l.settled(calc.Never)
+			l.settled(state.Plain)
 			l.set(apiv1.EncapAlways)
 			l.pass(time.Minute)
 			for _, m := range l.members {
@@ -167,7 +166,7 @@ func TestKernelWithoutIPIP(t *testing.T) {
 		a := l.members[0]
 		a.noKernel = "no module ipip"
 		l.start()
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		l.wait(time.Minute, "it serves", func() bool { return a.serving })
 		if why := a.modes.unavailable(); !strings.Contains(why, testPool) || !strings.Contains(why, "no module ipip") {
 			t.Errorf("unavailable: %q", why)
@@ -183,7 +182,7 @@ func TestKernelWithoutIPIP(t *testing.T) {
 func TestModeStatus(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
 		b := l.members[1]
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		screen := func() status.Node {
 			a := &Agent{modes: b.modes}
 			var n status.Node
@@ -205,7 +204,7 @@ func TestModeStatus(t *testing.T) {
 			t.Errorf("held: %+v, tunnel %+v", n, n.Tunnel)
 		}
 		l.change(func() { l.members[0].mute = false })
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		l.pass(time.Second)
 		if n = screen(); n.Mode != "IPIP Always" || len(n.Conditions) != 0 || n.Tunnel.Addr != read(l, &b.held)[0].String() {
 			t.Errorf("arrived: %+v, tunnel %+v", n, n.Tunnel)
@@ -310,7 +309,7 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 			{Name: "z", IPv4: netip.MustParsePrefix("192.0.2.4/24"), PoolModes: `{"p4":{"sends":"Never","target":"Always","stage":"accepting","gen":7}}`},
 		},
 	}
-	want := []mode.Pool{{Name: "p4", Target: calc.Always, Gen: 7, Force: true}, {Name: "unsaid", Target: calc.Never}}
+	want := []mode.Pool{{Name: "p4", Target: state.IPIPAlways, Gen: 7, Force: true}, {Name: "unsaid", Target: state.Plain}}
 	if got := ipipPools(s); !slices.Equal(got, want) {
 		t.Errorf("pools: %+v", got)
 	}
@@ -325,12 +324,12 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 // without this node's word: it says it again.
 func TestWhatWasSaidIsSaidAgain(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		m := l.members[1]
 		l.change(func() { delete(m.annotations, apiv1.AnnotationNodeIPIPTunnelAddr) })
 		l.wait(time.Minute, "the word is back", func() bool {
 			w := m.word()
-			return w.Sends == calc.Always && w.Stage == mode.Sending && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] == m.held[0].String()
+			return w.Sends == state.IPIPAlways && w.Stage == mode.Sending && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] == m.held[0].String()
 		})
 	})
 }
@@ -338,7 +337,7 @@ func TestWhatWasSaidIsSaidAgain(t *testing.T) {
 // An uplink whose MTU changes says so to the dataplane only: pods must hear of it too.
 func TestPodMTUFollowsTheUplink(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		l.pass(time.Minute)
 		m := l.members[0]
 		l.mu.Lock()

@@ -8,7 +8,6 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/startup"
@@ -26,7 +25,10 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 		s, known := states[p.Name]
 		o := status.Pool{
 			Name: p.Name, CIDR: p.Spec.CIDR, Mode: modeName(s.sends), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
-			Target: string(s.target), Stage: string(s.stage),
+			Stage: string(s.stage),
+		}
+		if known {
+			o.Target = s.target.String()
 		}
 		switch {
 		case cidrOf(p).Addr().Is6() && !a.identity.Address6.IsValid():
@@ -50,7 +52,7 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 	}
 	if len(modes) > 0 {
 		n.Mode = ""
-		for _, m := range []string{modeName(calc.Always), modeName(calc.CrossSubnet), modeBGP} {
+		for _, m := range []string{modeName(state.IPIPAlways), modeName(state.IPIPCrossSubnet), modeBGP} {
 			if modes[m] {
 				n.Mode = strings.TrimPrefix(n.Mode+" and "+m, " and ")
 			}
@@ -71,11 +73,11 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 }
 
 // modeName names how packets travel, in Calico's words.
-func modeName(m calc.EncapMode) string {
-	if m == calc.Never || m == "" {
+func modeName(m state.Way) string {
+	if m == state.Plain {
 		return modeBGP
 	}
-	return "IPIP " + string(m)
+	return string(m.Encap) + " " + string(m.When)
 }
 
 // poolNotes says where the environment asks for another pool than there is.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/loop"
 )
 
@@ -286,7 +286,7 @@ func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 // probePace spaces out probes that keep failing: a change can be held for days, and a
 // large cluster's probes are many. It belongs to keepProbing.
 type probePace struct {
-	targets  []calc.EncapMode
+	targets  []state.Way
 	reach    netReach
 	failures int
 	rest     int // turns of modeRetry to be left out
@@ -300,7 +300,7 @@ const (
 )
 
 // due reports whether it is time to probe. What has not been tried is tried at once.
-func (p *probePace) due(targets []calc.EncapMode, reach netReach) bool {
+func (p *probePace) due(targets []state.Way, reach netReach) bool {
 	if !slices.Equal(targets, p.targets) || !reflect.DeepEqual(reach, p.reach) {
 		*p = probePace{targets: targets, reach: reach}
 	}
@@ -321,7 +321,7 @@ func (p *probePace) failed() {
 func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	targets, reach := slices.Clone(m.decision.Probe), m.reached
-	targets = slices.DeleteFunc(targets, func(t calc.EncapMode) bool {
+	targets = slices.DeleteFunc(targets, func(t state.Way) bool {
 		p, done := m.probes[t]
 		return done && len(p.Failed) == 0
 	})
@@ -339,7 +339,7 @@ func (m *modes) keepProbing(ctx context.Context) (ok bool) {
 		m.mu.Lock()
 		if slices.Contains(m.decision.Probe, target) {
 			if m.probes == nil {
-				m.probes = map[calc.EncapMode]mode.Probe{}
+				m.probes = map[state.Way]mode.Probe{}
 			}
 			m.probes[target] = mode.Probe{Failed: failed}
 		}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // away waits until no node has anything of the tunnel.
@@ -24,9 +24,9 @@ func (l *lab) away() {
 
 func TestFromNeverToAlways(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		l.set(apiv1.EncapAlways)
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		for _, m := range l.members {
 			m.told(t, "says Never Never sending", "pods 1480", "says Never Always accepting", "says Never Always verified",
 				"says Always Always verified", "sends Always", "says Always Always sending")
@@ -54,10 +54,10 @@ func TestFromNeverToAlways(t *testing.T) {
 
 func TestFromAlwaysToNever(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		a, last := l.members[0], time.Time{}
 		l.set(apiv1.EncapNever)
-		l.arrive(calc.Never)
+		l.arrive(state.Plain)
 		// Somebody still sends: late packets, or a node that we know nothing of.
 		for range 6 {
 			l.pass(quietPeriod / 2)
@@ -92,10 +92,10 @@ func TestFromAlwaysToNever(t *testing.T) {
 // TestStrangersPackets: packets that are not the cluster's do not keep the tunnel for ever.
 func TestStrangersPackets(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		a := l.members[0]
 		l.set(apiv1.EncapNever)
-		l.arrive(calc.Never)
+		l.arrive(state.Plain)
 		for start := time.Now(); time.Since(start) < quietLimit+time.Minute; l.pass(quietPeriod / 2) {
 			l.change(func() { a.packets++ })
 		}
@@ -106,7 +106,7 @@ func TestStrangersPackets(t *testing.T) {
 // Who cannot publish does nothing, and the others wait where both ways are accepted.
 func TestMuteNodeHoldsTheOthers(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		c := l.members[2]
 		l.change(func() { c.mute = true })
 		l.set(apiv1.EncapAlways)
@@ -119,7 +119,7 @@ func TestMuteNodeHoldsTheOthers(t *testing.T) {
 			t.Errorf("held: %q", held)
 		}
 		l.change(func() { c.mute = false })
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 	})
 }
 
@@ -127,7 +127,7 @@ func TestMuteNodeHoldsTheOthers(t *testing.T) {
 // the devices go.
 func TestCalledBack(t *testing.T) {
 	inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		c := l.members[2]
 		l.change(func() { c.mute = true })
 		l.set(apiv1.EncapAlways)
@@ -135,7 +135,7 @@ func TestCalledBack(t *testing.T) {
 		l.set(apiv1.EncapNever)
 		l.pass(time.Minute)
 		l.change(func() { c.mute = false })
-		l.arrive(calc.Never)
+		l.arrive(state.Plain)
 		l.away()
 		for _, m := range l.members {
 			m.never(t, "sends Always")
@@ -166,7 +166,7 @@ func TestRestartHalfWay(t *testing.T) {
 	} {
 		t.Run(c.at, func(t *testing.T) {
 			inLab(t, c.from, func(t *testing.T, l *lab) {
-				l.settled(calc.EncapMode(c.from))
+				l.settled(wayOf(c.from))
 				l.pass(time.Minute)
 				b := l.members[1]
 				l.set(c.to)
@@ -179,11 +179,11 @@ func TestRestartHalfWay(t *testing.T) {
 				b.start()
 				l.wait(time.Minute, "it serves again", func() bool { return b.serving })
 				l.mu.Lock()
-				if got := b.word(); before.Sends == calc.EncapMode(c.to) && got.Sends != before.Sends {
+				if got := b.word(); before.Sends == wayOf(c.to) && got.Sends != before.Sends {
 					t.Errorf("before the restart %+v, then %+v", before, got)
 				}
 				l.mu.Unlock()
-				l.arrive(calc.EncapMode(c.to))
+				l.arrive(wayOf(c.to))
 				if c.to == apiv1.EncapNever {
 					l.away()
 				}
@@ -195,13 +195,13 @@ func TestRestartHalfWay(t *testing.T) {
 // What the annotation says cannot be read: the node starts anew, as one that joins.
 func TestRestartWithSpoiledAnnotation(t *testing.T) {
 	inLab(t, apiv1.EncapAlways, func(t *testing.T, l *lab) {
-		l.settled(calc.Always)
+		l.settled(state.IPIPAlways)
 		b := l.members[1]
 		b.stop()
 		l.change(func() { b.annotations[apiv1.AnnotationNodePoolModes] = "{" })
 		l.pass(time.Second)
 		b.start()
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 	})
 }
 
@@ -211,9 +211,9 @@ func TestPodNetworkAway(t *testing.T) {
 		b := l.members[1]
 		b.podsAway = true
 		began := time.Now()
-		l.settled(calc.Never)
+		l.settled(state.Plain)
 		l.set(apiv1.EncapAlways)
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		l.pass(time.Minute)
 		if most := int(time.Since(began)/modeRetry) + 2; read(l, &b.mtuTries) > most {
 			t.Errorf("%d tries in %v, want at most %d", read(l, &b.mtuTries), time.Since(began), most)
@@ -242,7 +242,7 @@ func TestProbesFail(t *testing.T) {
 			inLab(t, apiv1.EncapNever, func(t *testing.T, l *lab) {
 				a, b := l.members[0], l.members[1]
 				a.unreachable = []string{"c does not answer: a firewall drops protocol 4"}
-				l.settled(calc.Never)
+				l.settled(state.Plain)
 				l.set(apiv1.EncapAlways)
 				l.pass(time.Minute)
 				a.told(t, "says Never Always accepting")
@@ -261,7 +261,7 @@ func TestProbesFail(t *testing.T) {
 					t.Errorf("held: %q", held)
 				}
 				end(l)
-				l.arrive(calc.Always)
+				l.arrive(state.IPIPAlways)
 			})
 		})
 	}
@@ -274,20 +274,20 @@ func TestNodesComeAndGo(t *testing.T) {
 		a, b, c := l.members[0], l.members[1], l.members[2]
 		a.start()
 		b.start()
-		l.wait(time.Minute, "two nodes send IPIP", func() bool { return a.arrived(calc.Always) && b.arrived(calc.Always) })
+		l.wait(time.Minute, "two nodes send IPIP", func() bool { return a.arrived(state.IPIPAlways) && b.arrived(state.IPIPAlways) })
 		c.start()
-		l.arrive(calc.Always)
+		l.arrive(state.IPIPAlways)
 		c.told(t, "starts", "says Always Always sending")
 		c.stop()
 		l.set(apiv1.EncapNever)
 		l.pass(time.Minute)
 		l.mu.Lock()
-		if w := a.word(); w.Sends != calc.Always || w.Stage != mode.Accepting {
+		if w := a.word(); w.Sends != state.IPIPAlways || w.Stage != mode.Accepting {
 			t.Errorf("without an agent on c: %+v", w)
 		}
 		l.mu.Unlock()
 		l.change(func() { c.ran, c.sends, c.device = false, nil, nil })
-		l.wait(time.Minute, "the others go on", func() bool { return a.arrived(calc.Never) && b.arrived(calc.Never) })
+		l.wait(time.Minute, "the others go on", func() bool { return a.arrived(state.Plain) && b.arrived(state.Plain) })
 		l.wait(time.Minute, "and their devices go", func() bool { return a.device == nil && b.device == nil })
 	})
 }

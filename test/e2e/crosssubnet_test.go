@@ -8,15 +8,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // TestCrossSubnet: packets travel as they are inside a subnet, and in IPIP through the
 // router, which knows no pod.
 func TestCrossSubnet(t *testing.T) {
 	onLab(t, ipip, crossSubnet)
-	inMode(t, calc.CrossSubnet) // on every node the routes that belong to it
+	inMode(t, state.IPIPCrossSubnet) // on every node the routes that belong to it
 	nodes := nodeNames(t)
 	if len(nodes) != 4 {
 		t.Fatalf("nodes %v, want 4, two in each subnet", nodes)
@@ -60,14 +60,14 @@ func TestCrossSubnet(t *testing.T) {
 // change waits, names who is in one, and nothing is lost.
 func TestCrossSubnetHoldsNever(t *testing.T) {
 	onLab(t, ipip, crossSubnet)
-	inMode(t, calc.CrossSubnet)
+	inMode(t, state.IPIPCrossSubnet)
 	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node1", "node3"})
-	if err := setMode(t.Context(), calc.Never); err != nil {
+	if err := setMode(t.Context(), state.Plain); err != nil {
 		t.Fatal(err)
 	}
 	onNodes(t, "change held", func(ctx context.Context, node string) error {
 		w, err := word(ctx, node)
-		if err == nil && (w.Sends != calc.CrossSubnet || w.Target != calc.Never || w.Stage != mode.Accepting) {
+		if err == nil && (w.Sends != state.IPIPCrossSubnet || w.Target != state.Plain || w.Stage != mode.Accepting) {
 			err = fmt.Errorf("it says %+v, want it accepting", w)
 		}
 		return err
@@ -76,10 +76,10 @@ func TestCrossSubnetHoldsNever(t *testing.T) {
 		heldBecause(t, node, "ipipMode is Never, packets still travel as with CrossSubnet", beyond+" is in no subnet of eth0", "use CrossSubnet")
 	}
 	for _, node := range nodeNames(t) {
-		routesSettleIn(t, node, calc.CrossSubnet)
+		routesSettleIn(t, node, state.IPIPCrossSubnet)
 	}
 	sendMore(t, flows[len(flows)-1], 2*rate)
-	changeMode(t, calc.CrossSubnet)
+	changeMode(t, state.IPIPCrossSubnet)
 	onNodes(t, "tunnel up", func(ctx context.Context, node string) error { return tunnelUp(ctx, node, tunnelMTU()) })
 	unhurt(t, flows)
 }
@@ -87,12 +87,12 @@ func TestCrossSubnetHoldsNever(t *testing.T) {
 // TestCrossSubnetAlways: from CrossSubnet to Always and back under traffic, across the router.
 func TestCrossSubnetAlways(t *testing.T) {
 	onLab(t, ipip, crossSubnet)
-	inMode(t, calc.CrossSubnet)
+	inMode(t, state.IPIPCrossSubnet)
 	flows := flowsBetweenPairs(t, [2]string{"node1", "node2"}, [2]string{"node2", "node4"})
-	changeMode(t, calc.Always)
+	changeMode(t, state.IPIPAlways)
 	onWire(t, "node1", "node2", true)
 	onWire(t, "node2", "node4", true)
-	changeMode(t, calc.CrossSubnet)
+	changeMode(t, state.IPIPCrossSubnet)
 	onWire(t, "node1", "node2", false)
 	onWire(t, "node2", "node4", true)
 	sendMore(t, flows[0], 2*rate)

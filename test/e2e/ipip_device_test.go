@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
 )
 
@@ -23,7 +22,7 @@ func tunnelMTU() int { return shape.MTU - state.IPIPOverhead }
 // whatever address is free by then.
 func TestIPIPDevice(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	for _, node := range nodeNames(t) {
 		t.Run(node, func(t *testing.T) {
 			eventually(t, "tunnel", func(ctx context.Context) error { return tunnelUp(ctx, node, tunnelMTU()) })
@@ -105,7 +104,7 @@ func firstAddresses(t *testing.T, node string, tunnel netip.Addr) {
 // and pods call for, and one of them as it is printed.
 func TestIPIPRoutes(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	ipam, err := readIPAM(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +127,7 @@ func TestIPIPRoutes(t *testing.T) {
 // address, as the other node could not answer another one through its tunnel.
 func TestIPIPHostSource(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	addr, err := tunnelAddr(t.Context(), "node1")
 	if err != nil {
 		t.Fatal(err)

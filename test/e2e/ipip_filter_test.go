@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/rules"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/layout"
 )
@@ -36,7 +36,7 @@ func dropped(ctx context.Context, node, reason string) (uint64, error) {
 // pods cannot send it. Its inner packet would reach a pod past everything.
 func TestIPIPFilter(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	const node, each = "node1", 5
 	victim, pod := endOf(t, web(t, node)), endOf(t, web(t, "node2"))
 	box := openMailbox(t, victim)

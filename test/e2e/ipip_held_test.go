@@ -8,25 +8,25 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // TestIPIPSwitchHeld changes the mode while one node has no agent: the others get ready
 // and stay as they are, and say for whom they wait, until it is back.
 func TestIPIPSwitchHeld(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	const away = "node3"
 	flows := flowsBetween(t, "node1", "node2")
 	bringBack := agentAway(t, away)
-	if err := setMode(t.Context(), calc.CrossSubnet); err != nil {
+	if err := setMode(t.Context(), state.IPIPCrossSubnet); err != nil {
 		t.Fatal(err)
 	}
 	for _, node := range []string{"node1", "node2"} {
 		eventually(t, "change held on "+node, func(ctx context.Context) error {
 			w, err := word(ctx, node)
-			if err == nil && (w.Sends != calc.Always || w.Target != calc.CrossSubnet || w.Stage != mode.Accepting) {
+			if err == nil && (w.Sends != state.IPIPAlways || w.Target != state.IPIPCrossSubnet || w.Stage != mode.Accepting) {
 				err = fmt.Errorf("it says %+v, want it accepting", w)
 			}
 			return err
@@ -41,7 +41,7 @@ func TestIPIPSwitchHeld(t *testing.T) {
 	onWire(t, "node1", "node2", true)
 
 	bringBack()
-	awaitMode(t, calc.CrossSubnet)
+	awaitMode(t, state.IPIPCrossSubnet)
 	onWire(t, "node1", "node2", false)
 	sendMore(t, flows[0], 2*rate)
 	unhurt(t, flows)

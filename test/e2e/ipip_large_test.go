@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
@@ -71,7 +70,7 @@ func segments(t *testing.T, from, to end, mtu int) {
 // MTU of a node's uplink changes under running pods.
 func TestIPIPLargePackets(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	const node = "node2"
 	podsHaveMTU(t, tunnelMTU())
 	a, b := endOf(t, web(t, "node1")), endOf(t, web(t, node))

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/preflight"
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/layout"
@@ -71,8 +71,8 @@ func tryFabric(t *testing.T, kind preflight.Kind, wait time.Duration) (failing [
 // node. A change to IPIP then waits, unless it is forced.
 func TestIPIPPreflight(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
-	changeMode(t, calc.Never)
+	inMode(t, state.IPIPAlways)
+	changeMode(t, state.Plain)
 	for _, kind := range []preflight.Kind{preflight.KindIPIP, preflight.KindBGP} {
 		if failing, code := tryFabric(t, kind, time.Duration(5*slowness)*time.Second); code != 0 || len(failing) > 0 {
 			t.Errorf("preflight %s: exit code %d, failing %q", kind, code, failing)
@@ -92,13 +92,13 @@ func TestIPIPPreflight(t *testing.T) {
 	}
 
 	flows := flowsBetween(t, "node1", "node3")
-	if err := setMode(t.Context(), calc.Always); err != nil {
+	if err := setMode(t.Context(), state.IPIPAlways); err != nil {
 		t.Fatal(err)
 	}
 	for _, node := range []string{"node1", "node3"} {
 		heldBecause(t, node, "ipipMode is Always, packets still travel as with Never",
 			fmt.Sprintf("%s (%s) does not answer the probe %s", blocked, nodeAddr(t, blocked), preflight.CheckIPIP))
-		if w, err := word(t.Context(), node); err != nil || w.Sends != calc.Never || w.Stage != mode.Accepting {
+		if w, err := word(t.Context(), node); err != nil || w.Sends != state.Plain || w.Stage != mode.Accepting {
 			t.Errorf("%s says %+v (%v), want it accepting", node, w, err)
 		}
 	}
@@ -110,10 +110,10 @@ func TestIPIPPreflight(t *testing.T) {
 	t.Cleanup(func() {
 		_, _ = cluster.Kubectl(context.Background(), "annotate", "ippools.crd.projectcalico.org", poolName, apiv1.AnnotationPoolForceMode+"-")
 	})
-	if out, code := fromAfar(t, "ippool", "mode", poolName, string(calc.Always), "--force"); code != 0 {
+	if out, code := fromAfar(t, "ippool", "mode", poolName, state.IPIPAlways.String(), "--force"); code != 0 {
 		t.Fatalf("manxctl ippool mode --force: exit code %d: %s", code, out)
 	}
-	awaitMode(t, calc.Always)
+	awaitMode(t, state.IPIPAlways)
 	if out, err := ping(t.Context(), a.netns, b.addr, 56); err == nil {
 		t.Errorf("packets to %s arrive though protocol 4 is blocked: the probes were not told the truth: %s", blocked, out)
 	}
@@ -129,7 +129,7 @@ func TestIPIPPreflight(t *testing.T) {
 // one, and goes on when the fabric has changed its mind.
 func TestIPIPSourceCheck(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	const guarded = "node2"
 	admit := func(ctx context.Context) error {
 		_, err := cluster.Exec(ctx, guarded, "nft", "add table ip e2esource; delete table ip e2esource")
@@ -140,19 +140,19 @@ func TestIPIPSourceCheck(t *testing.T) {
 	on(t, guarded, "nft", "add table ip e2esource; add chain ip e2esource in { type filter hook prerouting priority -300; }; "+
 		"add rule ip e2esource in iifname eth0 ip saddr "+controlplane.PodCIDR+" drop")
 	flows := flowsBetween(t, "node1", guarded)
-	if err := setMode(t.Context(), calc.Never); err != nil {
+	if err := setMode(t.Context(), state.Plain); err != nil {
 		t.Fatal(err)
 	}
 	heldBecause(t, "node1", "ipipMode is Never, packets still travel as with Always",
 		fmt.Sprintf("%s (%s) does not answer the probe %s", guarded, nodeAddr(t, guarded), preflight.CheckPod))
 	sendMore(t, flows[0], 2*rate)
 	for _, node := range nodeNames(t) {
-		routesSettleIn(t, node, calc.Always)
+		routesSettleIn(t, node, state.IPIPAlways)
 	}
 	if err := admit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitMode(t, calc.Never)
+	awaitMode(t, state.Plain)
 	sendMore(t, flows[0], 2*rate)
 	unhurt(t, flows)
 }

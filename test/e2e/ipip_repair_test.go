@@ -8,14 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // TestIPIPRepair breaks the tunnel in every way that root can. It is repaired, and what
 // others have on the device stays as far as the kernel itself leaves it there.
 func TestIPIPRepair(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	const (
 		node         = "node1"
 		foreignAddr  = "198.51.100.9/32"
@@ -51,7 +51,7 @@ func TestIPIPRepair(t *testing.T) {
 			start := time.Now()
 			eventuallyIn(t, limit, "repair", func(ctx context.Context) error { return tunnelUp(ctx, node, tunnelMTU()) })
 			t.Logf("repaired after %.1f s", time.Since(start).Seconds())
-			routesSettleIn(t, node, calc.Always)
+			routesSettleIn(t, node, state.IPIPAlways)
 			if out := on(t, node, "ip", "-o", "-4", "addr", "show", "dev", "tunl0"); !strings.Contains(out, "inet "+foreignAddr) {
 				t.Errorf("somebody else's address is gone:\n%s", out)
 			}

@@ -6,13 +6,13 @@ import (
 	"regexp"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // TestIPIPReach is TestReach through tunnels.
 func TestIPIPReach(t *testing.T) {
 	onLab(t, ipip, services)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	tunnel := func(node string) string {
 		addr, err := tunnelAddr(t.Context(), node)
 		if err != nil {

@@ -10,11 +10,11 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // tour goes through all six changes from one mode to another, and ends where it starts.
-var tour = []calc.EncapMode{calc.Always, calc.CrossSubnet, calc.Never, calc.Always, calc.Never, calc.CrossSubnet, calc.Always}
+var tour = []state.Way{state.IPIPAlways, state.IPIPCrossSubnet, state.Plain, state.IPIPAlways, state.Plain, state.IPIPCrossSubnet, state.IPIPAlways}
 
 // calledBack is the change of the tour after which a tunnel that is not wanted is not
 // given the time to retire.
@@ -41,11 +41,11 @@ func TestIPIPSwitch(t *testing.T) {
 
 	for i, to := range tour[1:] {
 		changeMode(t, to)
-		onWire(t, "node1", "node2", to == calc.Always)
+		onWire(t, "node1", "node2", to == state.IPIPAlways)
 		switch {
-		case to == calc.Never && i > calledBack:
+		case to == state.Plain && i > calledBack:
 			// Called back before its tunnel has retired.
-		case to == calc.Never:
+		case to == state.Plain:
 			onNodes(t, "tunnel retired", tunnelRetired)
 			podsHaveMTU(t, shape.MTU)
 		default:
@@ -73,7 +73,7 @@ func TestIPIPSwitch(t *testing.T) {
 }
 
 // changeReported demands exactly one event since start about the node's change.
-func changeReported(ctx context.Context, node string, start time.Time, from, to calc.EncapMode) error {
+func changeReported(ctx context.Context, node string, start time.Time, from, to state.Way) error {
 	events, err := client.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func changeReported(ctx context.Context, node string, start time.Time, from, to 
 // is not taken for one that is gone.
 func TestIPIPRetired(t *testing.T) {
 	onLab(t, ipip)
-	inMode(t, calc.Always)
+	inMode(t, state.IPIPAlways)
 	for _, node := range nodeNames(t) {
 		if err := tunnelRetired(t.Context(), node); err == nil {
 			t.Errorf("the tunnel of %s is said to be retired", node)

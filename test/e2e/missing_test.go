@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/test/lab/fabric"
@@ -39,22 +38,22 @@ func TestFirstAddress(t *testing.T) {
 // every node says why. Where the kernel has it, the change goes through.
 func TestIPIPMissing(t *testing.T) {
 	onLab(t)
-	inMode(t, calc.Never)
+	inMode(t, state.Plain)
 	flows := flowsBetween(t, "node1", "node2")
 	if vm.HasIPIP() {
-		changeMode(t, calc.Always)
-		changeMode(t, calc.Never)
+		changeMode(t, state.IPIPAlways)
+		changeMode(t, state.Plain)
 		onNodes(t, "tunnel retired", tunnelRetired)
 		unhurt(t, flows)
 		return
 	}
-	if err := setMode(t.Context(), calc.Always); err != nil {
+	if err := setMode(t.Context(), state.IPIPAlways); err != nil {
 		t.Fatal(err)
 	}
 	const why = "the kernel has no ipip links and found no module ipip to load"
 	onNodes(t, "change held", func(ctx context.Context, node string) error {
 		w, err := word(ctx, node)
-		if err == nil && (w.Sends != calc.Never || w.Target != calc.Always || w.Stage != mode.Preparing || !strings.Contains(w.Why, why)) {
+		if err == nil && (w.Sends != state.Plain || w.Target != state.IPIPAlways || w.Stage != mode.Preparing || !strings.Contains(w.Why, why)) {
 			err = fmt.Errorf("it says %+v", w)
 		}
 		return err
@@ -67,7 +66,7 @@ func TestIPIPMissing(t *testing.T) {
 		routesSettle(t, node)
 	}
 	sendMore(t, flows[0], 2*rate)
-	changeMode(t, calc.Never)
+	changeMode(t, state.Plain)
 	podsHaveMTU(t, fabric.DefaultMTU)
 	for _, node := range nodeNames(t) {
 		eventually(t, "nothing held on "+node, func(ctx context.Context) error {

@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/nodeapi"
@@ -41,7 +40,7 @@ func readPool(ctx context.Context) (p apiv1.IPPool, err error) {
 // setMode is what a user does to change how packets travel. kubectl gives the API server
 // 10 s to shake hands, of which an emulated one that is busy needs more: there the same
 // request comes from this process.
-func setMode(ctx context.Context, to calc.EncapMode) error {
+func setMode(ctx context.Context, to state.Way) error {
 	patch := fmt.Sprintf(`{"spec":{"ipipMode":%q}}`, to)
 	if !emulated() {
 		_, err := cluster.Kubectl(ctx, "patch", "ippools.crd.projectcalico.org", poolName, "--type=merge", "-p", patch)
@@ -70,7 +69,7 @@ func word(ctx context.Context, node string) (mode.Word, error) {
 
 // arrived tells which node does not send with the ipipMode, or has not heard of the
 // pool as it is now.
-func arrived(ctx context.Context, to calc.EncapMode) error {
+func arrived(ctx context.Context, to state.Way) error {
 	pool, err := readPool(ctx)
 	if err != nil {
 		return err
@@ -89,7 +88,7 @@ func arrived(ctx context.Context, to calc.EncapMode) error {
 }
 
 // awaitMode returns when all nodes have arrived and have the routes that belong to it.
-func awaitMode(t *testing.T, to calc.EncapMode) {
+func awaitMode(t *testing.T, to state.Way) {
 	t.Helper()
 	eventuallyIn(t, 2*patience, fmt.Sprintf("all nodes send with ipipMode %s", to), func(ctx context.Context) error { return arrived(ctx, to) })
 	for _, node := range nodeNames(t) {
@@ -98,7 +97,7 @@ func awaitMode(t *testing.T, to calc.EncapMode) {
 }
 
 // changeMode patches the pool and waits until the change has arrived everywhere.
-func changeMode(t *testing.T, to calc.EncapMode) {
+func changeMode(t *testing.T, to state.Way) {
 	t.Helper()
 	start := time.Now()
 	if err := setMode(t.Context(), to); err != nil {
@@ -109,19 +108,19 @@ func changeMode(t *testing.T, to calc.EncapMode) {
 }
 
 // inMode starts a test with the pool in a mode, in which the test leaves it.
-func inMode(t *testing.T, want calc.EncapMode) {
+func inMode(t *testing.T, want state.Way) {
 	t.Helper()
 	pool, err := readPool(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if calc.EncapMode(pool.Spec.IPIPMode) != want {
+	if state.WayBy(state.EncapIPIP, state.When(pool.Spec.IPIPMode)) != want {
 		if err := setMode(t.Context(), want); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Cleanup(func() {
-		if pool, err := readPool(context.Background()); err == nil && calc.EncapMode(pool.Spec.IPIPMode) != want {
+		if pool, err := readPool(context.Background()); err == nil && state.WayBy(state.EncapIPIP, state.When(pool.Spec.IPIPMode)) != want {
 			_ = setMode(context.Background(), want)
 		}
 	})

@@ -15,7 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/manx-cni/manx/felix/calc"
+	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/test/lab/fabric"
 )
 
@@ -55,11 +55,11 @@ func TestRoutes(t *testing.T) {
 // routesSettle waits until the node's routes are those that IPAM objects and pods call for.
 func routesSettle(t *testing.T, node string) {
 	t.Helper()
-	routesSettleIn(t, node, calc.Never)
+	routesSettleIn(t, node, state.Plain)
 }
 
 // routesSettleIn is routesSettle while packets travel with an ipipMode.
-func routesSettleIn(t *testing.T, node string, ipipMode calc.EncapMode) {
+func routesSettleIn(t *testing.T, node string, ipipMode state.Way) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("routes on %s with ipipMode %s", node, ipipMode), func(ctx context.Context) error {
 		want, err := wantRoutes(ctx, node, ipipMode)
@@ -80,7 +80,7 @@ func routesSettleIn(t *testing.T, node string, ipipMode calc.EncapMode) {
 }
 
 // wantRoutes are the node's routes as "ip route show proto manx" prints them, sorted.
-func wantRoutes(ctx context.Context, node string, ipipMode calc.EncapMode) (want []string, err error) {
+func wantRoutes(ctx context.Context, node string, ipipMode state.Way) (want []string, err error) {
 	self, err := cluster.Addr(node)
 	if err != nil {
 		return nil, err
@@ -165,8 +165,8 @@ func addrIn(pod *corev1.Pod, family func(netip.Addr) bool) string {
 }
 
 // device is where a node's packets to another leave it, as "ip route" prints it.
-func device(ipipMode calc.EncapMode, self, other netip.Addr) string {
-	if ipipMode == calc.Always || ipipMode == calc.CrossSubnet && fabric.SubnetOf(self) != fabric.SubnetOf(other) {
+func device(ipipMode state.Way, self, other netip.Addr) string {
+	if ipipMode == state.IPIPAlways || ipipMode == state.IPIPCrossSubnet && fabric.SubnetOf(self) != fabric.SubnetOf(other) {
 		return "tunl0 onlink"
 	}
 	return "eth0"
