@@ -2,7 +2,6 @@ package felix
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -129,11 +128,9 @@ func (d *Dataplane) takeChanges6(c iface.Changes) {
 func (d *Dataplane) refresh() {
 	d.lastRefresh = time.Time{}
 	d.look.uplink, d.look.uplink6, d.look.endpoints = true, true, true
-	d.routes.QueueResync()
-	d.nft.QueueResync()
-	d.nft6.QueueResync()
-	d.tunnel.QueueResync()
-	d.linkconf.QueueResync()
+	for _, p := range d.parts {
+		p.QueueResync()
+	}
 }
 
 // lookAndWrite does what is due, in the order that keeps traffic safe. Reading
@@ -145,7 +142,6 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	if d.outerChanged() {
 		d.linkconf.QueueResync()
 	}
-	d.linkconf.Apply(d.linkWants) // a link that is down takes no route
 	if d.look.calculate {
 		if err := d.lookForGateways(); err != nil {
 			return err
@@ -169,41 +165,6 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 		d.log.Info("dataplane is in sync", "endpoints", len(d.endpoints.All()), "uplink", d.input.Uplink.Name)
 	}
 	return err
-}
-
-// write brings the kernel to what was calculated. The packet filter for IPv6 is there
-// before its routes and stays as long as they do, and holds up nothing of IPv4.
-func (d *Dataplane) write(ctx context.Context) error {
-	if !d.input.Node.IPv6.IsValid() {
-		err := d.writeBoth(ctx)
-		return errors.Join(err, d.nft6.Apply(ctx))
-	}
-	err6 := d.nft6.Apply(ctx)
-	return errors.Join(d.writeBoth(ctx), err6)
-}
-
-// writeBoth writes what knows no family, and what only IPv4 has. Sets and chains come
-// before the tunnel while it is wanted, so that it never takes packets from strangers,
-// and routes after it. When it goes it is the other way round: the guard last, once
-// the device is known not to be open any longer.
-func (d *Dataplane) writeBoth(ctx context.Context) error {
-	if d.input.Tunnel == nil {
-		err := errors.Join(d.routes.Apply(ctx), d.tunnel.Apply(ctx))
-		d.setFilter()
-		return errors.Join(err, d.nft.Apply(ctx))
-	}
-	d.setFilter()
-	err := d.nft.Apply(ctx)
-	if err == nil {
-		// That there can be no tunnel is a condition, not something to try at once again.
-		if err = d.tunnel.Apply(ctx); d.tunnel.Unavailable() != "" {
-			err = nil
-		}
-		if d.tunnel.Flushed() {
-			d.routes.QueueResync()
-		}
-	}
-	return errors.Join(err, d.routes.Apply(ctx))
 }
 
 // setFilter tells the packet filter what was calculated. It guards a tunnel that is

@@ -75,6 +75,7 @@ type Dataplane struct {
 	mailbox   mailbox
 	synced    chan struct{} // closed when AddEndpoint may write
 	published atomic.Pointer[Status]
+	changed   chan struct{} // see Changed
 
 	// All below belongs to the loop's goroutine.
 	routes    *route.Driver
@@ -82,6 +83,8 @@ type Dataplane struct {
 	tunnel    *tunnel.Driver
 	endpoints *endpoint.Driver
 	linkconf  *linkconf.Driver
+	ipip      *ipipDevice // tunnel among the parts
+	parts     []part      // all of them but endpoints, which is told and not applied
 
 	input        calc.Input // the last one, with the uplinks filled in
 	haveInput    bool
@@ -145,7 +148,7 @@ func New(cfg Config) (*Dataplane, error) {
 		cfg.Refresh = DefaultRefresh
 	}
 	d := &Dataplane{
-		cfg: cfg, log: cfg.Log, tasks: make(chan func(context.Context)), synced: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, tasks: make(chan func(context.Context)), synced: make(chan struct{}), changed: make(chan struct{}, 1),
 		look: lookAgain{uplink: true, endpoints: true, calculate: true},
 	}
 	d.published.Store(&Status{})
@@ -159,8 +162,9 @@ func New(cfg Config) (*Dataplane, error) {
 	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
-		Kernel: d.kernel, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
+		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
 	})
+	d.place()
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{
 		Kernel: reaperKernel, InUse: d.endpoints.InUse, Closed: d.endpoints.Closed, Log: cfg.Log,
 	})

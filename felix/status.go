@@ -25,6 +25,12 @@ type Status struct {
 	// Uplink6 has the node's IPv6 address; zero without one.
 	Uplink6 calc.Uplink `json:"uplink6,omitzero"`
 	Tunnel  Tunnel      `json:"tunnel"`
+	// RoutesKept counts routes that are not wanted any longer and stay until BGP has
+	// converged.
+	RoutesKept int `json:"routesKept"`
+	// FirstError is what the kernel refuses, empty when it refuses nothing: of the route
+	// first, in front of what a route needs.
+	FirstError string `json:"firstError,omitempty"`
 	// Applied is the Generation of the last input that is completely in the kernel.
 	Applied uint64 `json:"applied"`
 	// Dropped counts packets that the packet filter refused, by reason.
@@ -43,7 +49,9 @@ type Status struct {
 	Conditions   []state.Condition `json:"conditions,omitempty"`
 	Capabilities []caps.Capability `json:"capabilities,omitempty"`
 
-	node6 netip.Addr // the node's IPv6 address
+	node6                   netip.Addr // the node's IPv6 address
+	routeError, tunnelError string     // the drivers' last
+	unready                 []error    // what of the drivers keeps the node from being ready
 }
 
 // Tunnel is the state of the IPIP device.
@@ -52,6 +60,9 @@ type Tunnel struct {
 	Wanted *state.Tunnel `json:"wanted,omitempty"`
 	// Ready: it is as it should be.
 	Ready bool `json:"ready"`
+	// Held: others' routes or addresses keep on the device something of ours that should
+	// go. Packets pass all the same.
+	Held bool `json:"held,omitempty"`
 	// Unavailable says why this kernel cannot have it.
 	Unavailable string `json:"unavailable,omitempty"`
 }
@@ -77,17 +88,16 @@ func (d *Dataplane) Status() Status {
 // Endpoints lists the pods on this node by interface name.
 func (d *Dataplane) Endpoints() []state.Endpoint { return d.endpoints.All() }
 
-// TunnelServes reports whether packets go through the tunnel as they should. It may be
-// held from being all that is wanted of it: somebody else's routes keep an address of
-// ours, which pods do not care about.
-func (s Status) TunnelServes() bool { return s.Tunnel.Ready || s.Driver("tunnel").Held > 0 }
+// Serves reports whether packets go through the tunnel as they should. It may be held
+// from being all that is wanted of it, which pods do not care about.
+func (t Tunnel) Serves() bool { return t.Ready || t.Held }
 
 // Ready reports why pods cannot be served yet, nil when they can.
 func (d *Dataplane) Ready() error {
 	s := d.Status()
 	if !s.InSync {
-		if why := s.Driver("route").LastError; why != "" {
-			return fmt.Errorf("dataplane: the kernel has not been read back: %s", why)
+		if s.routeError != "" {
+			return fmt.Errorf("dataplane: the kernel has not been read back: %s", s.routeError)
 		}
 		return errors.New("dataplane: no state of the cluster yet")
 	}
@@ -98,16 +108,10 @@ func (d *Dataplane) Ready() error {
 	if s.node6.IsValid() && s.Uplink6.Name == "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: no interface has the node's IPv6 address %s", s.node6))
 	}
-	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.TunnelServes() {
-		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.Driver("tunnel").LastError)))
+	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Serves() {
+		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.tunnelError)))
 	}
-	if nft := s.Driver("nft"); nft.LastError != "" {
-		reasons = append(reasons, fmt.Errorf("dataplane: packet filter: %s", nft.LastError))
-	}
-	if nft6 := s.Driver("nft6"); s.node6.IsValid() && nft6.LastError != "" {
-		reasons = append(reasons, fmt.Errorf("dataplane: packet filter for IPv6: %s", nft6.LastError))
-	}
-	return errors.Join(reasons...)
+	return errors.Join(append(reasons, s.unready...)...)
 }
 
 // publish replaces the status. Only the loop's goroutine calls it.
@@ -117,24 +121,32 @@ func (d *Dataplane) publish() {
 		Uplink6: d.input.Uplink6, node6: d.input.Node.IPv6.Addr(),
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
-		Drivers:      []state.DriverStatus{d.nft.Status(), d.tunnel.Status(), d.routes.Status(), d.linkconf.Status()},
 		Capabilities: d.capabilities,
 		Tunnel:       Tunnel{Wanted: d.wantedTunnel(), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()},
 		Applied:      d.applied, Dropped: sum(d.nft.Dropped(), d.nft6.Dropped()),
 	}
-	if nft6 := d.nft6.Status(); s.node6.IsValid() || nft6.LastError != "" {
-		s.Drivers = append(s.Drivers, nft6)
-	}
-	filters := d.nft.Conditions()
-	for _, c := range d.nft6.Conditions() {
-		if !slices.Contains(filters, c) { // not once more that both miss the program
-			filters = append(filters, c)
+	s.Conditions = slices.Concat(d.calculated, d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
+	d.say(&s)
+	slices.SortFunc(s.Conditions, state.CompareConditions)
+	if before := d.published.Swap(&s); !before.same(s) {
+		select {
+		case d.changed <- struct{}{}:
+		default: // the receiver has not come yet, and will see this one
 		}
 	}
-	s.Conditions = slices.Concat(d.calculated, d.routes.Conditions(), filters, d.tunnel.Conditions(),
-		d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding, d.linkconf.Conditions())
-	slices.SortFunc(s.Conditions, state.CompareConditions)
-	d.published.Store(&s)
+}
+
+// Changed receives after Status has changed in what others go by: counts and times move
+// with every apply, and are no reason to look. It holds one wake-up.
+func (d *Dataplane) Changed() <-chan struct{} { return d.changed }
+
+// same reports whether s and o say the same of everything but counts and times.
+func (s *Status) same(o Status) bool {
+	return s.InSync == o.InSync && s.Converged == o.Converged && s.Applied == o.Applied &&
+		s.Uplink.Equal(o.Uplink) && s.Uplink6.Equal(o.Uplink6) &&
+		s.Tunnel.Wanted.Equal(o.Tunnel.Wanted) && s.Tunnel.Ready == o.Tunnel.Ready && s.Tunnel.Held == o.Tunnel.Held &&
+		s.Tunnel.Unavailable == o.Tunnel.Unavailable && (s.RoutesKept == 0) == (o.RoutesKept == 0) &&
+		s.FirstError == o.FirstError
 }
 
 // sum adds up what both packet filters have dropped for the same reason, sorted.

@@ -2,6 +2,7 @@ package calc
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -58,6 +59,11 @@ type Uplink struct {
 	// MTU in bytes: of the interface, or, when no packet leaves by it (lo), the
 	// least of those that lead to the other nodes.
 	MTU int `json:"mtu"`
+}
+
+// Equal compares two uplinks.
+func (u Uplink) Equal(o Uplink) bool {
+	return u.Name == o.Name && u.MTU == o.MTU && slices.Equal(u.Prefixes, o.Prefixes)
 }
 
 // Input is the snapshot a calculation starts from. The calculation reads it and

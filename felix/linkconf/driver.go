@@ -19,6 +19,7 @@
 package linkconf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,7 +62,9 @@ type Want struct {
 // Config is what a Driver needs.
 type Config struct {
 	Kernel Kernel
-	Log    *slog.Logger
+	// Wants are what links should be. It is asked when there is something to look at.
+	Wants func() []Want
+	Log   *slog.Logger
 	// Wake is called when there is something to do after that time.
 	Wake func(after time.Duration)
 	// Now is time.Now when nil.
@@ -125,10 +128,17 @@ func (d *Driver) QueueResync() { d.resync = true }
 // Touch has one link looked at.
 func (d *Driver) Touch(index int) { d.dirty[index] = true }
 
-// Apply looks at what may have changed and sets what differs from wants, which is only
-// asked when there is something to look at. What the kernel refuses is a condition and no
-// error: nothing else waits for it.
-func (d *Driver) Apply(wants func() []Want) {
+// Apply looks at what may have changed and sets what differs from what is wanted. What
+// the kernel refuses is a condition and no error: nothing else waits for it.
+func (d *Driver) Apply(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.apply()
+	return nil
+}
+
+func (d *Driver) apply() {
 	now := d.cfg.Now()
 	due := !d.again.IsZero() && !now.Before(d.again)
 	if !d.resync && !due && len(d.dirty) == 0 {
@@ -145,7 +155,7 @@ func (d *Driver) Apply(wants func() []Want) {
 	if due {
 		d.again = time.Time{}
 	}
-	d.round(links, wants(), all, now)
+	d.round(links, d.cfg.Wants(), all, now)
 	d.resync, d.dirty = false, map[int]bool{}
 	d.status.LastApply, d.status.LastApplySeconds = now, d.cfg.Now().Sub(now).Seconds()
 }

@@ -1,6 +1,7 @@
 package linkconf_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,12 +22,20 @@ type world struct {
 	d     *linkconf.Driver
 	wants []linkconf.Want
 	wakes []time.Duration
+	asked func() []linkconf.Want // what the driver is told
+}
+
+func (w *world) look() {
+	if err := w.d.Apply(context.Background()); err != nil {
+		panic(err) // only a context's
+	}
 }
 
 func newWorld() *world {
 	w := &world{k: nltest.NewKernel(), wants: []linkconf.Want{{Name: "eth0", Values: []linkconf.Value{{Setting: nl.Forwarding, Want: 1}}}}}
 	w.k.AddLink(nl.Link{Name: "eth0", MTU: 1500, Up: true, Settings: nl.Settings{}.With(nl.Forwarding, 1)})
-	w.d = linkconf.New(linkconf.Config{Kernel: w.k, Wake: func(after time.Duration) { w.wakes = append(w.wakes, after) }})
+	w.asked = func() []linkconf.Want { return w.wants }
+	w.d = linkconf.New(linkconf.Config{Kernel: w.k, Wants: func() []linkconf.Want { return w.asked() }, Wake: func(after time.Duration) { w.wakes = append(w.wakes, after) }})
 	return w
 }
 
@@ -37,7 +46,7 @@ func (w *world) pod(name, alias string) {
 
 func (w *world) apply() []string {
 	w.d.QueueResync()
-	w.d.Apply(func() []linkconf.Want { return w.wants })
+	w.look()
 	return w.k.TakeLog()
 }
 
@@ -60,7 +69,8 @@ func TestNothingToDo(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	calls := w.k.Calls(nltest.OpLinks)
-	w.d.Apply(func() []linkconf.Want { t.Error("asked for wants without a reason"); return nil })
+	w.asked = func() []linkconf.Want { t.Error("asked for wants without a reason"); return nil }
+	w.look()
 	if w.k.Calls(nltest.OpLinks) != calls {
 		t.Error("looked without a reason")
 	}
@@ -79,7 +89,7 @@ func TestFight(t *testing.T) {
 			w.k.Set("eth0", nl.Forwarding, 0)
 			w.d.Touch(2)
 			w.d.Touch(1)
-			w.d.Apply(func() []linkconf.Want { return w.wants })
+			w.look()
 			writes += len(w.k.TakeLog())
 		}
 		if writes < 10 || writes > 40 {

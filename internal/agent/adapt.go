@@ -98,11 +98,8 @@ func (a *Agent) podAddresses() map[string][]netip.Addr {
 }
 
 // dataplaneInput is what felix computes from.
-func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
+func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation uint64) calc.Input {
 	learned, converged := a.speaker.Learned()
-	a.generation++
-	plan := a.planFor(s, a.generation)
-	a.handed = plan
 	in := calc.Input{
 		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address, IPv6: a.identity.Address6},
 		Owners:            s.Owners,
@@ -111,7 +108,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot) calc.Input {
 		Lent:              lentTo(a.ipam.Lent(), s),
 		Tunnel:            plan.tunnel,
 		AllowIPIPFromPods: a.settings.Dataplane.AllowIPIPFromPods, AllowVXLANFromPods: a.settings.Dataplane.AllowVXLANFromPods,
-		Generation: a.generation,
+		Generation: generation,
 		Converged:  converged,
 	}
 	for _, n := range s.Nodes {
@@ -266,8 +263,7 @@ func (a *Agent) modeSettings(s *datastore.Snapshot) modeSettings {
 }
 
 // planFor is what the dataplane should do about modes, with its input of that generation.
-func (a *Agent) planFor(s *datastore.Snapshot, generation uint64) modePlan {
-	dp := a.dataplane.Status()
+func (a *Agent) planFor(s *datastore.Snapshot, dp felix.Status, generation uint64) modePlan {
 	set := a.modeSettings(s)
 	return a.modes.step(s, set, dp, generation, reachOf(s, a.node, a.identity.Address.Addr(), dp, set))
 }

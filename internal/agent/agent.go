@@ -58,8 +58,6 @@ type Agent struct {
 
 	modesChanged chan struct{}     // wakes the steering loop
 	ownership    ownership         // the steering loop's
-	generation   uint64            // of the last input of the dataplane; the steering loop's
-	handed       modePlan          // and what it said of modes
 	refused      []state.Condition // the last of settingConditions; the steering loop's
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on

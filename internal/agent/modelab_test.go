@@ -64,7 +64,7 @@ func inLab(t *testing.T, ipip apiv1.EncapMode, test func(t *testing.T, l *lab)) 
 		for i, name := range []string{"a", "b", "c"} {
 			l.members = append(l.members, &member{
 				lab: l, name: name, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), podMTU: uplinkMTU, uplink: uplinkMTU,
-				lag: time.Duration(i) * apiTime, annotations: map[string]string{}, changed: make(chan struct{}, 1),
+				lag: time.Duration(i) * apiTime, annotations: map[string]string{}, changed: make(chan struct{}, 1), kernel: make(chan struct{}, 1),
 			})
 		}
 		t.Cleanup(func() {
@@ -212,7 +212,8 @@ type member struct {
 
 	settings modeSettings
 	view     atomic.Pointer[datastore.Snapshot]
-	changed  chan struct{}
+	changed  chan struct{} // the API's objects
+	kernel   chan struct{} // the dataplane's status
 	modes    *modes
 	end      func()
 
@@ -275,39 +276,27 @@ func (m *member) stop() {
 	}
 }
 
-// steer does with modes what the agent's steering loop does.
-func (m *member) steer(ctx context.Context, wake <-chan struct{}) {
-	tick := time.NewTicker(steerEvery)
-	defer tick.Stop()
-	for generation := uint64(1); ; generation++ {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.changed:
-		case <-wake:
-		case <-tick.C:
+// steer is the agent's steering loop, over what the member has of the subsystems.
+func (m *member) steer(ctx context.Context, agreement <-chan struct{}) {
+	s := steering{
+		objects: m.changed, kernel: m.kernel, agreement: agreement, beat: func() {},
+		cluster: func(context.Context) (*datastore.Snapshot, bool) { snap := m.view.Load(); return snap, snap != nil },
+		status:  m.status, modes: m.modes,
+		plan: func(snap *datastore.Snapshot, dp felix.Status, generation uint64) modePlan {
+			return m.modes.step(snap, m.settings, dp, generation, reachOf(snap, m.name, m.addr, dp, m.settings))
+		},
+		write: func(ctx context.Context, _ *datastore.Snapshot, plan modePlan, generation uint64) {
+			m.setState(ctx, generation, plan)
+		},
+		announce: func(*datastore.Snapshot) {},
+		serve: func() {
 			m.lab.mu.Lock()
-			serving := m.serving
-			m.lab.mu.Unlock()
-			if serving && !m.modes.stale(m.status()) {
-				continue
-			}
-		}
-		snap := m.view.Load()
-		if snap == nil {
-			continue
-		}
-		reach := reachOf(snap, m.name, m.addr, m.status(), m.settings)
-		m.setState(ctx, generation, m.modes.step(snap, m.settings, m.status(), generation, reach))
-		if dp := m.status(); dp.InSync && m.modes.ready(dp) == nil {
-			m.lab.mu.Lock()
-			if !m.serving {
-				m.serving = true
-				m.note("serves")
-			}
-			m.lab.mu.Unlock()
-		}
+			defer m.lab.mu.Unlock()
+			m.serving = true
+			m.note("serves")
+		},
 	}
+	s.run(ctx)
 }
 
 // status is the dataplane's.
@@ -322,11 +311,7 @@ func (m *member) status() felix.Status {
 		s.Tunnel.Unavailable = m.noKernel
 		s.Tunnel.Ready = m.device != nil && m.device.Addr == m.wants.tunnel.Addr
 	}
-	held := state.DriverStatus{Name: "tunnel"}
-	if m.going {
-		held.Held = 1
-	}
-	s.Drivers = []state.DriverStatus{held}
+	s.Tunnel.Held = m.going
 	return s
 }
 
@@ -379,11 +364,13 @@ func (m *member) apply() {
 			if m.going {
 				m.device, m.going = nil, false
 				m.note("tunnel down")
+				notify(m.kernel)
 				m.lab.lossless()
 			}
 		})
 	}
 	m.inSync, m.applied = true, m.wanted
+	notify(m.kernel)
 	m.lab.lossless()
 }
 

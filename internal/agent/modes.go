@@ -120,14 +120,14 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	}
 	// A plan made before the last word was said does not tell what the kernel sends now.
 	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
-	m.gone = m.applied && m.plan.tunnel == nil && dp.Driver("tunnel").Held == 0
+	m.gone = m.applied && m.plan.tunnel == nil && !dp.Tunnel.Held
 	m.problem, m.cannot = problemOf(set, dp), dp.Tunnel.Unavailable
 	m.decision = mode.Step(mode.Input{
 		Pools: m.pools, Own: m.said, Others: m.others,
 		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
 		PodsNotReady: m.podsNotReady(), Probes: m.probes,
 		// Before BGP has converged the routes of an agent before this one are kept.
-		Applied: m.applied && (dp.Converged || dp.Driver("route").Held == 0), ApplyError: applyError(dp),
+		Applied: m.applied && (dp.Converged || dp.RoutesKept == 0), ApplyError: dp.FirstError,
 	})
 	m.fresh = true
 	maps.DeleteFunc(m.probes, func(target state.Way, _ mode.Probe) bool {
@@ -207,22 +207,6 @@ func (r addrRanges) has(addr netip.Addr) bool {
 	return slices.ContainsFunc(in, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// applyError is what the kernel refuses: of the route first, which a change of mode is
-// about.
-func applyError(dp felix.Status) string {
-	worst := func(name string) int { return slices.Index([]string{"nft", "tunnel", "route"}, name) }
-	first := state.DriverStatus{}
-	for _, d := range dp.Drivers {
-		if d.LastError != "" && (first.LastError == "" || worst(d.Name) > worst(first.Name)) {
-			first = d
-		}
-	}
-	if first.LastError == "" {
-		return ""
-	}
-	return first.Name + ": " + first.LastError
-}
-
 // heardWithin is how long the API may take to show what was said. After that another
 // program has said something in between.
 const heardWithin = 15 * time.Second
@@ -266,10 +250,10 @@ func (m *modes) notReady(dp felix.Status) string {
 		return "the tunnel has no address: " + m.addrErr
 	case len(m.ranges.from) > 0 && !m.addr.IsValid():
 		return "the tunnel has no address yet"
-	case m.applied && dp.TunnelServes() && m.plan.tunnel.Addr == m.addr:
+	case m.applied && dp.Tunnel.Serves() && m.plan.tunnel.Addr == m.addr:
 		return ""
 	}
-	return cmp.Or(applyError(dp), "the tunnel device is being set up")
+	return cmp.Or(dp.FirstError, "the tunnel device is being set up")
 }
 
 // podsNotReady says why running pods may send packets too large. That nobody can

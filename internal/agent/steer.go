@@ -10,45 +10,146 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/loop"
 )
 
-// steerEvery is how often the steering looks without being told: for what has no
-// signal of its own, such as the dataplane's first apply.
-const steerEvery = 250 * time.Millisecond
+// How often the steering looks without being told. While it starts that is for what has
+// no signal, such as blocks that could not be read; later for what depends on time alone.
+const (
+	startEvery = 250 * time.Millisecond
+	steerEvery = 2 * time.Second
+)
 
-// steer is the loop that connects the subsystems: whatever changes anywhere, it
-// computes what the dataplane and the speaker should be now, from current values
-// only, and hands it over. Both take the latest and compare for themselves.
-func (a *Agent) steer(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	heart := a.health.Heart("steering", time.Minute)
-	synced, serving := false, false
-	firstSync := newSyncRetry()
-	tick := time.NewTicker(steerEvery)
+// steering is the loop that connects the subsystems: whatever changes anywhere, it
+// computes what the dataplane and the speaker should be now, from current values only, and
+// hands it over. Both take the latest and compare for themselves. What it connects is
+// handed in, so that the laboratory of modes runs this loop and no copy of it.
+type steering struct {
+	// What tells that something has changed: the cluster's objects, this node's addresses in
+	// IPAM, the paths that BGP has learned, the dataplane's status, and the agreement on
+	// modes. A nil one is of a subsystem that is not there.
+	objects, addresses, paths, kernel, agreement <-chan struct{}
+	// beat tells that the loop is alive, at least every steerEvery.
+	beat func()
+
+	// cluster is how the cluster is now; false while nothing may be written.
+	cluster func(ctx context.Context) (*datastore.Snapshot, bool)
+	status  func() felix.Status
+	// plan lets the agreement on modes go on, and says what the dataplane is told of it
+	// with its input of that generation.
+	plan  func(s *datastore.Snapshot, dp felix.Status, generation uint64) modePlan
+	modes *modes
+	// write hands the dataplane its input, announce the speaker's, as soon as the dataplane
+	// is in sync. serve is called once, when pods can be served.
+	write    func(ctx context.Context, s *datastore.Snapshot, plan modePlan, generation uint64)
+	announce func(s *datastore.Snapshot)
+	serve    func()
+
+	// All below is the loop's.
+	serving    bool
+	generation uint64              // of the last input of the dataplane
+	handed     modePlan            // and what it said of modes
+	last       *datastore.Snapshot // what it was made from
+}
+
+// run steers until ctx ends.
+func (s *steering) run(ctx context.Context) {
+	tick := time.NewTicker(startEvery)
 	defer tick.Stop()
 	for {
+		inputs := true // what is computed from may have changed, other than the agreement
 		select {
 		case <-ctx.Done():
-			return g.Wait()
-		case <-a.datastore.Changed():
-		case <-a.ipam.Changed():
-		case <-a.speaker.Changed():
-		case <-a.modesChanged:
-			if serving && !a.modesMoved() {
-				continue
-			}
+			return
+		case <-s.objects:
+		case <-s.addresses:
+		case <-s.paths:
+		case <-s.kernel:
+			inputs = false
+		case <-s.agreement:
+			inputs = false
 		case <-tick.C:
-			heart.Beat()
-			if serving && !(a.modes.stale(a.dataplane.Status()) && a.modesMoved()) {
+			s.beat()
+			inputs = false
+			if s.serving && !s.modes.stale(s.status()) {
 				continue
 			}
 		}
+		if s.serving && !inputs && !s.moved() {
+			continue
+		}
+		if s.turn(ctx) {
+			tick.Reset(steerEvery)
+		}
+	}
+}
+
+// moved lets the agreement on modes go on, and reports whether the dataplane must be told:
+// a change that waits for another node should not cost a calculation each time it is
+// looked at.
+func (s *steering) moved() bool {
+	return !s.plan(s.last, s.status(), s.generation+1).equal(s.handed)
+}
+
+// turn computes and hands over everything; it reports whether pods are served from now on.
+func (s *steering) turn(ctx context.Context) (begins bool) {
+	snap, ok := s.cluster(ctx)
+	if !ok {
+		return false
+	}
+	s.last = snap
+	s.generation++
+	s.handed = s.plan(snap, s.status(), s.generation)
+	s.write(ctx, snap, s.handed, s.generation)
+	dp := s.status()
+	if !dp.InSync {
+		return false
+	}
+	s.announce(snap)
+	if s.serving || s.modes.ready(dp) != nil {
+		return false
+	}
+	s.serving = true
+	s.serve()
+	return true
+}
+
+// steer connects the agent's subsystems.
+func (a *Agent) steer(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	heart := a.health.Heart("steering", time.Minute)
+	s := steering{
+		objects: a.datastore.Changed(), addresses: a.ipam.Changed(), paths: a.speaker.Changed(),
+		kernel: a.dataplane.Changed(), agreement: a.modesChanged,
+		beat:    heart.Beat,
+		cluster: a.admitted(newSyncRetry()),
+		status:  a.dataplane.Status,
+		plan:    a.planFor, modes: a.modes,
+		write: func(_ context.Context, snap *datastore.Snapshot, plan modePlan, generation uint64) {
+			a.dataplane.SetState(a.dataplaneInput(snap, plan, generation))
+		},
+		announce: func(snap *datastore.Snapshot) { a.speaker.SetDesired(a.speakerDesired(snap)) },
+		serve: func() {
+			g.Go(func() error { return a.serveNodeAPI(ctx) })
+			g.Go(func() error { return a.markNode(ctx) })
+			g.Go(func() error { return a.watchPods(ctx) })
+		},
+	}
+	s.run(ctx)
+	return g.Wait()
+}
+
+// admitted returns how the cluster is now, once this node's own blocks are known: nothing
+// is written before.
+func (a *Agent) admitted(retry *loop.Retry) func(ctx context.Context) (*datastore.Snapshot, bool) {
+	synced := false
+	return func(ctx context.Context) (*datastore.Snapshot, bool) {
 		snap, ok := a.datastore.Snapshot()
 		if !ok {
-			continue
+			return nil, false
 		}
 		snap, unlocked := a.heed(snap)
 		if unlocked {
@@ -57,23 +158,12 @@ func (a *Agent) steer(ctx context.Context) error {
 		a.snapshot.Store(snap)
 		a.warnRefused(snap)
 		if !synced {
-			if synced = a.trySync(ctx, firstSync); !synced {
-				continue // nothing is written before this node's own blocks are known
+			if synced = a.trySync(ctx, retry); !synced {
+				return nil, false
 			}
 		}
 		a.recheck(snap)
-		a.dataplane.SetState(a.dataplaneInput(snap))
-		dp := a.dataplane.Status()
-		if !dp.InSync {
-			continue
-		}
-		a.speaker.SetDesired(a.speakerDesired(snap))
-		if !serving && a.modes.ready(dp) == nil {
-			serving = true
-			g.Go(func() error { return a.serveNodeAPI(ctx) })
-			g.Go(func() error { return a.markNode(ctx) })
-			g.Go(func() error { return a.watchPods(ctx) })
-		}
+		return snap, true
 	}
 }
 
@@ -86,21 +176,14 @@ func (a *Agent) recheck(s *datastore.Snapshot) {
 	}
 }
 
-// modesMoved lets a change of modes go on, and reports whether the dataplane must be
-// told: a change that waits for another node should not cost a calculation each time
-// it is looked at.
-func (a *Agent) modesMoved() bool {
-	snap := a.snapshot.Load()
-	return !a.planFor(snap, a.generation+1).equal(a.handed)
-}
-
 // syncTimeout bounds one reading of this node's blocks below the heart's deadline: an
 // API server that hangs is a reason to try again, not to be restarted for.
 const syncTimeout = 30 * time.Second
 
-// newSyncRetry paces the attempts. The steering loop looks four times a second, and all
-// nodes of a cluster would ask an API server that is away, or refuses, as often.
-func newSyncRetry() *loop.Retry { return &loop.Retry{Min: steerEvery, Max: syncTimeout} }
+// newSyncRetry paces the attempts. The steering loop looks four times a second while it
+// starts, and all nodes of a cluster would ask an API server that is away, or refuses, as
+// often.
+func newSyncRetry() *loop.Retry { return &loop.Retry{Min: startEvery, Max: syncTimeout} }
 
 // trySync reads this node's blocks when it is time to try, and reports whether it could.
 func (a *Agent) trySync(ctx context.Context, retry *loop.Retry) bool {

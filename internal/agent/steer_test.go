@@ -21,12 +21,12 @@ func TestFirstSyncBacksOff(t *testing.T) {
 		a := &Agent{ipam: ipam.New(ipam.Config{Node: "n1", Store: store.New(b)})}
 		retry := newSyncRetry()
 		look := func(during time.Duration) (synced bool, requests int) {
-			for range during / steerEvery {
+			for range during / startEvery {
 				if a.trySync(t.Context(), retry) {
 					synced = true
 					break
 				}
-				time.Sleep(steerEvery)
+				time.Sleep(startEvery)
 			}
 			return synced, len(b.TakeOps())
 		}
@@ -37,7 +37,7 @@ func TestFirstSyncBacksOff(t *testing.T) {
 			t.Error("nothing is said of the failures")
 		}
 		b.SetHook(nil)
-		if synced, _ := look(syncTimeout + steerEvery); !synced {
+		if synced, _ := look(syncTimeout + startEvery); !synced {
 			t.Errorf("not synced %s after the server is back", syncTimeout)
 		}
 	})

@@ -1,0 +1,169 @@
+package felix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/manx-cni/manx/felix/nft"
+	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/felix/tunnel"
+)
+
+// driver keeps one kind of thing in the kernel as it should be, and is the only writer of
+// it. What it should be is set by methods of its own, such as SetRoutes. It recognises
+// what a process before it has left, never touches what is another program's, and never
+// deletes what it could change. The loop's goroutine owns every driver.
+type driver interface {
+	// QueueResync has the next Apply read the kernel back.
+	QueueResync()
+	// Apply brings the kernel to what is wanted, as far as it can. It reads the kernel when
+	// that was queued or the last Apply failed, and writes what differs. An error means that
+	// something is pending and another round is wanted; what no round can change is a
+	// condition and no error.
+	Apply(ctx context.Context) error
+	// Status counts what is wanted, there, pending and refused.
+	Status() state.DriverStatus
+	// Conditions are what needs attention.
+	Conditions() []state.Condition
+}
+
+// phase is when a driver writes: in front of a packet's way, what may be on it; then what
+// it leads through; then the way itself.
+type phase int
+
+const (
+	phaseFilters    phase = iota // who may send what
+	phaseDevices                 // tunnels, and the settings of links
+	phaseNeighbours              // of tunnels that learn none
+	phaseRoutes
+)
+
+// part is a driver and its place among the others.
+type part struct {
+	driver
+	phase phase
+	// guard is what keeps strangers out of what this driver opens: it is written before,
+	// and this one only if that succeeded. On the way out it is written after.
+	guard driver
+	// leaving reports that nothing is wanted of this driver any longer; nil is never. It is
+	// then written behind everything that may still use what it keeps.
+	leaving func() bool
+	// unready makes of the driver's error a reason for the node not to be ready; nil: it is
+	// none, or Ready says it in other words.
+	unready string
+}
+
+func (p part) leaves() bool { return p.leaving != nil && p.leaving() }
+
+// place lists the drivers. Adding one is a line here and its room below felix.
+func (d *Dataplane) place() {
+	noIPv6 := func() bool { return !d.input.Node.IPv6.IsValid() }
+	noTunnel := func() bool { return d.input.Tunnel == nil }
+	filter := &guardedFilter{d.nft, d.setFilter}
+	d.ipip = &ipipDevice{d.tunnel, d.routes.QueueResync}
+	d.parts = []part{
+		{driver: d.nft6, phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
+		{driver: filter, phase: phaseFilters, unready: "packet filter"},
+		{driver: d.linkconf, phase: phaseDevices},
+		{driver: d.ipip, phase: phaseDevices, guard: filter, leaving: noTunnel},
+		{driver: d.routes, phase: phaseRoutes},
+	}
+	slices.SortStableFunc(d.parts, func(a, b part) int { return int(a.phase - b.phase) })
+}
+
+// write brings the kernel to what was calculated, phase by phase. What leaves goes behind
+// the rest and in the opposite order, and what guards it last: the guard is there until
+// the device is known not to be open any longer.
+func (d *Dataplane) write(ctx context.Context) error {
+	errs := map[driver]error{}
+	apply := func(p part) {
+		if !p.leaves() && errs[p.guard] != nil {
+			return
+		}
+		errs[p.driver] = p.Apply(ctx)
+	}
+	for _, p := range d.parts {
+		if !d.late(p) {
+			apply(p)
+		}
+	}
+	for _, p := range slices.Backward(d.parts) {
+		if d.late(p) {
+			apply(p)
+		}
+	}
+	var all []error
+	for _, p := range d.parts {
+		all = append(all, errs[p.driver])
+	}
+	return errors.Join(all...)
+}
+
+// late reports whether a driver is written behind the others: it leaves, or guards one
+// that does.
+func (d *Dataplane) late(p part) bool {
+	return p.leaves() || slices.ContainsFunc(d.parts, func(o part) bool { return o.guard == p.driver && o.leaves() })
+}
+
+// say adds to a status what the drivers say. The first error is that of the last phase: a
+// change is mostly about routes.
+func (d *Dataplane) say(s *Status) {
+	said := map[state.Condition]bool{} // both filters may miss the program
+	for _, p := range d.parts {
+		st := p.Status()
+		switch p.driver {
+		case driver(d.routes):
+			s.RoutesKept, s.routeError = st.Held, st.LastError
+		case driver(d.ipip):
+			s.Tunnel.Held, s.tunnelError = st.Held > 0, st.LastError
+		}
+		if p.phase != phaseFilters || !p.leaves() || st.LastError != "" {
+			s.Drivers = append(s.Drivers, st)
+		}
+		if st.LastError != "" {
+			s.FirstError = st.Name + ": " + st.LastError
+			if p.unready != "" && !p.leaves() {
+				s.unready = append(s.unready, fmt.Errorf("dataplane: %s: %s", p.unready, st.LastError))
+			}
+		}
+		for _, c := range p.Conditions() {
+			if !said[c] {
+				said[c] = true
+				s.Conditions = append(s.Conditions, c)
+			}
+		}
+	}
+}
+
+// guardedFilter is told before each Apply what it guards now.
+type guardedFilter struct {
+	*nft.Driver
+	set func()
+}
+
+func (f *guardedFilter) Apply(ctx context.Context) error {
+	f.set()
+	return f.Driver.Apply(ctx)
+}
+
+// ipipDevice is tunl0. With a device's last address the kernel drops all routes over it
+// and says nothing of them.
+type ipipDevice struct {
+	*tunnel.Driver
+	flushed func()
+}
+
+// Apply implements driver. That there can be no tunnel is a condition, not something to
+// try at once again.
+func (t *ipipDevice) Apply(ctx context.Context) error {
+	err := t.Driver.Apply(ctx)
+	if t.Unavailable() != "" {
+		err = nil
+	}
+	if t.Flushed() {
+		t.flushed()
+	}
+	return err
+}
