@@ -16,6 +16,7 @@ import (
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 const (
@@ -390,11 +391,11 @@ func TestPacketPath6(t *testing.T) {
 func TestNftMissingByFamily(t *testing.T) {
 	for _, tc := range []struct {
 		what    string
-		missing func(nft.Family) bool
+		missing func(family.Family) bool
 		says    string
 	}{
-		{"IPv6's", func(f nft.Family) bool { return f == nft.IPv6 }, "packet filter for IPv6: find nft: not here"},
-		{"both", func(nft.Family) bool { return true }, "packet filter: find nft: not here"},
+		{"IPv6's", func(f family.Family) bool { return f == family.IPv6 }, "packet filter for IPv6: find nft: not here"},
+		{"both", func(family.Family) bool { return true }, "packet filter: find nft: not here"},
 	} {
 		f := newFaulty(t)
 		eth0, err := f.LinkByName("eth0")
@@ -402,7 +403,7 @@ func TestNftMissingByFamily(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.AddAddr(eth0.Index, netip.MustParsePrefix(nodeAddr6))
-		d := f.start(t, func(fam nft.Family) (nft.Runner, error) {
+		d := f.start(t, func(fam family.Family) (nft.Runner, error) {
 			if tc.missing(fam) {
 				return nil, errors.New("not here")
 			}
@@ -431,7 +432,7 @@ func TestNftMissingByFamily(t *testing.T) {
 		if unavailable != 1 {
 			t.Errorf("%s: said %d times: %+v", tc.what, unavailable, d.Status().Conditions)
 		}
-		if has := strings.Contains(nltest.Run(t, "nft", "list", "tables"), "table ip manx"); has == tc.missing(nft.IPv4) {
+		if has := strings.Contains(nltest.Run(t, "nft", "list", "tables"), "table ip manx"); has == tc.missing(family.IPv4) {
 			t.Errorf("%s: IPv4's table: %v", tc.what, has)
 		}
 		nltest.Run(t, "nft", "flush", "ruleset")

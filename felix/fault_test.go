@@ -19,6 +19,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // faulty is a node with a fake kernel, and the real nft in the test's namespace.
@@ -51,7 +52,7 @@ func (f *faulty) addresses() map[string][]netip.Addr {
 	return maps.Clone(f.ipam)
 }
 
-func (f *faulty) start(t *testing.T, newNft func(nft.Family) (nft.Runner, error)) *Dataplane {
+func (f *faulty) start(t *testing.T, newNft func(family.Family) (nft.Runner, error)) *Dataplane {
 	t.Helper()
 	d, err := New(Config{
 		Kernel: f, Nft: newNft, Interval: time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -114,7 +115,7 @@ func TestKernelRefusesEverythingForAWhile(t *testing.T) {
 func TestNftMissing(t *testing.T) {
 	f := newFaulty(t)
 	var there atomic.Bool
-	d := f.start(t, func(f nft.Family) (nft.Runner, error) {
+	d := f.start(t, func(f family.Family) (nft.Runner, error) {
 		if !there.Load() {
 			return nil, errors.New("no nft on this machine")
 		}

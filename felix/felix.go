@@ -23,6 +23,7 @@ import (
 	"github.com/manx-cni/manx/felix/route"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/loop"
 )
 
@@ -55,7 +56,7 @@ type Config struct {
 
 	// Kernel and Nft are the real ones when nil.
 	Kernel nl.Kernel
-	Nft    func(nft.Family) (nft.Runner, error)
+	Nft    func(family.Family) (nft.Runner, error)
 }
 
 // Dataplane keeps this node's kernel as it should be. Its methods may be called
@@ -158,7 +159,7 @@ func New(cfg Config) (*Dataplane, error) {
 	}
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
-	d.nft6 = nft.New(nft.Config{Family: nft.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
+	d.nft6 = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
 	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{

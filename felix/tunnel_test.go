@@ -18,6 +18,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // tunnelled is a node with a fake kernel and the real nft, and a journal of what
@@ -87,7 +88,7 @@ func (r runner) Run(ctx context.Context, tx *knftables.Transaction) error {
 	return err
 }
 
-func (w *tunnelled) newNft(f nft.Family) (nft.Runner, error) {
+func (w *tunnelled) newNft(f family.Family) (nft.Runner, error) {
 	r, err := nft.NewRunner(f)
 	return runner{r, w}, err
 }

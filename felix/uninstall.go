@@ -12,6 +12,7 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/attachment"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // UninstallOptions says how much Uninstall removes.
@@ -32,7 +33,7 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 		return fmt.Errorf("uninstall dataplane: %w", err)
 	}
 	defer k.Close()
-	nft6 := nft.New(nft.Config{Family: nft.IPv6})
+	nft6 := nft.New(nft.Config{Family: family.IPv6})
 	nft6.SetAbsent() // where there can be none it is not looked for
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),

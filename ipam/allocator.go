@@ -65,9 +65,9 @@ type Request struct {
 	Attrs      map[string]string
 	Num4, Num6 int
 	Use        v1.IPPoolAllowedUse // empty: Workload
-	// IPIP restricts the choice to pools whose ipipMode is not Never: those that
-	// a tunnel's own address comes from.
-	IPIP bool
+	// Encap restricts the choice to pools that ask for that encapsulation: those that the
+	// address of its tunnel comes from.
+	Encap v1.Encap
 	// Pools4 and Pools6 are names or CIDRs of the only pools that the addresses
 	// of a family may come from, in this order, whatever their selectors and
 	// assignmentMode say. One that does not exist or cannot be used fails the

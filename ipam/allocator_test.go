@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/fake"
@@ -234,7 +235,7 @@ func TestDualStack(t *testing.T) {
 	if _, err := n.Assign(ctx(t), ipam.Request{Handle: "v6 only", Num6: 1}); err != nil {
 		t.Error(err)
 	}
-	if _, err := n.Assign(ctx(t), ipam.Request{Handle: "half", Num4: 1, Num6: 1}); !errors.As(err, &full) || full.Family != 6 {
+	if _, err := n.Assign(ctx(t), ipam.Request{Handle: "half", Num4: 1, Num6: 1}); !errors.As(err, &full) || full.Family != family.IPv6 {
 		t.Errorf("Assign = %v, want a PoolFullError for IPv6", err)
 	}
 	n.flush()

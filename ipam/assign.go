@@ -5,19 +5,19 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/block"
-	"github.com/manx-cni/manx/ipam/pool"
 )
 
 // wanted is what a request wants of one family.
 type wanted struct {
-	family pool.Family
+	family family.Family
 	n      int
 	exact  netip.Addr // one of them, if valid
 }
 
 func (req *Request) wants() [2]wanted {
-	out := [2]wanted{{family: pool.IPv4, n: req.Num4}, {family: pool.IPv6, n: req.Num6}}
+	out := [2]wanted{{family: family.IPv4, n: req.Num4}, {family: family.IPv6, n: req.Num6}}
 	for _, addr := range req.Addrs {
 		if addr.Is4() {
 			out[0].exact = addr
@@ -72,8 +72,8 @@ func (r *round) assign(req *Request) (o outcome) {
 
 // automatic returns where to take need addresses of a family from: this node's
 // blocks, and when no more can be claimed others'.
-func (r *round) automatic(req *Request, family pool.Family, need int) (steps []step, short outcome) {
-	c := r.choose(family, req)
+func (r *round) automatic(req *Request, fam family.Family, need int) (steps []step, short outcome) {
+	c := r.choose(fam, req)
 	if c.err != nil {
 		return nil, outcome{err: c.err}
 	}
@@ -121,9 +121,9 @@ func (o *outcome) give(d *draft, addrs []netip.Addr) {
 // hold adds to o the addresses of a family that the handle has already, and
 // returns them. That they are still its own must be read from the store:
 // somebody may have taken them for leaked and freed them.
-func (r *round) hold(handle string, family pool.Family, o *outcome) (all []netip.Addr) {
+func (r *round) hold(handle string, fam family.Family, o *outcome) (all []netip.Addr) {
 	for _, d := range r.drafts {
-		if pool.FamilyOf(d.cidr) != family {
+		if family.Of(d.cidr.Addr()) != fam {
 			continue
 		}
 		held := r.a.heldBy(d.work, handle)

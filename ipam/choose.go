@@ -9,22 +9,23 @@ import (
 	"time"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/pool"
 )
 
 // selection is what pools are selected by. The two texts are empty for nearly
 // every request, so that a batch of pods shares one choice.
 type selection struct {
-	family    pool.Family
+	family    family.Family
 	use       v1.IPPoolAllowedUse
-	ipip      bool
+	encap     v1.Encap
 	requested string // names of pools
 	labels    string // of the namespace, if any pool looks at them
 }
 
 // choice is the pools that a selection comes to.
 type choice struct {
-	family  pool.Family
+	family  family.Family
 	use     v1.IPPoolAllowedUse
 	pools   []pool.Pool
 	skipped []pool.Skipped
@@ -36,18 +37,18 @@ type choice struct {
 
 // choose selects the pools for one family of a request, once per round for all
 // that select alike.
-func (r *round) choose(family pool.Family, req *Request) *choice {
+func (r *round) choose(fam family.Family, req *Request) *choice {
 	requested := req.Pools4
-	if family == pool.IPv6 {
+	if fam == family.IPv6 {
 		requested = req.Pools6
 	}
-	s := selection{family, req.Use, req.IPIP, strings.Join(requested, "\n"), r.labels(req)}
+	s := selection{fam, req.Use, req.Encap, strings.Join(requested, "\n"), r.labels(req)}
 	if c, ok := r.chosen[s]; ok {
 		return c
 	}
-	c := &choice{family: family, use: req.Use}
+	c := &choice{family: fam, use: req.Use}
 	c.pools, c.skipped, c.err = pool.Select(r.pools(), pool.Query{
-		Family: family, Use: req.Use, IPIP: req.IPIP, Requested: requested, Barred: r.a.Barred(),
+		Family: fam, Use: req.Use, Encap: req.Encap, Requested: requested, Barred: r.a.Barred(),
 		NodeLabels: r.a.NodeLabels(), NamespaceLabels: req.NamespaceLabels,
 	})
 	var key strings.Builder

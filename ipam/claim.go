@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/pool"
 	"github.com/manx-cni/manx/ipam/store"
@@ -110,9 +111,9 @@ func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBl
 
 // finishClaims settles what an earlier claim of the family left behind, so that
 // claims that fail do not pile up, and reports whether that gave a block.
-func (a *Allocator) finishClaims(ctx context.Context, family pool.Family) (got bool, err error) {
+func (a *Allocator) finishClaims(ctx context.Context, fam family.Family) (got bool, err error) {
 	for _, o := range a.snapshot() {
-		if !o.own() || !o.stale || o.usable() || pool.FamilyOf(o.cidr) != family {
+		if !o.own() || !o.stale || o.usable() || family.Of(o.cidr.Addr()) != fam {
 			continue
 		}
 		again, err := a.reread(ctx, o)
@@ -142,9 +143,9 @@ func (a *Allocator) whyFull(c *claim, config v1.IPAMConfigSpec) *PoolFullError {
 }
 
 // blocksOf returns how many blocks of a family the node has or is claiming.
-func (a *Allocator) blocksOf(family pool.Family) (n int) {
+func (a *Allocator) blocksOf(fam family.Family) (n int) {
 	for _, o := range a.snapshot() {
-		if o.own() && pool.FamilyOf(o.cidr) == family {
+		if o.own() && family.Of(o.cidr.Addr()) == fam {
 			n++
 		}
 	}

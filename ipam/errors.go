@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/pool"
 )
@@ -49,7 +50,7 @@ func takenBy(e block.Entry) string {
 // PoolFullError means that this node can get no further address.
 type PoolFullError struct {
 	Node    string
-	Family  pool.Family
+	Family  family.Family
 	Use     v1.IPPoolAllowedUse
 	Pools   []PoolUse      // the pools that apply
 	Skipped []pool.Skipped // those of the family that do not, and why

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/pool"
 	"github.com/manx-cni/manx/ipam/store"
@@ -166,7 +167,7 @@ func (a *Allocator) blockAt(ctx context.Context, want *exact) (*v1.IPAMBlock, er
 func (r *round) claimFor(ctx context.Context, want *exact, config v1.IPAMConfigSpec, ours bool) error {
 	a := r.a
 	if !ours && !want.repair {
-		owned := a.blocksOf(pool.FamilyOf(want.cidr))
+		owned := a.blocksOf(family.Of(want.cidr.Addr()))
 		switch limit := config.BlockLimit(); {
 		case !config.AutoAllocateBlocks:
 			return &AddrError{want.addr, fmt.Sprintf("nobody has its block %s and IPAMConfig autoAllocateBlocks is false; set it to true", want.cidr)}

@@ -2,6 +2,7 @@ package v1
 
 import (
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -190,6 +191,26 @@ const PoolNotExported = "NotExported"
 func NotExportedText(p *IPPool) string {
 	return fmt.Sprintf("spec.disableBGPExport is true and ipipMode is %s: other nodes have their routes from BGP, so that the pool's pods (%s) "+
 		"cannot be reached from other nodes; set disableBGPExport to false if that is not meant", p.ipipMode(), p.Spec.CIDR)
+}
+
+// Encap is an encapsulation that a pool can ask for.
+type Encap string
+
+// The encapsulations.
+const (
+	EncapIPIP  Encap = "IPIP"
+	EncapVXLAN Encap = "VXLAN"
+)
+
+// Field is the field of an IPPool's spec that asks for it.
+func (e Encap) Field() string { return strings.ToLower(string(e)) + "Mode" }
+
+// AsksFor reports whether a pool asks for an encapsulation.
+func (p *IPPool) AsksFor(e Encap) bool {
+	if e == EncapVXLAN {
+		return p.Spec.VXLANMode.on()
+	}
+	return e == EncapIPIP && p.Spec.IPIPMode.on()
 }
 
 func (p *IPPool) ipipMode() EncapMode {

@@ -11,15 +11,16 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Config is what a Driver needs.
 type Config struct {
-	// Family is the table's; IPv4 when empty.
-	Family Family
+	// Family is the table's.
+	Family family.Family
 	// NewRunner finds nft; NewRunner of this package when nil. It is called
 	// until it succeeds.
-	NewRunner func(Family) (Runner, error)
+	NewRunner func(family.Family) (Runner, error)
 	Log       *slog.Logger
 }
 
@@ -52,19 +53,16 @@ func New(cfg Config) *Driver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Driver{cfg: cfg, table: TableName, resync: true, drops: newTally(), status: state.DriverStatus{Name: "nft"}}
-	switch cfg.Family {
-	case "":
-		d.cfg.Family = IPv4
-	case IPv6:
+	if cfg.Family == family.IPv6 {
 		d.table, d.status.Name = "ip6 "+TableName, "nft6"
-		d.cfg.Log = cfg.Log.With("family", IPv6)
+		d.cfg.Log = cfg.Log.With("family", nameOf(family.IPv6))
 	}
 	return d
 }
 
 // SetTable says what the table should be.
 func (d *Driver) SetTable(t state.Table) {
-	d.want, d.wantErr = d.cfg.Family.imageOf(t)
+	d.want, d.wantErr = imageOf(d.cfg.Family, t)
 	if d.absent {
 		d.absent, d.gone, d.resync = false, false, true
 	}
@@ -116,7 +114,7 @@ func (d *Driver) apply(ctx context.Context) error {
 		}
 	}
 	tx := d.runner.NewTransaction()
-	d.status.Pending = d.cfg.Family.plan(tx, d.want, d.has)
+	d.status.Pending = plan(d.cfg.Family, tx, d.want, d.has)
 	if d.status.Pending == 0 {
 		d.status.InKernel = size(d.has)
 		return nil
@@ -173,7 +171,7 @@ func (d *Driver) read(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read table %s back: %w", d.table, err)
 	}
-	has, err := d.cfg.Family.imageIn(l)
+	has, err := imageIn(d.cfg.Family, l)
 	if err != nil {
 		return fmt.Errorf("read table %s back: %w", d.table, err)
 	}
@@ -182,7 +180,7 @@ func (d *Driver) read(ctx context.Context) error {
 	d.status.Resyncs++
 	// Reading the others' chains is for a condition only: no failure of ours.
 	if out, err := d.runner.ListChains(ctx); err == nil {
-		d.forward, err = d.cfg.Family.droppingForwardChains(out)
+		d.forward, err = droppingForwardChains(d.cfg.Family, out)
 		if err != nil {
 			d.cfg.Log.Debug("other tables' chains not understood", "err", err)
 		}
@@ -225,7 +223,7 @@ func rewritesRules(want, has image) bool {
 
 // plan puts what differs into tx and returns how many objects do. Sets come
 // before the rules that name them; what is not wanted goes last.
-func (f Family) plan(tx *knftables.Transaction, want, has image) int {
+func plan(f family.Family, tx *knftables.Transaction, want, has image) int {
 	table := &knftables.Table{Comment: knftables.PtrTo("Manx pod networking; rewritten by manx-node")}
 	changes := 0
 	if mustRebuild(want, has) {
@@ -237,7 +235,7 @@ func (f Family) plan(tx *knftables.Transaction, want, has image) int {
 	}
 	tx.Add(table)
 	for _, name := range slices.Sorted(maps.Keys(want.sets)) {
-		changes += f.planSet(tx, name, want.sets[name], has.sets)
+		changes += planSet(f, tx, name, want.sets[name], has.sets)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.chains)) {
 		changes += planChain(tx, name, want.chains[name], has.chains)
@@ -269,12 +267,12 @@ func mustRebuild(want, has image) bool {
 	return has.odd
 }
 
-func (f Family) planSet(tx *knftables.Transaction, name string, want map[string]bool, has map[string]map[string]bool) int {
+func planSet(f family.Family, tx *knftables.Transaction, name string, want map[string]bool, has map[string]map[string]bool) int {
 	had, exists := has[name]
 	if exists && maps.Equal(want, had) {
 		return 0
 	}
-	set := &knftables.Set{Name: name, Type: f.setType(), Flags: []knftables.SetFlag{knftables.IntervalFlag}}
+	set := &knftables.Set{Name: name, Type: setType(f), Flags: []knftables.SetFlag{knftables.IntervalFlag}}
 	if exists {
 		// Old and new networks may overlap, which adding before deleting would
 		// trip over; within a transaction no packet sees the set empty.

@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/rules"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -81,12 +82,12 @@ func newDriver(t *testing.T) (*nft.Driver, *runner) {
 	t.Helper()
 	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
 	r := &runner{}
-	d := nft.New(nft.Config{NewRunner: func(nft.Family) (nft.Runner, error) {
+	d := nft.New(nft.Config{NewRunner: func(family.Family) (nft.Runner, error) {
 		if err := r.check("new"); err != nil {
 			return nil, err
 		}
 		var err error
-		r.Runner, err = nft.NewRunner(nft.IPv4)
+		r.Runner, err = nft.NewRunner(family.IPv4)
 		return r, err
 	}})
 	return d, r
@@ -104,7 +105,7 @@ func newDriver6(t *testing.T) (*nft.Driver, *runner) {
 	t.Helper()
 	t.Cleanup(func() { nltest.Run(t, "nft", "flush", "ruleset") })
 	r := &runner{}
-	d := nft.New(nft.Config{Family: nft.IPv6, NewRunner: func(f nft.Family) (nft.Runner, error) {
+	d := nft.New(nft.Config{Family: family.IPv6, NewRunner: func(f family.Family) (nft.Runner, error) {
 		if err := r.check("new"); err != nil {
 			return nil, err
 		}
@@ -316,7 +317,7 @@ func TestFailures(t *testing.T) {
 // TestNoNft: without the program the reason is said, and what to do.
 func TestNoNft(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, err := nft.NewRunner(nft.IPv4); err == nil || !strings.Contains(err.Error(), "nft") {
+	if _, err := nft.NewRunner(family.IPv4); err == nil || !strings.Contains(err.Error(), "nft") {
 		t.Errorf("no nft: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // TestTally: whatever happens to the rules, a sum never falls and nothing that
@@ -63,7 +64,7 @@ func TestRenderRefuses(t *testing.T) {
 		"port of IPIP":        {Protocol: state.IPIP, DstPort: 4789, Verdict: state.VerdictDrop},
 		"counted accept":      {Counted: true, Verdict: state.VerdictAccept},
 	} {
-		if text, err := IPv4.render(r); err == nil {
+		if text, err := render(family.IPv4, r); err == nil {
 			t.Errorf("%s: rendered as %q", what, text)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // listing is the output of nft -j list (libnftables-json(5)), as far as it is used.
@@ -52,7 +53,7 @@ func parseListing(out []byte) (listing, error) {
 }
 
 // imageIn is what a listing of our table says.
-func (f Family) imageIn(l listing) (image, error) {
+func imageIn(f family.Family, l listing) (image, error) {
 	var err error
 	img := image{chains: map[string]chainImage{}, sets: map[string]map[string]bool{}}
 	for _, o := range l.Objects {
@@ -63,7 +64,7 @@ func (f Family) imageIn(l listing) (image, error) {
 			if img.sets[o.Set.Name], err = parseElements(o.Set.Elem); err != nil {
 				return image{}, fmt.Errorf("set %s: %w", o.Set.Name, err)
 			}
-			if string(o.Set.Type) != strconv.Quote(f.setType()) {
+			if string(o.Set.Type) != strconv.Quote(setType(f)) {
 				img.odd = true
 			}
 		case o.Map != nil, o.Counter != nil, o.Flowtable != nil:
@@ -112,7 +113,7 @@ func parseElements(raw []json.RawMessage) (map[string]bool, error) {
 // droppingForwardChains names the chains of others that drop forwarded packets
 // unless one of their own rules accepts them. Those of both families are IPv4's to
 // report, whose table is always there.
-func (f Family) droppingForwardChains(out []byte) ([]state.Condition, error) {
+func droppingForwardChains(f family.Family, out []byte) ([]state.Condition, error) {
 	l, err := parseListing(out)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,7 @@ func (f Family) droppingForwardChains(out []byte) ([]state.Condition, error) {
 	var found []state.Condition
 	for _, o := range l.Objects {
 		c := o.Chain
-		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" || (c.Family != string(f) && (c.Family != "inet" || f != IPv4)) {
+		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" || (c.Family != string(nameOf(f)) && (c.Family != "inet" || f != family.IPv4)) {
 			continue
 		}
 		name := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)
@@ -128,7 +129,7 @@ func (f Family) droppingForwardChains(out []byte) ([]state.Condition, error) {
 			Kind: state.ForwardDropped, Subject: name,
 			Message: fmt.Sprintf("chain %[1]s drops forwarded packets by default, and no other table can overrule it: "+
 				`accept pod traffic there too, such as with: %[2]s -A FORWARD -i cali+ -j ACCEPT; %[2]s -A FORWARD -o cali+ -j ACCEPT`,
-				name, f+"tables"),
+				name, nameOf(f)+"tables"),
 		})
 	}
 	return found, nil

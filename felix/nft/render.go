@@ -9,23 +9,23 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // TableName is the name of the tables Manx owns, one of each family.
 const TableName = "manx"
 
-// Family is an address family, by nft's name for it.
-type Family string
-
-// The families.
-const (
-	IPv4 = Family(knftables.IPv4Family)
-	IPv6 = Family(knftables.IPv6Family)
-)
+// nameOf is nft's name of a family.
+func nameOf(f family.Family) knftables.Family {
+	if f == family.IPv6 {
+		return knftables.IPv6Family
+	}
+	return knftables.IPv4Family
+}
 
 // setType is the type of a set of the family's addresses.
-func (f Family) setType() string {
-	if f == IPv6 {
+func setType(f family.Family) string {
+	if f == family.IPv6 {
 		return "ipv6_addr"
 	}
 	return "ipv4_addr"
@@ -41,7 +41,8 @@ var icmpv6Types = map[state.ICMPv6]string{
 }
 
 // render writes a rule in nft's syntax.
-func (f Family) render(r state.Rule) (string, error) {
+func render(f family.Family, r state.Rule) (string, error) {
+	ip := nameOf(f)
 	var parts []string
 	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	if r.InIface != "" {
@@ -55,32 +56,32 @@ func (f Family) render(r state.Rule) (string, error) {
 		add("udp dport %d", r.DstPort)
 	case r.DstPort != 0:
 		return "", fmt.Errorf("rule %+v: a port without UDP", r)
-	case r.Protocol != 0 && f == IPv6:
+	case r.Protocol != 0 && f == family.IPv6:
 		add("meta l4proto %d", r.Protocol) // wherever in the chain of headers
 	case r.Protocol != 0:
 		add("ip protocol %d", r.Protocol)
 	}
 	if r.ICMPv6 != "" {
 		types, known := icmpv6Types[r.ICMPv6]
-		if !known || f != IPv6 {
-			return "", fmt.Errorf("rule %+v: no such messages in table %s %s", r, f, TableName)
+		if !known || f != family.IPv6 {
+			return "", fmt.Errorf("rule %+v: no such messages in table %s %s", r, ip, TableName)
 		}
 		add("icmpv6 type { %s }", types)
 	}
 	if r.Src.IsValid() {
-		add("%s saddr %s", f, element(r.Src.String()))
+		add("%s saddr %s", ip, element(r.Src.String()))
 	}
 	if r.Dst.IsValid() {
-		add("%s daddr %s", f, element(r.Dst.String()))
+		add("%s daddr %s", ip, element(r.Dst.String()))
 	}
 	if r.SrcSet != "" {
-		add("%s saddr @%s", f, r.SrcSet)
+		add("%s saddr @%s", ip, r.SrcSet)
 	}
 	if r.NotSrcSet != "" {
-		add("%s saddr != @%s", f, r.NotSrcSet)
+		add("%s saddr != @%s", ip, r.NotSrcSet)
 	}
 	if r.NotDstSet != "" {
-		add("%s daddr != @%s", f, r.NotDstSet)
+		add("%s daddr != @%s", ip, r.NotDstSet)
 	}
 	if r.NoReturnPath {
 		// Look the source address up as a destination, through the incoming
@@ -148,7 +149,7 @@ type hookImage struct {
 	policy    string
 }
 
-func (f Family) imageOf(t state.Table) (image, error) {
+func imageOf(f family.Family, t state.Table) (image, error) {
 	img := image{chains: map[string]chainImage{}, sets: map[string]map[string]bool{}}
 	for _, s := range t.Sets {
 		elems := make(map[string]bool, len(s.Prefixes))
@@ -160,7 +161,7 @@ func (f Family) imageOf(t state.Table) (image, error) {
 	for _, c := range t.Chains {
 		ci := chainImage{hook: hookImage{string(c.Type), string(c.Hook), int(c.Priority), "accept"}}
 		for _, r := range c.Rules {
-			text, err := f.render(r)
+			text, err := render(f, r)
 			if err != nil {
 				return image{}, fmt.Errorf("chain %s: %w", c.Name, err)
 			}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/knftables"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Runner is what the driver needs of nft(8).
@@ -27,8 +29,8 @@ type Runner interface {
 
 // NewRunner finds nft(8) and tries, without changing anything, whether it is
 // new enough (1.0.1) and permitted, and knows the family.
-func NewRunner(f Family) (Runner, error) {
-	iface, err := knftables.New(knftables.Family(f), TableName)
+func NewRunner(f family.Family) (Runner, error) {
+	iface, err := knftables.New(nameOf(f), TableName)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +48,7 @@ func NewRunner(f Family) (Runner, error) {
 // command runs the nft program.
 type command struct {
 	knftables.Interface
-	family        Family
+	family        family.Family
 	path, version string
 }
 
@@ -61,7 +63,7 @@ func (c *command) ListRules(ctx context.Context) ([]byte, error) {
 }
 
 func (c *command) listTable(ctx context.Context, options ...string) ([]byte, error) {
-	out, err := c.list(ctx, append(options, "list", "table", string(c.family), TableName)...)
+	out, err := c.list(ctx, append(options, "list", "table", string(nameOf(c.family)), TableName)...)
 	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
 		return nil, nil
 	}

@@ -29,7 +29,7 @@ func (a *Agent) modeActions() modeActions {
 		heldAddresses: func() []netip.Addr { return a.ipam.Held(handle) },
 		holdAddresses: func(ctx context.Context, n int) ([]netip.Addr, error) {
 			return a.ipam.Assign(ctx, ipam.Request{
-				Handle: handle, Attrs: map[string]string{"node": a.node, "type": tunnelType}, Num4: n, Use: apiv1.UseTunnel, IPIP: true,
+				Handle: handle, Attrs: map[string]string{"node": a.node, "type": tunnelType}, Num4: n, Use: apiv1.UseTunnel, Encap: apiv1.EncapIPIP,
 			})
 		},
 		releaseAddress: func(ctx context.Context, addr netip.Addr) error { return a.ipam.ReleaseAddr(ctx, handle, addr) },

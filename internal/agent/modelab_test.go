@@ -22,6 +22,7 @@ import (
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/pool"
 )
 
@@ -400,7 +401,7 @@ func (m *member) actions() modeActions {
 		holdAddresses: func(_ context.Context, n int) ([]netip.Addr, error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			selected, _, err := pool.Select(l.pools, pool.Query{Family: pool.IPv4, Use: apiv1.UseTunnel, IPIP: true})
+			selected, _, err := pool.Select(l.pools, pool.Query{Family: family.IPv4, Use: apiv1.UseTunnel, Encap: apiv1.EncapIPIP})
 			if m.holds++; m.noAddress || err != nil || len(selected) == 0 {
 				return nil, errors.New("all pools are full")
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/excerpt"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/insist"
 	"github.com/manx-cni/manx/ipam/pool"
 )
@@ -182,7 +183,7 @@ type addrRanges struct {
 // tunnelRanges are the pools in IPIP that a node may have an address of, and all pools.
 func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
 	self, _ := s.Node(node)
-	selected, _, _ := pool.Select(s.Pools, pool.Query{Family: pool.IPv4, Use: apiv1.UseTunnel, IPIP: true, Barred: s.Barred, NodeLabels: self.Labels}) // it fails for pools by name only
+	selected, _, _ := pool.Select(s.Pools, pool.Query{Family: family.IPv4, Use: apiv1.UseTunnel, Encap: apiv1.EncapIPIP, Barred: s.Barred, NodeLabels: self.Labels}) // it fails for pools by name only
 	for _, p := range selected {
 		out.from = append(out.from, p.CIDR)
 	}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // candidate is one address of one interface, or an interface without any.
@@ -36,7 +38,7 @@ func (r Request) candidates(iface func(Interface) string, addr func(netip.Prefix
 		}
 		n := len(out)
 		for _, p := range i.Addrs {
-			if !r.Family.Has(p.Addr()) || r.Family == IPv6 && !p.Addr().IsGlobalUnicast() && excluded.MatchString(i.Name) {
+			if !r.Family.Has(p.Addr()) || r.Family == family.IPv6 && !p.Addr().IsGlobalUnicast() && excluded.MatchString(i.Name) {
 				continue // every pod's interface has a link-local address
 			}
 			c := candidate{iface: i.Name, up: i.Up, addr: p, unfit: i.Unfit[p.Addr()], why: verdict}
@@ -132,7 +134,7 @@ func (r Request) fail(why string, cands []candidate) error {
 		seen = list(cands)
 	}
 	return fmt.Errorf("%s=%q: %s; interfaces seen: %s; want %s, %s",
-		r.Family.methodVariable(), r.Method.String(), why, seen, MethodForms, r.Family.wayOut())
+		methodVariable(r.Family), r.Method.String(), why, seen, MethodForms, wayOut(r.Family))
 }
 
 // owner finds the interface that has address a: of several the one that has it with a

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Addresses that move from host to host do not become a node's, in whichever order the
@@ -20,14 +22,14 @@ func TestFloatingAddresses(t *testing.T) {
 	four := []Interface{floats("eth0", "10.0.0.99", "10.0.0.123/32", "10.0.0.99/24", "10.0.0.5/24", "10.0.0.124/32")}
 	six := []Interface{floats("eth0", "", "fd00::123/128", "fd00::3/64")}
 	for _, tc := range []resolveCase{
-		{name: "the newest is a /128", family: IPv6, ifaces: six, want: "fd00::3/64", reason: []string{"eth0 fd00::123/128 (a host address"}},
+		{name: "the newest is a /128", family: family.IPv6, ifaces: six, want: "fd00::3/64", reason: []string{"eth0 fd00::123/128 (a host address"}},
 		{name: "the newest is a /32", ifaces: four, want: "10.0.0.5/24", reason: []string{"10.0.0.123/32 (a host address", "10.0.0.99/24 (deprecated)"}},
 		{name: "interface", method: "interface=eth0", ifaces: four, want: "10.0.0.5/24"},
 		{name: "skip-interface", method: "skip-interface=eth1", ifaces: four, want: "10.0.0.5/24"},
 		{name: "cidr", method: "cidr=10.0.0.0/24", ifaces: four, want: "10.0.0.5/24"},
-		{name: "cidr, of IPv6", family: IPv6, method: "cidr=fd00::/64", ifaces: six, want: "fd00::3/64"},
+		{name: "cidr, of IPv6", family: family.IPv6, method: "cidr=fd00::/64", ifaces: six, want: "fd00::3/64"},
 		{name: "it is in use", ip: "autodetect", stored: "10.0.0.123/32", ifaces: four, want: "10.0.0.5/24"},
-		{name: "it is in use, of IPv6", family: IPv6, stored: "fd00::123/128", ifaces: six, want: "fd00::3/64"},
+		{name: "it is in use, of IPv6", family: family.IPv6, stored: "fd00::123/128", ifaces: six, want: "fd00::3/64"},
 		{name: "the interface has nothing else", ifaces: []Interface{floats("eth0", "", "10.0.0.123/32")}, want: "10.0.0.123/32"},
 		{name: "the interface has only what may go", ifaces: []Interface{floats("eth0", "10.0.0.5", "10.0.0.5/24")}, want: "10.0.0.5/24"},
 		{name: "it is the Node's InternalIP", ifaces: four, internal: addrs("10.0.0.123"), want: "10.0.0.123/32"},
@@ -41,7 +43,7 @@ func TestFloatingAddresses(t *testing.T) {
 		if tc.iface == "" {
 			tc.iface = "eth0"
 		}
-		if tc.family == IPv6 && tc.ip == "" {
+		if tc.family == family.IPv6 && tc.ip == "" {
 			tc.ip = "autodetect"
 		}
 		t.Run(tc.name, tc.check)
@@ -68,7 +70,7 @@ func TestFloatingAddressesOfTheKernel(t *testing.T) {
 			var out []netip.Prefix
 			for _, i := range ifaces {
 				for _, p := range i.Addrs {
-					if i.Name == "eth0" && IPv6.Has(p.Addr()) && p.Addr().IsGlobalUnicast() {
+					if i.Name == "eth0" && family.IPv6.Has(p.Addr()) && p.Addr().IsGlobalUnicast() {
 						out = append(out, p)
 					}
 				}
@@ -80,7 +82,7 @@ func TestFloatingAddressesOfTheKernel(t *testing.T) {
 		}
 		for want, r := range map[string]Request{
 			"10.0.0.5/24": {Interfaces: ifaces},
-			"fd00::3/64":  {Interfaces: ifaces, Family: IPv6, IP: Address{kind: detect}},
+			"fd00::3/64":  {Interfaces: ifaces, Family: family.IPv6, IP: Address{kind: detect}},
 		} {
 			if res, err := Resolve(context.Background(), r); err != nil || res.Addr.String() != want {
 				t.Errorf("got %s, %v, want %s", res.Addr, err, want)

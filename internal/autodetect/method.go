@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // The forms that the variables accept, for error messages and docs.
@@ -61,12 +63,12 @@ var comma = regexp.MustCompile(`\s*,\s*`)
 // anywhere in an interface's name, as they do in Calico: write ^eth0$ for an
 // exact name. The error says what is wrong with s; MethodForms says what is
 // accepted.
-func ParseMethod(s string) (Method, error) { return parseMethod(IPv4, s) }
+func ParseMethod(s string) (Method, error) { return parseMethod(family.IPv4, s) }
 
 // ParseMethod6 reads an IP6_AUTODETECTION_METHOD in the same way.
-func ParseMethod6(s string) (Method, error) { return parseMethod(IPv6, s) }
+func ParseMethod6(s string) (Method, error) { return parseMethod(family.IPv6, s) }
 
-func parseMethod(f Family, s string) (Method, error) {
+func parseMethod(f family.Family, s string) (Method, error) {
 	switch s {
 	case "", "first-found":
 		return Method{text: s}, nil
@@ -110,8 +112,8 @@ func parseList[T any](s, what string, parse func(string) (T, error)) ([]T, error
 
 // parseCIDRs reads the ranges of cidr=. One of the other family could not match
 // anything; for IPv4 it is let through all the same, as it always was.
-func parseCIDRs(f Family, s string) ([]netip.Prefix, error) {
-	if f == IPv4 {
+func parseCIDRs(f family.Family, s string) ([]netip.Prefix, error) {
+	if f == family.IPv4 {
 		return parseList(s, "CIDR", netip.ParsePrefix)
 	}
 	return parseList(s, "CIDR of IPv6", func(item string) (netip.Prefix, error) {
@@ -125,9 +127,9 @@ func parseCIDRs(f Family, s string) ([]netip.Prefix, error) {
 
 // checkDestination tells whether the kernel can be asked for the way to s. A
 // link-local destination of IPv6 says nothing: its source is link-local too.
-func checkDestination(f Family, s string) error {
+func checkDestination(f family.Family, s string) error {
 	if a, err := netip.ParseAddr(s); err == nil {
-		if !f.Has(a) || a.IsUnspecified() || a.IsMulticast() || f == IPv6 && a.IsLinkLocalUnicast() {
+		if !f.Has(a) || a.IsUnspecified() || a.IsMulticast() || f == family.IPv6 && a.IsLinkLocalUnicast() {
 			return fmt.Errorf("%q is not an %s destination", s, f)
 		}
 		return nil
@@ -163,12 +165,12 @@ type Address struct {
 
 // ParseAddress reads the variable IP. The error says what is wrong with s;
 // AddressForms says what is accepted.
-func ParseAddress(s string) (Address, error) { return parseAddress(IPv4, s) }
+func ParseAddress(s string) (Address, error) { return parseAddress(family.IPv4, s) }
 
 // ParseAddress6 reads the variable IP6; AddressForms6 says what is accepted.
-func ParseAddress6(s string) (Address, error) { return parseAddress(IPv6, s) }
+func ParseAddress6(s string) (Address, error) { return parseAddress(family.IPv6, s) }
 
-func parseAddress(f Family, s string) (Address, error) {
+func parseAddress(f family.Family, s string) (Address, error) {
 	switch s {
 	case "":
 		return Address{}, nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Interface is a network interface with its addresses, IPv4 and IPv6, each with
@@ -24,7 +26,7 @@ type Interface struct {
 
 // Request is everything that the choice depends on.
 type Request struct {
-	Family Family
+	Family family.Family
 	IP     Address // the variable IP; of IPv6: IP6
 	Method Method  // the variable IP_AUTODETECTION_METHOD; of IPv6: IP6_AUTODETECTION_METHOD
 	// Stored is the annotation projectcalico.org/IPv4Address or IPv6Address, zero
@@ -51,7 +53,7 @@ type Result struct {
 
 // Resolve chooses the node's address. It is pure apart from Request.Reach.
 func Resolve(ctx context.Context, r Request) (Result, error) {
-	if r.Family == IPv6 && !r.IP.Wanted() {
+	if r.Family == family.IPv6 && !r.IP.Wanted() {
 		return Result{Reason: fmt.Sprintf("IP6=%q: a node without IPv6", r.IP)}, nil
 	}
 	switch r.IP.kind {
@@ -95,7 +97,7 @@ func (r Request) outdated() bool {
 
 // given answers for an explicit IP.
 func (r Request) given() Result {
-	res := Result{Addr: r.IP.prefix, Reason: fmt.Sprintf("given: %s=%s", r.Family.Variable(), r.IP)}
+	res := Result{Addr: r.IP.prefix, Reason: fmt.Sprintf("given: %s=%s", Variable(r.Family), r.IP)}
 	o, ok := owner(r.Interfaces, r.IP.prefix.Addr())
 	switch {
 	case !ok:

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // host6 is a machine with every kind of IPv6 address that the rules speak of.
@@ -75,7 +77,7 @@ func TestResolve6(t *testing.T) {
 		{name: "explicit bare", ip: "fd00::5", want: "fd00::5/64", iface: "eth0", reason: []string{"prefix length from eth0"}},
 		{name: "explicit bare, foreign", ip: "fd00::77", want: "fd00::77/128", reason: []string{"no interface of this host owns it"}},
 	} {
-		tc.family = IPv6
+		tc.family = family.IPv6
 		if tc.ifaces == nil {
 			tc.ifaces = host6()
 		}
@@ -89,7 +91,7 @@ func TestReason6IsBounded(t *testing.T) {
 	for i := range 500 {
 		ifaces = append(ifaces, Interface{Name: "calif00", Index: 100 + i, Up: true, Addrs: pfx("fe80::eeee/64")})
 	}
-	res, err := Resolve(t.Context(), Request{Family: IPv6, IP: Address{kind: detect}, Interfaces: ifaces})
+	res, err := Resolve(t.Context(), Request{Family: family.IPv6, IP: Address{kind: detect}, Interfaces: ifaces})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +241,7 @@ func TestSystem6(t *testing.T) {
 				t.Error(err)
 				continue
 			}
-			res, err := Resolve(context.Background(), Request{Family: IPv6, IP: Address{kind: detect}, Method: m, Interfaces: ifaces, Reach: Reach6})
+			res, err := Resolve(context.Background(), Request{Family: family.IPv6, IP: Address{kind: detect}, Method: m, Interfaces: ifaces, Reach: Reach6})
 			if err != nil || res.Addr != netip.MustParsePrefix("fd00:0:0:1::5/64") || res.Interface != "eth0" {
 				t.Errorf("%s: %+v, %v; want fd00:0:0:1::5/64 of eth0", method, res, err)
 			}

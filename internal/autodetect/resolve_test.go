@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/manx-cni/manx/internal/family"
 )
 
 func pfx(s ...string) (out []netip.Prefix) {
@@ -39,7 +41,7 @@ func host() []Interface {
 
 type resolveCase struct {
 	name         string
-	family       Family
+	family       family.Family
 	ip, method   string
 	stored       string
 	internal     []netip.Addr

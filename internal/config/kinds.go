@@ -15,6 +15,7 @@ import (
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/autodetect"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // kind is a type of value: how it is called, what is accepted, how it is read.
@@ -165,13 +166,13 @@ type poolRange struct {
 }
 
 var (
-	poolCIDR = rangeOf(autodetect.IPv4, `e.g. 10.244.0.0/16, or "none"`, "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+	poolCIDR = rangeOf(family.IPv4, `e.g. 10.244.0.0/16, or "none"`, "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
 	// ::/8 is the IETF's (RFC 4291 §2.4): loopback, mapped and translated addresses.
-	poolCIDR6 = rangeOf(autodetect.IPv6, `e.g. fd00:10:244::/48, or "none"`, "::/8", "fe80::/10", "ff00::/8")
+	poolCIDR6 = rangeOf(family.IPv6, `e.g. fd00:10:244::/48, or "none"`, "::/8", "fe80::/10", "ff00::/8")
 )
 
 // rangeOf is the kind of a pool's range, of one family and outside the reserved ranges.
-func rangeOf(family autodetect.Family, accepts string, reserved ...string) kind[poolRange] {
+func rangeOf(family family.Family, accepts string, reserved ...string) kind[poolRange] {
 	return kind[poolRange]{"CIDR", accepts, func(s string) (poolRange, string, error) {
 		if s == "" || s == "none" {
 			return poolRange{none: s == "none"}, "", nil

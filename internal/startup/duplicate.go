@@ -13,11 +13,12 @@ import (
 
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // claimed is an address that this node is about to publish, and what speaks for it.
 type claimed struct {
-	family   autodetect.Family
+	family   family.Family
 	addr     netip.Addr
 	stored   netip.Prefix // what the Node says now
 	ifaces   []autodetect.Interface
@@ -92,7 +93,7 @@ func (s *Startup) listNodes(ctx context.Context, a netip.Addr) (nodes *corev1.No
 
 // judge returns an error when one of the nodes has the address and is there.
 func (s *Startup) judge(c claimed, nodes []corev1.Node) error {
-	annotation, variable := addressAnnotation(c.family), c.family.Variable()
+	annotation, variable := addressAnnotation(c.family), autodetect.Variable(c.family)
 	for i := range nodes {
 		other := &nodes[i]
 		if other.Name == s.NodeName || storedAddress(other, c.family).Addr() != c.addr {

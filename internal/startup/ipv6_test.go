@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	v1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // dual is a cluster on whose machine eth0 has the given IPv6 addresses too.
@@ -188,7 +188,7 @@ func TestIPv6PoolNotes(t *testing.T) {
 			res := c.mustRun(tc.env...)
 			checkNotes(t, res.Notes, tc.note)
 			var got []string
-			for _, p := range poolsOf(autodetect.IPv6, c.pools()) {
+			for _, p := range poolsOf(family.IPv6, c.pools()) {
 				got = append(got, p.Name)
 			}
 			if strings.Join(got, " ") != tc.want {

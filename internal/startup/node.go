@@ -16,6 +16,7 @@ import (
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/excerpt"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // address chooses the node's addresses, AS and router id, and makes sure that no
@@ -31,7 +32,7 @@ func (s *Startup) address(ctx context.Context, node *corev1.Node, ifaces []autod
 
 func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface) (Result, error) {
 	set := s.Settings
-	stored := storedAddress(node, autodetect.IPv4)
+	stored := storedAddress(node, family.IPv4)
 	got, err := autodetect.Resolve(ctx, autodetect.Request{
 		IP:          set.Address.IP,
 		Method:      set.Address.Method,
@@ -57,7 +58,7 @@ func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []auto
 		res.RouterID = set.BGP.RouterID.For(s.NodeName, got.Addr.Addr())
 	}
 	if got.Addr.IsValid() && got.Addr != stored && !set.Address.SkipConflictCheck {
-		return res, s.claim(ctx, claimed{autodetect.IPv4, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
+		return res, s.claim(ctx, claimed{family.IPv4, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
 	}
 	return res, nil
 }
@@ -65,9 +66,9 @@ func (s *Startup) address4(ctx context.Context, node *corev1.Node, ifaces []auto
 // address6 chooses the node's IPv6 address, if it is to have one.
 func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []autodetect.Interface, res *Result) error {
 	set := s.Settings.Address
-	stored := storedAddress(node, autodetect.IPv6)
+	stored := storedAddress(node, family.IPv6)
 	got, err := autodetect.Resolve(ctx, autodetect.Request{
-		Family:      autodetect.IPv6,
+		Family:      family.IPv6,
 		IP:          set.IP6,
 		Method:      set.Method6,
 		Stored:      stored,
@@ -80,14 +81,14 @@ func (s *Startup) address6(ctx context.Context, node *corev1.Node, ifaces []auto
 	}
 	res.Address6, res.Interface6, res.Reason6 = got.Addr, got.Interface, got.Reason
 	if got.Addr.IsValid() && got.Addr != stored && !set.SkipConflictCheck {
-		return s.claim(ctx, claimed{autodetect.IPv6, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
+		return s.claim(ctx, claimed{family.IPv6, got.Addr.Addr(), stored, ifaces, internalIPs(node)})
 	}
 	return nil
 }
 
 // addressAnnotation is where a Node says its address.
-func addressAnnotation(f autodetect.Family) string {
-	if f == autodetect.IPv6 {
+func addressAnnotation(f family.Family) string {
+	if f == family.IPv6 {
 		return v1.AnnotationNodeIPv6
 	}
 	return v1.AnnotationNodeIPv4
@@ -96,11 +97,11 @@ func addressAnnotation(f autodetect.Family) string {
 // storedAddress reads the Node's address annotation; a bare address, which older
 // versions of Calico wrote, stands for a /32 or /128. What does not parse counts as
 // absent.
-func storedAddress(node *corev1.Node, f autodetect.Family) netip.Prefix {
+func storedAddress(node *corev1.Node, f family.Family) netip.Prefix {
 	return stored(node.Annotations, f)
 }
 
-func stored(annotations map[string]string, f autodetect.Family) netip.Prefix {
+func stored(annotations map[string]string, f family.Family) netip.Prefix {
 	v := annotations[addressAnnotation(f)]
 	if v != "" && !strings.Contains(v, "/") {
 		v += "/" + strconv.Itoa(f.Bits())

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 const (
@@ -210,11 +211,11 @@ func (s *Startup) listPools(ctx context.Context) (ipv4, ipv6 []v1.IPPool, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	return poolsOf(autodetect.IPv4, all), poolsOf(autodetect.IPv6, all), nil
+	return poolsOf(family.IPv4, all), poolsOf(family.IPv6, all), nil
 }
 
 // poolsOf are those pools whose range is of the family.
-func poolsOf(f autodetect.Family, pools []v1.IPPool) (out []v1.IPPool) {
+func poolsOf(f family.Family, pools []v1.IPPool) (out []v1.IPPool) {
 	for _, p := range pools {
 		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && f.Has(cidr.Addr()) {
 			out = append(out, p)
@@ -228,8 +229,8 @@ func poolsOf(f autodetect.Family, pools []v1.IPPool) (out []v1.IPPool) {
 // count: defaults express no wish.
 func ComparePools(set config.Config, pools []v1.IPPool) []Note {
 	return slices.Concat(
-		comparePools(set, ipv4Pool, set.Pool, poolsOf(autodetect.IPv4, pools)),
-		comparePools(set, ipv6Pool, set.Pool6, poolsOf(autodetect.IPv6, pools)))
+		comparePools(set, ipv4Pool, set.Pool, poolsOf(family.IPv4, pools)),
+		comparePools(set, ipv6Pool, set.Pool6, poolsOf(family.IPv6, pools)))
 }
 
 func comparePools(set config.Config, kind poolKind, want config.Pool, pools []v1.IPPool) (notes []Note) {

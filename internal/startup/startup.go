@@ -38,6 +38,7 @@ import (
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/excerpt"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/hostinit"
 )
 
@@ -223,7 +224,7 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 		changed = true
 		s.Log.Info("node address changed on the Node", "node", s.NodeName, "address", res.Address, "was", s.found.Address, "iface", res.Interface, "reason", res.Reason)
 	}
-	old, old6 := storedAddress(node, autodetect.IPv4), storedAddress(node, autodetect.IPv6)
+	old, old6 := storedAddress(node, family.IPv4), storedAddress(node, family.IPv6)
 	if set.IP.Detects() && res.Address != old {
 		changed = true
 		s.Log.Info("node address changed", "node", s.NodeName, "address", res.Address, "was", old, "iface", res.Interface, "reason", res.Reason)
@@ -285,7 +286,7 @@ func (s *Startup) missing(annotations map[string]string, res Result) map[string]
 			write[name] = &value
 		}
 	}
-	if res.Address.IsValid() && (s.Settings.Address.IP.Wanted() || !stored(annotations, autodetect.IPv4).IsValid()) {
+	if res.Address.IsValid() && (s.Settings.Address.IP.Wanted() || !stored(annotations, family.IPv4).IsValid()) {
 		set(v1.AnnotationNodeIPv4, res.Address.String())
 	}
 	if res.Address6.IsValid() {

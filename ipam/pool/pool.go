@@ -15,27 +15,9 @@ import (
 	"strings"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/selector"
 )
-
-// Family is an IP version: 4 or 6.
-type Family int
-
-// The address families.
-const (
-	IPv4 Family = 4
-	IPv6 Family = 6
-)
-
-// FamilyOf returns the family of a range.
-func FamilyOf(cidr netip.Prefix) Family {
-	if cidr.Addr().Is4() {
-		return IPv4
-	}
-	return IPv6
-}
-
-func (f Family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
 
 // Pool is a usable pool.
 type Pool struct {
@@ -53,9 +35,9 @@ func (s Skipped) String() string { return s.Name + ": " + s.Reason }
 
 // Query says what addresses are wanted, by whom.
 type Query struct {
-	Family Family
+	Family family.Family
 	Use    v1.IPPoolAllowedUse // empty means Workload
-	IPIP   bool                // only pools whose ipipMode is not Never
+	Encap  v1.Encap            // only pools that ask for it; empty: all
 	// Requested are names or CIDRs of pools. When there are any, these are used,
 	// in this order, whatever their selectors and assignmentMode say.
 	Requested []string
@@ -82,7 +64,7 @@ func Select(pools []*v1.IPPool, q Query) (selected []Pool, skipped []Skipped, er
 		return selected, nil, err
 	}
 	for _, c := range all {
-		if c.valid && FamilyOf(c.CIDR) != q.Family {
+		if c.valid && family.Of(c.CIDR.Addr()) != q.Family {
 			continue
 		}
 		reason := c.unusable
@@ -228,7 +210,7 @@ func request(all []candidate, q Query) (selected []Pool, err error) {
 		reason := c.closed()
 		switch {
 		case reason != "":
-		case FamilyOf(c.CIDR) != q.Family:
+		case family.Of(c.CIDR.Addr()) != q.Family:
 			reason = fmt.Sprintf("is %s and not %s", c.CIDR, q.Family)
 		default:
 			reason = mismatch(c.object, q)
@@ -257,8 +239,8 @@ func mismatch(p *v1.IPPool, q Query) string {
 	switch {
 	case !p.Allows(q.Use):
 		return fmt.Sprintf("has allowedUses %v without %s", p.Spec.AllowedUses, q.Use)
-	case q.IPIP && (p.Spec.IPIPMode == "" || p.Spec.IPIPMode == v1.EncapNever):
-		return "has ipipMode Never"
+	case q.Encap != "" && !p.AsksFor(q.Encap):
+		return fmt.Sprintf("has %s Never", q.Encap.Field())
 	}
 	return ""
 }

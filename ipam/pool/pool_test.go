@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/ipam/pool"
 )
 
@@ -44,24 +45,24 @@ func TestSelect(t *testing.T) {
 		selected string
 		skipped  map[string]string
 	}{
-		{pool.Query{Family: pool.IPv4}, "alpha/28 zulu/26", map[string]string{
+		{pool.Query{Family: family.IPv4}, "alpha/28 zulu/26", map[string]string{
 			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`, "disabled": "disabled", "garbled": "malformed nodeSelector",
 			"tunnels": "without Workload", "manual": "Manual", "rack": `nodeSelector "rack == '1'", which this node does not match`,
 			"tenant": `namespaceSelector "has(tenant)", which this namespace does not match`, "dying": "deleted",
 		}},
-		{pool.Query{Family: pool.IPv4, NodeLabels: map[string]string{"rack": "1"}, NamespaceLabels: map[string]string{"tenant": ""}}, "alpha/28 rack/26 tenant/26 zulu/26", map[string]string{
+		{pool.Query{Family: family.IPv4, NodeLabels: map[string]string{"rack": "1"}, NamespaceLabels: map[string]string{"tenant": ""}}, "alpha/28 rack/26 tenant/26 zulu/26", map[string]string{
 			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "garbled": "at byte", "tunnels": "allowedUses", "manual": "asked for by name", "dying": "deleted",
 		}},
-		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
+		{pool.Query{Family: family.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
 			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted", "garbled": "rack = 1",
 		}},
-		{pool.Query{Family: pool.IPv4, Use: v1.UseTunnel, IPIP: true}, "zulu/26", map[string]string{
+		{pool.Query{Family: family.IPv4, Use: v1.UseTunnel, Encap: v1.EncapIPIP}, "zulu/26", map[string]string{
 			"alpha": "ipipMode Never", "tunnels": "ipipMode Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
 			"manual": "ipipMode", "rack": "ipipMode", "tenant": "ipipMode", "dying": "deleted", "garbled": "ipipMode",
 		}},
-		{pool.Query{Family: pool.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
-		{pool.Query{Family: pool.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
-		{pool.Query{Family: pool.IPv4, Requested: []string{"manual", "10.6.0.0/16", "tenant", "manual", "10.5.0.0/16"}}, "manual/26 rack/26 tenant/26", nil},
+		{pool.Query{Family: family.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
+		{pool.Query{Family: family.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
+		{pool.Query{Family: family.IPv4, Requested: []string{"manual", "10.6.0.0/16", "tenant", "manual", "10.5.0.0/16"}}, "manual/26 rack/26 tenant/26", nil},
 	} {
 		selected, skipped, err := pool.Select(somePools(), c.query)
 		if err != nil {
@@ -91,7 +92,7 @@ func TestRequestedRefused(t *testing.T) {
 		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist", "disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",
 		"dying": "is being deleted", "garbled": "malformed nodeSelector", "beta": "overlaps", "six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
 	} {
-		selected, _, err := pool.Select(somePools(), pool.Query{Family: pool.IPv4, Requested: []string{"alpha", requested}})
+		selected, _, err := pool.Select(somePools(), pool.Query{Family: family.IPv4, Requested: []string{"alpha", requested}})
 		if err == nil || !strings.Contains(err.Error(), want) || len(selected) > 0 {
 			t.Errorf("%q: %v, %v; want an error with %q", requested, selected, err, want)
 		}
@@ -120,12 +121,12 @@ func TestFind(t *testing.T) {
 // name, and what it has given is still known.
 func TestBarred(t *testing.T) {
 	pools, barred := somePools(), map[string]string{"zulu": "cidr contains 10.1.0.1, the address of node n1"}
-	selected, skipped, err := pool.Select(pools, pool.Query{Family: pool.IPv4, Barred: barred})
+	selected, skipped, err := pool.Select(pools, pool.Query{Family: family.IPv4, Barred: barred})
 	if err != nil || slices.ContainsFunc(selected, func(p pool.Pool) bool { return p.Name == "zulu" }) ||
 		!slices.ContainsFunc(skipped, func(s pool.Skipped) bool { return s.Name == "zulu" && strings.Contains(s.Reason, "10.1.0.1") }) {
 		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
 	}
-	if _, _, err := pool.Select(pools, pool.Query{Family: pool.IPv4, Barred: barred, Requested: []string{"zulu"}}); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
+	if _, _, err := pool.Select(pools, pool.Query{Family: family.IPv4, Barred: barred, Requested: []string{"zulu"}}); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
 		t.Errorf("asked for by name: %v", err)
 	}
 	if _, err := pool.Find(pools, barred, netip.MustParseAddr("10.1.2.3")); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
@@ -243,7 +244,7 @@ func TestOlderPoolCounts(t *testing.T) {
 	old, young := ipPool("zulu", v1.IPPoolSpec{CIDR: "10.0.0.0/16"}), ipPool("alpha", v1.IPPoolSpec{CIDR: "10.0.0.0/24", BlockSize: 28})
 	old.CreationTimestamp, young.CreationTimestamp = metav1.Unix(1, 0), metav1.Unix(2, 0)
 	pools := []*v1.IPPool{young, old}
-	selected, skipped, err := pool.Select(pools, pool.Query{Family: pool.IPv4})
+	selected, skipped, err := pool.Select(pools, pool.Query{Family: family.IPv4})
 	if err != nil || len(selected) != 1 || selected[0].Name != "zulu" || len(skipped) != 1 || !strings.Contains(skipped[0].String(), "alpha: overlaps 10.0.0.0/16 of pool zulu") {
 		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
 	}
