@@ -13,15 +13,16 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/rules"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // apply is one round of the loop: look, calculate, write. An error means that
 // something is pending and another round is wanted.
 func (d *Dataplane) apply(ctx context.Context) error {
 	if in := d.mailbox.take(); in != nil {
-		d.takeInput(*in)
+		d.takeState(*in)
 	}
-	if !d.haveInput {
+	if !d.haveState {
 		return nil // events are kept until somebody has said what is wanted
 	}
 	changes := d.watcher.Take()
@@ -45,22 +46,21 @@ func (d *Dataplane) apply(ctx context.Context) error {
 	return err
 }
 
-func (d *Dataplane) takeInput(in calc.Input) {
-	if !d.haveInput || in.Node.IPv4.Addr() != d.input.Node.IPv4.Addr() ||
-		d.inner.on && !slices.Equal(in.Nodes, d.input.Nodes) { // other links may lead to them
-		d.look.uplink = true
+func (d *Dataplane) takeState(in State) {
+	if !d.haveState || in.Node.IPv4.Addr() != d.state.Node.IPv4.Addr() ||
+		d.inner.on && !slices.Equal(in.Nodes, d.state.Nodes) { // other links may lead to them
+		d.look.uplinks[family.IPv4] = true
 	}
-	in.Uplink, in.Uplink6 = d.input.Uplink, d.input.Uplink6
-	if in.Node.IPv6.Addr() != d.input.Node.IPv6.Addr() {
-		d.look.uplink6 = true
-		in.Uplink6, d.uplink6Index = calc.Uplink{}, 0 // the former address's, if any
-		d.capabilities = nil                          // look what the kernel forwards
+	if in.Node.IPv6.Addr() != d.state.Node.IPv6.Addr() {
+		d.look.uplinks[family.IPv6] = true
+		d.host.Uplinks[family.IPv6], d.uplinkIndex[family.IPv6] = calc.Uplink{}, 0 // the former address's, if any
+		d.capabilities = nil                                                       // look what the kernel forwards
 	}
-	if !d.haveInput {
+	if !d.haveState {
 		d.log.Info("first state of the cluster has arrived; the dataplane may write",
 			"blocks", len(in.OwnBlocks), "learned", len(in.Learned), "pools", len(in.Pools))
 	}
-	d.input, d.haveInput = in, true
+	d.state, d.haveState = in, true
 	d.look.calculate = true
 }
 
@@ -77,16 +77,16 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // the kernel drops a device's routes with it
 	}
-	if t := d.input.Tunnel; t != nil && (c.Addrs[t.Addr] || c.AddrLinks[d.tunnel.Index()]) {
+	if t := d.state.Tunnels.Get(state.EncapIPIP); t != nil && (c.Addrs[t.Addr] || c.AddrLinks[d.tunnel.Index()]) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}
-	if c.Touches(d.uplinkIndex, d.input.Node.IPv4.Addr()) || d.input.Uplink.Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
-		d.look.uplink = true
+	if c.Touches(d.uplinkIndex[family.IPv4], d.state.Node.IPv4.Addr()) || d.host.Uplinks[family.IPv4].Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
+		d.look.uplinks[family.IPv4] = true
 		d.routes.QueueResync()
 	}
 	if d.inner.touches(c) {
-		d.look.uplink = true
+		d.look.uplinks[family.IPv4] = true
 	}
 	d.takeChanges6(c)
 	for _, l := range c.PodLinks() {
@@ -104,7 +104,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 // it: udev applies sysctl.d to every new device, so to tunl0 a moment after it was made.
 func (d *Dataplane) takeRPFilters(set map[int]bool) {
 	d.endpoints.RPFilterSet(set)
-	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.uplinkIndex] {
+	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.uplinkIndex[family.IPv4]] {
 		d.tunnel.QueueResync()
 	}
 }
@@ -113,21 +113,21 @@ func (d *Dataplane) takeRPFilters(set map[int]bool) {
 // addresses costs no IPv6 route and may happen often: lookUp says whether it means
 // anything.
 func (d *Dataplane) takeChanges6(c iface.Changes) {
-	node := d.input.Node.IPv6.Addr()
+	node := d.state.Node.IPv6.Addr()
 	switch {
 	case !node.IsValid():
-	case c.TouchesIndex(d.uplink6Index):
-		d.look.uplink6 = true
+	case c.TouchesIndex(d.uplinkIndex[family.IPv6]):
+		d.look.uplinks[family.IPv6] = true
 		d.routes.QueueResync()
-	case c.Touches(d.uplink6Index, node), d.input.Uplink6.Name == "" && (len(c.Links) > 0 || len(c.Addrs6) > 0):
-		d.look.uplink6 = true
+	case c.Touches(d.uplinkIndex[family.IPv6], node), d.host.Uplinks[family.IPv6].Name == "" && (len(c.Links) > 0 || len(c.Addrs6) > 0):
+		d.look.uplinks[family.IPv6] = true
 	}
 }
 
 // refresh has everything read back.
 func (d *Dataplane) refresh() {
 	d.lastRefresh = time.Time{}
-	d.look.uplink, d.look.uplink6, d.look.endpoints = true, true, true
+	d.look.uplinks[family.IPv4], d.look.uplinks[family.IPv6], d.look.endpoints = true, true, true
 	for _, p := range d.parts {
 		p.QueueResync()
 	}
@@ -148,7 +148,7 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 		}
 		d.calculate()
 	}
-	generation := d.input.Generation
+	generation := d.state.Generation
 	before := d.tunnel.Unavailable()
 	err := d.write(ctx)
 	if d.tunnel.Unavailable() != before {
@@ -162,7 +162,7 @@ func (d *Dataplane) lookAndWrite(ctx context.Context) error {
 	if !d.inSync && d.routes.Status().Resyncs > 0 {
 		d.inSync = true
 		close(d.synced)
-		d.log.Info("dataplane is in sync", "endpoints", len(d.endpoints.All()), "uplink", d.input.Uplink.Name)
+		d.log.Info("dataplane is in sync", "endpoints", len(d.endpoints.All()), "uplink", d.host.Uplinks[family.IPv4].Name)
 	}
 	return err
 }
@@ -176,31 +176,31 @@ func (d *Dataplane) setFilter() {
 	if d.tunnel.Open() {
 		guarded = state.TunnelDevice
 	}
-	if d.filtered && d.filter.Tunnel == guarded {
+	if d.filtered && d.filter.Tunnels[state.EncapIPIP] == guarded {
 		return
 	}
-	d.filter.Tunnel, d.filtered = guarded, true
-	d.nft.SetTable(rules.IPv4(d.filter))
+	d.filter.Tunnels, d.filtered = map[state.Encap]string{state.EncapIPIP: guarded}, true
+	d.filters[family.IPv4].SetTable(rules.IPv4(d.filter))
 }
 
 // lookUp finds uplinks and endpoints again when there is reason to.
 func (d *Dataplane) lookUp() error {
-	if d.look.uplink {
-		up, index, in, err := d.findUplink(d.input.Node.IPv4.Addr())
+	if d.look.uplinks[family.IPv4] {
+		up, index, in, err := d.findUplink(d.state.Node.IPv4.Addr())
 		if err != nil {
 			return err
 		}
 		d.inner = in
-		if up.Name != d.input.Uplink.Name {
+		if up.Name != d.host.Uplinks[family.IPv4].Name {
 			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 		}
-		d.input.Uplink, d.uplinkIndex = up, index
+		d.host.Uplinks[family.IPv4], d.uplinkIndex[family.IPv4] = up, index
 		if up.Name != "" {
 			d.uplinkMTU = up.MTU
 		}
-		d.look.uplink, d.look.calculate = false, true
+		d.look.uplinks[family.IPv4], d.look.calculate = false, true
 	}
-	if d.look.uplink6 {
+	if d.look.uplinks[family.IPv6] {
 		if err := d.lookUp6(); err != nil {
 			return err
 		}
@@ -221,26 +221,26 @@ func (d *Dataplane) lookUp() error {
 func (d *Dataplane) lookUp6() error {
 	var up calc.Uplink
 	index := 0
-	if node := d.input.Node.IPv6.Addr(); node.IsValid() {
+	if node := d.state.Node.IPv6.Addr(); node.IsValid() {
 		var err error
 		if up, index, _, err = d.findUplink(node); err != nil {
 			return err
 		}
 	}
-	before := d.input.Uplink6
+	before := d.host.Uplinks[family.IPv6]
 	switch {
 	case up.Name == before.Name:
 	case up.Name == "":
-		d.log.Warn("no interface has the node's IPv6 address any longer; the routes over it are kept", "addr", d.input.Node.IPv6.Addr(), "iface", before.Name)
+		d.log.Warn("no interface has the node's IPv6 address any longer; the routes over it are kept", "addr", d.state.Node.IPv6.Addr(), "iface", before.Name)
 	default:
 		d.log.Info("uplink of the IPv6 address found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 	}
-	if index != d.uplink6Index || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
+	if index != d.uplinkIndex[family.IPv6] || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
 		d.routes.QueueResync()
 		d.look.calculate = true
 	}
-	d.input.Uplink6, d.uplink6Index = up, index
-	d.look.uplink6 = false
+	d.host.Uplinks[family.IPv6], d.uplinkIndex[family.IPv6] = up, index
+	d.look.uplinks[family.IPv6] = false
 	return d.lookAdvertised()
 }
 
@@ -259,27 +259,33 @@ func (d *Dataplane) endpointsChanged(added, removed []state.Endpoint) {
 }
 
 func (d *Dataplane) calculate() {
-	in := d.input
-	in.Endpoints = d.endpoints.All()
-	in.Tunnel = d.wantedTunnel()
-	d.tunnel.SetUplink(in.Uplink.Name)
-	d.tunnel.SetTunnel(in.Tunnel)
-	d.tunnel.SetPools(ranges(in.Pools))
-	if d.tunnel.Unavailable() != "" {
-		in.Tunnel = nil
+	host := d.host
+	host.Endpoints = d.endpoints.All()
+	host.Tunnels = state.Tunnels{}
+	ipip := d.wantedTunnel(state.EncapIPIP)
+	d.tunnel.SetUplink(host.Uplinks[family.IPv4].Name)
+	d.tunnel.SetTunnel(ipip)
+	d.tunnel.SetPools(ranges(d.state.Pools))
+	if ipip != nil && d.tunnel.Unavailable() == "" {
+		host.Tunnels[state.EncapIPIP] = *ipip
 	}
-	want := calc.Calculate(in)
+	want := calc.Calculate(d.state.Cluster, host)
 	// An uplink without its address for a moment (a DHCP client at work) must
 	// not cost the routes over it: the kernel keeps them, so do we. One family's
 	// loss is not the other's.
-	ipv6 := in.Node.IPv6.IsValid()
-	d.routes.SetConverged(in.Converged && in.Uplink.Name != "", !ipv6 || in.Converged && in.Uplink6.Name != "")
+	converged := [2]bool{}
+	for _, f := range family.All {
+		converged[f] = d.state.Converged && host.Uplinks[f].Name != ""
+	}
+	ipv6 := d.state.Node.IPv6.IsValid()
+	converged[family.IPv6] = converged[family.IPv6] || !ipv6
+	d.routes.SetConverged(converged)
 	d.routes.SetRoutes(want.Routes)
 	d.filter, d.filtered = want.Filter, false
 	if ipv6 {
-		d.nft6.SetTable(rules.IPv6(want.Filter))
+		d.filters[family.IPv6].SetTable(rules.IPv6(want.Filter))
 	} else {
-		d.nft6.SetAbsent()
+		d.filters[family.IPv6].SetAbsent()
 	}
 	d.calculated = want.Conditions
 	d.look.calculate = false
@@ -287,15 +293,12 @@ func (d *Dataplane) calculate() {
 
 // wantedTunnel completes the tunnel that was asked for with what the uplink says. One
 // that has lost its address for a moment changes no MTU.
-func (d *Dataplane) wantedTunnel() *state.Tunnel {
-	if d.input.Tunnel == nil {
-		return nil
-	}
-	t := *d.input.Tunnel
-	if t.MTU == 0 {
+func (d *Dataplane) wantedTunnel(e state.Encap) *state.Tunnel {
+	t := d.state.Tunnels.Get(e)
+	if t != nil && t.MTU == 0 {
 		t.MTU = TunnelMTU(d.uplinkMTU)
 	}
-	return &t
+	return t
 }
 
 func ranges(pools []calc.Pool) (out []netip.Prefix) {
@@ -320,9 +323,9 @@ const unknownMTU = 1460
 
 // probe looks at what changes rarely.
 func (d *Dataplane) probe() {
-	cfg := caps.Config{IPv6: d.input.Node.IPv6.IsValid(), NftVersion: d.nft.Version()}
+	cfg := caps.Config{IPv6: d.state.Node.IPv6.IsValid(), NftVersion: d.filters[family.IPv4].Version()}
 	if cfg.NftVersion == "" {
-		cfg.NftError = d.nft.Status().LastError
+		cfg.NftError = d.filters[family.IPv4].Status().LastError
 	}
 	cfg.Prober = d.prober
 	d.capabilities = caps.Probe(cfg)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/felix/nl/nltest"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // TestChanged: what others go by is told once, and an apply that changes nothing of it is
@@ -34,7 +35,7 @@ func TestChanged(t *testing.T) {
 	}
 	nltest.Run(t, "ip", "link", "set", uplinkName, "mtu", "1400")
 	t.Cleanup(func() { nltest.Run(t, "ip", "link", "set", uplinkName, "mtu", "1500") })
-	nltest.Eventually(t, "the uplink's MTU is told", func() bool { return told() && d.Status().Uplink.MTU == 1400 })
+	nltest.Eventually(t, "the uplink's MTU is told", func() bool { return told() && d.Status().Uplinks[family.IPv4].MTU == 1400 })
 
 	in.Generation = 2
 	d.SetState(in)

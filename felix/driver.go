@@ -9,6 +9,7 @@ import (
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // driver keeps one kind of thing in the kernel as it should be, and is the only writer of
@@ -59,12 +60,12 @@ func (p part) leaves() bool { return p.leaving != nil && p.leaving() }
 
 // place lists the drivers. Adding one is a line here and its room below felix.
 func (d *Dataplane) place() {
-	noIPv6 := func() bool { return !d.input.Node.IPv6.IsValid() }
-	noTunnel := func() bool { return d.input.Tunnel == nil }
-	filter := &guardedFilter{d.nft, d.setFilter}
+	noIPv6 := func() bool { return !d.state.Node.IPv6.IsValid() }
+	noTunnel := func() bool { return d.state.Tunnels.Get(state.EncapIPIP) == nil }
+	filter := &guardedFilter{d.filters[family.IPv4], d.setFilter}
 	d.ipip = &ipipDevice{d.tunnel, d.routes.QueueResync}
 	d.parts = []part{
-		{driver: d.nft6, phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
+		{driver: d.filters[family.IPv6], phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
 		{driver: filter, phase: phaseFilters, unready: "packet filter"},
 		{driver: d.linkconf, phase: phaseDevices},
 		{driver: d.ipip, phase: phaseDevices, guard: filter, leaving: noTunnel},
@@ -111,13 +112,14 @@ func (d *Dataplane) late(p part) bool {
 // change is mostly about routes.
 func (d *Dataplane) say(s *Status) {
 	said := map[state.Condition]bool{} // both filters may miss the program
+	ipip := Tunnel{Wanted: d.wantedTunnel(state.EncapIPIP), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()}
 	for _, p := range d.parts {
 		st := p.Status()
 		switch p.driver {
 		case driver(d.routes):
 			s.RoutesKept, s.routeError = st.Held, st.LastError
 		case driver(d.ipip):
-			s.Tunnel.Held, s.tunnelError = st.Held > 0, st.LastError
+			ipip.Held, ipip.lastError = st.Held > 0, st.LastError
 		}
 		if p.phase != phaseFilters || !p.leaves() || st.LastError != "" {
 			s.Drivers = append(s.Drivers, st)
@@ -135,6 +137,7 @@ func (d *Dataplane) say(s *Status) {
 			}
 		}
 	}
+	s.Tunnels = map[state.Encap]Tunnel{state.EncapIPIP: ipip}
 }
 
 // guardedFilter is told before each Apply what it guards now.

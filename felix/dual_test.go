@@ -64,7 +64,7 @@ func (n *node) dualPod(iface, containerID, addr4, addr6 string) (nltest.NS, stat
 }
 
 // dualInput is the usual state of a cluster with both families.
-func (n *node) dualInput() calc.Input {
+func (n *node) dualInput() State {
 	in := n.input()
 	in.Node.IPv6 = netip.MustParsePrefix(nodeAddr6)
 	in.Pools = append(in.Pools, calc.Pool{Name: "six", CIDR: netip.MustParsePrefix("fd00:10:244::/48"), NATOutgoing: true})
@@ -93,7 +93,7 @@ func hasTable6(t *testing.T) bool {
 }
 
 // set hands in a state and waits until it is in the kernel.
-func set(t *testing.T, d *Dataplane, in *calc.Input) {
+func set(t *testing.T, d *Dataplane, in *State) {
 	t.Helper()
 	in.Generation++
 	d.SetState(*in)
@@ -130,7 +130,7 @@ func TestDualLifecycle(t *testing.T) {
 		t.Errorf("IPv4 routes:\n%s", got)
 	}
 	s := d.Status()
-	if s.Uplink6.Name != "eth0" || len(s.Conditions) != 0 || s.Driver("nft6").InKernel == 0 || !hasTable6(t) {
+	if s.Uplinks[family.IPv6].Name != "eth0" || len(s.Conditions) != 0 || s.Driver("nft6").InKernel == 0 || !hasTable6(t) {
 		t.Errorf("status: %+v", s)
 	}
 	if ok, err := d.HasRoutes(t.Context(), ep); !ok || err != nil {
@@ -143,7 +143,7 @@ func TestDualLifecycle(t *testing.T) {
 	in := n.dualInput()
 	in.Learned, in.Converged = nil, false // BGP has said nothing yet
 	set(t, d, &in)
-	set(t, d, func() *calc.Input { all := n.dualInput(); all.Generation = in.Generation; return &all }())
+	set(t, d, func() *State { all := n.dualInput(); all.Generation = in.Generation; return &all }())
 	ready(t, d)
 	stop()
 	if out := mon.Stop(); out != "" {
@@ -278,7 +278,7 @@ func TestIPv6ComesAndGoes(t *testing.T) {
 			t.Errorf("%s: table %v, routes:\n%s", what, hasTable6(t), routes6(t))
 		}
 		s := d.Status()
-		if s.Driver("nft6").LastApply.IsZero() == six || (s.Uplink6.Name != "") != six || len(s.Conditions) != 0 {
+		if s.Driver("nft6").LastApply.IsZero() == six || (s.Uplinks[family.IPv6].Name != "") != six || len(s.Conditions) != 0 {
 			t.Errorf("%s: status %+v", what, s)
 		}
 		if b, err := json.Marshal(s); err != nil || strings.Contains(string(b), "6\"") != six {

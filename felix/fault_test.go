@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
@@ -73,7 +72,7 @@ func (f *faulty) start(t *testing.T, newNft func(family.Family) (nft.Runner, err
 	return d
 }
 
-func faultyInput() calc.Input {
+func faultyInput() State {
 	n := &node{}
 	return n.input()
 }

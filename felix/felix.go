@@ -80,20 +80,20 @@ type Dataplane struct {
 
 	// All below belongs to the loop's goroutine.
 	routes    *route.Driver
-	nft, nft6 *nft.Driver
+	filters   [2]*nft.Driver // by family
 	tunnel    *tunnel.Driver
 	endpoints *endpoint.Driver
 	linkconf  *linkconf.Driver
 	ipip      *ipipDevice // tunnel among the parts
 	parts     []part      // all of them but endpoints, which is told and not applied
 
-	input        calc.Input // the last one, with the uplinks filled in
-	haveInput    bool
-	uplinkIndex  int
+	state        State
+	host         calc.Host // without Endpoints and Tunnels, which calculate adds
+	haveState    bool
+	uplinkIndex  [2]int // by family
 	inner        inner
-	outer        []string // what outerLinks were at the last look
-	advertised   bool     // see lookAdvertised
-	uplink6Index int
+	outer        []string           // what outerLinks were at the last look
+	advertised   bool               // see lookAdvertised
 	uplinkMTU    int                // of the last known uplink; 0 when there never was one
 	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's
 	filtered     bool               // the packet filter has been told
@@ -111,22 +111,38 @@ type Dataplane struct {
 
 // lookAgain is what has to be done before the next apply.
 type lookAgain struct {
-	uplink, uplink6, endpoints, calculate bool
+	uplinks              [2]bool // by family
+	endpoints, calculate bool
+}
+
+// State is what the agent says the cluster looks like, and what this node should have.
+type State struct {
+	calc.Cluster
+	// Tunnels are the devices that this node should have. One whose MTU is 0 gets the
+	// uplink's less its header.
+	Tunnels state.Tunnels
+	// Generation is the sender's number of this state: Status.Applied tells which of them
+	// is in the kernel.
+	Generation uint64
+	// Converged says that BGP has settled since the agent started, so that a
+	// prefix missing from Learned is really gone. Until then no route through
+	// a next hop is removed.
+	Converged bool
 }
 
 // mailbox holds the latest state that was set; an older one is of no interest.
 type mailbox struct {
 	mu   sync.Mutex
-	next *calc.Input
+	next *State
 }
 
-func (m *mailbox) put(in calc.Input) {
+func (m *mailbox) put(in State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.next = &in
 }
 
-func (m *mailbox) take() *calc.Input {
+func (m *mailbox) take() *State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	in := m.next
@@ -150,7 +166,7 @@ func New(cfg Config) (*Dataplane, error) {
 	}
 	d := &Dataplane{
 		cfg: cfg, log: cfg.Log, tasks: make(chan func(context.Context)), synced: make(chan struct{}), changed: make(chan struct{}, 1),
-		look: lookAgain{uplink: true, endpoints: true, calculate: true},
+		look: lookAgain{uplinks: [2]bool{family.IPv4: true}, endpoints: true, calculate: true},
 	}
 	d.published.Store(&Status{})
 	reaperKernel, err := d.openKernel()
@@ -158,8 +174,8 @@ func New(cfg Config) (*Dataplane, error) {
 		return nil, err
 	}
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
-	d.nft = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
-	d.nft6 = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
+	d.filters[family.IPv4] = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
+	d.filters[family.IPv6] = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
 	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
@@ -231,9 +247,8 @@ func (d *Dataplane) Run(ctx context.Context) error {
 // SetState says what the cluster looks like. It never waits; of several states
 // only the latest counts. The first one allows writing: IPAM must have been
 // synced by then, because a pod whose handle has no address in
-// Config.Addresses loses its route. The dataplane fills in Endpoints, Uplink and
-// Uplink6. The caller must not change the slices afterwards.
-func (d *Dataplane) SetState(in calc.Input) {
+// Config.Addresses loses its route. The caller must not change the slices afterwards.
+func (d *Dataplane) SetState(in State) {
 	d.mailbox.put(in)
 	d.loop.Wake()
 }
@@ -304,7 +319,7 @@ func (d *Dataplane) removeEndpoint(ifaceName, handle string) error {
 // contested has everything calculated again when an endpoint that comes or goes has
 // an address that is lent to another node: its route hides the one to that node.
 func (d *Dataplane) contested(ep state.Endpoint) {
-	if slices.ContainsFunc(ep.Addrs, func(a netip.Addr) bool { _, lent := d.input.Lent[a]; return lent }) {
+	if slices.ContainsFunc(ep.Addrs, func(a netip.Addr) bool { _, lent := d.state.Lent[a]; return lent }) {
 		d.look.calculate = true
 		d.loop.Wake()
 	}
@@ -313,7 +328,7 @@ func (d *Dataplane) contested(ep state.Endpoint) {
 // routesTo are the routes to an endpoint's addresses of the families this node has:
 // a pod may be older than the node's last change.
 func (d *Dataplane) routesTo(ep state.Endpoint) []state.Route {
-	return slices.DeleteFunc(ep.Routes(), func(r state.Route) bool { return !d.input.Node.Routes(r.Dst.Addr()) })
+	return slices.DeleteFunc(ep.Routes(), func(r state.Route) bool { return !d.state.Node.Routes(r.Dst.Addr()) })
 }
 
 // HasRoutes reports whether the routes of all of an endpoint's addresses are in

@@ -15,6 +15,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // TestNodeLifecycle is a node's life: nothing before the first state, then
@@ -49,7 +50,7 @@ func TestNodeLifecycle(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	s := d.Status()
-	if s.Uplink.Name != "eth0" || s.Endpoints != 1 || !s.Converged || len(s.Conditions) != 0 {
+	if s.Uplinks[family.IPv4].Name != "eth0" || s.Endpoints != 1 || !s.Converged || len(s.Conditions) != 0 {
 		t.Errorf("status: %+v", s)
 	}
 

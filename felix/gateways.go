@@ -8,14 +8,15 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // lookForGateways finds the next hops of routes that are not ours, where a pool could
 // cover them: they are on link, so that no other pool can. In a cluster whose pools are
 // apart from the nodes' network, as they should be, nothing is read.
 func (d *Dataplane) lookForGateways() error {
-	d.input.Gateways = nil
-	if !overUplink(d.input) {
+	d.host.Gateways = nil
+	if !overUplink(d.state.Pools, d.host.Uplinks) {
 		return nil
 	}
 	found := map[netip.Addr]bool{}
@@ -28,16 +29,16 @@ func (d *Dataplane) lookForGateways() error {
 		return fmt.Errorf("find the gateways of this node: %w", err)
 	}
 	for a := range found {
-		d.input.Gateways = append(d.input.Gateways, a)
+		d.host.Gateways = append(d.host.Gateways, a)
 	}
-	slices.SortFunc(d.input.Gateways, netip.Addr.Compare)
+	slices.SortFunc(d.host.Gateways, netip.Addr.Compare)
 	return nil
 }
 
 // overUplink reports whether a pool has addresses in a subnet of an uplink.
-func overUplink(in calc.Input) bool {
-	subnets := slices.Concat(in.Uplink.Prefixes, in.Uplink6.Prefixes)
-	return slices.ContainsFunc(in.Pools, func(p calc.Pool) bool {
+func overUplink(pools []calc.Pool, up [2]calc.Uplink) bool {
+	subnets := slices.Concat(up[family.IPv4].Prefixes, up[family.IPv6].Prefixes)
+	return slices.ContainsFunc(pools, func(p calc.Pool) bool {
 		return p.CIDR.IsValid() && slices.ContainsFunc(subnets, p.CIDR.Overlaps)
 	})
 }

@@ -10,12 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // process makes a dataplane that does a round only when it is told to, without events.
@@ -29,13 +29,13 @@ func (w *tunnelled) process(t *testing.T, memory tunnel.Memory) *Dataplane {
 }
 
 // round is one round of the loop with what is wanted.
-func round(t *testing.T, d *Dataplane, in calc.Input) error {
+func round(t *testing.T, d *Dataplane, in State) error {
 	t.Helper()
 	d.mailbox.put(in)
 	return d.apply(t.Context())
 }
 
-func mustRound(t *testing.T, d *Dataplane, in calc.Input) {
+func mustRound(t *testing.T, d *Dataplane, in State) {
 	t.Helper()
 	if err := round(t, d, in); err != nil {
 		t.Fatal(err)
@@ -43,9 +43,9 @@ func mustRound(t *testing.T, d *Dataplane, in calc.Input) {
 }
 
 // withoutTunnel is the same cluster after its change to plain routes.
-func withoutTunnel() calc.Input {
+func withoutTunnel() State {
 	in := withTunnel()
-	in.Pools[0].IPIPMode, in.Pools[0].Sends, in.Tunnel = state.Never, state.Plain, nil
+	in.Pools[0].IPIPMode, in.Pools[0].Sends, in.Tunnels = state.Never, state.Plain, nil
 	return in
 }
 
@@ -55,18 +55,18 @@ func withoutTunnel() calc.Input {
 func TestOpenTunnelIsGuarded(t *testing.T) {
 	for _, tc := range []struct {
 		what        string
-		prepare     func(t *testing.T, w *tunnelled, in *calc.Input)
+		prepare     func(t *testing.T, w *tunnelled, in *State)
 		up, guarded bool
 		fails       bool
 	}{
-		{what: "nothing in the way", prepare: func(*testing.T, *tunnelled, *calc.Input) {}},
+		{what: "nothing in the way", prepare: func(*testing.T, *tunnelled, *State) {}},
 		{
 			what: "routes held until BGP has converged", up: true, guarded: true,
-			prepare: func(_ *testing.T, _ *tunnelled, in *calc.Input) { in.Learned, in.Converged = nil, false },
+			prepare: func(_ *testing.T, _ *tunnelled, in *State) { in.Learned, in.Converged = nil, false },
 		},
 		{
 			what: "it cannot be set down", up: true, guarded: true, fails: true,
-			prepare: func(_ *testing.T, w *tunnelled, _ *calc.Input) {
+			prepare: func(_ *testing.T, w *tunnelled, _ *State) {
 				w.FailWith(func(op nltest.Op, _ string) error {
 					if op == nltest.OpLinkSetUp {
 						return errors.New("not now")
@@ -77,7 +77,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 		},
 		{
 			what: "it cannot be looked at", up: true, guarded: true, fails: true,
-			prepare: func(_ *testing.T, w *tunnelled, _ *calc.Input) {
+			prepare: func(_ *testing.T, w *tunnelled, _ *State) {
 				w.FailWith(func(op nltest.Op, subject string) error {
 					if op == nltest.OpLinkByName && subject == state.TunnelDevice {
 						return errors.New("not now")
@@ -88,7 +88,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 		},
 		{
 			what: "somebody's address keeps it up", up: true,
-			prepare: func(t *testing.T, w *tunnelled, _ *calc.Input) {
+			prepare: func(t *testing.T, w *tunnelled, _ *State) {
 				w.AddAddr(w.tunl0(t).Index, netip.MustParsePrefix("172.31.0.1/32"))
 			},
 		},
@@ -126,7 +126,7 @@ func TestForcedTunnelOfAnotherProcess(t *testing.T) {
 	w := newTunnelled(t)
 	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	forced := withoutTunnel()
-	forced.Tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", Bare: true}
+	forced.Tunnels = state.Tunnels{state.EncapIPIP: {Name: state.TunnelDevice, Kind: "ipip", Bare: true}}
 	mustRound(t, w.process(t, memory), forced)
 	if !w.tunl0(t).Up || !guarded(t) {
 		t.Fatalf("forced: up %v, guarded %v", w.tunl0(t).Up, guarded(t))
@@ -220,7 +220,7 @@ func TestBareCostsNoRoute(t *testing.T) {
 	mustRound(t, d, withTunnel())
 	w.takeJournal()
 	bare := withTunnel()
-	bare.Tunnel.Addr, bare.Tunnel.Bare = netip.Addr{}, true
+	bare.Tunnels = changed(bare.Tunnels, func(t *state.Tunnel) { t.Addr, t.Bare = netip.Addr{}, true })
 	mustRound(t, d, bare)
 	if diff := cmp.Diff(throughTunnel, w.RouteTable()); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
@@ -236,7 +236,7 @@ func TestBareIsRepaired(t *testing.T) {
 	w := newTunnelled(t)
 	d := w.start(t, w.newNft)
 	bare := withTunnel()
-	bare.Tunnel.Addr, bare.Tunnel.Bare = netip.Addr{}, true
+	bare.Tunnels = changed(bare.Tunnels, func(t *state.Tunnel) { t.Addr, t.Bare = netip.Addr{}, true })
 	w.set(t, d, bare)
 	ready(t, d)
 	index := w.tunl0(t).Index
@@ -266,10 +266,10 @@ func TestHeldAddressHoldsUpNobody(t *testing.T) {
 		Dst: netip.MustParsePrefix("198.51.100.0/24"), Dev: state.TunnelDevice, Scope: state.ScopeLink, Table: 100,
 	}})
 	bare := withTunnel()
-	bare.Tunnel.Addr, bare.Tunnel.Bare = netip.Addr{}, true
+	bare.Tunnels = changed(bare.Tunnels, func(t *state.Tunnel) { t.Addr, t.Bare = netip.Addr{}, true })
 	w.set(t, d, bare)
-	if s := d.Status(); s.Tunnel.Ready || s.Driver("tunnel").Held != 1 || d.Ready() != nil {
-		t.Errorf("tunnel %+v, %+v, %v", s.Tunnel, s.Driver("tunnel"), d.Ready())
+	if s := d.Status(); s.Tunnels[state.EncapIPIP].Ready || s.Driver("tunnel").Held != 1 || d.Ready() != nil {
+		t.Errorf("tunnel %+v, %+v, %v", s.Tunnels[state.EncapIPIP], s.Driver("tunnel"), d.Ready())
 	}
 }
 
@@ -288,10 +288,10 @@ func TestUplinkWithoutAddressKeepsMTU(t *testing.T) {
 	if err := w.AddrDel(nl.Addr{LinkIndex: eth0.Index, Prefix: netip.MustParsePrefix(nodeAddr)}); err != nil {
 		t.Fatal(err)
 	}
-	nltest.Eventually(t, "no uplink", func() bool { return d.Status().Uplink.Name == "" })
+	nltest.Eventually(t, "no uplink", func() bool { return d.Status().Uplinks[family.IPv4].Name == "" })
 	w.set(t, d, withTunnel())
-	if got := w.tunl0(t).MTU; got != 8981 || d.Status().Tunnel.Wanted.MTU != got {
-		t.Errorf("MTU %d, wanted %+v", got, d.Status().Tunnel.Wanted)
+	if got := w.tunl0(t).MTU; got != 8981 || d.Status().Tunnels[state.EncapIPIP].Wanted.MTU != got {
+		t.Errorf("MTU %d, wanted %+v", got, d.Status().Tunnels[state.EncapIPIP].Wanted)
 	}
 
 	never := newTunnelled(t)

@@ -2,12 +2,14 @@ package felix
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/manx-cni/manx/felix/iface"
 	"github.com/manx-cni/manx/felix/linkconf"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // linkWants is what the links should be that pods' packets pass: those by which packets
@@ -20,7 +22,7 @@ func (d *Dataplane) linkWants() []linkconf.Want {
 		out = append(out, linkconf.Want{Name: name, Values: forwards})
 	}
 	if d.advertised {
-		out = append(out, linkconf.Want{Name: d.input.Uplink6.Name, Values: []linkconf.Value{{Setting: nl.AcceptRA6, Want: 2}}})
+		out = append(out, linkconf.Want{Name: d.host.Uplinks[family.IPv6].Name, Values: []linkconf.Value{{Setting: nl.AcceptRA6, Want: 2}}})
 	}
 	for _, ep := range d.endpoints.All() {
 		out = append(out, linkconf.Want{Name: ep.Iface, Values: podSettings(ep), Alias: ep.Alias()})
@@ -50,12 +52,12 @@ func podSettings(ep state.Endpoint) []linkconf.Value {
 // outerLinks are the links by which packets come from other nodes: the uplink, or those
 // that lead to the nodes when no packet comes by it, and the tunnel while it is wanted.
 func (d *Dataplane) outerLinks() (out []string) {
-	if name := d.input.Uplink.Name; name != "" && !d.inner.on {
+	if name := d.host.Uplinks[family.IPv4].Name; name != "" && !d.inner.on {
 		out = append(out, name)
 	}
 	out = append(out, d.inner.names...)
-	if d.input.Tunnel != nil {
-		out = append(out, state.TunnelDevice)
+	for _, e := range slices.Sorted(maps.Keys(d.state.Tunnels)) {
+		out = append(out, d.state.Tunnels[e].Name)
 	}
 	return out
 }
@@ -69,7 +71,7 @@ const protocolRA = 9
 // their time is up.
 func (d *Dataplane) lookAdvertised() error {
 	d.advertised = false
-	name := d.input.Uplink6.Name
+	name := d.host.Uplinks[family.IPv6].Name
 	if name == "" {
 		return nil
 	}
@@ -93,7 +95,7 @@ func (d *Dataplane) takeSettings(c iface.Changes, set map[int]bool) {
 	}
 	indexes := d.endpoints.Indexes()
 	known := func(index int) bool {
-		return indexes[index] || index == d.uplinkIndex || d.inner.links[index] || index == d.tunnel.Index()
+		return indexes[index] || index == d.uplinkIndex[family.IPv4] || d.inner.links[index] || index == d.tunnel.Index()
 	}
 	for index := range set {
 		if known(index) {

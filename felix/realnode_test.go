@@ -88,8 +88,8 @@ func (n *node) plug(ns nltest.NS, ep state.Endpoint) {
 }
 
 // input is the usual state of the cluster.
-func (n *node) input() calc.Input {
-	return calc.Input{
+func (n *node) input() State {
+	return State{Cluster: calc.Cluster{
 		Node:      calc.Node{Name: "a", IPv4: netip.MustParsePrefix(nodeAddr)},
 		Pools:     []calc.Pool{{Name: "default", CIDR: netip.MustParsePrefix("10.244.0.0/16"), NATOutgoing: true}},
 		OwnBlocks: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/26")},
@@ -97,8 +97,7 @@ func (n *node) input() calc.Input {
 			{Prefix: netip.MustParsePrefix("10.244.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}},
 			{Prefix: netip.MustParsePrefix("10.244.2.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.3")}},
 		},
-		Converged: true,
-	}
+	}, Converged: true}
 }
 
 // start runs a dataplane until the returned function, or the test, ends it.

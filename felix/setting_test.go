@@ -9,6 +9,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 func sysctl(t *testing.T, name string) string {
@@ -122,7 +123,7 @@ func TestUplinkThatAppears(t *testing.T) {
 	nltest.Run(t, "ip", "addr", "del", nodeAddr, "dev", uplinkName)
 	nltest.Run(t, "ip", "addr", "add", nodeAddr, "dev", "eth7")
 	nltest.Eventually(t, "eth7 forwards", func() bool {
-		return d.Status().Uplink.Name == "eth7" && sysctl(t, "net.ipv4.conf.eth7.forwarding") == "1"
+		return d.Status().Uplinks[family.IPv4].Name == "eth7" && sysctl(t, "net.ipv4.conf.eth7.forwarding") == "1"
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/caps"
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Status is how the dataplane is doing, as of Time.
@@ -20,11 +21,11 @@ type Status struct {
 	// InSync: the cluster's state has arrived and the kernel has been read back.
 	InSync bool `json:"inSync"`
 	// Converged: BGP has settled, so that obsolete routes are removed.
-	Converged bool        `json:"converged"`
-	Uplink    calc.Uplink `json:"uplink"`
-	// Uplink6 has the node's IPv6 address; zero without one.
-	Uplink6 calc.Uplink `json:"uplink6,omitzero"`
-	Tunnel  Tunnel      `json:"tunnel"`
+	Converged bool `json:"converged"`
+	// Uplinks have the node's addresses, by family; zero without one.
+	Uplinks [2]calc.Uplink `json:"uplinks"`
+	// Tunnels are the tunnel devices, by what they wrap packets in.
+	Tunnels map[state.Encap]Tunnel `json:"tunnels"`
 	// RoutesKept counts routes that are not wanted any longer and stay until BGP has
 	// converged.
 	RoutesKept int `json:"routesKept"`
@@ -49,12 +50,12 @@ type Status struct {
 	Conditions   []state.Condition `json:"conditions,omitempty"`
 	Capabilities []caps.Capability `json:"capabilities,omitempty"`
 
-	node6                   netip.Addr // the node's IPv6 address
-	routeError, tunnelError string     // the drivers' last
-	unready                 []error    // what of the drivers keeps the node from being ready
+	node6      netip.Addr // the node's IPv6 address
+	routeError string     // its driver's last
+	unready    []error    // what of the drivers keeps the node from being ready
 }
 
-// Tunnel is the state of the IPIP device.
+// Tunnel is the state of a tunnel device.
 type Tunnel struct {
 	// Wanted is the device as it should be; nil when there should be none.
 	Wanted *state.Tunnel `json:"wanted,omitempty"`
@@ -65,6 +66,13 @@ type Tunnel struct {
 	Held bool `json:"held,omitempty"`
 	// Unavailable says why this kernel cannot have it.
 	Unavailable string `json:"unavailable,omitempty"`
+
+	lastError string // its driver's
+}
+
+// same reports whether t and o say the same.
+func (t Tunnel) same(o Tunnel) bool {
+	return t.Wanted.Equal(o.Wanted) && t.Ready == o.Ready && t.Held == o.Held && t.Unavailable == o.Unavailable
 }
 
 // Driver returns the status of one driver by its name.
@@ -102,14 +110,16 @@ func (d *Dataplane) Ready() error {
 		return errors.New("dataplane: no state of the cluster yet")
 	}
 	var reasons []error
-	if s.Uplink.Name == "" {
+	if s.Uplinks[family.IPv4].Name == "" {
 		reasons = append(reasons, errors.New("dataplane: no interface has the node's address"))
 	}
-	if s.node6.IsValid() && s.Uplink6.Name == "" {
+	if s.node6.IsValid() && s.Uplinks[family.IPv6].Name == "" {
 		reasons = append(reasons, fmt.Errorf("dataplane: no interface has the node's IPv6 address %s", s.node6))
 	}
-	if s.Tunnel.Wanted != nil && s.Tunnel.Unavailable == "" && !s.Tunnel.Serves() {
-		reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", s.Tunnel.Wanted.Name, orPending(s.tunnelError)))
+	for _, e := range slices.Sorted(maps.Keys(s.Tunnels)) {
+		if t := s.Tunnels[e]; t.Wanted != nil && t.Unavailable == "" && !t.Serves() {
+			reasons = append(reasons, fmt.Errorf("dataplane: the tunnel %s is not ready: %s", t.Wanted.Name, orPending(t.lastError)))
+		}
 	}
 	return errors.Join(append(reasons, s.unready...)...)
 }
@@ -117,13 +127,11 @@ func (d *Dataplane) Ready() error {
 // publish replaces the status. Only the loop's goroutine calls it.
 func (d *Dataplane) publish() {
 	s := Status{
-		Time: time.Now(), InSync: d.inSync, Converged: d.input.Converged, Uplink: d.input.Uplink,
-		Uplink6: d.input.Uplink6, node6: d.input.Node.IPv6.Addr(),
+		Time: time.Now(), InSync: d.inSync, Converged: d.state.Converged, Uplinks: d.host.Uplinks, node6: d.state.Node.IPv6.Addr(),
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
 		Capabilities: d.capabilities,
-		Tunnel:       Tunnel{Wanted: d.wantedTunnel(), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()},
-		Applied:      d.applied, Dropped: sum(d.nft.Dropped(), d.nft6.Dropped()),
+		Applied:      d.applied, Dropped: sum(d.filters[family.IPv4].Dropped(), d.filters[family.IPv6].Dropped()),
 	}
 	s.Conditions = slices.Concat(d.calculated, d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
 	d.say(&s)
@@ -143,9 +151,8 @@ func (d *Dataplane) Changed() <-chan struct{} { return d.changed }
 // same reports whether s and o say the same of everything but counts and times.
 func (s *Status) same(o Status) bool {
 	return s.InSync == o.InSync && s.Converged == o.Converged && s.Applied == o.Applied &&
-		s.Uplink.Equal(o.Uplink) && s.Uplink6.Equal(o.Uplink6) &&
-		s.Tunnel.Wanted.Equal(o.Tunnel.Wanted) && s.Tunnel.Ready == o.Tunnel.Ready && s.Tunnel.Held == o.Tunnel.Held &&
-		s.Tunnel.Unavailable == o.Tunnel.Unavailable && (s.RoutesKept == 0) == (o.RoutesKept == 0) &&
+		s.Uplinks[family.IPv4].Equal(o.Uplinks[family.IPv4]) && s.Uplinks[family.IPv6].Equal(o.Uplinks[family.IPv6]) &&
+		maps.EqualFunc(s.Tunnels, o.Tunnels, Tunnel.same) && (s.RoutesKept == 0) == (o.RoutesKept == 0) &&
 		s.FirstError == o.FirstError
 }
 
@@ -191,7 +198,7 @@ func (d *Dataplane) Traffic(ctx context.Context) (rx, tx uint64, known bool, err
 func (d *Dataplane) LookCounters(ctx context.Context) error {
 	var err error
 	doErr := d.do(ctx, func(ctx context.Context) {
-		err = errors.Join(d.nft.LookCounters(ctx), d.nft6.LookCounters(ctx))
+		err = errors.Join(d.filters[family.IPv4].LookCounters(ctx), d.filters[family.IPv6].LookCounters(ctx))
 		d.publish()
 	})
 	return errors.Join(doErr, err)

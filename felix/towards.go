@@ -47,12 +47,12 @@ func (d *Dataplane) findUplink(node netip.Addr) (up calc.Uplink, index int, in i
 
 // others are the other nodes' addresses of a family.
 func (d *Dataplane) others(is6 bool) (out []netip.Addr) {
-	for _, n := range d.input.Nodes {
+	for _, n := range d.state.Nodes {
 		a := n.IPv4.Addr()
 		if is6 {
 			a = n.IPv6.Addr()
 		}
-		if n.Name != d.input.Node.Name && a.IsValid() {
+		if n.Name != d.state.Node.Name && a.IsValid() {
 			out = append(out, a)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/nl/nltest"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // A host with two top-of-rack routers has its address on lo, and multipath routes by
@@ -33,24 +34,23 @@ func TestAddressOnLoopback(t *testing.T) {
 
 	n := &node{t: t, handles: map[string][]netip.Addr{}}
 	d, _ := n.start(nil)
-	in := calc.Input{
+	in := State{Cluster: calc.Cluster{
 		Node: calc.Node{Name: "a", IPv4: netip.MustParsePrefix(loopback + "/32")},
 		Nodes: []calc.Node{{Name: "a", IPv4: netip.MustParsePrefix(loopback + "/32")}, {Name: "b", IPv4: netip.MustParsePrefix("10.255.0.2/32")},
 			{Name: "new"}},
-		Pools:     []calc.Pool{{Name: "default", CIDR: netip.MustParsePrefix("10.244.0.0/16")}},
-		Converged: true,
-	}
+		Pools: []calc.Pool{{Name: "default", CIDR: netip.MustParsePrefix("10.244.0.0/16")}},
+	}, Converged: true}
 	d.SetState(in)
 	mtu := func(why string, want int) {
 		t.Helper()
 		nltest.Eventually(t, fmt.Sprintf("%s: MTU %d", why, want), func() bool {
-			got := d.Status().Uplink
+			got := d.Status().Uplinks[family.IPv4]
 			return got.Name == "lo" && got.MTU == want
 		})
 	}
 	mtu("two links lead to the nodes", 9000)
 	// What the plugin does with it; with lo's own it could not.
-	for size, fits := range map[int]bool{d.Status().Uplink.MTU: true, 65536: false} {
+	for size, fits := range map[int]bool{d.Status().Uplinks[family.IPv4].MTU: true, 65536: false} {
 		out, err := nltest.TryRun("ip", "link", "add", "cali-probe", "mtu", fmt.Sprint(size), "type", "veth", "peer", "name", "cali-peer")
 		if (err == nil) != fits {
 			t.Errorf("a veth of MTU %d: %v %s", size, err, out)

@@ -102,21 +102,28 @@ func guarded(t *testing.T) bool {
 const tunnelAddr = "10.244.0.1"
 
 // withTunnel is a cluster with a pool in IPIP, and another with plain routes.
-func withTunnel() calc.Input {
+func withTunnel() State {
 	in := faultyInput()
 	in.Nodes = []calc.Node{{Name: "b", IPv4: netip.MustParsePrefix("192.0.2.2/24")}, {Name: "c", IPv4: netip.MustParsePrefix("192.0.2.3/24")}}
 	in.Pools[0].IPIPMode, in.Pools[0].Sends = state.Always, state.IPIPAlways
 	in.Pools = append(in.Pools, calc.Pool{Name: "plain", CIDR: netip.MustParsePrefix("10.245.0.0/16")})
 	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("10.245.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
-	in.Tunnel = &state.Tunnel{
+	in.Tunnels = state.Tunnels{state.EncapIPIP: {
 		Name: state.TunnelDevice, Kind: "ipip", Addr: netip.MustParseAddr(tunnelAddr),
 		Pools: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-	}
+	}}
 	return in
 }
 
+// changed are tunnels with a change to that for IPIP.
+func changed(tunnels state.Tunnels, change func(*state.Tunnel)) state.Tunnels {
+	t := tunnels.Get(state.EncapIPIP)
+	change(t)
+	return state.Tunnels{state.EncapIPIP: *t}
+}
+
 // set hands a state over and waits until it is applied.
-func (w *tunnelled) set(t *testing.T, d *Dataplane, in calc.Input) {
+func (w *tunnelled) set(t *testing.T, d *Dataplane, in State) {
 	t.Helper()
 	w.generation++
 	in.Generation = w.generation
@@ -171,8 +178,8 @@ func TestTunnelLife(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	s := d.Status()
-	if !s.Tunnel.Ready || s.Tunnel.Wanted == nil || s.Tunnel.Wanted.MTU != 1480 || s.Tunnel.Unavailable != "" || len(s.Conditions) != 0 {
-		t.Errorf("status: %+v, tunnel %+v", s, s.Tunnel)
+	if !s.Tunnels[state.EncapIPIP].Ready || s.Tunnels[state.EncapIPIP].Wanted == nil || s.Tunnels[state.EncapIPIP].Wanted.MTU != 1480 || s.Tunnels[state.EncapIPIP].Unavailable != "" || len(s.Conditions) != 0 {
+		t.Errorf("status: %+v, tunnel %+v", s, s.Tunnels[state.EncapIPIP])
 	}
 	if !w.whole() || !guarded(t) {
 		t.Errorf("whole %v, guarded %v", w.whole(), guarded(t))
@@ -185,15 +192,15 @@ func TestTunnelLife(t *testing.T) {
 	if diff := cmp.Diff(allPlain, w.RouteTable()); diff != "" {
 		t.Errorf("kept: routes (-want +got):\n%s", diff)
 	}
-	if !w.tunl0(t).Up || !guarded(t) || !d.Status().Tunnel.Ready {
-		t.Errorf("kept: link %+v, guarded %v, status %+v", w.tunl0(t), guarded(t), d.Status().Tunnel)
+	if !w.tunl0(t).Up || !guarded(t) || !d.Status().Tunnels[state.EncapIPIP].Ready {
+		t.Errorf("kept: link %+v, guarded %v, status %+v", w.tunl0(t), guarded(t), d.Status().Tunnels[state.EncapIPIP])
 	}
 
 	// Straight from sending to nothing, the hardest case for the order.
 	w.set(t, d, withTunnel())
 	w.takeJournal()
 	retired := withTunnel()
-	retired.Pools[0].IPIPMode, retired.Pools[0].Sends, retired.Tunnel = state.Never, state.Plain, nil
+	retired.Pools[0].IPIPMode, retired.Pools[0].Sends, retired.Tunnels = state.Never, state.Plain, nil
 	w.set(t, d, retired)
 	if got := w.takeJournal(); !slices.Equal(got, []string{"plain routes", "up or down", "address", "filter"}) {
 		t.Errorf("order: %q", got)
@@ -205,8 +212,8 @@ func TestTunnelLife(t *testing.T) {
 	if diff := cmp.Diff(allPlain, w.RouteTable()); diff != "" || guarded(t) {
 		t.Errorf("retired: guarded %v, routes (-want +got):\n%s", guarded(t), diff)
 	}
-	if s := d.Status(); s.Tunnel != (Tunnel{}) || s.Driver("tunnel").Held != 0 {
-		t.Errorf("retired: %+v", s.Tunnel)
+	if s := d.Status(); s.Tunnels[state.EncapIPIP] != (Tunnel{}) || s.Driver("tunnel").Held != 0 {
+		t.Errorf("retired: %+v", s.Tunnels[state.EncapIPIP])
 	}
 }
 
@@ -233,8 +240,8 @@ func TestKernelWithoutIPIP(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	s := d.Status()
-	if !strings.Contains(s.Tunnel.Unavailable, "ipip") || s.Tunnel.Ready {
-		t.Errorf("tunnel: %+v", s.Tunnel)
+	if !strings.Contains(s.Tunnels[state.EncapIPIP].Unavailable, "ipip") || s.Tunnels[state.EncapIPIP].Ready {
+		t.Errorf("tunnel: %+v", s.Tunnels[state.EncapIPIP])
 	}
 	for _, subject := range []string{state.TunnelDevice, "default"} {
 		if !slices.ContainsFunc(s.Conditions, func(c state.Condition) bool { return c.Kind == state.IPIPUnavailable && c.Subject == subject }) {
@@ -258,7 +265,7 @@ func TestKernelWithoutIPIP(t *testing.T) {
 	// Somebody loads it: the fallback device appears by itself.
 	w.AddLink(nl.Link{Name: state.TunnelDevice, Kind: "ipip", MTU: 1480})
 	nltest.Eventually(t, "the device is taken into use", w.whole)
-	nltest.Eventually(t, "nothing is complained of", func() bool { s := d.Status(); return len(s.Conditions) == 0 && s.Tunnel.Ready })
+	nltest.Eventually(t, "nothing is complained of", func() bool { s := d.Status(); return len(s.Conditions) == 0 && s.Tunnels[state.EncapIPIP].Ready })
 	if !guarded(t) {
 		t.Error("IPIP is taken from anybody")
 	}
@@ -308,16 +315,16 @@ func TestTunnelFollowsTheUplink(t *testing.T) {
 			w := newTunnelled(t)
 			d := w.start(t, w.newNft)
 			in := withTunnel()
-			in.Tunnel.MTU = c.set
+			in.Tunnels = changed(in.Tunnels, func(t *state.Tunnel) { t.MTU = c.set })
 			w.set(t, d, in)
 			ready(t, d)
 			if got := w.tunl0(t).MTU; got != c.before {
 				t.Errorf("MTU %d, want %d", got, c.before)
 			}
 			w.ChangeLink("eth0", func(l *nl.Link) { l.MTU = 9000 })
-			nltest.Eventually(t, "the uplink's MTU is seen", func() bool { return d.Status().Uplink.MTU == 9000 })
+			nltest.Eventually(t, "the uplink's MTU is seen", func() bool { return d.Status().Uplinks[family.IPv4].MTU == 9000 })
 			nltest.Eventually(t, "the tunnel's is right", func() bool {
-				return w.tunl0(t).MTU == c.after && d.Status().Tunnel.Wanted.MTU == c.after
+				return w.tunl0(t).MTU == c.after && d.Status().Tunnels[state.EncapIPIP].Wanted.MTU == c.after
 			})
 		})
 	}

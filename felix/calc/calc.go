@@ -11,7 +11,8 @@ import (
 )
 
 // Calculate says what the dataplane of in.Node should be.
-func Calculate(in Input) Desired {
+func Calculate(cluster Cluster, host Host) Desired {
+	in := input{cluster, host}
 	c := calculation{
 		in: in, own: masked(in.OwnBlocks),
 		out: Desired{
@@ -25,19 +26,21 @@ func Calculate(in Input) Desired {
 	// somebody else.
 	c.endpoints()
 	c.ownBlocks()
-	c.learned()
+	for d := range c.fromBGP {
+		c.carry(d)
+	}
 	c.reportUnrouted()
 	c.reportRefused()
 	c.reportUnderlay()
 	c.reportPools()
-	c.out.Tunnel, c.out.Filter = in.Tunnel, filter(in)
+	c.out.Filter = filter(in)
 	slices.SortFunc(c.out.Conditions, state.CompareConditions)
 	return c.out
 }
 
 // calculation is the working state of one Calculate.
 type calculation struct {
-	in  Input
+	in  input
 	own []netip.Prefix
 	out Desired
 	transports
@@ -86,53 +89,6 @@ func (c *calculation) ownBlocks() {
 		}
 		r := state.Route{Dst: block, Type: state.Blackhole, Table: state.MainTable}
 		c.out.Routes[r.Key()] = r
-	}
-}
-
-func (c *calculation) learned() {
-	waiting := map[netip.Addr]int{} // by the node's address that no interface has
-	if c.in.Uplink.Name == "" {
-		waiting[c.in.Node.IPv4.Addr()] = 0
-	}
-	if c.in.Node.IPv6.IsValid() && c.in.Uplink6.Name == "" {
-		waiting[c.in.Node.IPv6.Addr()] = 0
-	}
-	for _, l := range c.in.Learned {
-		if !l.Prefix.IsValid() || !c.in.Node.Routes(l.Prefix.Addr()) {
-			continue
-		}
-		if c.in.uplink(l.Prefix.Addr()).Name == "" {
-			waiting[c.in.Node.addr(l.Prefix.Addr())]++
-			continue
-		}
-		dst, nextHops := l.Prefix.Masked(), l.NextHops
-		if c.overUnderlay("announced by a peer", dst) {
-			continue
-		}
-		if own, inside := c.insideOwn(dst); inside {
-			holder, lent := c.holder(dst)
-			if !lent || !slices.Contains(nextHops, holder) {
-				c.refused(own, dst, nextHops)
-				continue
-			}
-			nextHops = []netip.Addr{holder}
-		} else if block, owner, part := c.foreignBlock(dst); part {
-			of := partOf{block, owner}
-			c.parts[of] = append(c.parts[of], dst)
-			continue
-		}
-		r, ok := c.transport(dst, nextHops)
-		if !ok {
-			continue
-		}
-		if have, twice := c.out.Routes[r.Key()]; twice && (!have.Gw.IsValid() || have.Gw.Compare(r.Gw) <= 0) {
-			continue // an endpoint's address, or the same prefix given twice
-		}
-		c.out.Routes[r.Key()] = r
-	}
-	for addr, n := range waiting {
-		c.condition(state.UplinkUnknown, addr.String(),
-			"no interface of this node has its address; routes to %d learned prefixes wait for it", n)
 	}
 }
 
@@ -188,12 +144,9 @@ func (c *calculation) reportPools() {
 }
 
 // filter is what the packet filter has to know.
-func filter(in Input) state.PacketFilter {
+func filter(in input) state.PacketFilter {
 	f := state.PacketFilter{
 		AllowIPIPFromPods: in.AllowIPIPFromPods, AllowVXLANFromPods: in.AllowVXLANFromPods, VXLANPort: in.VXLANPort,
-	}
-	if in.Tunnel != nil {
-		f.Tunnel = in.Tunnel.Name
 	}
 	for n := range in.everyNode {
 		f.Nodes = append(f.Nodes, n.IPv4.Addr())

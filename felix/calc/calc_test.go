@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -34,25 +35,34 @@ func learned(prefix string, hops ...string) Learned {
 }
 
 // base is a node with two own blocks, two peers and a pod.
-func base() Input {
-	return Input{
+func base() input {
+	return input{Cluster{
 		Node:      Node{Name: "a", IPv4: pfx("192.168.0.11/24")},
 		Pools:     []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: state.Never, VXLANMode: state.Never}},
 		OwnBlocks: []netip.Prefix{pfx("10.244.0.0/26"), pfx("10.244.7.9/32")},
 		Learned:   []Learned{learned("10.244.1.0/26", "192.168.0.12"), learned("10.244.2.0/26", "192.168.0.13")},
-		Uplink:    Uplink{Name: "eth0", Prefixes: []netip.Prefix{pfx("192.168.0.0/24")}, MTU: 1500},
+	}, Host{
+		Uplinks:   [2]Uplink{{Name: "eth0", Prefixes: []netip.Prefix{pfx("192.168.0.0/24")}, MTU: 1500}},
 		Endpoints: []state.Endpoint{{Iface: "cali1", Network: "n", ContainerID: "c1", Addrs: addrs("10.244.0.5")}},
-	}
+	}}
 }
 
+// result is what was calculated, and from what.
+type result struct {
+	Desired
+	in input
+}
+
+func calculate(in input) result { return result{Calculate(in.Cluster, in.Host), in} }
+
 // text prints a result as an administrator would see it.
-func text(d Desired) string {
+func text(d result) string {
 	var b strings.Builder
 	for _, k := range slices.SortedFunc(maps.Keys(d.Routes), state.CompareRouteKeys) {
 		fmt.Fprintf(&b, "route %s\n", d.Routes[k])
 	}
-	if d.Tunnel != nil {
-		fmt.Fprintf(&b, "device %s kind %s mtu %d addr %s\n", d.Tunnel.Name, d.Tunnel.Kind, d.Tunnel.MTU, d.Tunnel.Addr)
+	for _, t := range d.in.Tunnels {
+		fmt.Fprintf(&b, "device %s kind %s mtu %d addr %s\n", t.Name, t.Kind, t.MTU, t.Addr)
 	}
 	f := d.Filter
 	for _, p := range f.Masquerade.Sources {
@@ -61,8 +71,8 @@ func text(d Desired) string {
 	for _, p := range f.Masquerade.Inside {
 		fmt.Fprintf(&b, "inside %s\n", p)
 	}
-	if f.Tunnel != "" {
-		fmt.Fprintf(&b, "protocol 4 through %s\n", f.Tunnel)
+	for _, t := range d.in.Tunnels {
+		fmt.Fprintf(&b, "protocol 4 through %s\n", t.Name)
 	}
 	fmt.Fprintf(&b, "from nodes %s\n", join(f.Nodes))
 	if f.AllowIPIPFromPods || f.AllowVXLANFromPods || f.VXLANPort != 0 {
@@ -76,21 +86,21 @@ func text(d Desired) string {
 
 var cases = []struct {
 	name   string
-	change func(*Input)
+	change func(*input)
 }{
-	{"plain", func(*Input) {}},
-	{"next-hop-off-link", func(in *Input) {
+	{"plain", func(*input) {}},
+	{"next-hop-off-link", func(in *input) {
 		in.Learned = append(in.Learned, learned("10.244.4.0/26", "10.9.9.9"), learned("10.244.3.0/26", "10.9.9.9"), learned("10.244.5.0/26", "10.9.9.8"))
 	}},
-	{"second-next-hop-on-link", func(in *Input) {
+	{"second-next-hop-on-link", func(in *input) {
 		in.Learned = []Learned{learned("10.244.1.0/26", "10.9.9.9", "192.168.0.12", "192.168.0.13")}
 	}},
-	{"two-subnets-on-the-uplink", func(in *Input) {
-		in.Uplink.Prefixes = append(in.Uplink.Prefixes, pfx("172.16.0.0/16"))
+	{"two-subnets-on-the-uplink", func(in *input) {
+		in.Uplinks[family.IPv4].Prefixes = append(in.Uplinks[family.IPv4].Prefixes, pfx("172.16.0.0/16"))
 		in.Learned = append(in.Learned, learned("10.244.3.0/26", "172.16.9.9"))
 	}},
-	{"no-uplink", func(in *Input) { in.Uplink = Uplink{} }},
-	{"own-blocks-announced-by-others", func(in *Input) {
+	{"no-uplink", func(in *input) { in.Uplinks[family.IPv4] = Uplink{} }},
+	{"own-blocks-announced-by-others", func(in *input) {
 		in.Learned = append(in.Learned,
 			learned("10.244.0.0/26", "192.168.0.12"),  // the block itself
 			learned("10.244.0.32/27", "192.168.0.12"), // a part of it
@@ -98,7 +108,7 @@ var cases = []struct {
 			learned("10.244.7.9/32", "192.168.0.12"),  // a block of one address
 			learned("10.244.0.0/24", "192.168.0.13"))  // a cover: the own block is longer
 	}},
-	{"part-of-a-foreign-block", func(in *Input) {
+	{"part-of-a-foreign-block", func(in *input) {
 		in.Owners = map[netip.Prefix]string{pfx("10.244.1.0/26"): "b", pfx("10.244.0.0/26"): "a", pfx("10.244.3.0/28"): "c"}
 		in.Learned = append(in.Learned,
 			learned("10.244.1.32/27", "192.168.0.13"),
@@ -108,7 +118,7 @@ var cases = []struct {
 			learned("10.244.1.0/25", "192.168.0.13"), // the owner's block is longer
 			learned("10.244.9.0/27", "192.168.0.13")) // not heard of yet
 	}},
-	{"pool-over-the-nodes", func(in *Input) {
+	{"pool-over-the-nodes", func(in *input) {
 		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24")}, {Name: "c", IPv4: pfx("192.168.0.13/24")}, {Name: "d", IPv4: pfx("10.9.0.4/24")}}
 		in.Pools = append(in.Pools, Pool{Name: "over", CIDR: pfx("192.168.0.0/16")}, Pool{Name: "far", CIDR: pfx("10.9.0.0/24")})
 		in.OwnBlocks = append(in.OwnBlocks, pfx("192.168.0.0/28"), pfx("192.168.0.192/28"))
@@ -130,23 +140,23 @@ var cases = []struct {
 			learned("192.168.0.128/26", "192.168.0.12"), // nothing of that
 			learned("192.168.77.0/26", "192.168.0.12"))
 	}},
-	{"own-announcement-comes-back", func(in *Input) {
+	{"own-announcement-comes-back", func(in *input) {
 		in.Learned = append(in.Learned, learned("10.244.3.0/26", "192.168.0.11"), learned("10.244.4.0/26"))
 	}},
-	{"same-prefix-twice", func(in *Input) {
+	{"same-prefix-twice", func(in *input) {
 		in.Learned = append(in.Learned, learned("10.244.1.0/26", "192.168.0.99"), learned("10.244.1.0/26", "192.168.0.10"))
 	}},
-	{"prefix-not-masked", func(in *Input) { in.Learned = []Learned{learned("10.244.1.7/26", "192.168.0.12")} }},
-	{"two-pods-one-address", func(in *Input) {
+	{"prefix-not-masked", func(in *input) { in.Learned = []Learned{learned("10.244.1.7/26", "192.168.0.12")} }},
+	{"two-pods-one-address", func(in *input) {
 		in.Endpoints = append(in.Endpoints,
 			state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("10.244.0.5", "10.244.0.6")},
 			state.Endpoint{Iface: "cali0", Network: "n", ContainerID: "c0", Addrs: addrs("10.244.0.6")})
 	}},
-	{"pod-outside-own-blocks", func(in *Input) {
+	{"pod-outside-own-blocks", func(in *input) {
 		in.Endpoints[0].Addrs = addrs("10.244.1.3")
 		in.Learned = append(in.Learned, learned("10.244.1.3/32", "192.168.0.12"))
 	}},
-	{"lent", func(in *Input) {
+	{"lent", func(in *input) {
 		in.Lent = map[netip.Addr]netip.Addr{
 			netip.MustParseAddr("10.244.0.9"):  netip.MustParseAddr("192.168.0.12"),
 			netip.MustParseAddr("10.244.0.10"): netip.MustParseAddr("192.168.0.12"),
@@ -172,7 +182,7 @@ var cases = []struct {
 			learned("10.244.0.0/26", "192.168.0.12"), // the rest of the block, too
 			learned("10.244.0.32/27", "192.168.0.12"))
 	}},
-	{"lent-and-held-by-a-pod-here", func(in *Input) {
+	{"lent-and-held-by-a-pod-here", func(in *input) {
 		in.Lent = map[netip.Addr]netip.Addr{
 			netip.MustParseAddr("10.244.0.5"): netip.MustParseAddr("192.168.0.12"),
 			netip.MustParseAddr("10.244.0.6"): netip.MustParseAddr("192.168.0.12"), // not announced
@@ -180,10 +190,10 @@ var cases = []struct {
 		in.Endpoints[0].Addrs = addrs("10.244.0.5", "10.244.0.6", "10.244.0.6")
 		in.Learned = append(in.Learned, learned("10.244.0.5/32", "192.168.0.12"))
 	}},
-	{"taken-back-and-still-announced", func(in *Input) { // the withdrawal is on its way
+	{"taken-back-and-still-announced", func(in *input) { // the withdrawal is on its way
 		in.Learned = append(in.Learned, learned("10.244.0.5/32", "192.168.0.12"))
 	}},
-	{"pools", func(in *Input) {
+	{"pools", func(in *input) {
 		in.Pools = []Pool{
 			{Name: "b", CIDR: pfx("10.245.0.0/16"), NATOutgoing: false},
 			{Name: "exempt", CIDR: pfx("172.20.0.0/16"), NATOutgoing: true, Disabled: true},
@@ -192,21 +202,21 @@ var cases = []struct {
 			{Name: "first-half", CIDR: pfx("10.244.0.0/17")},
 		}
 	}},
-	{"encapsulating-pools", func(in *Input) {
+	{"encapsulating-pools", func(in *input) {
 		in.Pools[0].IPIPMode = state.CrossSubnet // agreed by nobody yet
 		in.Pools = append(in.Pools, Pool{Name: "v", CIDR: pfx("10.246.0.0/16"), VXLANMode: state.Always})
 	}},
-	{"ipv6-left-out", func(in *Input) {
+	{"ipv6-left-out", func(in *input) {
 		in.Pools = append(in.Pools, Pool{Name: "six", CIDR: pfx("2001:db8::/64"), NATOutgoing: true})
 		in.OwnBlocks = append(in.OwnBlocks, pfx("2001:db8::/122"))
 		in.Learned = append(in.Learned, learned("2001:db8::40/122", "192.168.0.12"))
 		in.Endpoints[0].Addrs = addrs("10.244.0.5", "2001:db8::5")
 	}},
-	{"empty", func(in *Input) { *in = Input{Node: in.Node, Uplink: in.Uplink} }},
+	{"empty", func(in *input) { *in = input{Cluster{Node: in.Node}, Host{Uplinks: in.Uplinks}} }},
 }
 
 // all runs f on every case of this package.
-func all(f func(name string, in Input)) {
+func all(f func(name string, in input)) {
 	for _, tc := range cases {
 		in := base()
 		tc.change(&in)
@@ -225,9 +235,9 @@ func all(f func(name string, in Input)) {
 }
 
 func TestCalculate(t *testing.T) {
-	all(func(name string, in Input) {
+	all(func(name string, in input) {
 		t.Run(name, func(t *testing.T) {
-			got := text(Calculate(in))
+			got := text(calculate(in))
 			golden := filepath.Join("testdata", name+".golden")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -248,8 +258,8 @@ func TestCalculate(t *testing.T) {
 // TestOrderDoesNotMatter shuffles every list of every case, and says some
 // things twice.
 func TestOrderDoesNotMatter(t *testing.T) {
-	all(func(name string, in Input) {
-		want := text(Calculate(in))
+	all(func(name string, in input) {
+		want := text(calculate(in))
 		r := rand.New(rand.NewPCG(1, 2))
 		for range 20 {
 			again := in
@@ -258,9 +268,9 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			again.OwnBlocks = shuffled(r, append(slices.Clone(in.OwnBlocks), in.OwnBlocks...))
 			again.Learned = shuffled(r, in.Learned)
 			again.Endpoints = shuffled(r, in.Endpoints)
-			again.Uplink.Prefixes = shuffled(r, in.Uplink.Prefixes)
-			again.Uplink6.Prefixes = shuffled(r, in.Uplink6.Prefixes)
-			if got := text(Calculate(again)); got != want {
+			again.Uplinks[family.IPv4].Prefixes = shuffled(r, in.Uplinks[family.IPv4].Prefixes)
+			again.Uplinks[family.IPv6].Prefixes = shuffled(r, in.Uplinks[family.IPv6].Prefixes)
+			if got := text(calculate(again)); got != want {
 				t.Fatalf("%s: another order, another result:\n%s", name, cmp.Diff(want, got))
 			}
 		}
@@ -283,7 +293,7 @@ func TestInvariants(t *testing.T) {
 	}
 	lent := 0
 	for range 500 {
-		in := Input{Node: Node{IPv4: pfx("192.168.0.11/24")}, Uplink: base().Uplink, Lent: map[netip.Addr]netip.Addr{}}
+		in := input{Cluster{Node: Node{IPv4: pfx("192.168.0.11/24")}, Lent: map[netip.Addr]netip.Addr{}}, Host{Uplinks: base().Uplinks}}
 		for range r.IntN(4) {
 			in.OwnBlocks = append(in.OwnBlocks, block(26+r.IntN(7)))
 		}
@@ -294,7 +304,7 @@ func TestInvariants(t *testing.T) {
 			in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: fmt.Sprint("cali", i), Addrs: []netip.Addr{block(32).Addr()}})
 		}
 		lend(r, &in)
-		out := Calculate(in)
+		out := calculate(in)
 		for k, route := range out.Routes {
 			if k != route.Key() || route.Dst != route.Dst.Masked() {
 				t.Fatalf("route %s under key %s", route, k)
@@ -328,7 +338,7 @@ func TestInvariants(t *testing.T) {
 
 // lend lends some of the addresses of own blocks, and has some of those announced,
 // mostly by who borrowed them; some are also announced without having been lent.
-func lend(r *rand.Rand, in *Input) {
+func lend(r *rand.Rand, in *input) {
 	node := func() netip.Addr { return netip.AddrFrom4([4]byte{192, 168, byte(r.IntN(2)), byte(10 + r.IntN(4))}) }
 	for _, own := range in.OwnBlocks {
 		for range r.IntN(6) {
@@ -354,6 +364,6 @@ func BenchmarkCalculate100k(b *testing.B) {
 		in.Learned = append(in.Learned, Learned{netip.PrefixFrom(a, 26), addrs("192.168.0.12")})
 	}
 	for b.Loop() {
-		Calculate(in)
+		calculate(in)
 	}
 }

@@ -24,7 +24,7 @@
 // address: a block is announced whole, by its owner.
 //
 // What peers announce inside an own block is ignored, with one exception: the host
-// route of an address that IPAM says another node has borrowed (Input.Lent), when
+// route of an address that IPAM says another node has borrowed (Cluster.Lent), when
 // that node announces it. It takes packets past the blackhole, those of our own pods
 // as well as those that somebody sent here because he knows only the block. The way
 // there is chosen as for every other prefix; the node that holds the address is the

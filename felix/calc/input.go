@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Node is a cluster node as routing sees it.
@@ -38,7 +39,7 @@ func (p Pool) contradicts() bool { return p.IPIPMode.On() && p.VXLANMode.On() }
 
 // sends is how this node sends to the pool.
 func (p Pool) sends() state.Way {
-	if p.contradicts() {
+	if p.contradicts() || !p.Sends.Known() {
 		return state.Plain
 	}
 	return p.Sends
@@ -66,9 +67,9 @@ func (u Uplink) Equal(o Uplink) bool {
 	return u.Name == o.Name && u.MTU == o.MTU && slices.Equal(u.Prefixes, o.Prefixes)
 }
 
-// Input is the snapshot a calculation starts from. The calculation reads it and
-// keeps nothing of it.
-type Input struct {
+// Cluster is what a node knows of its cluster: IPAM's and the API's objects, and what BGP
+// has learned. The agent fills it in. A calculation reads it and keeps nothing of it.
+type Cluster struct {
 	// Node is this node.
 	Node Node
 	// Nodes are all nodes of the cluster; what they say of this one does not count.
@@ -88,55 +89,52 @@ type Input struct {
 	// other, a learned host route inside an own block is followed.
 	Lent    map[netip.Addr]netip.Addr
 	Learned []Learned
-	// Uplink has Node.IPv4 and Uplink6 Node.IPv6, usually one interface twice; the
-	// dataplane finds them and fills them in. Uplink6 is zero without Node.IPv6.
-	Uplink, Uplink6 Uplink
-	// Gateways are next hops of others' routes on this node, as far as a pool could
-	// cover them; the dataplane fills them in.
-	Gateways []netip.Addr
-	// Endpoints are the pods on this node; the dataplane fills them in.
-	Endpoints []state.Endpoint
-	// Tunnel is the IPIP device this node should have, complete; nil for none.
-	// It may be there without a pool that sends through it: receivers come first.
-	Tunnel *state.Tunnel
 	// AllowIPIPFromPods, AllowVXLANFromPods and VXLANPort are passed on to the
 	// packet filter: see state.PacketFilter.
 	AllowIPIPFromPods, AllowVXLANFromPods bool
 	VXLANPort                             uint16
-	// Generation is the sender's number of this input. The calculation does not
-	// use it; it lets the sender see which of its inputs has been applied.
-	Generation uint64
-	// Converged says that BGP has settled since the agent started, so that a
-	// prefix missing from Learned is really gone. Until then no route through
-	// a next hop is removed.
-	Converged bool
+}
+
+// Host is what this node's kernel has that routes rest on. The dataplane fills it in.
+type Host struct {
+	// Uplinks have the node's addresses, by family; usually one interface twice. That of a
+	// family of which the node has no address is zero.
+	Uplinks [2]Uplink
+	// Gateways are next hops of others' routes on this node, as far as a pool could
+	// cover them.
+	Gateways []netip.Addr
+	// Endpoints are the pods on this node.
+	Endpoints []state.Endpoint
+	// Tunnels are the tunnel devices that there are or can be, complete. One may be there
+	// without a pool that sends through it: receivers come first.
+	Tunnels state.Tunnels
+}
+
+// input is what a calculation starts from.
+type input struct {
+	Cluster
+	Host
 }
 
 // Routes reports whether this node has the family of an address, so that it can
 // route it.
 func (n Node) Routes(a netip.Addr) bool { return a.Is4() || n.IPv6.IsValid() && state.Is6(a) }
 
-// addr is the node's address of the family of a.
-func (n Node) addr(a netip.Addr) netip.Addr {
-	if a.Is4() {
+// addr is the node's address of a family.
+func (n Node) addr(f family.Family) netip.Addr {
+	if f == family.IPv4 {
 		return n.IPv4.Addr()
 	}
 	return n.IPv6.Addr()
 }
 
-// uplink is the interface that packets to a leave by.
-func (in *Input) uplink(a netip.Addr) Uplink {
-	if a.Is4() {
-		return in.Uplink
-	}
-	return in.Uplink6
-}
+// Uplink is the interface that packets to a leave by.
+func (h *Host) Uplink(a netip.Addr) Uplink { return h.Uplinks[family.Of(a)] }
 
 // Desired is what this node's dataplane should be.
 type Desired struct {
 	Routes map[state.RouteKey]state.Route
-	// Tunnel is Input.Tunnel; nobody may change it.
-	Tunnel *state.Tunnel
+	// Filter is without Tunnels: whether a device takes packets the dataplane knows.
 	Filter state.PacketFilter
 	// Conditions are sorted.
 	Conditions []state.Condition

@@ -9,17 +9,18 @@ import (
 	"testing"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
-func tunnel() *state.Tunnel {
-	return &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}
+func tunnel() state.Tunnels {
+	return state.Tunnels{state.EncapIPIP: {Name: state.TunnelDevice, Kind: "ipip", MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}}
 }
 
 // cluster is node a, sending everything through IPIP, with b and c in its own
 // subnet and d and e in others. Each owns the block of its letter's number.
-func cluster() Input {
+func cluster() input {
 	in := base()
-	in.Tunnel = tunnel()
+	in.Tunnels = tunnel()
 	in.Pools[0].IPIPMode, in.Pools[0].Sends = state.Always, state.IPIPAlways
 	in.Nodes = []Node{
 		{Name: "a", IPv4: pfx("192.168.0.99/24")}, // out of date
@@ -42,7 +43,7 @@ func cluster() Input {
 }
 
 // hop makes every learned prefix come from there.
-func hop(in *Input, hops ...string) {
+func hop(in *input, hops ...string) {
 	for i := range in.Learned {
 		in.Learned[i].NextHops = addrs(hops...)
 	}
@@ -50,7 +51,7 @@ func hop(in *Input, hops ...string) {
 
 // lendTo lends two addresses of a block, one to each node, and a block of one address
 // to the second, and has those nodes announce them.
-func lendTo(in *Input, first, second string) {
+func lendTo(in *input, first, second string) {
 	in.Lent = map[netip.Addr]netip.Addr{}
 	for addr, holder := range map[string]string{"10.244.0.9": first, "10.244.0.10": second, "10.244.7.9": second} {
 		in.Lent[netip.MustParseAddr(addr)] = netip.MustParseAddr(holder)
@@ -60,107 +61,107 @@ func lendTo(in *Input, first, second string) {
 
 var ipipCases = []struct {
 	name   string
-	change func(*Input)
+	change func(*input)
 }{
-	{"always", func(*Input) {}},
-	{"cross-subnet", func(in *Input) { in.Pools[0].Sends = state.IPIPCrossSubnet }},
-	{"agreed-to-send-plain", func(in *Input) { in.Pools[0].Sends = state.Plain }},
-	{"sends-though-the-pool-asks-no-more", func(in *Input) { in.Pools[0].IPIPMode = state.Never }},
-	{"no-such-mode", func(in *Input) { in.Pools[0].Sends = state.ParseWay("always") }},
-	{"cross-subnet-two-subnets-on-the-uplink", func(in *Input) {
+	{"always", func(*input) {}},
+	{"cross-subnet", func(in *input) { in.Pools[0].Sends = state.IPIPCrossSubnet }},
+	{"agreed-to-send-plain", func(in *input) { in.Pools[0].Sends = state.Plain }},
+	{"sends-though-the-pool-asks-no-more", func(in *input) { in.Pools[0].IPIPMode = state.Never }},
+	{"no-such-mode", func(in *input) { in.Pools[0].Sends = state.ParseWay("always") }},
+	{"cross-subnet-two-subnets-on-the-uplink", func(in *input) {
 		in.Pools[0].Sends = state.IPIPCrossSubnet
-		in.Uplink.Prefixes = append(in.Uplink.Prefixes, pfx("172.16.0.0/16"))
+		in.Uplinks[family.IPv4].Prefixes = append(in.Uplinks[family.IPv4].Prefixes, pfx("172.16.0.0/16"))
 	}},
 	// The owner gets the packet, whatever the reflector says of itself.
-	{"reflector-names-itself", func(in *Input) { hop(in, "192.168.0.13") }},
-	{"reflector-names-itself-cross-subnet", func(in *Input) {
+	{"reflector-names-itself", func(in *input) { hop(in, "192.168.0.13") }},
+	{"reflector-names-itself-cross-subnet", func(in *input) {
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.13")
 	}},
-	{"router-is-the-next-hop", func(in *Input) { hop(in, "192.168.0.1") }},
-	{"router-is-the-next-hop-cross-subnet", func(in *Input) {
+	{"router-is-the-next-hop", func(in *input) { hop(in, "192.168.0.1") }},
+	{"router-is-the-next-hop-cross-subnet", func(in *input) {
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.1")
 	}},
-	{"router-off-link-cross-subnet", func(in *Input) { // b and c are on link themselves
+	{"router-off-link-cross-subnet", func(in *input) { // b and c are on link themselves
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "10.9.9.9")
 	}},
-	{"owner-unknown-next-hop-is-a-node", func(in *Input) { in.Owners = nil }},
-	{"owner-unknown-next-hop-is-a-node-cross-subnet", func(in *Input) {
+	{"owner-unknown-next-hop-is-a-node", func(in *input) { in.Owners = nil }},
+	{"owner-unknown-next-hop-is-a-node-cross-subnet", func(in *input) {
 		in.Owners = nil
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 	}},
-	{"owner-unknown-second-next-hop-is-a-node", func(in *Input) {
+	{"owner-unknown-second-next-hop-is-a-node", func(in *input) {
 		in.Owners = nil
 		in.Learned = []Learned{learned("10.244.3.0/26", "192.168.0.1", "192.168.1.14")}
 	}},
-	{"owner-unknown-next-hop-is-a-router", func(in *Input) {
+	{"owner-unknown-next-hop-is-a-router", func(in *input) {
 		in.Owners = nil
 		hop(in, "192.168.0.1")
 	}},
-	{"owner-unknown-next-hop-is-a-router-cross-subnet", func(in *Input) {
+	{"owner-unknown-next-hop-is-a-router-cross-subnet", func(in *input) {
 		in.Owners = nil
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		hop(in, "192.168.0.1")
 	}},
-	{"owner-without-address", func(in *Input) {
+	{"owner-without-address", func(in *input) {
 		in.Owners[pfx("10.244.3.0/26")], in.Owners[pfx("10.244.4.0/26")] = "not-up-yet", "gone"
 		in.Owners[pfx("10.244.2.0/26")] = "gone"
 		in.Learned[2].NextHops, in.Learned[3].NextHops = addrs("192.168.0.1"), addrs("192.168.0.1")
 	}},
-	{"ours-by-way-of-another", func(in *Input) {
+	{"ours-by-way-of-another", func(in *input) {
 		in.OwnBlocks = nil // the informer is ahead of IPAM
 		in.Learned = append(in.Learned, learned("10.244.0.0/26", "192.168.0.12"), learned("10.244.5.0/26", "192.168.0.11"), learned("10.244.6.0/26"))
 	}},
-	{"a-part-of-a-foreign-block", func(in *Input) {
+	{"a-part-of-a-foreign-block", func(in *input) {
 		in.Learned = append(in.Learned,
 			learned("10.244.1.7/32", "192.168.1.14"), // d has an address of b's block
 			learned("10.244.1.8/32", "192.168.0.1"))  // nobody knows better than the block's owner
 	}},
-	{"a-block-of-one-address-inside-a-foreign-block", func(in *Input) {
+	{"a-block-of-one-address-inside-a-foreign-block", func(in *input) {
 		in.Owners[pfx("10.244.1.7/32")] = "d"
 		in.Learned = append(in.Learned, learned("10.244.1.7/32", "192.168.0.1"))
 	}},
-	{"lent", func(in *Input) { lendTo(in, "192.168.0.12", "192.168.1.14") }},
-	{"lent-cross-subnet", func(in *Input) {
+	{"lent", func(in *input) { lendTo(in, "192.168.0.12", "192.168.1.14") }},
+	{"lent-cross-subnet", func(in *input) {
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
-	{"lent-agreed-to-send-plain", func(in *Input) {
+	{"lent-agreed-to-send-plain", func(in *input) {
 		in.Pools[0].Sends = state.Plain
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
-	{"lent-no-device", func(in *Input) {
-		in.Tunnel = nil
+	{"lent-no-device", func(in *input) {
+		in.Tunnels = nil
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
-	{"lent-owners-unknown", func(in *Input) {
+	{"lent-owners-unknown", func(in *input) {
 		in.Owners = nil
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 	}},
-	{"lent-to-no-node", func(in *Input) { lendTo(in, "192.168.0.1", "192.168.0.1") }},
-	{"lent-to-no-node-cross-subnet", func(in *Input) {
+	{"lent-to-no-node", func(in *input) { lendTo(in, "192.168.0.1", "192.168.0.1") }},
+	{"lent-to-no-node-cross-subnet", func(in *input) {
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 		lendTo(in, "192.168.0.1", "192.168.0.1")
 	}},
-	{"lent-to-ourselves", func(in *Input) { lendTo(in, "192.168.0.11", "192.168.0.11") }},
-	{"lent-and-announced-by-others", func(in *Input) {
+	{"lent-to-ourselves", func(in *input) { lendTo(in, "192.168.0.11", "192.168.0.11") }},
+	{"lent-and-announced-by-others", func(in *input) {
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 		for i := range in.Learned[4:] {
 			in.Learned[4+i].NextHops = addrs("192.168.0.13", "192.168.0.1")
 		}
 	}},
-	{"lent-and-held-by-a-pod-here", func(in *Input) {
+	{"lent-and-held-by-a-pod-here", func(in *input) {
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 		in.Endpoints[0].Addrs = addrs("10.244.0.5", "10.244.0.9", "10.244.7.9")
 	}},
-	{"taken-back-and-still-announced", func(in *Input) {
+	{"taken-back-and-still-announced", func(in *input) {
 		lendTo(in, "192.168.0.12", "192.168.1.14")
 		in.Lent = nil
 		in.Endpoints[0].Addrs = addrs("10.244.0.5", "10.244.0.9", "10.244.7.9")
 	}},
-	{"pools-of-all-modes", func(in *Input) {
+	{"pools-of-all-modes", func(in *input) {
 		in.Pools = []Pool{
 			{Name: "plain", CIDR: pfx("10.244.1.0/24"), NATOutgoing: true},
 			{Name: "always", CIDR: pfx("10.244.2.0/24"), IPIPMode: state.Always, Sends: state.IPIPAlways},
@@ -172,16 +173,16 @@ var ipipCases = []struct {
 			learned("10.244.3.64/26", "192.168.0.13"),
 			learned("10.250.0.0/26", "192.168.0.13")) // in no pool
 	}},
-	{"pool-inside-a-pool", func(in *Input) {
+	{"pool-inside-a-pool", func(in *input) {
 		in.Pools = append(in.Pools, Pool{Name: "inner", CIDR: pfx("10.244.2.0/24")})
 	}},
-	{"no-device", func(in *Input) { in.Tunnel = nil }},
-	{"no-device-cross-subnet", func(in *Input) {
-		in.Tunnel = nil
+	{"no-device", func(in *input) { in.Tunnels = nil }},
+	{"no-device-cross-subnet", func(in *input) {
+		in.Tunnels = nil
 		in.Pools[0].Sends = state.IPIPCrossSubnet
 	}},
-	{"no-uplink", func(in *Input) { in.Uplink = Uplink{} }},
-	{"filter", func(in *Input) {
+	{"no-uplink", func(in *input) { in.Uplinks[family.IPv4] = Uplink{} }},
+	{"filter", func(in *input) {
 		in.AllowIPIPFromPods, in.AllowVXLANFromPods, in.VXLANPort = true, true, 8472
 		in.Nodes = append(in.Nodes, Node{Name: "twin", IPv4: pfx("192.168.0.12/24")}, Node{Name: "six", IPv4: pfx("2001:db8::1/64")})
 	}},
@@ -197,9 +198,12 @@ func TestIPIPInvariants(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range 2000 {
-		in := Input{Node: Node{Name: "self", IPv4: pfx("192.168.0.11/24")}, Uplink: base().Uplink, Owners: map[netip.Prefix]string{}, Lent: map[netip.Addr]netip.Addr{}}
+		in := input{
+			Cluster{Node: Node{Name: "self", IPv4: pfx("192.168.0.11/24")}, Owners: map[netip.Prefix]string{}, Lent: map[netip.Addr]netip.Addr{}},
+			Host{Uplinks: base().Uplinks},
+		}
 		if r.IntN(4) > 0 {
-			in.Tunnel = tunnel()
+			in.Tunnels = tunnel()
 		}
 		for i, mode := range []state.Way{state.Plain, state.IPIPAlways, state.IPIPCrossSubnet} {
 			in.Pools = append(in.Pools, Pool{Name: mode.String(), CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24), Sends: mode})
@@ -231,7 +235,7 @@ func TestIPIPInvariants(t *testing.T) {
 			}
 			lend(r, &in)
 		}
-		out := Calculate(in)
+		out := calculate(in)
 		wordless := 0
 		for _, l := range in.Learned {
 			mode := state.Plain
@@ -247,7 +251,7 @@ func TestIPIPInvariants(t *testing.T) {
 			case route.Gw == in.Node.IPv4.Addr():
 				t.Fatalf("to ourselves: %s", route)
 			case route.Dev == state.TunnelDevice:
-				if in.Tunnel == nil || !route.OnLink || !isNode[route.Gw] || !mode.Encapsulates() || mode == state.IPIPCrossSubnet && onLink {
+				if in.Tunnels == nil || !route.OnLink || !isNode[route.Gw] || !mode.Encapsulates() || mode == state.IPIPCrossSubnet && onLink {
 					t.Fatalf("wrongly encapsulated (pool sends %s): %s", mode, route)
 				}
 				if i := slices.IndexFunc(in.Nodes, func(n Node) bool { return n.Name == in.Owners[l.Prefix] }); i >= 0 && in.Nodes[i].IPv4.Addr() != route.Gw {
@@ -314,7 +318,7 @@ func TestIndex(t *testing.T) {
 // by one of 5,000 nodes and reached through the tunnel.
 func BenchmarkCalculate100kIPIP(b *testing.B) {
 	in := base()
-	in.Tunnel, in.Owners = tunnel(), map[netip.Prefix]string{}
+	in.Tunnels, in.Owners = tunnel(), map[netip.Prefix]string{}
 	in.Pools = append(in.Pools, Pool{Name: "big", CIDR: pfx("11.0.0.0/8"), IPIPMode: state.Always, Sends: state.IPIPAlways})
 	for i := range 5000 {
 		in.Nodes = append(in.Nodes, Node{Name: fmt.Sprint("node-", i), IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 16)})
@@ -326,6 +330,6 @@ func BenchmarkCalculate100kIPIP(b *testing.B) {
 		in.Learned = append(in.Learned, Learned{netip.PrefixFrom(a, 26), []netip.Addr{n.IPv4.Addr()}})
 	}
 	for b.Loop() {
-		Calculate(in)
+		calculate(in)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // transports is what the way of a packet is chosen by, and what had no way.
@@ -49,7 +50,7 @@ type ownerless struct {
 	node string
 }
 
-func newTransports(in Input) transports {
+func newTransports(in input) transports {
 	t := transports{
 		offLink: map[offLink][]netip.Prefix{}, ownerless: map[ownerless][]netip.Prefix{},
 		unavailable: map[sending][]netip.Prefix{},
@@ -76,9 +77,9 @@ func newTransports(in Input) transports {
 	return t
 }
 
-// everyNode yields the nodes that have an address, this one as Input.Node says:
+// everyNode yields the nodes that have an address, this one as Cluster.Node says:
 // what others read of it may be behind.
-func (in *Input) everyNode(yield func(Node) bool) {
+func (in *input) everyNode(yield func(Node) bool) {
 	if in.Node.IPv4.Addr().Is4() && !yield(in.Node) {
 		return
 	}
@@ -89,67 +90,88 @@ func (in *Input) everyNode(yield func(Node) bool) {
 	}
 }
 
-// transport chooses how packets to dst travel: it is the one place that knows
-// about devices and encapsulation.
-func (c *calculation) transport(dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
-	if dst.Addr().Is4() { // IPIP is IPv4 in IPv4
-		if _, pool, in := c.pools.longest(dst); in && pool.way.Encapsulates() {
-			return c.encapsulated(pool, dst, nextHops)
-		}
+// carry writes the route to a destination of other nodes. Of what is there twice the same
+// one stays, whatever the order of the input.
+func (c *calculation) carry(d destination) {
+	pool := sending{}
+	if d.prefix.Addr().Is4() { // what other encapsulations carry of IPv6 they say themselves
+		_, pool, _ = c.pools.longest(d.prefix)
 	}
-	first, onLink := c.firstHops(dst, nextHops)
+	r, ok := carriers[pool.way.Encap](c, pool, d)
+	if !ok {
+		return
+	}
+	if have, twice := c.out.Routes[r.Key()]; twice && (!have.Gw.IsValid() || have.Gw.Compare(r.Gw) <= 0) {
+		return // an endpoint's address, or the same prefix given twice
+	}
+	c.out.Routes[r.Key()] = r
+}
+
+// carrier makes the route to a destination in a pool, or takes note why there is none. Only
+// carriers know of devices and encapsulation: one more is one more function.
+type carrier func(c *calculation, pool sending, d destination) (state.Route, bool)
+
+var carriers = map[state.Encap]carrier{
+	state.EncapNone: (*calculation).asItIs,
+	state.EncapIPIP: (*calculation).inIPIP,
+}
+
+// asItIs sends packets by way of the first next hop on link.
+func (c *calculation) asItIs(_ sending, d destination) (state.Route, bool) {
+	first, onLink := c.firstHops(d)
 	switch {
 	case onLink.IsValid():
-		return c.plain(dst, onLink), true
+		return c.plain(d.prefix, onLink), true
 	case first.IsValid():
-		why := offLink{hop: first, ipv4: dst.Addr().Is4()}
-		c.offLink[why] = append(c.offLink[why], dst)
+		why := offLink{hop: first, ipv4: d.prefix.Addr().Is4()}
+		c.offLink[why] = append(c.offLink[why], d.prefix)
 	}
 	return state.Route{}, false
 }
 
-// encapsulated is transport for a destination in a pool that this node sends to
-// through the tunnel, at least in part.
-func (c *calculation) encapsulated(pool sending, dst netip.Prefix, nextHops []netip.Addr) (state.Route, bool) {
-	first, onLink := c.firstHops(dst, nextHops)
+// inIPIP sends packets through the tunnel to the node that owns the destination, at least
+// those that leave the subnet.
+func (c *calculation) inIPIP(pool sending, d destination) (state.Route, bool) {
+	first, onLink := c.firstHops(d)
 	if !first.IsValid() {
 		return state.Route{}, false // our own announcement come back
 	}
-	owner, name := c.owner(dst, nextHops)
+	tunnel, there := c.in.Tunnels[state.EncapIPIP]
+	owner, name := c.owner(d)
 	switch {
 	case !owner.IsValid():
 		why := ownerless{hop: first, node: name}
-		c.ownerless[why] = append(c.ownerless[why], dst)
+		c.ownerless[why] = append(c.ownerless[why], d.prefix)
 		return state.Route{}, false
 	case owner == c.in.Node.IPv4.Addr():
 		return state.Route{}, false // ours, by way of somebody else
-	case pool.way.When == state.CrossSubnet && c.onLink(dst, owner):
+	case pool.way.When == state.CrossSubnet && c.onLink(d.prefix, owner):
 		if onLink.IsValid() {
-			return c.plain(dst, onLink), true
+			return c.plain(d.prefix, onLink), true
 		}
-		return c.plain(dst, owner), true
-	case c.in.Tunnel == nil:
-		c.unavailable[pool] = append(c.unavailable[pool], dst)
+		return c.plain(d.prefix, owner), true
+	case !there:
+		c.unavailable[pool] = append(c.unavailable[pool], d.prefix)
 		return state.Route{}, false
 	}
-	return state.Route{Dst: dst, Gw: owner, Dev: c.in.Tunnel.Name, Table: state.MainTable, OnLink: true}, true
+	return state.Route{Dst: d.prefix, Gw: owner, Dev: tunnel.Name, Table: state.MainTable, OnLink: true}, true
 }
 
 func (c *calculation) plain(dst netip.Prefix, hop netip.Addr) state.Route {
-	return state.Route{Dst: dst, Gw: hop, Dev: c.in.uplink(dst.Addr()).Name, Table: state.MainTable}
+	return state.Route{Dst: dst, Gw: hop, Dev: c.in.Uplink(dst.Addr()).Name, Table: state.MainTable}
 }
 
 // firstHops are the first next hop that is not this node, and the first of those
 // that is on link; invalid where there is none.
-func (c *calculation) firstHops(dst netip.Prefix, nextHops []netip.Addr) (first, onLink netip.Addr) {
-	for _, hop := range nextHops {
-		if !hop.IsValid() || hop == c.in.Node.addr(dst.Addr()) {
+func (c *calculation) firstHops(d destination) (first, onLink netip.Addr) {
+	for _, hop := range d.nextHops {
+		if !hop.IsValid() || hop == c.in.Node.addr(family.Of(d.prefix.Addr())) {
 			continue // our own announcement come back
 		}
 		if !first.IsValid() {
 			first = hop
 		}
-		if c.onLink(dst, hop) {
+		if c.onLink(d.prefix, hop) {
 			return first, hop
 		}
 	}
@@ -165,13 +187,13 @@ func (c *calculation) firstHops(dst netip.Prefix, nextHops []netip.Addr) (first,
 //
 // Without an address, name is the owner that has none; empty when there is no
 // owner at all.
-func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip.Addr, name string) {
-	block, name, owned := c.owners.longest(dst)
-	_, lent := c.holder(dst)
-	if owned && block == dst && !lent && c.nodes[name].IsValid() {
+func (c *calculation) owner(d destination) (addr netip.Addr, name string) {
+	block, name, owned := c.owners.longest(d.prefix)
+	_, lent := c.holder(d.prefix)
+	if owned && block == d.prefix && !lent && c.nodes[name].IsValid() {
 		return c.nodes[name], name
 	}
-	for _, hop := range nextHops {
+	for _, hop := range d.nextHops {
 		if hop != c.in.Node.IPv4.Addr() && c.isNode[hop] {
 			return hop, ""
 		}
@@ -185,7 +207,7 @@ func (c *calculation) owner(dst netip.Prefix, nextHops []netip.Addr) (addr netip
 // onLink reports whether hop is in a subnet of the interface that packets to dst
 // leave by.
 func (c *calculation) onLink(dst netip.Prefix, hop netip.Addr) bool {
-	for _, p := range c.in.uplink(dst.Addr()).Prefixes {
+	for _, p := range c.in.Uplink(dst.Addr()).Prefixes {
 		if p.Contains(hop) {
 			return true
 		}
@@ -197,7 +219,7 @@ func (c *calculation) onLink(dst netip.Prefix, hop netip.Addr) bool {
 func (c *calculation) reportUnrouted() {
 	for why, prefixes := range c.offLink {
 		first, more := firstOf(prefixes)
-		up := c.in.uplink(prefixes[0].Addr())
+		up := c.in.Uplink(prefixes[0].Addr())
 		advice := "put the nodes into one subnet or peer with the router between them"
 		if why.ipv4 {
 			advice = "put the nodes into one subnet, peer with the router between them, or use an encapsulating pool"

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/manx-cni/manx/felix/state"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // underlay is the network that routes to pods rest on: the addresses of all nodes, the
@@ -31,7 +32,7 @@ type overlap struct {
 	over string
 }
 
-func newUnderlay(in Input) underlay {
+func newUnderlay(in input) underlay {
 	u := underlay{nodes: map[netip.Addr]string{}, refused: map[overUnderlay][]overlap{}}
 	for _, n := range append(slices.Clone(in.Nodes), in.Node) { // what others say of this one does not count
 		for _, p := range []netip.Prefix{n.IPv4, n.IPv6} {
@@ -61,7 +62,7 @@ func newUnderlay(in Input) underlay {
 			before = hop
 			if _, known := seen[hop]; !known {
 				// One that is not on link is no way to anywhere.
-				seen[hop] = slices.ContainsFunc(in.uplink(hop).Prefixes, func(p netip.Prefix) bool { return p.Contains(hop) })
+				seen[hop] = slices.ContainsFunc(in.Uplink(hop).Prefixes, func(p netip.Prefix) bool { return p.Contains(hop) })
 			}
 		}
 	}
@@ -71,7 +72,7 @@ func newUnderlay(in Input) underlay {
 		}
 	}
 	slices.SortFunc(u.addrs, netip.Addr.Compare)
-	for _, p := range slices.Concat(in.Uplink.Prefixes, in.Uplink6.Prefixes) {
+	for _, p := range slices.Concat(in.Uplinks[family.IPv4].Prefixes, in.Uplinks[family.IPv6].Prefixes) {
 		u.subnets = append(u.subnets, p.Masked())
 	}
 	return u

@@ -35,7 +35,7 @@ func pools(cidrs ...string) state.Table { return rules.IPv4(filter(cidrs...)) }
 
 // tunnel is a table that takes IPIP from the given nodes.
 func tunnel(f state.PacketFilter, nodes ...string) state.Table {
-	f.Tunnel = state.TunnelDevice
+	f.Tunnels = map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}
 	for _, n := range nodes {
 		f.Nodes = append(f.Nodes, netip.MustParseAddr(n))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/delta"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // Kernel is what the driver needs of nl.Kernel.
@@ -46,11 +47,10 @@ type Driver struct {
 	// refused are desired or stale keys the kernel did not take at the last try.
 	refused map[state.RouteKey]error
 
-	readBack bool // the kernel has been read at least once
-	resync   bool
-	// converged4 and converged6 are what SetConverged was told, by family.
-	converged4, converged6 bool
-	status                 state.DriverStatus
+	readBack  bool // the kernel has been read at least once
+	resync    bool
+	converged [2]bool // see SetConverged
+	status    state.DriverStatus
 }
 
 // New makes a driver. It does nothing before the first Apply.
@@ -74,7 +74,7 @@ func (d *Driver) SetRoutes(want map[state.RouteKey]state.Route) { d.routes.Repla
 
 // SetConverged says of each family whether routes through a next hop that are not
 // desired are really obsolete.
-func (d *Driver) SetConverged(ipv4, ipv6 bool) { d.converged4, d.converged6 = ipv4, ipv6 }
+func (d *Driver) SetConverged(byFamily [2]bool) { d.converged = byFamily }
 
 // QueueResync makes the next Apply read the kernel back.
 func (d *Driver) QueueResync() { d.resync = true }
@@ -238,11 +238,7 @@ func (d *Driver) planDeletes(keys []state.RouteKey) []nl.RouteChange {
 
 // held reports whether a route that is not desired is kept for now.
 func (d *Driver) held(r state.Route) bool {
-	converged := d.converged4
-	if r.Dst.Addr().Is6() {
-		converged = d.converged6
-	}
-	return r.Gw.IsValid() && !converged
+	return r.Gw.IsValid() && !d.converged[family.Of(r.Dst.Addr())]
 }
 
 func (d *Driver) linkIndex(name string) (int, error) {

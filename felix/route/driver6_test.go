@@ -161,7 +161,7 @@ func TestConvergedByFamily(t *testing.T) {
 			k.add(t, via("10.244.9.0/26", "192.0.2.9"), 70)
 			k.add(t, via("2001:db8:9::/122", "2001:db8::9"), 70)
 			d := newDriver(t, k)
-			d.SetConverged(tc.ipv4, tc.ipv6)
+			d.SetConverged([2]bool{tc.ipv4, tc.ipv6})
 			d.SetRoutes(nil)
 			apply(t, d)
 			want(t, k, tc.want...)

@@ -130,7 +130,7 @@ func set(routes ...state.Route) map[state.RouteKey]state.Route {
 
 func newDriver(t *testing.T, k route.Kernel) *route.Driver {
 	d := route.New(route.Config{Kernel: k, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
-	d.SetConverged(true, true)
+	d.SetConverged([2]bool{true, true})
 	return d
 }
 
@@ -206,7 +206,7 @@ func TestLeftovers(t *testing.T) {
 		k.add(t, via("10.244.7.0/26", "192.0.2.9"), 12)
 		k.add(t, hole("10.244.6.0/26"), 80)
 		d := newDriver(t, k)
-		d.SetConverged(false, true)
+		d.SetConverged([2]bool{false, true})
 		d.SetRoutes(set(via("10.244.1.0/26", "192.0.2.2")))
 		apply(t, d)
 		foreign := []string{"10.244.7.0/26 via 192.0.2.9 dev eth0 proto 12"}
@@ -215,7 +215,7 @@ func TestLeftovers(t *testing.T) {
 		if s := d.Status(); s.Held != 1 || s.Pending != 0 {
 			t.Errorf("status: %+v", s)
 		}
-		d.SetConverged(true, true)
+		d.SetConverged([2]bool{true, true})
 		apply(t, d)
 		want(t, k, "10.244.1.0/26 via 192.0.2.2 dev eth0 proto 70", foreign[0], "blackhole 10.244.6.0/26 proto 80")
 		if err := d.Uninstall(); err != nil {

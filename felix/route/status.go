@@ -83,7 +83,7 @@ func list[V any](out []state.Condition, kind state.ConditionKind, m map[state.Ro
 // Uninstall removes every route that carries our protocol number.
 func (d *Driver) Uninstall() error {
 	d.routes.ReplaceDesired(nil)
-	d.converged4, d.converged6 = true, true
+	d.converged = [2]bool{true, true}
 	if err := d.readKernel(); err != nil {
 		return fmt.Errorf("read routes back: %w", err)
 	}

@@ -56,7 +56,7 @@ var (
 func IPv4(f state.PacketFilter) state.Table {
 	raw := slices.Concat([]state.Rule{toLoopback(loopback4), ownAddress()}, ipip(f), vxlan(f))
 	t := table(f, netip.Addr.Is4, masquerade(f), raw)
-	if f.Tunnel != "" {
+	if f.Tunnels[state.EncapIPIP] != "" {
 		t.Sets = append(t.Sets, state.Set{Name: SetNodes, Prefixes: hosts(f.Nodes)})
 		t.Chains = append(t.Chains, state.Chain{
 			Name: ChainInput, Type: state.FilterChain, Hook: state.Input, Priority: state.PriorityFilter,
@@ -112,9 +112,9 @@ func leavesPools() state.Rule {
 
 func masquerade(f state.PacketFilter) []state.Rule {
 	rules := []state.Rule{leavesPools()}
-	if f.Tunnel != "" {
+	if f.Tunnels[state.EncapIPIP] != "" {
 		rules = append(rules, state.Rule{
-			OutIface: f.Tunnel, SrcLocalElsewhere: true, Verdict: state.VerdictMasquerade, Comment: "the host, into the tunnel",
+			OutIface: f.Tunnels[state.EncapIPIP], SrcLocalElsewhere: true, Verdict: state.VerdictMasquerade, Comment: "the host, into the tunnel",
 		})
 	}
 	return rules
@@ -137,7 +137,7 @@ func ownAddress() state.Rule {
 func ipip(f state.PacketFilter) []state.Rule {
 	var out []state.Rule
 	if f.AllowIPIPFromPods {
-		if f.Tunnel == "" {
+		if f.Tunnels[state.EncapIPIP] == "" {
 			return nil
 		}
 		out = append(out, state.Rule{

@@ -34,10 +34,10 @@ func filters() map[string]state.PacketFilter {
 	return map[string]state.PacketFilter{
 		"empty":         {},
 		"plain":         {Masquerade: masq, Nodes: nodes},
-		"tunnel":        {Masquerade: masq, Nodes: nodes, Tunnel: state.TunnelDevice, VXLANPort: 8472},
+		"tunnel":        {Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, VXLANPort: 8472},
 		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
-			Masquerade: masq, Nodes: nodes, Tunnel: state.TunnelDevice, AllowIPIPFromPods: true, AllowVXLANFromPods: true,
+			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, AllowIPIPFromPods: true, AllowVXLANFromPods: true,
 		},
 	}
 }

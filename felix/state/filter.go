@@ -5,9 +5,9 @@ import "net/netip"
 // PacketFilter is what the packet filter has to know of the node and the cluster.
 type PacketFilter struct {
 	Masquerade Masquerade
-	// Tunnel is the name of the IPIP device while packets may arrive through it;
-	// empty: protocol 4 is nobody's business here.
-	Tunnel string
+	// Tunnels are the names of the tunnel devices through which packets may arrive. Of an
+	// encapsulation that is not there this node takes no packet.
+	Tunnels map[Encap]string
 	// Nodes are the addresses of all cluster nodes: nobody else may send us IPIP.
 	Nodes []netip.Addr
 	// AllowIPIPFromPods and AllowVXLANFromPods let pods send packets of these

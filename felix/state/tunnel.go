@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -39,4 +40,21 @@ func (t *Tunnel) Equal(o *Tunnel) bool {
 		return t == o
 	}
 	return t.Name == o.Name && t.Kind == o.Kind && t.MTU == o.MTU && t.Addr == o.Addr && t.Bare == o.Bare && slices.Equal(t.Pools, o.Pools)
+}
+
+// Tunnels are the tunnel devices of a node, by what they wrap packets in.
+type Tunnels map[Encap]Tunnel
+
+// Equal compares two sets of tunnels.
+func (t Tunnels) Equal(o Tunnels) bool {
+	return maps.EqualFunc(t, o, func(a, b Tunnel) bool { return a.Equal(&b) })
+}
+
+// Get returns the tunnel of an encapsulation, nil when there is none. The caller may not
+// change it.
+func (t Tunnels) Get(e Encap) *Tunnel {
+	if tunnel, ok := t[e]; ok {
+		return &tunnel
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/attachment"
 	"github.com/manx-cni/manx/internal/datastore"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/startup"
 	"github.com/manx-cni/manx/ipam"
@@ -98,18 +99,16 @@ func (a *Agent) podAddresses() map[string][]netip.Addr {
 }
 
 // dataplaneInput is what felix computes from.
-func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation uint64) calc.Input {
+func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation uint64) felix.State {
 	learned, converged := a.speaker.Learned()
-	in := calc.Input{
+	in := felix.State{Tunnels: plan.tunnels, Generation: generation, Converged: converged}
+	in.Cluster = calc.Cluster{
 		Node:              calc.Node{Name: a.node, IPv4: a.identity.Address, IPv6: a.identity.Address6},
 		Owners:            s.Owners,
 		NodeAddrs:         s.NodeAddrs,
 		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
 		Lent:              lentTo(a.ipam.Lent(), s),
-		Tunnel:            plan.tunnel,
 		AllowIPIPFromPods: a.settings.Dataplane.AllowIPIPFromPods, AllowVXLANFromPods: a.settings.Dataplane.AllowVXLANFromPods,
-		Generation: generation,
-		Converged:  converged,
 	}
 	for _, n := range s.Nodes {
 		in.Nodes = append(in.Nodes, calc.Node{Name: n.Name, IPv4: n.IPv4, IPv6: n.IPv6})
@@ -271,12 +270,12 @@ func (a *Agent) planFor(s *datastore.Snapshot, dp felix.Status, generation uint6
 // reachOf is what probes of a node with the address self have to know.
 func reachOf(s *datastore.Snapshot, node string, self netip.Addr, dp felix.Status, set modeSettings) netReach {
 	r := netReach{
-		self: self, nodes: map[string]netip.Addr{}, uplink: dp.Uplink,
-		tunnels: map[string]netip.Addr{}, sizes: probeSizesOf(set, dp.Uplink.MTU),
+		self: self, nodes: map[string]netip.Addr{}, uplink: dp.Uplinks[family.IPv4],
+		tunnels: map[string]netip.Addr{}, sizes: probeSizesOf(set, dp.Uplinks[family.IPv4].MTU),
 	}
 	for _, n := range s.Nodes {
 		switch {
-		case n.Name == node && dp.Tunnel.Ready: // else its address need not be on the device
+		case n.Name == node && dp.Tunnels[state.EncapIPIP].Ready: // else its address need not be on the device
 			r.tunnel = n.IPIPTunnelAddr
 		case n.Name == node:
 		case n.IPv4.IsValid():

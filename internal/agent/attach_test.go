@@ -133,11 +133,10 @@ func (n *plugged) start() {
 	if err := n.ipam.Sync(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
-	n.dataplane.SetState(calc.Input{
-		Node:      calc.Node{Name: "node1", IPv4: netip.MustParsePrefix("192.0.2.1/24")},
-		Pools:     []calc.Pool{{Name: "default", CIDR: netip.MustParsePrefix("10.244.0.0/16")}},
-		Converged: true,
-	})
+	n.dataplane.SetState(felix.State{Cluster: calc.Cluster{
+		Node:  calc.Node{Name: "node1", IPv4: netip.MustParsePrefix("192.0.2.1/24")},
+		Pools: []calc.Pool{{Name: "default", CIDR: netip.MustParsePrefix("10.244.0.0/16")}},
+	}, Converged: true})
 	nltest.Eventually(n.t, "the agent is ready", func() bool {
 		c, err := nodeapi.Dial(n.t.Context(), n.socket)
 		if err == nil {

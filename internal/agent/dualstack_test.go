@@ -284,7 +284,7 @@ func TestIPv6PoolsHaveNoMode(t *testing.T) {
 // Who reads status of a node without IPv6 sees no word of it.
 func TestStatusOfBothFamilies(t *testing.T) {
 	self := startup.Result{Address: netip.MustParsePrefix("192.0.2.1/24"), Reason: "first-found", Reason6: "IP6 is empty"}
-	dp := felix.Status{Uplink: calc.Uplink{Name: "eth0"}, Uplink6: calc.Uplink{Name: "eth1"}}
+	dp := felix.Status{Uplinks: [2]calc.Uplink{{Name: "eth0"}, {Name: "eth1"}}}
 	g := bgp.Global{AS: 64512, RouterID: netip.MustParseAddr("192.0.2.1")}
 	for want, six := range map[string]netip.Prefix{
 		`{"ipv4":"192.0.2.1/24","reason":"first-found","interface":"eth0","mtu":1500,"as":64512,"routerID":"192.0.2.1"}`:                                                                  {},

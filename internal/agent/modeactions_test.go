@@ -22,7 +22,9 @@ func reachInTest(set modeSettings) netReach {
 		{Name: "no agent"},
 	}}
 	uplink := calc.Uplink{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, MTU: 1500}
-	return reachOf(s, "node1", netip.MustParseAddr("10.0.0.1"), felix.Status{Uplink: uplink, Tunnel: felix.Tunnel{Ready: true}}, set)
+	return reachOf(s, "node1", netip.MustParseAddr("10.0.0.1"), felix.Status{
+		Uplinks: [2]calc.Uplink{uplink}, Tunnels: map[state.Encap]felix.Tunnel{state.EncapIPIP: {Ready: true}},
+	}, set)
 }
 
 func TestProbesByTarget(t *testing.T) {

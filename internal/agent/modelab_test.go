@@ -304,15 +304,17 @@ func (m *member) steer(ctx context.Context, agreement <-chan struct{}) {
 func (m *member) status() felix.Status {
 	m.lab.mu.Lock()
 	defer m.lab.mu.Unlock()
-	s := felix.Status{InSync: m.inSync, Applied: m.applied, Tunnel: felix.Tunnel{Wanted: m.wants.tunnel}}
+	s := felix.Status{InSync: m.inSync, Applied: m.applied}
+	device := felix.Tunnel{Wanted: m.wants.ipip()}
 	if m.inSync {
-		s.Uplink = calc.Uplink{Name: "eth0", MTU: m.uplink}
+		s.Uplinks[family.IPv4] = calc.Uplink{Name: "eth0", MTU: m.uplink}
 	}
-	if m.wants.tunnel != nil {
-		s.Tunnel.Unavailable = m.noKernel
-		s.Tunnel.Ready = m.device != nil && m.device.Addr == m.wants.tunnel.Addr
+	if m.wants.ipip() != nil {
+		device.Unavailable = m.noKernel
+		device.Ready = m.device != nil && m.device.Addr == m.wants.ipip().Addr
 	}
-	s.Tunnel.Held = m.going
+	device.Held = m.going
+	s.Tunnels = map[state.Encap]felix.Tunnel{state.EncapIPIP: device}
 	return s
 }
 
@@ -347,7 +349,7 @@ func (m *member) apply() {
 		}
 	}
 	m.sends = m.wants.sends
-	switch want := m.wants.tunnel; {
+	switch want := m.wants.ipip(); {
 	case want != nil && m.noKernel == "":
 		up := *want
 		if !up.Addr.IsValid() && !up.Bare && m.device != nil {

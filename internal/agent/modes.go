@@ -76,12 +76,15 @@ type modes struct {
 
 // modePlan is what the dataplane is told. It is replaced, never changed.
 type modePlan struct {
-	sends  map[string]state.Way // by pool
-	tunnel *state.Tunnel
+	sends   map[string]state.Way // by pool
+	tunnels state.Tunnels
 }
 
+// ipip is the tunnel of IPIP, nil for none.
+func (p modePlan) ipip() *state.Tunnel { return p.tunnels.Get(state.EncapIPIP) }
+
 func (p modePlan) equal(o modePlan) bool {
-	return maps.Equal(p.sends, o.sends) && p.tunnel.Equal(o.tunnel)
+	return maps.Equal(p.sends, o.sends) && p.tunnels.Equal(o.tunnels)
 }
 
 // netReach is what probes need to know of the network.
@@ -121,8 +124,9 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	}
 	// A plan made before the last word was said does not tell what the kernel sends now.
 	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
-	m.gone = m.applied && m.plan.tunnel == nil && !dp.Tunnel.Held
-	m.problem, m.cannot = problemOf(set, dp), dp.Tunnel.Unavailable
+	device := dp.Tunnels[state.EncapIPIP]
+	m.gone = m.applied && m.plan.ipip() == nil && !device.Held
+	m.problem, m.cannot = problemOf(set, device), device.Unavailable
 	m.decision = mode.Step(mode.Input{
 		Pools: m.pools, Own: m.said, Others: m.others,
 		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
@@ -137,17 +141,20 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.forced = set.enabled != nil && *set.enabled
 	m.up = m.up || m.decision.Tunnel || m.forced
 	if m.up && (set.enabled == nil || *set.enabled) {
-		plan.tunnel = &state.Tunnel{Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s)}
-		plan.tunnel.Bare = !m.addr.IsValid() && len(m.ranges.from) == 0
+		plan.tunnels = state.Tunnels{state.EncapIPIP: {
+			Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s),
+			Bare: !m.addr.IsValid() && len(m.ranges.from) == 0,
+		}}
 	}
-	m.alone = m.applied && dp.Tunnel.Ready && m.plan.tunnel != nil && (m.plan.tunnel.Addr.IsValid() || m.plan.tunnel.Bare)
+	was := m.plan.ipip()
+	m.alone = m.applied && device.Ready && was != nil && (was.Addr.IsValid() || was.Bare)
 	if !plan.equal(m.plan) || m.since == 0 {
 		m.plan, m.since, m.applied, m.gone, m.alone = plan, generation, false, false, false
 	}
 	if reach.uplink.MTU != 0 { // one that is away for a moment comes back as it was
 		m.uplinkMTU = reach.uplink.MTU
 	}
-	m.podMTU = podMTU(set, m.uplinkMTU, plan.tunnel != nil)
+	m.podMTU = podMTU(set, m.uplinkMTU, plan.ipip() != nil)
 	notify(m.work)
 	return m.plan
 }
@@ -235,23 +242,23 @@ func (m *modes) toSayVerified(target state.Way) bool {
 }
 
 // problemOf says why this node can have no tunnel.
-func problemOf(set modeSettings, dp felix.Status) string {
+func problemOf(set modeSettings, device felix.Tunnel) string {
 	if set.enabled != nil && !*set.enabled {
 		return "IPIP is turned off on this node (FELIX_IPINIPENABLED or FelixConfiguration ipipEnabled is false)"
 	}
-	return dp.Tunnel.Unavailable
+	return device.Unavailable
 }
 
 // notReady says why IPIP is not accepted yet.
 func (m *modes) notReady(dp felix.Status) string {
 	switch {
-	case m.plan.tunnel == nil:
+	case m.plan.ipip() == nil:
 		return "the tunnel device is not there yet"
 	case len(m.ranges.from) > 0 && !m.addr.IsValid() && m.addrErr != "":
 		return "the tunnel has no address: " + m.addrErr
 	case len(m.ranges.from) > 0 && !m.addr.IsValid():
 		return "the tunnel has no address yet"
-	case m.applied && dp.Tunnel.Serves() && m.plan.tunnel.Addr == m.addr:
+	case m.applied && dp.Tunnels[state.EncapIPIP].Serves() && m.plan.ipip().Addr == m.addr:
 		return ""
 	}
 	return cmp.Or(dp.FirstError, "the tunnel device is being set up")
@@ -382,8 +389,9 @@ func (m *modes) ready(dp felix.Status) error {
 func (m *modes) stale(dp felix.Status) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.busyLocked() || dp.Uplink.Name != m.reached.uplink.Name || dp.Uplink.MTU != m.reached.uplink.MTU ||
-		dp.Tunnel.Unavailable != m.cannot
+	up := dp.Uplinks[family.IPv4]
+	return m.busyLocked() || up.Name != m.reached.uplink.Name || up.MTU != m.reached.uplink.MTU ||
+		dp.Tunnels[state.EncapIPIP].Unavailable != m.cannot
 }
 
 // busy reports whether a change is under way.

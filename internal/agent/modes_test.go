@@ -55,9 +55,9 @@ func TestFirstStartWithoutIPIP(t *testing.T) {
 			m.never(t, "tunnel up", "address held")
 			busy := m.modes.busy()
 			l.mu.Lock()
-			if m.wants.tunnel != nil || m.podMTU != uplinkMTU || m.holds > 0 || m.probes > 0 || busy {
+			if m.wants.ipip() != nil || m.podMTU != uplinkMTU || m.holds > 0 || m.probes > 0 || busy {
 				t.Errorf("%s: tunnel %+v, MTU %d, address asked for %d times, %d probes, busy %v",
-					m.name, m.wants.tunnel, m.podMTU, m.holds, m.probes, busy)
+					m.name, m.wants.ipip(), m.podMTU, m.holds, m.probes, busy)
 			}
 			if _, there := m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; there {
 				t.Errorf("%s has published a tunnel address", m.name)

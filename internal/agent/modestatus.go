@@ -58,8 +58,8 @@ func (a *Agent) modeStatus(n *status.Node, snap *datastore.Snapshot, dp felix.St
 			}
 		}
 	}
-	if t := dp.Tunnel.Wanted; t != nil {
-		n.Tunnel = &status.Tunnel{Name: t.Name, MTU: t.MTU, Ready: dp.Tunnel.Ready}
+	if t := dp.Tunnels[state.EncapIPIP].Wanted; t != nil {
+		n.Tunnel = &status.Tunnel{Name: t.Name, MTU: t.MTU, Ready: dp.Tunnels[state.EncapIPIP].Ready}
 		if t.Addr.IsValid() {
 			n.Tunnel.Addr = t.Addr.String()
 		}

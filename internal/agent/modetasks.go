@@ -245,7 +245,7 @@ func (m *modes) keepPodMTU(ctx context.Context) (ok bool) {
 	m.mu.Lock()
 	want, had := m.podMTU, m.hadMTU
 	// Not raised before the kernel has let go of the tunnel.
-	due := m.loaded && want != 0 && want != had && (want < had || m.plan.tunnel != nil && (had == 0 || m.applied) || m.gone)
+	due := m.loaded && want != 0 && want != had && (want < had || m.plan.ipip() != nil && (had == 0 || m.applied) || m.gone)
 	// A pod that was being plugged in meanwhile may have been told the old one.
 	again := !due && !m.mtuAgain.IsZero() && time.Now().After(m.mtuAgain)
 	m.mu.Unlock()

@@ -64,12 +64,12 @@ func TestFromAlwaysToNever(t *testing.T) {
 			l.mu.Lock()
 			a.packets++
 			last = time.Now()
-			if a.device == nil || a.wants.tunnel == nil {
+			if a.device == nil || a.wants.ipip() == nil {
 				t.Error("the tunnel went while packets came through it")
 			}
 			l.mu.Unlock()
 		}
-		l.wait(time.Minute, "the tunnel goes", func() bool { return a.wants.tunnel == nil })
+		l.wait(time.Minute, "the tunnel goes", func() bool { return a.wants.ipip() == nil })
 		if quiet := time.Since(last); quiet < quietPeriod || quiet > quietPeriod+5*time.Second {
 			t.Errorf("it went %v after the last packet, want %v", quiet, quietPeriod)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/excerpt"
+	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/startup"
 	"github.com/manx-cni/manx/internal/status"
 	"github.com/manx-cni/manx/internal/version"
@@ -79,11 +80,11 @@ func (a *Agent) status() status.Node {
 
 func addressOf(self startup.Result, dp felix.Status, g bgp.Global, podMTU int) status.Address {
 	out := status.Address{
-		IPv4: self.Address.String(), Reason: self.Reason, Interface: dp.Uplink.Name, MTU: podMTU,
+		IPv4: self.Address.String(), Reason: self.Reason, Interface: dp.Uplinks[family.IPv4].Name, MTU: podMTU,
 		AS: g.AS, RouterID: g.RouterID.String(),
 	}
 	if self.Address6.IsValid() {
-		out.IPv6, out.Reason6, out.Interface6 = self.Address6.String(), self.Reason6, dp.Uplink6.Name
+		out.IPv6, out.Reason6, out.Interface6 = self.Address6.String(), self.Reason6, dp.Uplinks[family.IPv6].Name
 	}
 	return out
 }
