@@ -126,7 +126,7 @@ func TestForcedTunnelOfAnotherProcess(t *testing.T) {
 	w := newTunnelled(t)
 	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	forced := withoutTunnel()
-	forced.Tunnels = state.Tunnels{state.EncapIPIP: {Name: state.TunnelDevice, Kind: "ipip", Bare: true}}
+	forced.Tunnels = state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, Bare: true}}
 	mustRound(t, w.process(t, memory), forced)
 	if !w.tunl0(t).Up || !guarded(t) {
 		t.Fatalf("forced: up %v, guarded %v", w.tunl0(t).Up, guarded(t))

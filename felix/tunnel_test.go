@@ -109,7 +109,7 @@ func withTunnel() State {
 	in.Pools = append(in.Pools, calc.Pool{Name: "plain", CIDR: netip.MustParsePrefix("10.245.0.0/16")})
 	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("10.245.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
 	in.Tunnels = state.Tunnels{state.EncapIPIP: {
-		Name: state.TunnelDevice, Kind: "ipip", Addr: netip.MustParseAddr(tunnelAddr),
+		LinkSpec: state.TunnelLink, Addr: netip.MustParseAddr(tunnelAddr),
 		Pools: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 	}}
 	return in

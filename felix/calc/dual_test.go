@@ -80,7 +80,7 @@ var dualCases = []struct {
 		in.Pools = append(in.Pools, Pool{Name: "wide", CIDR: pfx("fd00::/16"), Sends: state.IPIPAlways})
 		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24"), IPv6: pfx("2001:db8::12/64")}}
 		in.Owners = map[netip.Prefix]string{pfx("10.244.1.0/26"): "b", pfx("fd00:10:244:1::/122"): "b"}
-		in.Tunnels = state.Tunnels{state.EncapIPIP: {Name: state.TunnelDevice, Kind: "ipip", MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1")}}
+		in.Tunnels = state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1")}}
 	}},
 	{"wrapped-ipv4", func(in *input) { // of no family
 		in.OwnBlocks = append(in.OwnBlocks, pfx("::ffff:10.244.9.0/122"))

@@ -13,7 +13,7 @@ import (
 )
 
 func tunnel() state.Tunnels {
-	return state.Tunnels{state.EncapIPIP: {Name: state.TunnelDevice, Kind: "ipip", MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}}
+	return state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}}
 }
 
 // cluster is node a, sending everything through IPIP, with b and c in its own

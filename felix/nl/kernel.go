@@ -158,7 +158,7 @@ type Kernel interface {
 	// packet. The kernel loads the kind's module when it may. ErrExists when
 	// there is such a link, perhaps made by that module just now; ErrUnsupported
 	// when the kernel cannot have the kind.
-	LinkAdd(name, kind string) error
+	LinkAdd(spec state.LinkSpec) error
 	// LinkDelete removes a link; ErrNotFound when there is none.
 	LinkDelete(index int) error
 	// LinkSetMTU sets the MTU in bytes.

@@ -7,6 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/felix/state"
 )
 
 // Links lists all links.
@@ -51,17 +53,17 @@ func (h *Handle) LinkByName(name string) (Link, error) {
 	return out, err
 }
 
-// LinkAdd makes a link of a kind, with what the kind has for defaults.
-func (h *Handle) LinkAdd(name, kind string) error {
+// LinkAdd makes a link, with what its kind has for defaults.
+func (h *Handle) LinkAdd(spec state.LinkSpec) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	var l netlink.Link = &netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}
-	if kind == "ipip" {
+	attrs.Name = spec.Name
+	var l netlink.Link = &netlink.GenericLink{LinkAttrs: attrs, LinkType: spec.Kind}
+	if spec.Kind == state.TunnelLink.Kind {
 		// Said in full, every value of the fallback device (ip_tunnel_init_net):
 		// no fixed ends, TTL and TOS of the inner packet, any inner protocol.
 		l = &netlink.Iptun{LinkAttrs: attrs}
 	}
-	return h.write(fmt.Sprintf("add %s link %s", kind, name), func(lib *netlink.Handle, _ *rtSocket) error {
+	return h.write(fmt.Sprintf("add %s link %s", spec.Kind, spec.Name), func(lib *netlink.Handle, _ *rtSocket) error {
 		return lib.LinkAdd(l)
 	})
 }

@@ -107,17 +107,17 @@ func TestCounters(t *testing.T) {
 
 func TestLinkAdd(t *testing.T) {
 	h := open(t)
-	if err := h.LinkAdd("none0", "no-such-kind"); !errors.Is(err, nl.ErrUnsupported) {
+	if err := h.LinkAdd(state.LinkSpec{Name: "none0", Kind: "no-such-kind"}); !errors.Is(err, nl.ErrUnsupported) {
 		t.Errorf("unknown kind: %v", err)
 	}
 	t.Cleanup(func() { _, _ = nltest.TryRun("ip", "link", "del", "br0") })
-	if err := h.LinkAdd("br0", "bridge"); err != nil {
+	if err := h.LinkAdd(state.LinkSpec{Name: "br0", Kind: "bridge"}); err != nil {
 		t.Fatal(err)
 	}
 	if l := find(t, h, "br0"); l.Kind != "bridge" || l.Up {
 		t.Errorf("link: %+v", l)
 	}
-	if err := h.LinkAdd("br0", "bridge"); !errors.Is(err, nl.ErrExists) {
+	if err := h.LinkAdd(state.LinkSpec{Name: "br0", Kind: "bridge"}); !errors.Is(err, nl.ErrExists) {
 		t.Errorf("added twice: %v", err)
 	}
 }
@@ -130,7 +130,7 @@ func TestLinkAddIPIP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = h.LinkAdd(state.TunnelDevice, "ipip")
+	err = h.LinkAdd(state.LinkSpec{Name: state.TunnelDevice, Kind: "ipip"})
 	if !known {
 		if !errors.Is(err, nl.ErrUnsupported) {
 			t.Errorf("without the module: %v", err)

@@ -29,13 +29,16 @@ const chunk = 512
 // Config is what a Driver needs.
 type Config struct {
 	Kernel Kernel
+	// Tables are the routing tables that have routes of ours; state.MainTable alone when
+	// empty. In others nothing is looked at.
+	Tables []uint32
 	Log    *slog.Logger
 	// Between, when set, is called between chunks of a long Apply: the owner
 	// serves there what cannot wait. It may call AddNow and RemoveNow.
 	Between func(ctx context.Context)
 }
 
-// Driver keeps the routes of the main table as they should be. One goroutine
+// Driver keeps the routes of its tables as they should be. One goroutine
 // owns it.
 type Driver struct {
 	cfg    Config
@@ -57,6 +60,9 @@ type Driver struct {
 func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Tables) == 0 {
+		cfg.Tables = []uint32{state.MainTable}
 	}
 	return &Driver{
 		cfg:     cfg,
@@ -147,7 +153,7 @@ func (d *Driver) readKernel() error {
 	}
 	have := make(map[state.RouteKey]state.Route, d.routes.ActualLen())
 	foreign := map[state.RouteKey]string{}
-	err = d.cfg.Kernel.Routes(state.MainTable, func(r nl.Route) {
+	visit := func(r nl.Route) {
 		key := r.Key()
 		if r.Protocol != state.RouteProtocol {
 			if _, wanted := d.routes.Desired(key); wanted {
@@ -177,9 +183,11 @@ func (d *Driver) readKernel() error {
 		}
 		r.Dev = byIndex[r.LinkIndex]
 		have[key] = r.Route
-	})
-	if err != nil {
-		return err
+	}
+	for _, table := range d.cfg.Tables {
+		if err := d.cfg.Kernel.Routes(table, visit); err != nil {
+			return err
+		}
 	}
 	d.routes.ReplaceActual(have)
 	d.logForeign(foreign)

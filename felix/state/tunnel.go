@@ -13,12 +13,19 @@ const TunnelDevice = "tunl0"
 // IPIPOverhead is the outer IPv4 header in bytes (RFC 2003 §3.1, no options).
 const IPIPOverhead = 20
 
+// LinkSpec is what a link is made with and cannot be changed into.
+type LinkSpec struct {
+	Name string `json:"name"`
+	// Kind is IFLA_INFO_KIND, such as "ipip".
+	Kind string `json:"kind"`
+}
+
+// TunnelLink is the device of IPIP.
+var TunnelLink = LinkSpec{Name: TunnelDevice, Kind: "ipip"}
+
 // Tunnel is a tunnel device as it should be.
 type Tunnel struct {
-	// Name is the device, TunnelDevice for IPIP.
-	Name string `json:"name"`
-	// Kind is IFLA_INFO_KIND: "ipip".
-	Kind string `json:"kind"`
+	LinkSpec
 	// MTU in bytes.
 	MTU int `json:"mtu"`
 	// Addr is the device's own address, put there as a /32 whose broadcast
@@ -39,7 +46,7 @@ func (t *Tunnel) Equal(o *Tunnel) bool {
 	if t == nil || o == nil {
 		return t == o
 	}
-	return t.Name == o.Name && t.Kind == o.Kind && t.MTU == o.MTU && t.Addr == o.Addr && t.Bare == o.Bare && slices.Equal(t.Pools, o.Pools)
+	return t.LinkSpec == o.LinkSpec && t.MTU == o.MTU && t.Addr == o.Addr && t.Bare == o.Bare && slices.Equal(t.Pools, o.Pools)
 }
 
 // Tunnels are the tunnel devices of a node, by what they wrap packets in.

@@ -22,14 +22,12 @@ const (
 	// retryRetire is the least time between two looks whether the routes that
 	// keep a tunnel from being retired are gone.
 	retryRetire = time.Second
-	// kindIPIP is IFLA_INFO_KIND of the module ipip.
-	kindIPIP = "ipip"
 )
 
 // Kernel is what the driver needs of nl.Kernel.
 type Kernel interface {
 	LinkByName(name string) (nl.Link, error)
-	LinkAdd(name, kind string) error
+	LinkAdd(spec state.LinkSpec) error
 	LinkSetMTU(index, mtu int) error
 	LinkSetUp(index int, up bool) error
 	LinkSetRPFilter(index, mode int) error
@@ -101,7 +99,7 @@ func New(cfg Config) *Driver {
 		cfg.Now = time.Now
 	}
 	return &Driver{
-		cfg: cfg, name: state.TunnelDevice, kind: kindIPIP, resync: true, open: true,
+		cfg: cfg, name: state.TunnelLink.Name, kind: state.TunnelLink.Kind, resync: true, open: true,
 		placed: map[netip.Addr]bool{},
 		status: state.DriverStatus{Name: "tunnel"},
 	}
@@ -274,7 +272,7 @@ func (d *Driver) create() bool {
 		d.fail(d.name, errors.New(d.unavailable))
 		return false
 	}
-	err := d.cfg.Kernel.LinkAdd(d.name, d.kind)
+	err := d.cfg.Kernel.LinkAdd(state.LinkSpec{Name: d.name, Kind: d.kind})
 	if errors.Is(err, nl.ErrUnsupported) {
 		d.kindTried = d.cfg.Now()
 		d.unavailable = fmt.Sprintf("create %s: the kernel has no %s links and found no module %s to load", d.name, d.kind, d.kind)

@@ -132,7 +132,7 @@ type moduleLoader struct {
 	rename string
 }
 
-func (m moduleLoader) LinkAdd(string, string) error {
+func (m moduleLoader) LinkAdd(state.LinkSpec) error {
 	m.fake.AddLink(nl.Link{Name: m.rename, Kind: "ipip", MTU: 1480})
 	return nl.ErrExists
 }

@@ -101,7 +101,7 @@ func TestWasUpBefore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, w *world) {
-				if err := w.LinkAdd(w.want.Name, w.want.Kind); !errors.Is(err, nl.ErrExists) { // the module's own is there
+				if err := w.LinkAdd(w.want.LinkSpec); !errors.Is(err, nl.ErrExists) { // the module's own is there
 					must(t, err)
 				}
 				must(t, w.LinkSetUp(w.link(t).Index, true), w.LinkSetMTU(w.link(t).Index, 1400))

@@ -34,7 +34,7 @@ type world struct {
 var pools = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 
 func tunl(name, kind string) state.Tunnel {
-	return state.Tunnel{Name: name, Kind: kind, MTU: 1440, Addr: netip.MustParseAddr("10.244.0.1"), Pools: pools}
+	return state.Tunnel{LinkSpec: state.LinkSpec{Name: name, Kind: kind}, MTU: 1440, Addr: netip.MustParseAddr("10.244.0.1"), Pools: pools}
 }
 
 func newFake(t *testing.T) *world {

@@ -276,12 +276,12 @@ func reachOf(s *datastore.Snapshot, node string, self netip.Addr, dp felix.Statu
 	for _, n := range s.Nodes {
 		switch {
 		case n.Name == node && dp.Tunnels[state.EncapIPIP].Ready: // else its address need not be on the device
-			r.tunnel = n.IPIPTunnelAddr
+			r.tunnel = n.Tunnels[apiv1.EncapIPIP].Addr
 		case n.Name == node:
 		case n.IPv4.IsValid():
 			r.nodes[n.Name] = n.IPv4.Addr()
-			if n.IPIPTunnelAddr.IsValid() {
-				r.tunnels[n.Name] = n.IPIPTunnelAddr
+			if n.Tunnels[apiv1.EncapIPIP].Addr.IsValid() {
+				r.tunnels[n.Name] = n.Tunnels[apiv1.EncapIPIP].Addr
 			}
 		}
 	}

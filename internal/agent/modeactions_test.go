@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
@@ -15,10 +16,10 @@ import (
 // node1 and node2 are in one subnet, node3 is in another; node2 has no tunnel.
 func reachInTest(set modeSettings) netReach {
 	s := &datastore.Snapshot{Nodes: []datastore.Node{
-		{Name: "node1", IPv4: netip.MustParsePrefix("10.0.0.1/24"), IPIPTunnelAddr: netip.MustParseAddr("10.244.0.1")},
+		{Name: "node1", IPv4: netip.MustParsePrefix("10.0.0.1/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.1")}}},
 		{Name: "node2", IPv4: netip.MustParsePrefix("10.0.0.2/24")},
-		{Name: "node3", IPv4: netip.MustParsePrefix("10.0.1.3/24"), IPIPTunnelAddr: netip.MustParseAddr("10.244.0.3")},
-		{Name: "node4", IPv4: netip.MustParsePrefix("10.0.0.4/24"), IPIPTunnelAddr: netip.MustParseAddr("10.244.0.4")},
+		{Name: "node3", IPv4: netip.MustParsePrefix("10.0.1.3/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.3")}}},
+		{Name: "node4", IPv4: netip.MustParsePrefix("10.0.0.4/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.4")}}},
 		{Name: "no agent"},
 	}}
 	uplink := calc.Uplink{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, MTU: 1500}

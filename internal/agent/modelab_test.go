@@ -178,7 +178,9 @@ func (l *lab) snapshot() *datastore.Snapshot {
 			continue
 		}
 		n := datastore.Node{Name: m.name, IPv4: netip.PrefixFrom(m.addr, 24), PoolModes: m.annotations[apiv1.AnnotationNodePoolModes]}
-		n.IPIPTunnelAddr, _ = netip.ParseAddr(m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr])
+		if a, err := netip.ParseAddr(m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr]); err == nil {
+			n.Tunnels = map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: a}}
+		}
 		s.Nodes = append(s.Nodes, n)
 	}
 	return s

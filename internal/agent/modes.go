@@ -142,7 +142,7 @@ func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, g
 	m.up = m.up || m.decision.Tunnel || m.forced
 	if m.up && (set.enabled == nil || *set.enabled) {
 		plan.tunnels = state.Tunnels{state.EncapIPIP: {
-			Name: state.TunnelDevice, Kind: "ipip", MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s),
+			LinkSpec: state.TunnelLink, MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s),
 			Bare: !m.addr.IsValid() && len(m.ranges.from) == 0,
 		}}
 	}
@@ -169,7 +169,7 @@ func (m *modes) load(s *datastore.Snapshot) {
 	if err != nil {
 		m.log.Warn("what this node has said of its pools is not understood; starting anew", "annotation", apiv1.AnnotationNodePoolModes, "err", err)
 	}
-	m.loaded, m.said, m.saidAddr = true, said, self.IPIPTunnelAddr
+	m.loaded, m.said, m.saidAddr = true, said, self.Tunnels[apiv1.EncapIPIP].Addr
 	if held := m.do.heldAddresses(); len(held) > 0 {
 		m.addr = held[0]
 		if slices.Contains(held, m.saidAddr) {
@@ -225,7 +225,7 @@ func (m *modes) listen(s *datastore.Snapshot) {
 	if !ok || m.said == nil {
 		return
 	}
-	same := self.PoolModes == m.said.Encode() && self.IPIPTunnelAddr == m.saidAddr
+	same := self.PoolModes == m.said.Encode() && self.Tunnels[apiv1.EncapIPIP].Addr == m.saidAddr
 	m.unheard = !same && (m.heard || time.Since(m.saidAt) > heardWithin)
 	m.heard = m.heard || same
 }

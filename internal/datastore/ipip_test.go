@@ -59,7 +59,7 @@ func TestParseNodeTunnel(t *testing.T) {
 			if tt.addr != "" {
 				addr = netip.MustParseAddr(tt.addr)
 			}
-			if got.err != nil || got.node.IPv4 != netip.MustParsePrefix("10.0.0.5/24") || got.node.IPIPTunnelAddr != addr || got.node.PoolModes != tt.modes {
+			if got.err != nil || got.node.IPv4 != netip.MustParsePrefix("10.0.0.5/24") || got.node.Tunnels[apiv1.EncapIPIP].Addr != addr || got.node.PoolModes != tt.modes {
 				t.Errorf("got %+v", got)
 			}
 			if (got.without == nil) != (tt.want == "") || tt.want != "" && !strings.Contains(got.without.Error(), tt.want) {

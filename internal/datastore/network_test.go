@@ -52,7 +52,7 @@ func TestAddressesThatNoNodeHas(t *testing.T) {
 		if (text == "") != (tt.want == "") || !strings.Contains(text, tt.want) || text != "" && !strings.Contains(text, tt.annotation) {
 			t.Errorf("%s=%s: %q; want %q", tt.annotation, tt.value, text, tt.want)
 		}
-		if used := got.node.IPv4.IsValid() || got.node.IPv6.IsValid() || got.node.IPIPTunnelAddr.IsValid(); used != (tt.want == "") {
+		if used := got.node.IPv4.IsValid() || got.node.IPv6.IsValid() || got.node.Tunnels[apiv1.EncapIPIP].Addr.IsValid(); used != (tt.want == "") {
 			t.Errorf("%s=%s: taken: %t", tt.annotation, tt.value, used)
 		}
 	}

@@ -66,7 +66,7 @@ func parseNode(n *corev1.Node) trimmedNode {
 		if err != nil || !a.Is4() || checkNodeAddress(netip.PrefixFrom(a, a.BitLen())) != nil {
 			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, excerpt.Value(v)))
 		} else {
-			out.IPIPTunnelAddr = a
+			out.Tunnels = map[apiv1.Encap]NodeTunnel{apiv1.EncapIPIP: {Addr: a}}
 		}
 	}
 	if v := n.Annotations[apiv1.AnnotationNodePoolModes]; len(v) > maxPoolModes {

@@ -8,6 +8,12 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 )
 
+// NodeTunnel is a node's tunnel device.
+type NodeTunnel struct {
+	// Addr is the device's address: of IPIP projectcalico.org/IPv4IPIPTunnelAddr.
+	Addr netip.Addr
+}
+
 // Node is what the agents need of one Kubernetes Node.
 type Node struct {
 	Name string
@@ -24,9 +30,9 @@ type Node struct {
 	// RouteReflectorClusterID is projectcalico.org/RouteReflectorClusterID, a
 	// dotted quad, or the zero Addr.
 	RouteReflectorClusterID netip.Addr
-	// IPIPTunnelAddr is projectcalico.org/IPv4IPIPTunnelAddr, the address of the
-	// node's tunl0, or the zero Addr.
-	IPIPTunnelAddr netip.Addr
+	// Tunnels are the node's tunnel devices, by what they wrap packets in, as far as the
+	// node has published them.
+	Tunnels map[apiv1.Encap]NodeTunnel
 	// StatusAddrs are the InternalIPs and ExternalIPs of the Node's status, which the
 	// kubelet or a cloud's controller writes.
 	StatusAddrs []netip.Addr

@@ -275,22 +275,22 @@ func (k *Kernel) LinkDelete(index int) error {
 }
 
 // LinkAdd implements nl.Kernel. It knows every kind.
-func (k *Kernel) LinkAdd(name, kind string) error {
+func (k *Kernel) LinkAdd(spec state.LinkSpec) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.check(OpLinkAdd, name); err != nil {
+	if err := k.check(OpLinkAdd, spec.Name); err != nil {
 		return err
 	}
-	if k.indexOf(name) != 0 {
+	if k.indexOf(spec.Name) != 0 {
 		return nl.ErrExists
 	}
-	l := nl.Link{Index: k.nextIndex, Name: name, Kind: kind, MTU: 1500}
-	if kind == "ipip" {
+	l := nl.Link{Index: k.nextIndex, Name: spec.Name, Kind: spec.Kind, MTU: 1500}
+	if spec.Kind == state.TunnelLink.Kind {
 		l.MTU -= state.IPIPOverhead
 	}
 	k.nextIndex++
 	k.links = append(k.links, l)
-	k.log = append(k.log, fmt.Sprintf("link added %s type %s", name, kind))
+	k.log = append(k.log, fmt.Sprintf("link added %s type %s", spec.Name, spec.Kind))
 	k.emit(nl.Event{Kind: nl.EventLink, Link: l})
 	return nil
 }
