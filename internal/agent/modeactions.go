@@ -15,21 +15,15 @@ import (
 	"github.com/manx-cni/manx/ipam"
 )
 
-// tunnelHandle is Calico's IPAM handle of a node's IPIP tunnel address, and
-// tunnelType the type it writes beside it.
-func tunnelHandle(node string) string { return "ipip-tunnel-addr-" + node }
-
-const tunnelType = "ipipTunnelAddress"
-
 // modeActions connects modes with the rest of the agent.
 func (a *Agent) modeActions() modeActions {
-	handle := tunnelHandle(a.node)
+	handle := ipipEncap.handle(a.node)
 	return modeActions{
 		publish:       a.startup.Annotate,
 		heldAddresses: func() []netip.Addr { return a.ipam.Held(handle) },
 		holdAddresses: func(ctx context.Context, n int) ([]netip.Addr, error) {
 			return a.ipam.Assign(ctx, ipam.Request{
-				Handle: handle, Attrs: map[string]string{"node": a.node, "type": tunnelType}, Num4: n, Use: apiv1.UseTunnel, Encap: apiv1.EncapIPIP,
+				Handle: handle, Attrs: map[string]string{"node": a.node, "type": ipipEncap.addressType}, Num4: n, Use: apiv1.UseTunnel, Encap: ipipEncap.asked,
 			})
 		},
 		releaseAddress: func(ctx context.Context, addr netip.Addr) error { return a.ipam.ReleaseAddr(ctx, handle, addr) },
@@ -73,7 +67,7 @@ func probeSizesOf(set modeSettings, uplink int) probeSizes {
 	}
 	sizes := probeSizes{ipip: uplink, plain: uplink}
 	if set.mtu != 0 {
-		sizes.ipip = min(uplink, set.mtu+state.IPIPOverhead)
+		sizes.ipip = min(uplink, set.mtu+ipipEncap.overhead)
 	}
 	if set.podMTU != 0 {
 		sizes.plain = min(uplink, set.podMTU)
@@ -122,8 +116,9 @@ func (r netReach) probes(node string, target state.Way) (configs []preflight.Con
 		}
 		configs = append(configs, preflight.Config{Kind: kind, Self: self, Targets: targets, Uplink: r.uplink.Name, MTU: size, Wait: probeWait})
 	}
-	add(preflight.KindIPIP, tunnelled, r.sizes.ipip)
-	add(preflight.KindTunnel, tunnelled, r.sizes.ipip)
+	for _, kind := range ipipEncap.probes {
+		add(kind, tunnelled, r.sizes.ipip)
+	}
 	add(preflight.KindBGP, plain, r.sizes.plain)
 	return configs, failed
 }

@@ -9,411 +9,291 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
-	apiv1 "github.com/manx-cni/manx/api/v1"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/manx-cni/manx/felix"
-	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/mode"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/datastore"
-	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/family"
-	"github.com/manx-cni/manx/internal/insist"
-	"github.com/manx-cni/manx/ipam/pool"
+	"github.com/manx-cni/manx/internal/loop"
 )
 
 // modes is this node's part in the agreement on how packets to each pool travel
-// (felix/mode). The steering loop calls step with what is known now; the tasks of
-// modetasks.go do what takes time: publish, get the tunnel an address, lower the MTU
-// of running pods, probe the other nodes, wait until the tunnel is quiet.
+// (felix/mode). The steering loop calls step with what is known now; it asks the five
+// owners of what takes time what they have, decides, and tells them what is wanted:
 //
-// What a node has said is in its Node's annotations, so that a restarted agent goes
-// on where it was: nothing is acted on before it has been published.
+//	agreement      what is said to the other nodes, and what they say
+//	tunnelAddress  the address of the tunnel's device, in IPAM
+//	podMTUKeeper   the MTU of running pods
+//	prober         whether the others are reached by a new way
+//	retirement     how long a device is kept that is not wanted any more
+//
+// Each has its state for itself, and a task that run repeats.
 type modes struct {
 	node string
-	log  *slog.Logger
 	do   modeActions
-	wake func()        // has the steering loop look again
 	work chan struct{} // has the tasks look again
 
-	mu        sync.Mutex
+	agreement  agreement
+	address    tunnelAddress
+	mtu        podMTUKeeper
+	prober     prober
+	retirement retirement
+
+	// The steering loop's.
 	loaded    bool
-	said      mode.Words           // what the annotation says
-	saidAddr  netip.Addr           // and the one about the tunnel's address
-	heard     bool                 // the API has shown what was said
-	unheard   bool                 // and then no more, or never: it was changed, or the Node was made again
-	saidAt    time.Time            // when it was said
-	insist    insist.Insistence    // how often it was said again
-	addr      netip.Addr           // of the tunnel, held in IPAM; zero for none
-	ranges    addrRanges           // where it may come from
-	alone     bool                 // addr and nothing else of ours is on the device
-	up        bool                 // the device is kept: it is wanted, or was until a moment ago
-	forced    bool                 // it is wanted whatever the pools say
-	decision  mode.Decision        // the last one
-	fresh     bool                 // it is based on said
-	others    []mode.Peer          // what it was based on
-	parsed    map[string]mode.Peer // their annotations: most nodes say the same
-	pools     []mode.Pool
 	plan      modePlan
-	since     uint64    // generation of the input that first had plan
-	applied   bool      // the kernel is as plan says
-	gone      bool      // no address of ours is on the device
-	podMTU    int       // what the MTU of running pods should be, in bytes; 0 while not known
-	hadMTU    int       // what it has been made
-	mtuAgain  time.Time // when to look at the pods once more
-	mtuError  string
-	triedMTU  int // what mtuError is about
-	uplinkMTU int // the last that was known
-	addrErr   string
-	probes    map[state.Way]mode.Probe
-	problem   string // why there is no tunnel on this node though one is wanted
-	cannot    string // what the dataplane said of that
-	reached   netReach
-	pace      probePace
+	since     uint64 // generation of the input that first had plan
+	uplinkMTU int    // the last that was known, in bytes
+
+	view atomic.Pointer[modeView] // what step saw and decided, for all others
 }
 
-// modePlan is what the dataplane is told. It is replaced, never changed.
-type modePlan struct {
-	sends   map[string]state.Way // by pool
-	tunnels state.Tunnels
-}
-
-// ipip is the tunnel of IPIP, nil for none.
-func (p modePlan) ipip() *state.Tunnel { return p.tunnels.Get(state.EncapIPIP) }
-
-func (p modePlan) equal(o modePlan) bool {
-	return maps.Equal(p.sends, o.sends) && p.tunnels.Equal(o.tunnels)
-}
-
-// netReach is what probes need to know of the network.
-type netReach struct {
-	self    netip.Addr
-	nodes   map[string]netip.Addr // all other nodes
-	uplink  calc.Uplink
-	tunnel  netip.Addr            // this node's tunnel address; zero for none
-	tunnels map[string]netip.Addr // the others', of those that have one
-	sizes   probeSizes
-}
-
-// modeSettings are what the user has set for this node.
-type modeSettings struct {
-	enabled *bool // FELIX_IPINIPENABLED or FelixConfiguration ipipEnabled
-	mtu     int   // FELIX_IPINIPMTU or ipipMTU; 0: the uplink's less the header
-	podMTU  int   // CNI_MTU; 0: follows
+// modeView is what a step saw and decided. It is replaced, never changed.
+type modeView struct {
+	said     mode.Words
+	pools    []mode.Pool
+	decision mode.Decision
+	applied  bool   // the kernel is as the plan says
+	up       bool   // the device is kept
+	forced   bool   // it is wanted whatever the pools say
+	held     bool   // the tunnel has an address in IPAM
+	problem  string // why there is no tunnel on this node though one is wanted
+	cannot   string // what the dataplane said of that
+	notReady string // why the new way is not accepted yet
+	podMTU   int    // of pods, in bytes; 0 while not known
+	uplink   string
+	mtu      int // the uplink's
 }
 
 func newModes(node string, log *slog.Logger, do modeActions, wake func()) *modes {
-	return &modes{node: node, log: log, do: do, wake: wake, work: make(chan struct{}, 1)}
+	m := &modes{
+		node: node, do: do, work: make(chan struct{}, 1),
+		agreement:  agreement{node: node, log: log, do: do, wake: wake},
+		address:    tunnelAddress{log: log, do: do, wake: wake},
+		mtu:        podMTUKeeper{log: log, do: do, wake: wake},
+		prober:     prober{log: log, do: do, wake: wake},
+		retirement: retirement{log: log, do: do, wake: wake},
+	}
+	m.address.published = m.agreement.address
+	m.view.Store(&modeView{})
+	return m
 }
 
 // step looks at the cluster and the dataplane and says what the dataplane should be
-// told with the input of the given generation.
+// told with the input of the given generation. The steering loop alone calls it.
 func (m *modes) step(s *datastore.Snapshot, set modeSettings, dp felix.Status, generation uint64, reach netReach) modePlan {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.load(s)
-	m.listen(s)
-	m.pools, m.others = ipipPools(s), m.peers(s)
-	m.reached = reach
-	m.ranges = tunnelRanges(s, m.node)
+	said, times := m.agreement.hear(s)
+	if !m.loaded {
+		m.loaded = true
+		addr := m.address.load(said.addr)
+		m.retirement.load(said.addr.IsValid() || addr.IsValid())
+	}
+	v := modeView{said: said.words, pools: ipipPools(s), uplink: reach.uplink.Name, mtu: reach.uplink.MTU}
 	plan := modePlan{sends: map[string]state.Way{}}
-	for pool, w := range m.said {
+	for pool, w := range said.words {
 		plan.sends[pool] = w.Sends
 	}
 	// A plan made before the last word was said does not tell what the kernel sends now.
-	m.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
-	device := dp.Tunnels[state.EncapIPIP]
-	m.gone = m.applied && m.plan.ipip() == nil && !device.Held
-	m.problem, m.cannot = problemOf(set, device), device.Unavailable
-	m.decision = mode.Step(mode.Input{
-		Pools: m.pools, Own: m.said, Others: m.others,
-		NotReady: m.notReady(dp), TunnelProblem: m.problem, TunnelUp: m.up,
-		PodsNotReady: m.podsNotReady(), Probes: m.probes,
+	v.applied = dp.InSync && dp.Applied >= m.since && m.since > 0 && maps.Equal(plan.sends, m.plan.sends)
+	device := dp.Tunnels[ipipEncap.encap]
+	had := m.plan.ipip()
+	gone := v.applied && had == nil && !device.Held
+	v.problem, v.cannot = problemOf(set, device), device.Unavailable
+	ranges := tunnelRanges(s, m.node)
+	v.notReady = m.notReady(had, ranges, v.applied && device.Serves(), dp.FirstError)
+	v.decision = mode.Step(mode.Input{
+		Pools: v.pools, Own: said.words, Others: m.agreement.peers(s),
+		NotReady: v.notReady, TunnelProblem: v.problem, TunnelUp: m.retirement.keeps(),
+		PodsNotReady: m.mtu.lacking(), Probes: m.prober.results(),
 		// Before BGP has converged the routes of an agent before this one are kept.
-		Applied: m.applied && (dp.Converged || dp.RoutesKept == 0), ApplyError: dp.FirstError,
+		Applied: v.applied && (dp.Converged || dp.RoutesKept == 0), ApplyError: dp.FirstError,
 	})
-	m.fresh = true
-	maps.DeleteFunc(m.probes, func(target state.Way, _ mode.Probe) bool {
-		return !slices.Contains(m.decision.Probe, target) && !m.toSayVerified(target)
-	})
-	m.forced = set.enabled != nil && *set.enabled
-	m.up = m.up || m.decision.Tunnel || m.forced
-	if m.up && (set.enabled == nil || *set.enabled) {
-		plan.tunnels = state.Tunnels{state.EncapIPIP: {
-			LinkSpec: state.TunnelLink, MTU: set.mtu, Addr: m.addr, Pools: poolRanges(s),
-			Bare: !m.addr.IsValid() && len(m.ranges.from) == 0,
+	v.forced = set.enabled != nil && *set.enabled
+	v.up = m.retirement.want(v.decision.Tunnel, v.forced)
+	addr := m.address.claim(v.up, v.problem == "", ranges)
+	v.held = addr.IsValid()
+	if v.up && (set.enabled == nil || *set.enabled) {
+		plan.tunnels = state.Tunnels{ipipEncap.encap: {
+			LinkSpec: ipipEncap.link, MTU: set.mtu, Addr: addr, Pools: poolRanges(s),
+			Bare: !addr.IsValid() && len(ranges.from) == 0,
 		}}
 	}
-	was := m.plan.ipip()
-	m.alone = m.applied && device.Ready && was != nil && (was.Addr.IsValid() || was.Bare)
+	alone := v.applied && device.Ready && had != nil && (had.Addr.IsValid() || had.Bare)
 	if !plan.equal(m.plan) || m.since == 0 {
-		m.plan, m.since, m.applied, m.gone, m.alone = plan, generation, false, false, false
+		m.plan, m.since = plan, generation
+		v.applied, gone, alone = false, false, false
 	}
-	if reach.uplink.MTU != 0 { // one that is away for a moment comes back as it was
-		m.uplinkMTU = reach.uplink.MTU
+	if v.mtu != 0 { // an uplink that is away for a moment comes back as it was
+		m.uplinkMTU = v.mtu
 	}
-	m.podMTU = podMTU(set, m.uplinkMTU, plan.ipip() != nil)
-	notify(m.work)
+	v.podMTU = podMTU(set, m.uplinkMTU, m.plan.ipip() != nil)
+	m.tell(&v, announcement{v.decision.Own, addr}, times, addr, gone, alone, reach)
 	return m.plan
 }
 
-// load takes up what an agent before this one has said and done.
-func (m *modes) load(s *datastore.Snapshot) {
-	if m.loaded {
-		return
+// tell tells the owners what was decided.
+func (m *modes) tell(v *modeView, next announcement, times uint64, addr netip.Addr, gone, alone bool, reach netReach) {
+	if v.problem != "" {
+		next.addr = netip.Addr{} // it is held, and on no device
 	}
-	self, _ := s.Node(m.node)
-	said, err := mode.Parse(self.PoolModes)
-	if err != nil {
-		m.log.Warn("what this node has said of its pools is not understood; starting anew", "annotation", apiv1.AnnotationNodePoolModes, "err", err)
-	}
-	m.loaded, m.said, m.saidAddr = true, said, self.Tunnels[apiv1.EncapIPIP].Addr
-	if held := m.do.heldAddresses(); len(held) > 0 {
-		m.addr = held[0]
-		if slices.Contains(held, m.saidAddr) {
-			m.addr = m.saidAddr
-		}
-	}
-	m.up = m.saidAddr.IsValid() || m.addr.IsValid()
-}
-
-// addrRanges are where the tunnel's address may be. A pool that is being deleted is not
-// among them: it waits until its last address is given back.
-type addrRanges struct {
-	from []netip.Prefix // new ones
-	keep []netip.Prefix // one that is held: pools in IPIP, also where this node may take no new one
-	stay []netip.Prefix // one that is held, as long as there is none in from
-}
-
-// tunnelRanges are the pools in IPIP that a node may have an address of, and all pools.
-func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
-	self, _ := s.Node(node)
-	selected, _, _ := pool.Select(s.Pools, pool.Query{Family: family.IPv4, Use: apiv1.UseTunnel, Encap: apiv1.EncapIPIP, Barred: s.Barred, NodeLabels: self.Labels}) // it fails for pools by name only
-	for _, p := range selected {
-		out.from = append(out.from, p.CIDR)
-	}
-	for _, p := range s.Pools {
-		if p.DeletionTimestamp != nil {
-			continue
-		}
-		out.stay = append(out.stay, cidrOf(p))
-		if p.Spec.IPIPMode != "" && p.Spec.IPIPMode != apiv1.EncapNever {
-			out.keep = append(out.keep, cidrOf(p))
-		}
-	}
-	return out
-}
-
-// has reports whether an address that is held may stay.
-func (r addrRanges) has(addr netip.Addr) bool {
-	in := slices.Concat(r.from, r.keep)
-	if len(r.from) == 0 {
-		in = r.stay
-	}
-	return slices.ContainsFunc(in, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// heardWithin is how long the API may take to show what was said. After that another
-// program has said something in between.
-const heardWithin = 15 * time.Second
-
-// listen notices when the Node no longer says what this node has said.
-func (m *modes) listen(s *datastore.Snapshot) {
-	self, ok := s.Node(m.node)
-	if !ok || m.said == nil {
-		return
-	}
-	same := self.PoolModes == m.said.Encode() && self.Tunnels[apiv1.EncapIPIP].Addr == m.saidAddr
-	m.unheard = !same && (m.heard || time.Since(m.saidAt) > heardWithin)
-	m.heard = m.heard || same
+	m.agreement.decide(next, times)
+	m.address.settle(addr, gone, alone)
+	m.retirement.settle(!v.forced && !v.decision.Tunnel && v.applied && v.decision.Own.Equal(v.said))
+	tunnelled := m.plan.ipip() != nil
+	m.mtu.set(v.podMTU, tunnelled, tunnelled && v.applied || gone)
+	m.prober.ask(v.decision.Probe, v.toSayVerified, v.decision.Moving, reach)
+	m.view.Store(v)
+	notify(m.work)
 }
 
 // toSayVerified reports whether the probes of target were answered and that is not
 // published yet: until then they are what the decision rests on.
-func (m *modes) toSayVerified(target state.Way) bool {
-	for pool, w := range m.decision.Own {
-		if w.Target == target && w.Stage == mode.Verified && m.said[pool].Stage == mode.Accepting {
+func (v *modeView) toSayVerified(target state.Way) bool {
+	for pool, w := range v.decision.Own {
+		if w.Target == target && w.Stage == mode.Verified && v.said[pool].Stage == mode.Accepting {
 			return true
 		}
 	}
 	return false
 }
 
-// problemOf says why this node can have no tunnel.
-func problemOf(set modeSettings, device felix.Tunnel) string {
-	if set.enabled != nil && !*set.enabled {
-		return "IPIP is turned off on this node (FELIX_IPINIPENABLED or FelixConfiguration ipipEnabled is false)"
-	}
-	return device.Unavailable
-}
-
-// notReady says why IPIP is not accepted yet.
-func (m *modes) notReady(dp felix.Status) string {
+// notReady says why IPIP is not accepted yet; had is the device that was asked for.
+func (m *modes) notReady(had *state.Tunnel, ranges addrRanges, serves bool, refused string) string {
+	addr, err := m.address.now()
 	switch {
-	case m.plan.ipip() == nil:
+	case had == nil:
 		return "the tunnel device is not there yet"
-	case len(m.ranges.from) > 0 && !m.addr.IsValid() && m.addrErr != "":
-		return "the tunnel has no address: " + m.addrErr
-	case len(m.ranges.from) > 0 && !m.addr.IsValid():
+	case len(ranges.from) > 0 && !addr.IsValid() && err != "":
+		return "the tunnel has no address: " + err
+	case len(ranges.from) > 0 && !addr.IsValid():
 		return "the tunnel has no address yet"
-	case m.applied && dp.Tunnels[state.EncapIPIP].Serves() && m.plan.ipip().Addr == m.addr:
+	case serves && had.Addr == addr:
 		return ""
 	}
-	return cmp.Or(dp.FirstError, "the tunnel device is being set up")
+	return cmp.Or(refused, "the tunnel device is being set up")
 }
 
-// podsNotReady says why running pods may send packets too large. That nobody can
-// change them does not hold the cluster up: the kernel tells a pod when a packet was
-// too large for the tunnel (RFC 1191).
-func (m *modes) podsNotReady() string {
-	tried := m.mtuError != "" && m.triedMTU == m.podMTU
-	if m.podMTU == 0 || !tried && (m.hadMTU == 0 || m.hadMTU > m.podMTU) {
-		return "the MTU of running pods is being lowered"
-	}
-	return ""
-}
+const (
+	// modeRetry is how often what failed is tried again, and how often somebody
+	// who has nothing to do looks whether he has.
+	modeRetry = 2 * time.Second
+	// modeRetryMost is how far apart requests to the API get that fail again and again.
+	modeRetryMost = 16 * time.Second
+	// quietPeriod is how long the tunnel must have carried nothing before it goes,
+	// after every node has said that it sends no more: packets may be under way,
+	// and what the others say may have reached us before what they sent.
+	quietPeriod = 10 * time.Second
+	// quietLimit is how long it is waited for: what comes later is not the cluster's.
+	// Somebody else's packets, or forged ones, must not keep the device for ever.
+	quietLimit = 5 * time.Minute
+	// answerLinger is how long probes are answered after the last change: others
+	// may be behind.
+	answerLinger = 30 * time.Second
+	// podMTUTimeout bounds one pass over all pods, up to 2 s for each that resists.
+	podMTUTimeout = 30 * time.Second
+	// plugTime is how long the plugin may be at work with what it was told.
+	plugTime = 10 * time.Second
+	// actionTimeout bounds one write to the API and one request to a neighbour.
+	actionTimeout = 10 * time.Second
+)
 
-// peers are the other nodes on which an agent has run.
-func (m *modes) peers(s *datastore.Snapshot) (out []mode.Peer) {
-	parsed := make(map[string]mode.Peer, len(m.parsed))
-	for _, n := range s.Nodes {
-		if n.Name == m.node || !n.IPv4.IsValid() {
-			continue
-		}
-		said, known := parsed[n.PoolModes]
-		if !known {
-			said, known = m.parsed[n.PoolModes]
-		}
-		if !known {
-			said = m.read(n)
-		}
-		parsed[n.PoolModes] = said
-		said.Name = n.Name
-		out = append(out, said)
-	}
-	m.parsed = parsed
-	return out
-}
-
-// read reads what another node says of its pools, and logs what of it is not understood:
-// a change of such a pool waits for that node.
-func (m *modes) read(n datastore.Node) mode.Peer {
-	words, err := mode.Parse(n.PoolModes)
-	if err != nil {
-		m.log.Warn("what a node says of its pools cannot be read; run one version of Manx on all nodes", "node", n.Name, "annotation", apiv1.AnnotationNodePoolModes, "err", err)
-		return mode.Peer{Unreadable: "its annotation " + apiv1.AnnotationNodePoolModes + " cannot be read"}
-	}
-	var unknown []string
-	for _, name := range slices.Sorted(maps.Keys(words)) {
-		if words[name].Unknown != "" {
-			unknown = append(unknown, name)
-		}
-	}
-	if len(unknown) > 0 { // one line with a bound, whatever a node writes into its annotation
-		first := unknown[0]
-		m.log.Warn("a node says of pools what this version does not know; run one version of Manx on all nodes",
-			"node", n.Name, "pools", len(unknown), "pool", excerpt.Value(first), "unknown", words[first].Unknown)
-	}
-	return mode.Peer{Words: words}
-}
-
-// ipipPools are the pools that can travel in IPIP.
-func ipipPools(s *datastore.Snapshot) (out []mode.Pool) {
-	for _, p := range s.Pools {
-		if !cidrOf(p).Addr().Is4() {
-			continue
-		}
-		target := wayOf(p.Spec.IPIPMode)
-		forced, asked := s.Forced[p.Name]
-		out = append(out, mode.Pool{
-			Name: p.Name, Target: target, Gen: p.Generation, UID: string(p.UID), Force: asked && wayOf(forced) == target,
+// run does what takes time until ctx ends. Every task says whether it succeeded.
+func (m *modes) run(ctx context.Context) error {
+	var wakes []chan struct{}
+	g, ctx := errgroup.WithContext(ctx)
+	// most is how far apart attempts get that fail again and again.
+	task := func(most time.Duration, do func(ctx context.Context) (ok bool)) {
+		wake := make(chan struct{}, 1)
+		wakes = append(wakes, wake)
+		g.Go(func() error {
+			pause := func() time.Duration { return modeRetry }
+			retry := loop.Retry{Min: modeRetry, Max: most}
+			if most > modeRetry {
+				pause = retry.Failed
+			}
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-wake:
+				case <-m.do.after(modeRetry):
+				}
+				for !do(ctx) { // not at every wake-up: a failure may wake the loop itself
+					select {
+					case <-ctx.Done():
+						return nil
+					case <-m.do.after(pause()):
+					}
+				}
+				retry.Done()
+			}
 		})
 	}
-	return out
-}
-
-// wayOf is the way that a pool's ipipMode asks for.
-func wayOf(ipipMode apiv1.EncapMode) state.Way {
-	return state.WayBy(state.EncapIPIP, state.When(ipipMode))
-}
-
-func poolRanges(s *datastore.Snapshot) (out []netip.Prefix) {
-	for _, p := range s.Pools {
-		if cidr := cidrOf(p); cidr.Addr().Is4() {
-			out = append(out, cidr)
+	task(modeRetryMost, m.address.keep)
+	task(modeRetryMost, m.agreement.keepPublished)
+	task(modeRetry, m.mtu.keep)
+	task(modeRetry, m.prober.probe) // has a pace of its own
+	task(modeRetry, m.prober.answer)
+	task(modeRetry, m.retirement.watch)
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-m.work:
+				for _, w := range wakes {
+					notify(w)
+				}
+			}
 		}
-	}
-	return out
-}
-
-// podMTU is the MTU of pods in bytes, 0 while the uplink is not known.
-func podMTU(set modeSettings, uplink int, tunnelled bool) int {
-	switch {
-	case set.podMTU != 0:
-		return set.podMTU
-	case tunnelled && set.mtu != 0:
-		return set.mtu
-	case uplink == 0:
-		return 0
-	case tunnelled:
-		return felix.TunnelMTU(uplink)
-	}
-	return uplink
+	})
+	return g.Wait()
 }
 
 // newPodMTU is the MTU of pods in bytes, 0 while the uplink is not known.
-func (m *modes) newPodMTU() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.podMTU
-}
+func (m *modes) newPodMTU() int { return m.view.Load().podMTU }
 
 // ready says why pods cannot be served yet: their addresses and their MTU depend on
 // the tunnel. A node that cannot have one serves pods of other pools.
-func (m *modes) ready(dp felix.Status) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (m *modes) ready() error {
+	v := m.view.Load()
 	switch {
-	case !m.loaded || m.said == nil && len(m.pools) > 0:
+	case v.said == nil && (len(v.pools) > 0 || v.decision.Own == nil):
 		return fmt.Errorf("starting: the mode of the pools is not published yet")
-	case m.decision.Tunnel && m.problem == "" && m.notReady(dp) != "":
-		return fmt.Errorf("starting: IPIP: %s", m.notReady(dp))
+	case v.decision.Tunnel && v.problem == "" && v.notReady != "":
+		return fmt.Errorf("starting: IPIP: %s", v.notReady)
 	}
 	return nil
 }
 
-// stale reports whether there is something to look at that has no signal of its own:
-// a change under way, or a dataplane that is not as it was.
+// stale reports whether there is something to look at that depends on time: a change
+// under way, or a dataplane that is not as it was.
 func (m *modes) stale(dp felix.Status) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	v := m.view.Load()
 	up := dp.Uplinks[family.IPv4]
-	return m.busyLocked() || up.Name != m.reached.uplink.Name || up.MTU != m.reached.uplink.MTU ||
-		dp.Tunnels[state.EncapIPIP].Unavailable != m.cannot
+	return v.busy() || up.Name != v.uplink || up.MTU != v.mtu || dp.Tunnels[ipipEncap.encap].Unavailable != v.cannot
 }
 
 // busy reports whether a change is under way.
-func (m *modes) busy() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.busyLocked()
-}
+func (m *modes) busy() bool { return m.view.Load().busy() }
 
-func (m *modes) busyLocked() bool {
-	return m.decision.Moving || !m.applied || m.up && !m.forced && !m.decision.Tunnel || !m.up && m.addr.IsValid()
+func (v *modeView) busy() bool {
+	return v.decision.Moving || !v.applied || v.up && !v.forced && !v.decision.Tunnel || !v.up && v.held
 }
 
 // unavailable says why the node cannot do what a pool asks for, empty when it can.
 func (m *modes) unavailable() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.problem == "" {
+	v := m.view.Load()
+	if v.problem == "" {
 		return ""
 	}
 	var names []string
-	for pool, w := range m.said {
+	for pool, w := range v.said {
 		if w.Sends != state.Plain {
 			names = append(names, pool)
 		}
@@ -422,7 +302,7 @@ func (m *modes) unavailable() string {
 		return ""
 	}
 	slices.Sort(names)
-	return fmt.Sprintf("packets to pool %s travel in IPIP, which this node cannot: %s", strings.Join(names, ", "), m.problem)
+	return fmt.Sprintf("packets to pool %s travel in IPIP, which this node cannot: %s", strings.Join(names, ", "), v.problem)
 }
 
 // poolState is what status shows of one pool.
@@ -434,23 +314,23 @@ type poolState struct {
 
 // states are the pools' states by name, and who the device is kept for.
 func (m *modes) states() (pools map[string]poolState, keptFor []string, errs []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	v := m.view.Load()
 	pools = map[string]poolState{}
-	for name, w := range m.said {
+	for name, w := range v.said {
 		pools[name] = poolState{sends: w.Sends, target: w.Target, stage: w.Stage}
 	}
-	for _, h := range m.decision.Held {
+	for _, h := range v.decision.Held {
 		s := pools[h.Pool]
 		s.held = h.Message
 		pools[h.Pool] = s
 	}
-	for _, e := range []string{m.addrErr, m.mtuError} {
+	_, addrErr := m.address.now()
+	for _, e := range []string{addrErr, m.mtu.problem()} {
 		if e != "" {
 			errs = append(errs, e)
 		}
 	}
-	return pools, m.decision.TunnelFor, errs
+	return pools, v.decision.TunnelFor, errs
 }
 
 func notify(c chan struct{}) {

@@ -75,7 +75,7 @@ func TestReadySaysWhatIsMissing(t *testing.T) {
 		l.pass(time.Minute)
 		expect := func(part string) {
 			t.Helper()
-			if err := a.modes.ready(a.status()); err == nil || !strings.Contains(err.Error(), part) {
+			if err := a.modes.ready(); err == nil || !strings.Contains(err.Error(), part) {
 				t.Errorf("ready: %v; want %q", err, part)
 			}
 			a.never(t, "serves")
@@ -92,7 +92,7 @@ func TestReadySaysWhatIsMissing(t *testing.T) {
 		}
 		l.change(func() { a.noAddress = false })
 		l.wait(time.Minute, "it serves", func() bool { return a.serving })
-		if err := a.modes.ready(a.status()); err != nil {
+		if err := a.modes.ready(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -314,7 +314,7 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 		t.Errorf("pools: %+v", got)
 	}
 	m := newModes("a", slog.New(slog.DiscardHandler), modeActions{}, func() {})
-	peers := m.peers(s)
+	peers := m.agreement.peers(s)
 	if len(peers) != 2 || peers[0].Name != "odd" || peers[0].Words != nil || peers[0].Unreadable == "" || peers[1].Name != "z" || peers[1].Words["p4"].Stage != mode.Accepting {
 		t.Errorf("peers: %+v", peers)
 	}

@@ -109,7 +109,7 @@ func (s *steering) turn(ctx context.Context) (begins bool) {
 		return false
 	}
 	s.announce(snap)
-	if s.serving || s.modes.ready(dp) != nil {
+	if s.serving || s.modes.ready() != nil {
 		return false
 	}
 	s.serving = true
@@ -252,7 +252,7 @@ func (a *Agent) startingReason() error {
 		return fmt.Errorf("starting: waiting for the Kubernetes API%s", last)
 	}
 	if dp := a.dataplane.Status(); dp.InSync {
-		if err := a.modes.ready(dp); err != nil {
+		if err := a.modes.ready(); err != nil {
 			return fmt.Errorf("%w%s", err, last)
 		}
 	}
