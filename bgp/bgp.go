@@ -4,6 +4,7 @@
 //
 //	bgp/peering   nodes → peers            bgp/advertise  own blocks → paths
 //	bgp/policy    pools → statements       bgp/rib        learned paths → next hops
+//	bgp/desired   all of them together
 //	bgp/speaker   reconciles all of it with a running speaker
 package bgp
 

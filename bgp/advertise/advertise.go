@@ -11,7 +11,7 @@
 //
 // Nothing is announced outside every pool, or inside a pool that keeps its routes
 // out of BGP. What can be announced of a pool is decided by the rule that the other
-// nodes take it by (policy.Pool.Announces), so that no block is announced in vain.
+// nodes take it by (policy.Announces), so that no block is announced in vain.
 //
 // The next hop of a prefix is the node's own address of the prefix's family, and a
 // session carries the family of its own addresses (bgp/peering): the speaker announces
@@ -37,14 +37,6 @@ const LocalPref = 100
 // that send LocalPref lose to nodes that send this.
 const CalicoLocalPref = 2147483647 - 1024
 
-// Pool is what announcing needs of an IPPool.
-type Pool struct {
-	CIDR             netip.Prefix
-	BlockBits        int   // as in policy.Pool
-	Sizes            []int // as in policy.Pool
-	DisableBGPExport bool
-}
-
 // Self is the node's own addresses, the next hops of what it announces. A family
 // whose address is zero is not announced.
 type Self struct{ IPv4, IPv6 netip.Addr }
@@ -60,7 +52,7 @@ func (s Self) of(p netip.Prefix) netip.Addr {
 // Paths returns the announcements of the confirmed blocks and of the borrowed
 // addresses, each prefix once, sorted. Of borrowed, what is no address or lies inside
 // a confirmed block is left out: a host route there would say nothing new.
-func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []Pool) []bgp.Path {
+func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []bgp.Pool) []bgp.Path {
 	var out []bgp.Path
 	announce := func(p netip.Prefix) {
 		if hop := self.of(p); hop.IsValid() && exported(p, pools) {
@@ -81,8 +73,8 @@ func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []P
 
 // exported reports whether prefix is a block or an address of a pool that is let into
 // BGP.
-func exported(prefix netip.Prefix, pools []Pool) bool {
-	return slices.ContainsFunc(pools, func(p Pool) bool {
-		return !p.DisableBGPExport && policy.Pool{CIDR: p.CIDR, BlockBits: p.BlockBits, Sizes: p.Sizes}.Announces(prefix)
+func exported(prefix netip.Prefix, pools []bgp.Pool) bool {
+	return slices.ContainsFunc(pools, func(p bgp.Pool) bool {
+		return !p.DisableBGPExport && policy.Announces(p, prefix)
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/manx-cni/manx/bgp"
 )
 
 func TestPaths(t *testing.T) {
 	self := netip.MustParseAddr("10.0.0.1")
-	pools := []Pool{
+	pools := []bgp.Pool{
 		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
 		{CIDR: netip.MustParsePrefix("10.9.0.0/24"), DisableBGPExport: true},
 		{},
@@ -70,7 +72,7 @@ func TestPaths(t *testing.T) {
 // What is no block of the pool, by the rule that others take it by, is not announced.
 func TestPathsOfOlderBlocks(t *testing.T) {
 	self := Self{IPv4: netip.MustParseAddr("10.0.0.1")}
-	pools := []Pool{{CIDR: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 25, Sizes: []int{26}}}
+	pools := []bgp.Pool{{CIDR: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 25, Sizes: []int{26}}}
 	var blocks []netip.Prefix
 	for _, b := range []string{"10.244.0.0/16", "10.244.1.0/24", "10.244.2.0/25", "10.244.3.0/26", "10.244.4.0/27"} {
 		blocks = append(blocks, netip.MustParsePrefix(b))
@@ -93,7 +95,7 @@ func TestPathsOfBothFamilies(t *testing.T) {
 		}
 		return out
 	}
-	pools := []Pool{
+	pools := []bgp.Pool{
 		{CIDR: netip.MustParsePrefix("fd10:244::/48")},
 		{CIDR: netip.MustParsePrefix("10.244.0.0/16")},
 		{CIDR: netip.MustParsePrefix("fd10:9::/64"), DisableBGPExport: true},

@@ -20,19 +20,10 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-// Node is a cluster node as BGP sees it.
-type Node struct {
-	Name                    string
-	IPv4                    netip.Addr // zero: not known yet, no session
-	IPv6                    netip.Addr // zero: none, no IPv6 session
-	AS                      uint32     // 0: the cluster's
-	RouteReflectorClusterID netip.Addr // set: a route reflector
-}
-
 // Input is what the mesh depends on.
 type Input struct {
 	Self        string // this node's name
-	Nodes       []Node
+	Nodes       []bgp.Node
 	Mesh        bool
 	AS          uint32 // the cluster's
 	ListenPort  uint16
@@ -50,41 +41,50 @@ func (c Conflict) Error() string {
 	return fmt.Sprintf("address %s is claimed by nodes %s; no session with any of them until one is left", c.Addr, strings.Join(c.Nodes, ", "))
 }
 
-// addrs are the node's addresses, one per family that it has.
-func (n Node) addrs() (out []netip.Addr) {
-	for _, a := range []netip.Addr{n.IPv4, n.IPv6} {
-		if a.IsValid() {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // Peers returns this node's sessions sorted by address, IPv4 first, and the conflicts
 // found. A conflict is one of an address: the sessions of the other family stay.
 func Peers(in Input) ([]bgp.Peer, []Conflict) {
-	var self Node
+	claims := claimsOf(in.Nodes)
+	peers := slices.DeleteFunc(meshOf(in), func(p bgp.Peer) bool { return len(claims[p.Addr]) > 1 })
+	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Addr.Compare(b.Addr) })
+	return peers, conflictsOf(claims)
+}
+
+// claimsOf are the names of the nodes that claim each address.
+func claimsOf(nodes []bgp.Node) map[netip.Addr][]string {
 	claims := map[netip.Addr][]string{}
+	for _, n := range nodes {
+		for _, a := range []netip.Addr{n.IPv4, n.IPv6} {
+			if a.IsValid() {
+				claims[a] = append(claims[a], n.Name)
+			}
+		}
+	}
+	return claims
+}
+
+func conflictsOf(claims map[netip.Addr][]string) (out []Conflict) {
+	for addr, names := range claims {
+		if len(names) > 1 {
+			slices.Sort(names)
+			out = append(out, Conflict{Addr: addr, Nodes: names})
+		}
+	}
+	slices.SortFunc(out, func(a, b Conflict) int { return a.Addr.Compare(b.Addr) })
+	return out
+}
+
+// meshOf are the sessions of the node-to-node mesh.
+func meshOf(in Input) (peers []bgp.Peer) {
+	var self bgp.Node
 	for _, n := range in.Nodes {
 		if n.Name == in.Self {
 			self = n
 		}
-		for _, addr := range n.addrs() {
-			claims[addr] = append(claims[addr], n.Name)
-		}
 	}
-	var conflicts []Conflict
-	for addr, names := range claims {
-		if len(names) > 1 {
-			slices.Sort(names)
-			conflicts = append(conflicts, Conflict{Addr: addr, Nodes: names})
-		}
-	}
-	slices.SortFunc(conflicts, func(a, b Conflict) int { return a.Addr.Compare(b.Addr) })
 	if !in.Mesh || self.RouteReflectorClusterID.IsValid() {
-		return nil, conflicts
+		return nil
 	}
-	var peers []bgp.Peer
 	for _, n := range in.Nodes {
 		if n.Name == in.Self || n.RouteReflectorClusterID.IsValid() {
 			continue
@@ -94,7 +94,7 @@ func Peers(in Input) ([]bgp.Peer, []Conflict) {
 			as = in.AS
 		}
 		for _, ends := range []struct{ local, remote netip.Addr }{{self.IPv4, n.IPv4}, {self.IPv6, n.IPv6}} {
-			if !ends.local.IsValid() || !ends.remote.IsValid() || len(claims[ends.remote]) > 1 {
+			if !ends.local.IsValid() || !ends.remote.IsValid() {
 				continue
 			}
 			peers = append(peers, bgp.Peer{
@@ -109,8 +109,7 @@ func Peers(in Input) ([]bgp.Peer, []Conflict) {
 			})
 		}
 	}
-	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Addr.Compare(b.Addr) })
-	return peers, conflicts
+	return peers
 }
 
 // name is Calico's name of a session of the mesh: Mesh_10_0_0_2, Mesh_fd00__2.

@@ -14,9 +14,9 @@ var compare = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, bgp.Secret{}), 
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-func node(name, ip string) Node { return Node{Name: name, IPv4: addr(ip)} }
+func node(name, ip string) bgp.Node { return bgp.Node{Name: name, IPv4: addr(ip)} }
 
-func mesh(self string, nodes ...Node) Input {
+func mesh(self string, nodes ...bgp.Node) Input {
 	return Input{Self: self, Nodes: nodes, Mesh: true, AS: 64512, ListenPort: 179, MaxPrefixes: 100}
 }
 
@@ -44,14 +44,14 @@ func TestPeers(t *testing.T) {
 			peer("Mesh_10_0_0_9", "nine", "10.0.0.9", 64512, true),
 		}, nil},
 		{"a node's own AS", mesh("self", self, withAS), []bgp.Peer{peer("Mesh_10_0_0_3", "c", "10.0.0.3", 65001, true)}, nil},
-		{"a node without address is not there yet", mesh("self", self, Node{Name: "new"}), nil, nil},
-		{"nor are we without ours", mesh("self", Node{Name: "self"}, node("a", "10.0.0.1")), nil, nil},
+		{"a node without address is not there yet", mesh("self", self, bgp.Node{Name: "new"}), nil, nil},
+		{"nor are we without ours", mesh("self", bgp.Node{Name: "self"}, node("a", "10.0.0.1")), nil, nil},
 		{"nor before our Node exists", mesh("self", node("a", "10.0.0.1")), nil, nil},
 		{"route reflectors are outside the mesh", mesh("self", self, reflector, node("a", "10.0.0.1")), []bgp.Peer{
 			peer("Mesh_10_0_0_1", "a", "10.0.0.1", 64512, false),
 		}, nil},
 		{"and so are we as one", mesh("self", selfReflector, node("a", "10.0.0.1")), nil, nil},
-		{"mesh off", Input{Self: "self", Nodes: []Node{self, node("a", "10.0.0.1")}, AS: 64512}, nil, nil},
+		{"mesh off", Input{Self: "self", Nodes: []bgp.Node{self, node("a", "10.0.0.1")}, AS: 64512}, nil, nil},
 		{"two nodes with one address", mesh("self", self, node("z", "10.0.0.1"), node("a", "10.0.0.1"), node("b", "10.0.0.2")), []bgp.Peer{
 			peer("Mesh_10_0_0_2", "b", "10.0.0.2", 64512, true),
 		}, []Conflict{{addr("10.0.0.1"), []string{"a", "z"}}}},
@@ -73,8 +73,8 @@ func TestPeers(t *testing.T) {
 // Two nodes have a session per family that both of them have, each between the
 // addresses of its family.
 func TestPeersOfBothFamilies(t *testing.T) {
-	dual := func(name, ipv4, ipv6 string) Node {
-		n := Node{Name: name}
+	dual := func(name, ipv4, ipv6 string) bgp.Node {
+		n := bgp.Node{Name: name}
 		if ipv4 != "" {
 			n.IPv4 = addr(ipv4)
 		}
@@ -122,7 +122,7 @@ func TestPeersOfBothFamilies(t *testing.T) {
 		{"a node's own AS", mesh("self", self, withAS), []bgp.Peer{otherAS}, nil},
 		{"route reflectors are outside the mesh", mesh("self", self, reflector), nil, nil},
 		{"and so are we as one", mesh("self", selfReflector, dual("b", "10.0.1.1", "fd00::1")), nil, nil},
-		{"mesh off", Input{Self: "self", Nodes: []Node{self, dual("b", "10.0.1.1", "fd00::1")}, AS: 64512}, nil, nil},
+		{"mesh off", Input{Self: "self", Nodes: []bgp.Node{self, dual("b", "10.0.1.1", "fd00::1")}, AS: 64512}, nil, nil},
 		{"a conflict of IPv6 leaves IPv4 alone", mesh("self", self, dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.2", "fd00::1")), []bgp.Peer{
 			peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true), peer("Mesh_10_0_1_2", "a", "10.0.1.2", 64512, true),
 		}, []Conflict{{addr("fd00::1"), []string{"a", "b"}}}},
@@ -148,7 +148,7 @@ func TestPeersOfBothFamilies(t *testing.T) {
 // there is a session.
 func TestOneEndDials(t *testing.T) {
 	ips := []string{"10.0.0.1", "10.0.0.2", "10.0.0.9", "10.0.0.10", "10.0.0.99", "10.0.0.100", "9.255.0.1", "192.168.1.1", "10.10.0.1", "2.0.0.2"}
-	var nodes []Node
+	var nodes []bgp.Node
 	for _, ip := range ips {
 		nodes = append(nodes, node(ip, ip))
 	}
@@ -172,9 +172,9 @@ func TestOneEndDials(t *testing.T) {
 // The same of IPv6, with addresses that are shortened in many ways.
 func TestOneEndDialsIPv6(t *testing.T) {
 	ips := []string{"fd00::1", "fd00::9", "fd00::10", "fd00::1:0", "fd00:0:0:1::", "fd00:1::", "fd00::ffff:10.0.0.1", "2001:db8::1", "fd00::a", "fd00::A0"}
-	var nodes []Node
+	var nodes []bgp.Node
 	for _, ip := range ips {
-		nodes = append(nodes, Node{Name: ip, IPv6: addr(ip)})
+		nodes = append(nodes, bgp.Node{Name: ip, IPv6: addr(ip)})
 	}
 	passive, names := map[[2]string]bool{}, map[string]string{}
 	for _, self := range ips {

@@ -3,7 +3,7 @@
 // A node's word is taken for blocks and single addresses of the cluster's pools that
 // lead to a node, and for nothing else: never a default route, a service range, a pool
 // as a whole, or an address outside the pools, whoever sends it. Calico imports all of
-// it. Which prefixes can be blocks of a pool is said by Pool.Announces alone, to the
+// it. Which prefixes can be blocks of a pool is said by Announces alone, to the
 // nodes that announce them (bgp/advertise) as to those that learn them. The statements
 // go to the speaker, and bgp/rib applies them once more to what the speaker hands out,
 // so that no single fault lets a route through. There, too, what is inside one of our
@@ -22,19 +22,6 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-// Pool is what the rules need of an IPPool.
-type Pool struct {
-	Name string
-	CIDR netip.Prefix
-	// BlockBits is the prefix length of the blocks that nodes claim now; 0: it is not
-	// known what blocks there are, and they may have any size that a block can have.
-	BlockBits int
-	// Sizes are the prefix lengths of the blocks that nodes own in the pool. A pool that
-	// was made again, or taken over from Calico, has blocks of the size that it had when
-	// they were claimed, with pods in them.
-	Sizes []int
-}
-
 // The shortest prefix that can be a block: the limits of an IPPool's blockSize.
 const (
 	minBlockBits4 = 20
@@ -45,7 +32,7 @@ const (
 // those of blocks, and that of a single address, which was borrowed. The pool itself is
 // announced by no node, unless it is one block. There are none when the pool can have no
 // block: blocks longer than an address, or shorter than the pool.
-func (p Pool) lengths() (out [][2]int) {
+func lengths(p bgp.Pool) (out [][2]int) {
 	host := p.CIDR.Addr().BitLen()
 	if !p.CIDR.IsValid() || p.BlockBits != 0 && (p.BlockBits < p.CIDR.Bits() || p.BlockBits > host) {
 		return nil
@@ -72,13 +59,13 @@ func (p Pool) lengths() (out [][2]int) {
 
 // Announces reports whether prefix can be a block or an address of the pool: whether
 // a node that has it announces it, and the others take it.
-func (p Pool) Announces(prefix netip.Prefix) bool {
-	return slices.ContainsFunc(p.statements(), func(s bgp.Statement) bool { return s.Covers(prefix) })
+func Announces(p bgp.Pool, prefix netip.Prefix) bool {
+	return slices.ContainsFunc(statements(p), func(s bgp.Statement) bool { return s.Covers(prefix) })
 }
 
 // statements are the rules of the pool, without next hops.
-func (p Pool) statements() (out []bgp.Statement) {
-	for _, bits := range p.lengths() {
+func statements(p bgp.Pool) (out []bgp.Statement) {
+	for _, bits := range lengths(p) {
 		name := fmt.Sprintf("pool-%s-blocks-%d", p.Name, bits[0])
 		switch bits[0] {
 		case p.BlockBits:
@@ -96,7 +83,7 @@ func (p Pool) statements() (out []bgp.Statement) {
 // gets those of its pool's family, and a pool whose family no other node has is left out.
 // Pools that are disabled belong to pools: nothing new comes from them, what is there
 // stays reachable.
-func Import(pools []Pool, nodes []netip.Addr) []bgp.Statement {
+func Import(pools []bgp.Pool, nodes []netip.Addr) []bgp.Statement {
 	// Statements of a family share one list.
 	hops := map[bool][]netip.Addr{} // by whether it is IPv4
 	for _, n := range nodes {
@@ -109,7 +96,7 @@ func Import(pools []Pool, nodes []netip.Addr) []bgp.Statement {
 	}
 	var out []bgp.Statement
 	for _, p := range pools {
-		for _, s := range p.statements() {
+		for _, s := range statements(p) {
 			if s.NextHops = hops[p.CIDR.Addr().Is4()]; len(s.NextHops) > 0 { // else no next hop is right
 				out = append(out, s)
 			}

@@ -8,13 +8,13 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-func pool(name, cidr string, bits int) Pool {
-	return Pool{Name: name, CIDR: netip.MustParsePrefix(cidr), BlockBits: bits}
+func pool(name, cidr string, bits int) bgp.Pool {
+	return bgp.Pool{Name: name, CIDR: netip.MustParsePrefix(cidr), BlockBits: bits}
 }
 
 func TestImport(t *testing.T) {
 	nodes := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}
-	pools := []Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
+	pools := []bgp.Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
 	accept := Import(pools, nodes)
 	for _, tc := range []struct {
 		prefix, hop string
@@ -53,7 +53,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 		}
 		return out
 	}
-	pools := []Pool{pool("six", "fd10:244::/48", 122), pool("four", "10.244.0.0/16", 26), pool("single", "fd10:8::/112", 128)}
+	pools := []bgp.Pool{pool("six", "fd10:244::/48", 122), pool("four", "10.244.0.0/16", 26), pool("single", "fd10:8::/112", 128)}
 	for _, tc := range []struct {
 		name  string
 		nodes []netip.Addr
@@ -112,7 +112,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 // Blocks of a size that the pool had before are taken as long as nodes own some, and
 // sizes that no node owns are not.
 func TestImportOfOlderBlocks(t *testing.T) {
-	pools := []Pool{
+	pools := []bgp.Pool{
 		{Name: "p", CIDR: netip.MustParsePrefix("10.0.0.0/16"), BlockBits: 25, Sizes: []int{25, 26, 19, 33}},
 		{Name: "whole", CIDR: netip.MustParsePrefix("10.6.0.0/24"), BlockBits: 26, Sizes: []int{24}},
 		{Name: "six", CIDR: netip.MustParsePrefix("fd00:10::/48"), BlockBits: 122, Sizes: []int{120, 64}},
@@ -133,7 +133,7 @@ func TestImportOfOlderBlocks(t *testing.T) {
 		if got := slices.ContainsFunc(accept, func(s bgp.Statement) bool { return s.Admits(p, hop) }); got != want {
 			t.Errorf("%s: admitted %t, want %t", p, got, want)
 		}
-		if got := slices.ContainsFunc(pools, func(o Pool) bool { return o.Announces(p) }); got != want {
+		if got := slices.ContainsFunc(pools, func(o bgp.Pool) bool { return Announces(o, p) }); got != want {
 			t.Errorf("%s: announced %t, want %t", p, got, want)
 		}
 	}
@@ -141,7 +141,7 @@ func TestImportOfOlderBlocks(t *testing.T) {
 
 func TestImportIsStable(t *testing.T) {
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
-	pools := []Pool{pool("p", "10.244.0.0/16", 26)}
+	pools := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}
 	given := []netip.Addr{c, a, b}
 	x, y := Import(pools, given), Import(pools, []netip.Addr{b, c, a})
 	if !slices.EqualFunc(x, y, bgp.Statement.Equal) {
@@ -155,11 +155,11 @@ func TestImportIsStable(t *testing.T) {
 func TestImportOfNothing(t *testing.T) {
 	node := []netip.Addr{netip.MustParseAddr("10.0.0.2")}
 	for name, got := range map[string][]bgp.Statement{
-		"no nodes":                       Import([]Pool{pool("p", "10.244.0.0/16", 26)}, nil),
+		"no nodes":                       Import([]bgp.Pool{pool("p", "10.244.0.0/16", 26)}, nil),
 		"no pools":                       Import(nil, node),
-		"a block larger than its pool":   Import([]Pool{pool("p", "10.244.0.0/28", 26)}, node),
-		"a block smaller than addresses": Import([]Pool{pool("p", "10.244.0.0/28", 64)}, node),
-		"an invalid pool":                Import([]Pool{{Name: "p"}}, node),
+		"a block larger than its pool":   Import([]bgp.Pool{pool("p", "10.244.0.0/28", 26)}, node),
+		"a block smaller than addresses": Import([]bgp.Pool{pool("p", "10.244.0.0/28", 64)}, node),
+		"an invalid pool":                Import([]bgp.Pool{{Name: "p"}}, node),
 	} {
 		if len(got) != 0 {
 			t.Errorf("%s: %v, want nothing", name, got)

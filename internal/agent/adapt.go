@@ -8,9 +8,8 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
-	"github.com/manx-cni/manx/bgp/advertise"
+	"github.com/manx-cni/manx/bgp/desired"
 	"github.com/manx-cni/manx/bgp/peering"
-	"github.com/manx-cni/manx/bgp/policy"
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/felix"
 	"github.com/manx-cni/manx/felix/calc"
@@ -125,10 +124,6 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation 
 	return in
 }
 
-// maxPrefixes bounds what one node may announce: Calico's limit of 20 blocks a
-// node with room for borrowed addresses, far below what would hurt.
-const maxPrefixes = 4096
-
 // speakerDesired is what the speaker should be.
 func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	// A claim under way may still be lost to the node that announces the block.
@@ -147,46 +142,26 @@ type addressing struct {
 	borrowed []netip.Addr
 }
 
-// speakerOf is what the speaker of a node should be. A node without an IPv6 address
-// knows of nobody's, and so speaks of IPv4 alone whatever the others have.
+// speakerOf is what the speaker of a node should be.
 func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs addressing) (speaker.Desired, []peering.Conflict) {
-	as := self.AS
-	if as == 0 {
-		as = s.BGP.AS
-	}
-	ipv4, ipv6 := self.Address.Addr(), self.Address6.Addr()
-	d := speaker.Desired{Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: ipv4, ListenAddr6: ipv6, ListenPort: s.BGP.ListenPort}}
+	return desired.Compute(bgpCluster(s, addrs.own),
+		desired.Self{Name: node, AS: self.AS, RouterID: self.RouterID, IPv4: self.Address.Addr(), IPv6: self.Address6.Addr()},
+		desired.Addresses{Own: addrs.own, Lent: lentTo(addrs.lent, s), Borrowed: addrs.borrowed})
+}
 
-	in := peering.Input{Self: node, Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MaxPrefixes: maxPrefixes}
-	var others []netip.Addr
+// bgpCluster is the cluster as BGP sees it, from a node with those blocks.
+func bgpCluster(s *datastore.Snapshot, own []netip.Prefix) bgp.Cluster {
+	c := bgp.Cluster{Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort}
 	for _, n := range s.Nodes {
-		peer := peering.Node{Name: n.Name, IPv4: n.IPv4.Addr(), AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID}
-		if ipv6.IsValid() {
-			peer.IPv6 = n.IPv6.Addr()
-		}
-		if n.Name == node {
-			peer.IPv4, peer.IPv6 = ipv4, ipv6 // the informer may be behind what was just published
-		} else {
-			others = append(others, validOf(peer.IPv4, peer.IPv6)...)
-		}
-		in.Nodes = append(in.Nodes, peer)
+		c.Nodes = append(c.Nodes, bgp.Node{
+			Name: n.Name, IPv4: n.IPv4.Addr(), IPv6: n.IPv6.Addr(), AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID,
+		})
 	}
-	var conflicts []peering.Conflict
-	d.Peers, conflicts = peering.Peers(in)
-
-	var imports []policy.Pool
-	var exports []advertise.Pool
 	for _, p := range s.Pools {
-		cidr := cidrOf(p)
-		bits, sizes := sizesOf(p, s.Owners, addrs.own)
-		imports = append(imports, policy.Pool{Name: p.Name, CIDR: cidr, BlockBits: bits, Sizes: sizes})
-		exports = append(exports, advertise.Pool{CIDR: cidr, BlockBits: bits, Sizes: sizes, DisableBGPExport: p.Spec.DisableBGPExport})
+		bits, sizes := sizesOf(p, s.Owners, own)
+		c.Pools = append(c.Pools, bgp.Pool{Name: p.Name, CIDR: cidrOf(p), BlockBits: bits, Sizes: sizes, DisableBGPExport: p.Spec.DisableBGPExport})
 	}
-	d.Import = policy.Import(imports, others)
-	d.Own = addrs.own
-	d.Lent = lentTo(addrs.lent, s)
-	d.Paths = advertise.Paths(advertise.Self{IPv4: ipv4, IPv6: ipv6}, d.Own, addrs.borrowed, exports)
-	return d, conflicts
+	return c
 }
 
 // sizesOf are the prefix lengths of a pool's blocks: of those that are claimed now, 0
@@ -220,10 +195,6 @@ func addressesOfNode(self startup.Result) (out []netip.Prefix) {
 		}
 	}
 	return out
-}
-
-func validOf(addrs ...netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // ipv6Refusal says why pods of a node can have no IPv6 address; nil when they can.

@@ -81,7 +81,7 @@ func (s spec) desired() speaker.Desired {
 	self := s.Nodes[s.Self]
 	var others []netip.Addr
 	for name, n := range s.Nodes {
-		in.Nodes = append(in.Nodes, peering.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS})
+		in.Nodes = append(in.Nodes, bgp.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS})
 		if name != s.Self {
 			others = append(others, n.Addr, n.Addr6)
 		}
@@ -93,8 +93,8 @@ func (s spec) desired() speaker.Desired {
 	return speaker.Desired{
 		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
 		Peers:  peers,
-		Import: policy.Import([]policy.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others),
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []advertise.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
+		Import: policy.Import([]bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others),
+		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []bgp.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
 		Own:    s.Blocks,
 	}
 }
