@@ -6,13 +6,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/cache"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/excerpt"
@@ -58,47 +55,20 @@ func parseAffinity(u *unstructured.Unstructured) claim {
 	return claim{block: block, node: a.Spec.Node}
 }
 
-// owners is the map of blocks to nodes. Snapshots are taken at every change of
-// anything, so it is built again only when an affinity has changed.
-type owners struct {
-	stale atomic.Bool // set after the informer's store has changed
-
-	mu      sync.Mutex
-	byBlock map[netip.Prefix]string // handed out: replaced, never changed
-	invalid []Invalid
-}
-
-// handler tells what changes the map: a claim under way does not.
-func (w *owners) handler(wake func()) cache.ResourceEventHandler {
-	touched := func(o any) {
-		if a, ok := o.(*affinityObject); ok && a.claim == (claim{}) {
-			return
-		}
-		w.stale.Store(true)
-		wake()
-	}
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    touched,
-		DeleteFunc: touched,
-		UpdateFunc: func(old, cur any) {
-			if !same(old, cur) {
-				w.stale.Store(true)
-				wake()
-			}
+// affinities registers BlockAffinity. A claim under way comes to nothing.
+func affinities() registration {
+	return registration{
+		kind: kindAffinity, plural: apiv1.PluralBlockAffinities, transform: trimAffinity,
+		silent: func(o any) bool {
+			a, ok := o.(*affinityObject)
+			return ok && a.claim == (claim{})
+		},
+		essence: func(o any) any { return o.(*affinityObject).claim },
+		settle: func(objects []any) settled {
+			byBlock, invalid := settleOwners(objects)
+			return settled{put: func(s *Snapshot) { s.Owners = byBlock }, invalid: invalid}
 		},
 	}
-}
-
-// current is the map as of the informer's store, and the objects that could not
-// be used for it.
-func (w *owners) current(inf cache.SharedIndexInformer) (map[netip.Prefix]string, []Invalid) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	// What changes from here on makes it stale again.
-	if w.stale.Swap(false) || w.byBlock == nil {
-		w.byBlock, w.invalid = settleOwners(inf.GetStore().List())
-	}
-	return w.byBlock, w.invalid
 }
 
 // settleOwners makes the map. A block that is confirmed for two nodes has no

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -46,13 +45,18 @@ type Datastore struct {
 	events    *eventWriter
 	informers map[string]cache.SharedIndexInformer // by Kind
 	factories []factory
-	owners    owners
+	views     []*view // of the kinds that decide something of a snapshot
 	kube      kubernetes.Interface
 	node      string         // this one
 	own       []netip.Prefix // its addresses, with their subnets
 	services  atomic.Pointer[[]netip.Prefix]
 	changed   chan struct{}
+	reports   chan struct{} // has the invalid objects told of
 	synced    atomic.Bool
+
+	mu   sync.Mutex
+	last *Snapshot       // as of the last change; nil: none yet
+	seen *[]netip.Prefix // the services' ranges that it has
 }
 
 type factory interface {
@@ -86,44 +90,24 @@ func New(cfg Config) (*Datastore, error) {
 		own:       cfg.Own,
 		factories: []factory{core, custom},
 		changed:   make(chan struct{}, 1),
+		reports:   make(chan struct{}, 1),
 		informers: map[string]cache.SharedIndexInformer{kindNode: core.Core().V1().Nodes().Informer()},
 	}
 	d.events = newEventWriter(cfg.Kubernetes, cfg.Log, d.wake)
-	for kind, of := range map[string]struct {
-		plural    string
-		transform cache.TransformFunc
-	}{
-		kindPool:        {apiv1.PluralIPPools, decodeInto[apiv1.IPPool]},
-		kindAffinity:    {apiv1.PluralBlockAffinities, trimAffinity},
-		kindReservation: {apiv1.PluralIPReservations, decodeInto[apiv1.IPReservation]},
-		kindIPAMConfig:  {apiv1.PluralIPAMConfigs, decodeInto[apiv1.IPAMConfig]},
-		kindBGPConf:     {apiv1.PluralBGPConfigurations, decodeInto[apiv1.BGPConfiguration]},
-		kindFelix:       {apiv1.PluralFelixConfigurations, decodeInto[apiv1.FelixConfiguration]},
-		kindBGPPeer:     {apiv1.PluralBGPPeers, decodeInto[apiv1.BGPPeer]},
-		kindClusterInfo: {apiv1.PluralClusterInformations, decodeInto[apiv1.ClusterInformation]},
-	} {
-		d.informers[kind] = custom.ForResource(apiv1.SchemeGroupVersion.WithResource(of.plural)).Informer()
-		if err := d.informers[kind].SetTransform(of.transform); err != nil {
-			return nil, fmt.Errorf("set transform of %s informer: %w", kind, err)
-		}
-	}
-	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { d.wake() },
-		DeleteFunc: func(any) { d.wake() },
-		UpdateFunc: func(old, cur any) {
-			if !same(old, cur) { // kubelets touch their Node every few minutes
-				d.wake()
+	for _, r := range registered() {
+		inf := d.informers[r.kind]
+		if inf == nil {
+			inf = custom.ForResource(apiv1.SchemeGroupVersion.WithResource(r.plural)).Informer()
+			if err := inf.SetTransform(r.transform); err != nil {
+				return nil, fmt.Errorf("set transform of %s informer: %w", r.kind, err)
 			}
-		},
-	}
-	for kind, inf := range d.informers {
-		h := cache.ResourceEventHandler(handler)
-		if kind == kindAffinity {
-			h = d.owners.handler(d.wake)
+			d.informers[r.kind] = inf
 		}
-		if _, err := inf.AddEventHandler(h); err != nil {
-			return nil, fmt.Errorf("watch %s: %w", kind, err)
+		v := &view{registration: r, informer: inf}
+		if _, err := inf.AddEventHandler(v.handler(d.wake)); err != nil {
+			return nil, fmt.Errorf("watch %s: %w", r.kind, err)
 		}
+		d.views = append(d.views, v)
 	}
 	if err := d.watchWorkloads(cfg); err != nil {
 		return nil, err
@@ -157,6 +141,7 @@ func (d *Datastore) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { d.watchServices(ctx, read) })
+	background.Go(func() { d.reportInvalid(ctx) })
 	for _, inf := range d.informers {
 		if !cache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
 			return nil // ctx ended first
@@ -177,9 +162,11 @@ func (d *Datastore) Run(ctx context.Context) error {
 func (d *Datastore) Changed() <-chan struct{} { return d.changed }
 
 func (d *Datastore) wake() {
-	select {
-	case d.changed <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{d.changed, d.reports} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -198,84 +185,66 @@ func (d *Datastore) Ready() error {
 	return fmt.Errorf("waiting for the first list of %s from the Kubernetes API", strings.Join(missing, ", "))
 }
 
-// Snapshot computes the current state; false before the first full sync.
+// Snapshot is the current state; false before the first full sync. It asks nothing and
+// writes nothing: what has not changed is what it was, up to the whole snapshot.
 func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	if !d.synced.Load() {
 		return nil, false
 	}
-	s := &Snapshot{BGP: BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}}
-	for _, o := range d.informers[kindNode].GetStore().List() {
-		t := o.(*nodeObject).trimmed
-		if t.err != nil {
-			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.err)})
-			continue
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := &Snapshot{}
+	services := d.services.Load()
+	changed := d.last == nil || services != d.seen
+	for _, v := range d.views {
+		now, again := v.current()
+		changed = changed || again
+		if now.put != nil {
+			now.put(s)
 		}
-		if t.without != nil {
-			s.Invalid = append(s.Invalid, Invalid{Kind: kindNode, Name: t.node.Name, Reason: oneLine(t.without) + "; the node is used without it"})
-		}
-		s.Nodes = append(s.Nodes, t.node)
+		s.Invalid = append(s.Invalid, now.invalid...)
+		s.settings = append(s.settings, now.settings...)
 	}
-	slices.SortFunc(s.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	s.Invalid = append(s.Invalid, settleClaims(s.Nodes)...)
-
-	pools, bad := decoded[apiv1.IPPool](d.informers[kindPool], kindPool)
-	s.Invalid = append(s.Invalid, bad...)
-	kept, bad := settlePools(pools)
-	s.Pools, s.Invalid = kept, append(s.Invalid, bad...)
-	s.Forced, bad = settleForced(kept)
-	s.Invalid = append(s.Invalid, bad...)
-	s.Owners, bad = d.owners.current(d.informers[kindAffinity])
-	s.Invalid = append(s.Invalid, bad...)
-	s.Invalid = append(s.Invalid, malformedSelectors(kept)...)
-	var services []netip.Prefix
-	if p := d.services.Load(); p != nil {
-		services = *p
+	if !changed {
+		return d.last, true
 	}
-	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, services)...)
-
-	reservations, bad := decoded[apiv1.IPReservation](d.informers[kindReservation], kindReservation)
-	s.Invalid = append(s.Invalid, bad...)
-	s.Reserved, bad = settleReserved(reservations)
-	s.Invalid = append(s.Invalid, bad...)
-	ipamConfigs, bad := decoded[apiv1.IPAMConfig](d.informers[kindIPAMConfig], kindIPAMConfig)
-	s.Invalid = append(s.Invalid, bad...)
-	s.Invalid = append(s.Invalid, unreadIPAM(ipamConfigs)...)
-
-	confs, bad := decoded[apiv1.BGPConfiguration](d.informers[kindBGPConf], kindBGPConf)
-	s.Invalid = append(s.Invalid, bad...)
-	for _, c := range confs {
-		if c.Name == "default" {
-			s.BGP = settleBGP(c.Spec)
-		}
+	var ranges []netip.Prefix
+	if services != nil {
+		ranges = *services
 	}
-	felix, bad := decoded[apiv1.FelixConfiguration](d.informers[kindFelix], kindFelix)
-	s.Invalid = append(s.Invalid, bad...)
-	s.felix, bad = settleFelix(felix)
-	s.Invalid = append(s.Invalid, bad...)
-	s.settings = collectSettings(d.informers)
-	infos, bad := decoded[apiv1.ClusterInformation](d.informers[kindClusterInfo], kindClusterInfo)
-	s.Invalid = append(s.Invalid, bad...)
-	s.Locked = slices.ContainsFunc(infos, func(i *apiv1.ClusterInformation) bool { return i.Name == apiv1.DefaultName && i.Locked() })
-	slices.SortFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
-	d.report(s.Invalid)
+	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, ranges)...)
+	for i := range s.Invalid { // what a reason quotes of an object is bounded for all readers
+		s.Invalid[i].Reason = excerpt.Message(s.Invalid[i].Reason)
+	}
+	slices.SortStableFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
+	slices.SortFunc(s.settings, compareSettings)
+	d.last, d.seen = s, services
 	return s, true
 }
 
-// report raises one Event per invalid object and reason. What the reason quotes of the
-// object is bounded here, for all readers of the snapshot.
-func (d *Datastore) report(invalid []Invalid) {
-	for i := range invalid {
-		invalid[i].Reason = excerpt.Message(invalid[i].Reason)
-	}
-	d.events.report(invalid, func(kind, name string) (types.UID, bool) {
-		// A kind of the cluster's is stored under its name. One that is gone by
-		// now needs no Event.
-		o, found, err := d.informers[kind].GetStore().GetByKey(name)
-		if m, ok := o.(metav1.Object); err == nil && found && ok {
-			return m.GetUID(), true
+// reportInvalid raises one Event per invalid object and reason, whenever something has
+// changed, until ctx ends.
+func (d *Datastore) reportInvalid(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.reports:
 		}
-		return "", false
-	})
+		s, ok := d.Snapshot()
+		if !ok {
+			continue
+		}
+		d.events.report(s.Invalid, func(kind, name string) (types.UID, bool) {
+			// A kind of the cluster's is stored under its name. One that is gone by
+			// now needs no Event.
+			o, found, err := d.informers[kind].GetStore().GetByKey(name)
+			if m, ok := o.(metav1.Object); err == nil && found && ok {
+				return m.GetUID(), true
+			}
+			return "", false
+		})
+	}
 }
 
 // NodeEvent raises an Event about a Node: something that happened on it, with a
@@ -329,53 +298,6 @@ func decodeInto[T any](o any) (any, error) {
 	v := new(T)
 	err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v)
 	return &object[T]{ObjectMeta: identity(u), value: v, err: err, set: settingsOf[T](u)}, nil
-}
-
-// same reports whether nothing that is used has changed.
-func same(old, cur any) bool {
-	return sameSettings(old, cur) && reflect.DeepEqual(essence(old), essence(cur))
-}
-
-// essence strips what changes without meaning from a kept object.
-func essence(o any) any {
-	switch o := o.(type) {
-	case *nodeObject:
-		return o.trimmed
-	case *object[apiv1.IPPool]:
-		mode, err := forcedMode(o.value)
-		return [6]any{o.value.Spec, o.value.Generation, o.value.DeletionTimestamp != nil, o.err, mode, err}
-	case *affinityObject:
-		return o.claim
-	case *object[apiv1.IPReservation]:
-		return [2]any{o.value.Spec, o.err}
-	case *object[apiv1.IPAMConfig]:
-		return [2]any{o.value.Spec, o.err}
-	case *object[apiv1.BGPConfiguration]:
-		return [2]any{o.value.Spec, o.err}
-	case *object[apiv1.FelixConfiguration]:
-		return [2]any{o.value.Spec, o.err}
-	case *object[apiv1.ClusterInformation]:
-		return [2]any{o.value.Locked(), o.err}
-	case *object[apiv1.BGPPeer]:
-		return o.err // its settings are compared beside
-	}
-	return o
-}
-
-// decoded lists an informer's objects of type T and those that did not decode.
-func decoded[T any](inf cache.SharedIndexInformer, kind string) (out []*T, invalid []Invalid) {
-	for _, o := range inf.GetStore().List() {
-		obj, ok := o.(*object[T])
-		if !ok {
-			continue
-		}
-		if obj.err != nil {
-			invalid = append(invalid, Invalid{Kind: kind, Name: obj.Name, Reason: oneLine(obj.err)})
-			continue
-		}
-		out = append(out, obj.value)
-	}
-	return out, invalid
 }
 
 // settleBGP fills Calico's defaults into a BGPConfiguration.

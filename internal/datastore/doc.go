@@ -9,6 +9,9 @@
 //
 //	informers ─▶ trim ─▶ validate ─▶ Snapshot (immutable) ─▶ Changed()
 //
+// A kind is one registration (kinds.go): how it is kept, what of a change means anything,
+// and what its objects come to, which is computed again only when one of them has changed.
+//
 // Beside them it watches what a starting pod asks for: the annotations of this
 // node's pods and of namespaces. They decide no route, so they are in no Snapshot
 // and wake nobody; Pod and Namespace look one up.

@@ -68,8 +68,8 @@ func newEventWriter(client kubernetes.Interface, log *slog.Logger, wake func()) 
 }
 
 // report tells of all objects that are invalid now, of each once per reason. uidOf says
-// which object has that kind and name now, if any. It is called from the single
-// goroutine that asks for snapshots.
+// which object has that kind and name now, if any. It is called from one
+// goroutine.
 func (w *eventWriter) report(all []Invalid, uidOf func(kind, name string) (types.UID, bool)) {
 	told := make(map[string]bool, len(all))
 	for _, i := range all {

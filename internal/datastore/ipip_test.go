@@ -166,7 +166,7 @@ func TestOwners(t *testing.T) {
 
 // TestClaimsUnderWayDoNotWake: every claim of a block is seen by every node.
 func TestClaimsUnderWayDoNotWake(t *testing.T) {
-	var w owners
+	w := view{registration: affinities()}
 	woken := 0
 	h := w.handler(func() { woken++ })
 	kept := func(u *unstructured.Unstructured) any {

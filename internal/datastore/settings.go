@@ -1,13 +1,11 @@
 package datastore
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/manx-cni/manx/api/settings"
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -65,22 +63,6 @@ func sameSettings(old, cur any) bool {
 	a, isA := old.(withSettings)
 	b, isB := cur.(withSettings)
 	return isA == isB && (!isA || a.settings().is(b.settings()))
-}
-
-// kindsWithSettings are the kinds that are watched and that users set things in.
-var kindsWithSettings = []string{kindPool, kindReservation, kindIPAMConfig, kindBGPConf, kindFelix, kindBGPPeer, kindClusterInfo}
-
-// collectSettings lists what is set without effect, by kind and name.
-func collectSettings(informers map[string]cache.SharedIndexInformer) (out []ObjectSettings) {
-	for _, kind := range kindsWithSettings {
-		for _, o := range informers[kind].GetStore().List() {
-			if s, ok := o.(withSettings); ok {
-				out = append(out, s.settings())
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b ObjectSettings) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
-	return out
 }
 
 // WithoutEffect are the settings that are set and do not do on a node what they ask
