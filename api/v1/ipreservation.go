@@ -1,6 +1,12 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // IPReservation lists ranges that are never assigned automatically.
 //
@@ -30,4 +36,35 @@ type IPReservationSpec struct {
 	// +listType=atomic
 	// +optional
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+}
+
+// Ranges are the ranges that the object reserves, masked. An entry that is no range is left
+// out, and err says which; what else is reserved holds.
+func (r *IPReservation) Ranges() (ranges []netip.Prefix, err error) {
+	var errs []error
+	for i, text := range r.Spec.ReservedCIDRs {
+		p, err := parseRange(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("spec.reservedCIDRs[%d] %.80q: %w", i, text, err))
+			continue
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges, errors.Join(errs...)
+}
+
+// parseRange reads 10.244.0.0/28, or an address alone, which is the range of one.
+func parseRange(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return netip.Prefix{}, errors.New("want a range such as 10.244.0.0/28, or an address")
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	if p.Addr().Is4In6() {
+		return netip.Prefix{}, errors.New("want it written as IPv4, such as 10.244.0.0/28")
+	}
+	return p.Masked(), nil
 }

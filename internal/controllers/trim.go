@@ -132,15 +132,8 @@ func poolOf(o *v1.IPPool) (*v1.IPPool, error) {
 
 // reservedOf returns the ranges of a reservation that make sense.
 func reservedOf(o *v1.IPReservation) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, text := range o.Spec.ReservedCIDRs {
-		if p, err := netip.ParsePrefix(text); err == nil {
-			out = append(out, p.Masked())
-		} else if a, err := netip.ParseAddr(text); err == nil {
-			out = append(out, netip.PrefixFrom(a, a.BitLen()))
-		}
-	}
-	return out, nil
+	ranges, _ := o.Ranges() // the agents tell of entries that are none
+	return ranges, nil
 }
 
 func configOf(o *v1.KubeControllersConfiguration) (v1.KubeControllersConfigurationSpec, error) {

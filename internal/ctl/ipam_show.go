@@ -134,13 +134,8 @@ func (a ipamAccess) reserved(ctx context.Context) (out []netip.Prefix, err error
 		return nil, err
 	}
 	for _, o := range objects {
-		for _, text := range o.Spec.ReservedCIDRs {
-			if addr, err := netip.ParseAddr(text); err == nil {
-				out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
-			} else if cidr, err := netip.ParsePrefix(text); err == nil {
-				out = append(out, cidr.Masked())
-			}
-		}
+		ranges, _ := o.Ranges() // entries that are none reserve nothing; the agents tell of them
+		out = append(out, ranges...)
 	}
 	return out, nil
 }
