@@ -16,7 +16,7 @@ import (
 // settleHandle makes a handle's object say what these blocks say, after a release.
 // What it says of other blocks stays.
 func (s *sweeper) settleHandle(ctx context.Context, handle string, blocks []*block.Block) error {
-	err := again(ctx, func() error {
+	err := store.Retry(ctx, func() error {
 		o, err := s.store.Handles.Get(ctx, v1.HandleName(handle))
 		if err != nil {
 			return err

@@ -61,7 +61,7 @@ func (r *run) holdsNone(ctx context.Context, m gc.Removal) error {
 // The order is that of a claim, backwards, so that whoever finds the pieces after
 // a crash knows what to do: affinity pendingDeletion, block, affinity.
 func (s *sweeper) take(ctx context.Context, m gc.Removal, emptyOnly bool) (outcome string, err error) {
-	err = again(ctx, func() error {
+	err = store.Retry(ctx, func() error {
 		affinity, err := s.affinity(ctx, m)
 		if err != nil {
 			return err

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
@@ -22,9 +20,6 @@ import (
 	"github.com/manx-cni/manx/ipam/gc"
 	"github.com/manx-cni/manx/ipam/store"
 )
-
-// maxConflicts is how often a write is tried when others write the same object.
-const maxConflicts = 10
 
 // Errors that end a plan: what it rests on does not hold.
 var (
@@ -228,7 +223,7 @@ func (r *run) judged(ctx context.Context, group []gc.Release) (out []gc.Release,
 // releaseFrom frees those of the addresses in one block that are still assigned
 // as they were seen. It returns them, and the block afterwards.
 func (s *sweeper) releaseFrom(ctx context.Context, cidr netip.Prefix, releases []gc.Release) (done []gc.Release, after *block.Block, err error) {
-	err = again(ctx, func() error {
+	err = store.Retry(ctx, func() error {
 		done = nil
 		object, b, err := s.block(ctx, cidr)
 		if err != nil || b == nil {
@@ -280,22 +275,4 @@ func (s *sweeper) write(ctx context.Context, object *v1.IPAMBlock, b *block.Bloc
 	next.Spec = *b.Spec()
 	_, err := s.store.Blocks.Update(ctx, next)
 	return err
-}
-
-// again repeats do while somebody else is faster.
-func again(ctx context.Context, do func() error) error {
-	for i := range maxConflicts {
-		err := do()
-		if !errors.Is(err, store.ErrConflict) {
-			return err
-		}
-		pause := time.NewTimer(time.Duration(rand.Int64N(int64(10*time.Millisecond) << min(i, 5))))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
-		}
-	}
-	return fmt.Errorf("others changed it %d times in a row: %w", maxConflicts, store.ErrConflict)
 }

@@ -89,13 +89,14 @@ func (o *ipamConfigureOptions) validate() error {
 var errNoBlocks = errors.New("strictAffinity false needs autoAllocateBlocks true: a node without a block of its own would borrow every address")
 
 func (o *ipamConfigureOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {
-	spec, err := o.write(ctx, a.backend)
-	for range maxTries {
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) {
-			break
+	var spec apiv1.IPAMConfigSpec
+	err := store.Retry(ctx, func() (err error) {
+		spec, err = o.write(ctx, a.backend)
+		if errors.Is(err, store.ErrExists) { // created meanwhile: with what is there now
+			err = fmt.Errorf("%w: %w", store.ErrConflict, err)
 		}
-		spec, err = o.write(ctx, a.backend) // somebody else was faster: with what is there now
-	}
+		return err
+	})
 	if err != nil {
 		return err
 	}

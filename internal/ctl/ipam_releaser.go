@@ -31,9 +31,6 @@ type releaser struct {
 	errs    []error
 }
 
-// maxTries bounds how often a write that others were faster with is tried again.
-const maxTries = 10
-
 func (r *releaser) printf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -50,13 +47,11 @@ func (r *releaser) fail(err error) {
 
 // fromBlock releases addresses of one block with one write.
 func (r *releaser) fromBlock(ctx context.Context, cidr netip.Prefix, want []ipamreport.Assignment) {
-	freed, err := r.tryBlock(ctx, cidr, want)
-	for range maxTries {
-		if !errors.Is(err, store.ErrConflict) {
-			break
-		}
+	var freed map[netip.Addr]bool
+	err := store.Retry(ctx, func() (err error) {
 		freed, err = r.tryBlock(ctx, cidr, want)
-	}
+		return err
+	})
 	if err != nil {
 		r.fail(fmt.Errorf("release %s of block %s: %w; run the command again: what is released already stays so", addresses(len(want)), cidr, err))
 		return
@@ -146,13 +141,11 @@ func (r *releaser) repairHandles(ctx context.Context) {
 	slices.Sort(r.touched)
 	touched := slices.Compact(r.touched)
 	r.each(len(touched), func(i int) string {
-		removed, err := r.tryHandle(ctx, touched[i])
-		for range maxTries {
-			if !errors.Is(err, store.ErrConflict) {
-				break
-			}
+		removed := false
+		err := store.Retry(ctx, func() (err error) {
 			removed, err = r.tryHandle(ctx, touched[i])
-		}
+			return err
+		})
 		switch {
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			r.fail(fmt.Errorf("repair handle %s: %w; its addresses are released all the same, and manxctl ipam check finds what is left", touched[i], err))
