@@ -1,5 +1,5 @@
 // Package bgp holds the values that the BGP side of Manx computes with: peers,
-// paths, import statements, sessions, learned prefixes. It is a leaf: plain values
+// paths, policies, sessions, learned prefixes. It is a leaf: plain values
 // in the words of RFC 4271, known to nobody's library.
 //
 //	bgp/peering   nodes → peers            bgp/advertise  own blocks → paths
@@ -100,33 +100,6 @@ type Path struct {
 	Prefix    netip.Prefix
 	NextHop   netip.Addr
 	LocalPref uint32 // RFC 4271 §5.1.5
-}
-
-// Statement admits paths: the prefix is inside Prefix and between MinBits and
-// MaxBits long, and the next hop is one of NextHops. What no statement admits is
-// rejected; an empty list of next hops admits nothing.
-type Statement struct {
-	Name             string
-	Prefix           netip.Prefix
-	MinBits, MaxBits int
-	NextHops         []netip.Addr
-}
-
-// Admits reports whether the statement accepts prefix via nextHop.
-func (s Statement) Admits(prefix netip.Prefix, nextHop netip.Addr) bool {
-	return s.Covers(prefix) && slices.Contains(s.NextHops, nextHop)
-}
-
-// Covers reports whether the statement is about prefix, whatever its next hop.
-func (s Statement) Covers(prefix netip.Prefix) bool {
-	return prefix.Bits() >= s.MinBits && prefix.Bits() <= s.MaxBits &&
-		prefix.Bits() >= s.Prefix.Bits() && s.Prefix.Contains(prefix.Addr())
-}
-
-// Equal reports whether both statements say the same.
-func (s Statement) Equal(o Statement) bool {
-	return s.Name == o.Name && s.Prefix == o.Prefix && s.MinBits == o.MinBits && s.MaxBits == o.MaxBits &&
-		slices.Equal(s.NextHops, o.NextHops)
 }
 
 // SessionState is a state of the BGP finite state machine, RFC 4271 §8.2.2.

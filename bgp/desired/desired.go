@@ -51,7 +51,7 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 	nodes := asSeenBy(self, c.Nodes)
 	d := speaker.Desired{
 		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: c.ListenPort},
-		Import: policy.Import(c.Pools, addressesOfOthers(self, nodes)),
+		Policy: bgp.Policy{Import: policy.Import(c.Pools, addressesOfOthers(self, nodes)), Export: policy.Export()},
 		Paths:  advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools),
 		Own:    addrs.Own,
 		Lent:   addrs.Lent,

@@ -1,4 +1,5 @@
-// Package policy computes what may be learned from the node mesh. It is pure.
+// Package policy computes what may be learned from the node mesh, and what is let out. It
+// is pure.
 //
 // A node's word is taken for blocks and single addresses of the cluster's pools that
 // lead to a node, and for nothing else: never a default route, a service range, a pool
@@ -104,3 +105,7 @@ func Import(pools []bgp.Pool, nodes []netip.Addr) []bgp.Statement {
 	}
 	return out
 }
+
+// Export returns statements that let out what this node announces itself, and nothing that
+// it has learned: a node is no transit.
+func Export() []bgp.Statement { return []bgp.Statement{{Name: "local", Local: true}} }

@@ -82,7 +82,7 @@ type Table struct {
 	restarting map[netip.Addr]*restarting // peers whose paths are kept
 	banned     map[netip.Addr]struct{}    // peers whose paths are refused
 	rules      Rules
-	accept     []statement
+	accept     bgp.Evaluator
 	nodes      []netip.Addr // this one and all next hops, sorted
 	refused    map[string]int
 	learned    []bgp.Learned
@@ -104,12 +104,6 @@ type entry struct {
 type restarting struct {
 	until time.Time
 	up    bool // the session is back, End-of-RIB is not here yet
-}
-
-// statement is a bgp.Statement with its next hops as a set.
-type statement struct {
-	bgp.Statement
-	hops map[netip.Addr]struct{}
 }
 
 // Set takes the speaker's word on prefix: hops replace what was; none withdraws it.
@@ -269,24 +263,9 @@ func (t *Table) SetRules(r Rules) {
 		return
 	}
 	t.rules = r
-	t.accept = t.accept[:0]
-	nodes := map[netip.Addr]struct{}{r.Self: {}, r.Self6: {}}
-	sets := map[*netip.Addr]map[netip.Addr]struct{}{} // statements share their lists
-	for _, s := range r.Accept {
-		if len(s.NextHops) == 0 {
-			continue
-		}
-		set := sets[&s.NextHops[0]]
-		if len(set) != len(s.NextHops) {
-			set = make(map[netip.Addr]struct{}, len(s.NextHops))
-			for _, h := range s.NextHops {
-				set[h] = struct{}{}
-			}
-			maps.Copy(nodes, set)
-			sets[&s.NextHops[0]] = set
-		}
-		t.accept = append(t.accept, statement{s, set})
-	}
+	t.accept = bgp.NewEvaluator(r.Accept)
+	nodes := t.accept.NextHops()
+	nodes[r.Self], nodes[r.Self6] = struct{}{}, struct{}{}
 	delete(nodes, netip.Addr{})
 	t.nodes = slices.SortedFunc(maps.Keys(nodes), netip.Addr.Compare)
 	for prefix := range t.best {
@@ -447,17 +426,11 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 	if !hop.Peer.IsValid() || hop.Peer.Is4() != prefix.Addr().Is4() {
 		return RefusedFamily, false
 	}
-	covered, reached := false, false
-	for _, s := range t.accept {
-		if s.Covers(prefix) {
-			covered = true
-			_, ok := s.hops[hop.Next]
-			reached = reached || ok && hop.Next.Is4() == prefix.Addr().Is4()
-		}
-	}
+	verdict := t.accept.Judge(prefix, hop.Next)
+	reached := verdict == bgp.Accepted && hop.Next.Is4() == prefix.Addr().Is4()
 	self := hop.Next.IsValid() && (hop.Next == t.rules.Self || hop.Next == t.rules.Self6)
 	switch {
-	case !covered:
+	case verdict == bgp.Unmatched || verdict == bgp.Rejected:
 		return RefusedByPolicy, false
 	case t.coversNode(prefix):
 		return RefusedNode, false

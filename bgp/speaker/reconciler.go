@@ -52,7 +52,7 @@ type Reconciler struct {
 	started time.Time
 	looked  time.Time
 	peers   map[netip.Addr]bgp.Peer
-	imports []bgp.Statement
+	policy  bgp.Policy
 	paths   map[netip.Prefix]bgp.Path
 	shut    map[netip.Addr]time.Time // peers over their limit, until when
 	// known are the peers of the first Desired that were not added yet: they may
@@ -182,11 +182,11 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 		return fmt.Errorf("%w (from %s to %s)", errGlobalChanged, r.global, d.Global)
 	}
 	var errs []error
-	if !slices.EqualFunc(d.Import, r.imports, bgp.Statement.Equal) {
-		if err := r.cfg.Speaker.SetImport(ctx, d.Import); err != nil {
-			errs = append(errs, fmt.Errorf("set import rules: %w", err))
+	if !d.Policy.Equal(r.policy) {
+		if err := r.cfg.Speaker.SetPolicies(ctx, d.Policy); err != nil {
+			errs = append(errs, fmt.Errorf("set policies: %w", err))
 		} else {
-			r.imports = d.Import
+			r.policy = d.Policy
 		}
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)

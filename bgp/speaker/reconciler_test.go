@@ -54,10 +54,10 @@ func (f *fake) Start(_ context.Context, g bgp.Global, e speaker.Events) error {
 	return f.do("start %s", g.ListenAddr)
 }
 
-func (f *fake) SetImport(_ context.Context, accept []bgp.Statement) error {
+func (f *fake) SetPolicies(_ context.Context, p bgp.Policy) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.do("import %d", len(accept)); err != nil {
+	if err := f.do("import %d", len(p.Import)); err != nil {
 		return err
 	}
 	f.rules = true
@@ -240,7 +240,7 @@ var (
 func desired(as uint32, nodes ...netip.Addr) speaker.Desired {
 	d := speaker.Desired{
 		Global: bgp.Global{AS: 64512, RouterID: self, ListenAddr: self, ListenPort: 179},
-		Import: []bgp.Statement{{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}}},
+		Policy: bgp.Policy{Import: []bgp.Statement{{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}}}},
 		Paths:  []bgp.Path{{Prefix: own, NextHop: self, LocalPref: 100}},
 		Own:    []netip.Prefix{own},
 	}

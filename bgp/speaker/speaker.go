@@ -44,13 +44,13 @@ import (
 
 // Speaker is a BGP implementation. Its methods are called by one goroutine.
 type Speaker interface {
-	// Start opens the listener, refuses all paths until SetImport, and reports to
+	// Start opens the listener, refuses all paths until SetPolicies, and reports to
 	// events from now on. It is called once, before everything else; ctx ends the
 	// reports.
 	Start(ctx context.Context, g bgp.Global, events Events) error
-	// SetImport replaces the rules in one step and judges by them again what peers
+	// SetPolicies replaces the policies in one step and judges by them again what peers
 	// have sent so far.
-	SetImport(ctx context.Context, accept []bgp.Statement) error
+	SetPolicies(ctx context.Context, p bgp.Policy) error
 	// AddPeer starts a session, which carries unicast prefixes of the family of
 	// p.Addr alone. restarting: the peer may know us from before.
 	AddPeer(ctx context.Context, p bgp.Peer, restarting bool) error
@@ -97,8 +97,8 @@ type SessionEvent struct {
 type Desired struct {
 	Global bgp.Global
 	Peers  []bgp.Peer
-	Import []bgp.Statement
-	Paths  []bgp.Path
+	bgp.Policy
+	Paths []bgp.Path
 	// Own are this node's blocks: nothing inside them is learned but Lent. Confirmed
 	// ones only: a block that is still being claimed may turn out to be another
 	// node's, and its route must not vanish in the meantime.

@@ -65,10 +65,11 @@ const (
 
 // Speaker is an embedded GoBGP.
 type Speaker struct {
-	log    *slog.Logger
-	server *server.BgpServer
-	global bgp.Global
-	peers  map[netip.Addr]bgp.Peer
+	exports []bgp.Statement // in force
+	log     *slog.Logger
+	server  *server.BgpServer
+	global  bgp.Global
+	peers   map[netip.Addr]bgp.Peer
 }
 
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the
@@ -141,7 +142,7 @@ func (s *Speaker) start(ctx context.Context, listen []string, events speaker.Eve
 	}}); err != nil {
 		return err
 	}
-	if err := s.SetImport(ctx, nil); err != nil {
+	if err := s.SetPolicies(ctx, bgp.Policy{}); err != nil {
 		return err
 	}
 	if err := s.assignPolicies(ctx); err != nil {

@@ -47,7 +47,8 @@ type spec struct {
 	Blocks      []netip.Prefix // its own
 	MaxPrefixes uint32
 	Password    string
-	Settle      time.Duration // of the first spec
+	Settle      time.Duration   // of the first spec
+	Import      []bgp.Statement // in the place of those of the pools, when there are any
 }
 
 type member struct {
@@ -90,13 +91,17 @@ func (s spec) desired() speaker.Desired {
 	for i := range peers {
 		peers[i].Password = bgp.NewSecret(s.Password)
 	}
-	return speaker.Desired{
+	d := speaker.Desired{
 		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
 		Peers:  peers,
-		Import: policy.Import([]bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others),
+		Policy: bgp.Policy{Import: policy.Import([]bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others), Export: policy.Export()},
 		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []bgp.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
 		Own:    s.Blocks,
 	}
+	if s.Import != nil {
+		d.Import = s.Import
+	}
+	return d
 }
 
 // helper runs one node until it is killed, told to stop, or alone.

@@ -3,6 +3,7 @@ package gobgp
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
 
@@ -34,55 +35,70 @@ func (s *Speaker) assignPolicies(ctx context.Context) error {
 	return nil
 }
 
-// SetImport replaces the import rules in one step, then judges what the peers have
-// sent so far again. Global import policy meets our own paths too, which is why the
-// first statement lets local ones through.
-func (s *Speaker) SetImport(ctx context.Context, accept []bgp.Statement) error {
+// SetPolicies replaces both policies in one step, then judges what the peers have sent so
+// far again. Global import policy meets our own paths too, which is why the first statement
+// lets local ones through.
+func (s *Speaker) SetPolicies(ctx context.Context, p bgp.Policy) error {
 	req := &api.SetPoliciesRequest{}
-	statements := []*api.Statement{{
+	imports := []*api.Statement{{
 		Name:       "import-local",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 	}}
-	for i, st := range accept {
-		name := fmt.Sprintf("%d-%s", i, st.Name)
+	for i, st := range p.Import {
 		// A statement without next hops would match every next hop.
-		if len(st.NextHops) == 0 {
-			continue
+		if len(st.NextHops) > 0 {
+			imports = append(imports, statementOf(req, importPolicy, i, st))
 		}
-		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
-			DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: name,
-			Prefixes: []*api.Prefix{{
-				IpPrefix: st.Prefix.String(), MaskLengthMin: uint32(st.MinBits), MaskLengthMax: uint32(st.MaxBits),
-			}},
-		})
-		hops := make([]string, len(st.NextHops))
-		for i, h := range st.NextHops {
-			hops[i] = h.String()
-		}
-		statements = append(statements, &api.Statement{
-			Name: "import-" + name,
-			Conditions: &api.Conditions{
-				PrefixSet:     &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name},
-				NextHopInList: hops,
-			},
-			Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
-		})
 	}
-	req.Policies = []*api.Policy{{Name: importPolicy, Statements: statements}, {Name: exportPolicy, Statements: []*api.Statement{{
-		// Only what we announce ourselves: a node is no transit.
-		Name:       "export-local",
-		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
-		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
-	}}}}
+	var exports []*api.Statement
+	for i, st := range p.Export {
+		exports = append(exports, statementOf(req, exportPolicy, i, st))
+	}
+	req.Policies = []*api.Policy{{Name: importPolicy, Statements: imports}, {Name: exportPolicy, Statements: exports}}
 	if err := s.server.SetPolicies(ctx, req); err != nil {
 		return err
 	}
+	exported := slices.EqualFunc(p.Export, s.exports, bgp.Statement.Equal)
+	s.exports = p.Export
 	if len(s.peers) == 0 {
 		return nil
 	}
 	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN}); err != nil {
 		return fmt.Errorf("judge received paths by the new rules: %w", err)
 	}
+	if exported {
+		return nil
+	}
+	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}); err != nil {
+		return fmt.Errorf("send what the new rules let out: %w", err)
+	}
 	return nil
+}
+
+// statementOf is a statement in GoBGP's words; the set of prefixes that it takes is added
+// to req.
+func statementOf(req *api.SetPoliciesRequest, policy string, i int, st bgp.Statement) *api.Statement {
+	name := fmt.Sprintf("%d-%s", i, st.Name)
+	c := &api.Conditions{}
+	if st.Prefix.IsValid() {
+		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
+			DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: policy + "-" + name,
+			Prefixes: []*api.Prefix{{
+				IpPrefix: st.Prefix.String(), MaskLengthMin: uint32(st.MinBits), MaskLengthMax: uint32(st.MaxBits),
+			}},
+		})
+		c.PrefixSet = &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: policy + "-" + name}
+	}
+	for _, h := range st.NextHops {
+		c.NextHopInList = append(c.NextHopInList, h.String())
+	}
+	if st.Local {
+		c.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
+	}
+	action := api.RouteAction_ROUTE_ACTION_ACCEPT
+	if st.Action == bgp.Reject {
+		action = api.RouteAction_ROUTE_ACTION_REJECT
+	}
+	return &api.Statement{Name: policy + "-" + name, Conditions: c, Actions: &api.Actions{RouteAction: action}}
 }
