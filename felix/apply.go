@@ -38,7 +38,7 @@ func (d *Dataplane) apply(ctx context.Context) error {
 	if err != nil && ctx.Err() == nil {
 		d.failedApplies++
 	}
-	if d.lastRefresh.IsZero() || len(d.capabilities) == 0 {
+	if d.lastRefresh.IsZero() || len(d.features.found) == 0 {
 		d.lastRefresh = time.Now()
 		d.probe()
 	}
@@ -48,13 +48,13 @@ func (d *Dataplane) apply(ctx context.Context) error {
 
 func (d *Dataplane) takeState(in State) {
 	if !d.haveState || in.Node.IPv4.Addr() != d.state.Node.IPv4.Addr() ||
-		d.inner.on && !slices.Equal(in.Nodes, d.state.Nodes) { // other links may lead to them
+		d.under.inner.on && !slices.Equal(in.Nodes, d.state.Nodes) { // other links may lead to them
 		d.look.uplinks[family.IPv4] = true
 	}
 	if in.Node.IPv6.Addr() != d.state.Node.IPv6.Addr() {
 		d.look.uplinks[family.IPv6] = true
-		d.host.Uplinks[family.IPv6], d.uplinkIndex[family.IPv6] = calc.Uplink{}, 0 // the former address's, if any
-		d.capabilities = nil                                                       // look what the kernel forwards
+		d.host.Uplinks[family.IPv6], d.under.index[family.IPv6] = calc.Uplink{}, 0 // the former address's, if any
+		d.features.found = nil                                                     // look what the kernel forwards
 	}
 	if !d.haveState {
 		d.log.Info("first state of the cluster has arrived; the dataplane may write",
@@ -81,11 +81,11 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}
-	if c.Touches(d.uplinkIndex[family.IPv4], d.state.Node.IPv4.Addr()) || d.host.Uplinks[family.IPv4].Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
+	if c.Touches(d.under.index[family.IPv4], d.state.Node.IPv4.Addr()) || d.host.Uplinks[family.IPv4].Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
 		d.look.uplinks[family.IPv4] = true
 		d.routes.QueueResync()
 	}
-	if d.inner.touches(c) {
+	if d.under.inner.touches(c) {
 		d.look.uplinks[family.IPv4] = true
 	}
 	d.takeChanges6(c)
@@ -104,7 +104,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 // it: udev applies sysctl.d to every new device, so to tunl0 a moment after it was made.
 func (d *Dataplane) takeRPFilters(set map[int]bool) {
 	d.endpoints.RPFilterSet(set)
-	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.uplinkIndex[family.IPv4]] {
+	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.under.index[family.IPv4]] {
 		d.tunnel.QueueResync()
 	}
 }
@@ -116,10 +116,10 @@ func (d *Dataplane) takeChanges6(c iface.Changes) {
 	node := d.state.Node.IPv6.Addr()
 	switch {
 	case !node.IsValid():
-	case c.TouchesIndex(d.uplinkIndex[family.IPv6]):
+	case c.TouchesIndex(d.under.index[family.IPv6]):
 		d.look.uplinks[family.IPv6] = true
 		d.routes.QueueResync()
-	case c.Touches(d.uplinkIndex[family.IPv6], node), d.host.Uplinks[family.IPv6].Name == "" && (len(c.Links) > 0 || len(c.Addrs6) > 0):
+	case c.Touches(d.under.index[family.IPv6], node), d.host.Uplinks[family.IPv6].Name == "" && (len(c.Links) > 0 || len(c.Addrs6) > 0):
 		d.look.uplinks[family.IPv6] = true
 	}
 }
@@ -190,13 +190,13 @@ func (d *Dataplane) lookUp() error {
 		if err != nil {
 			return err
 		}
-		d.inner = in
+		d.under.inner = in
 		if up.Name != d.host.Uplinks[family.IPv4].Name {
 			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 		}
-		d.host.Uplinks[family.IPv4], d.uplinkIndex[family.IPv4] = up, index
+		d.host.Uplinks[family.IPv4], d.under.index[family.IPv4] = up, index
 		if up.Name != "" {
-			d.uplinkMTU = up.MTU
+			d.under.mtu = up.MTU
 		}
 		d.look.uplinks[family.IPv4], d.look.calculate = false, true
 	}
@@ -235,11 +235,11 @@ func (d *Dataplane) lookUp6() error {
 	default:
 		d.log.Info("uplink of the IPv6 address found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 	}
-	if index != d.uplinkIndex[family.IPv6] || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
+	if index != d.under.index[family.IPv6] || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
 		d.routes.QueueResync()
 		d.look.calculate = true
 	}
-	d.host.Uplinks[family.IPv6], d.uplinkIndex[family.IPv6] = up, index
+	d.host.Uplinks[family.IPv6], d.under.index[family.IPv6] = up, index
 	d.look.uplinks[family.IPv6] = false
 	return d.lookAdvertised()
 }
@@ -296,7 +296,7 @@ func (d *Dataplane) calculate() {
 func (d *Dataplane) wantedTunnel(e state.Encap) *state.Tunnel {
 	t := d.state.Tunnels.Get(e)
 	if t != nil && t.MTU == 0 {
-		t.MTU = TunnelMTU(d.uplinkMTU)
+		t.MTU = TunnelMTU(d.under.mtu)
 	}
 	return t
 }
@@ -327,13 +327,13 @@ func (d *Dataplane) probe() {
 	if cfg.NftVersion == "" {
 		cfg.NftError = d.filters[family.IPv4].Status().LastError
 	}
-	cfg.Prober = d.prober
-	d.capabilities = caps.Probe(cfg)
-	d.forwarding = nil
+	cfg.Prober = d.features.prober
+	d.features.found = caps.Probe(cfg)
+	d.features.forwarding = nil
 	sysctls := map[string]string{caps.Forwarding: "net.ipv4.ip_forward", caps.Forwarding6: "net.ipv6.conf.all.forwarding"}
-	for _, c := range d.capabilities {
+	for _, c := range d.features.found {
 		if sysctl := sysctls[c.Name]; sysctl != "" && !c.OK {
-			d.forwarding = append(d.forwarding, state.Condition{
+			d.features.forwarding = append(d.features.forwarding, state.Condition{
 				Kind: state.ForwardingDisabled, Subject: sysctl,
 				Message: fmt.Sprintf("%s: this node forwards no packets of its pods; set it to 1", c.Detail),
 			})

@@ -63,12 +63,11 @@ func (d *Dataplane) place() {
 	noIPv6 := func() bool { return !d.state.Node.IPv6.IsValid() }
 	noTunnel := func() bool { return d.state.Tunnels.Get(state.EncapIPIP) == nil }
 	filter := &guardedFilter{d.filters[family.IPv4], d.setFilter}
-	d.ipip = &ipipDevice{d.tunnel, d.routes.QueueResync}
 	d.parts = []part{
 		{driver: d.filters[family.IPv6], phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
 		{driver: filter, phase: phaseFilters, unready: "packet filter"},
 		{driver: d.linkconf, phase: phaseDevices},
-		{driver: d.ipip, phase: phaseDevices, guard: filter, leaving: noTunnel},
+		{driver: d.tunnel, phase: phaseDevices, guard: filter, leaving: noTunnel},
 		{driver: d.routes, phase: phaseRoutes},
 	}
 	slices.SortStableFunc(d.parts, func(a, b part) int { return int(a.phase - b.phase) })
@@ -118,7 +117,7 @@ func (d *Dataplane) say(s *Status) {
 		switch p.driver {
 		case driver(d.routes):
 			s.RoutesKept, s.routeError = st.Held, st.LastError
-		case driver(d.ipip):
+		case driver(d.tunnel):
 			ipip.Held, ipip.lastError = st.Held > 0, st.LastError
 		}
 		if p.phase != phaseFilters || !p.leaves() || st.LastError != "" {

@@ -81,32 +81,42 @@ type Dataplane struct {
 	// All below belongs to the loop's goroutine.
 	routes    *route.Driver
 	filters   [2]*nft.Driver // by family
-	tunnel    *tunnel.Driver
+	tunnel    *ipipDevice
 	endpoints *endpoint.Driver
 	linkconf  *linkconf.Driver
-	ipip      *ipipDevice // tunnel among the parts
-	parts     []part      // all of them but endpoints, which is told and not applied
+	parts     []part // all of them but endpoints, which is told and not applied
 
-	state        State
-	host         calc.Host // without Endpoints and Tunnels, which calculate adds
-	haveState    bool
-	uplinkIndex  [2]int // by family
-	inner        inner
-	outer        []string           // what outerLinks were at the last look
-	advertised   bool               // see lookAdvertised
-	uplinkMTU    int                // of the last known uplink; 0 when there never was one
-	filter       state.PacketFilter // as calculated; who guards the tunnel is setFilter's
-	filtered     bool               // the packet filter has been told
-	applied      uint64             // generation of the last input that is completely in the kernel
-	inSync       bool
-	look         lookAgain
-	calculated   []state.Condition
-	forwarding   []state.Condition
-	capabilities []caps.Capability
-	prober       caps.Prober // nil with a kernel that cannot be asked
+	state      State
+	host       calc.Host // without Endpoints and Tunnels, which calculate adds
+	haveState  bool
+	under      underlay
+	filter     state.PacketFilter // as calculated; who guards the tunnel is setFilter's
+	filtered   bool               // the packet filter has been told
+	applied    uint64             // generation of the last input that is completely in the kernel
+	inSync     bool
+	look       lookAgain
+	calculated []state.Condition
+	features   features
 
 	lastRefresh            time.Time
 	applies, failedApplies uint64
+}
+
+// underlay is what is known of the links that packets between nodes take, beside
+// calc.Host's uplinks.
+type underlay struct {
+	index      [2]int // the uplinks', by family; 0 where there is none
+	mtu        int    // of the last known uplink of IPv4; 0 when there never was one
+	inner      inner
+	outer      []string // what outerLinks were at the last look
+	advertised bool     // see lookAdvertised
+}
+
+// features is what the kernel can do, as of the last look.
+type features struct {
+	found      []caps.Capability
+	forwarding []state.Condition // what of it pods need and is turned off
+	prober     caps.Prober       // nil with a kernel that cannot be asked
 }
 
 // lookAgain is what has to be done before the next apply.
@@ -176,7 +186,7 @@ func New(cfg Config) (*Dataplane, error) {
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.filters[family.IPv4] = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
 	d.filters[family.IPv6] = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
-	d.tunnel = tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log})
+	d.tunnel = &ipipDevice{tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log}), d.routes.QueueResync}
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
 		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
@@ -214,7 +224,7 @@ func (d *Dataplane) openKernel() (nl.Kernel, error) {
 		d.opened = append(d.opened, h)
 	}
 	d.kernel = d.opened[0]
-	d.prober = caps.Once(d.opened[0])
+	d.features.prober = caps.Once(d.opened[0])
 	return d.opened[1], nil
 }
 

@@ -21,7 +21,7 @@ func (d *Dataplane) linkWants() []linkconf.Want {
 	for _, name := range d.outerLinks() {
 		out = append(out, linkconf.Want{Name: name, Values: forwards})
 	}
-	if d.advertised {
+	if d.under.advertised {
 		out = append(out, linkconf.Want{Name: d.host.Uplinks[family.IPv6].Name, Values: []linkconf.Value{{Setting: nl.AcceptRA6, Want: 2}}})
 	}
 	for _, ep := range d.endpoints.All() {
@@ -52,10 +52,10 @@ func podSettings(ep state.Endpoint) []linkconf.Value {
 // outerLinks are the links by which packets come from other nodes: the uplink, or those
 // that lead to the nodes when no packet comes by it, and the tunnel while it is wanted.
 func (d *Dataplane) outerLinks() (out []string) {
-	if name := d.host.Uplinks[family.IPv4].Name; name != "" && !d.inner.on {
+	if name := d.host.Uplinks[family.IPv4].Name; name != "" && !d.under.inner.on {
 		out = append(out, name)
 	}
-	out = append(out, d.inner.names...)
+	out = append(out, d.under.inner.names...)
 	for _, e := range slices.Sorted(maps.Keys(d.state.Tunnels)) {
 		out = append(out, d.state.Tunnels[e].Name)
 	}
@@ -70,7 +70,7 @@ const protocolRA = 9
 // does so only with accept_ra=2 (ip-sysctl.rst), as init-host sets it. Its routes go when
 // their time is up.
 func (d *Dataplane) lookAdvertised() error {
-	d.advertised = false
+	d.under.advertised = false
 	name := d.host.Uplinks[family.IPv6].Name
 	if name == "" {
 		return nil
@@ -83,7 +83,7 @@ func (d *Dataplane) lookAdvertised() error {
 		return err
 	}
 	return d.kernel.Routes(state.MainTable, func(r nl.Route) {
-		d.advertised = d.advertised || r.Protocol == protocolRA && r.Dst.Addr().Is6() && r.Over(link.Index)
+		d.under.advertised = d.under.advertised || r.Protocol == protocolRA && r.Dst.Addr().Is6() && r.Over(link.Index)
 	})
 }
 
@@ -91,11 +91,11 @@ func (d *Dataplane) lookAdvertised() error {
 func (d *Dataplane) takeSettings(c iface.Changes, set map[int]bool) {
 	if set[nl.AllLinks] {
 		d.linkconf.QueueResync()
-		d.capabilities = nil // net.ipv4.ip_forward, or IPv6's, is told there
+		d.features.found = nil // net.ipv4.ip_forward, or IPv6's, is told there
 	}
 	indexes := d.endpoints.Indexes()
 	known := func(index int) bool {
-		return indexes[index] || index == d.uplinkIndex[family.IPv4] || d.inner.links[index] || index == d.tunnel.Index()
+		return indexes[index] || index == d.under.index[family.IPv4] || d.under.inner.links[index] || index == d.tunnel.Index()
 	}
 	for index := range set {
 		if known(index) {
@@ -112,9 +112,9 @@ func (d *Dataplane) takeSettings(c iface.Changes, set map[int]bool) {
 // outerChanged reports whether other links than before are looked after.
 func (d *Dataplane) outerChanged() bool {
 	now := d.outerLinks()
-	if slices.Equal(now, d.outer) {
+	if slices.Equal(now, d.under.outer) {
 		return false
 	}
-	d.outer = now
+	d.under.outer = now
 	return true
 }

@@ -130,10 +130,10 @@ func (d *Dataplane) publish() {
 		Time: time.Now(), InSync: d.inSync, Converged: d.state.Converged, Uplinks: d.host.Uplinks, node6: d.state.Node.IPv6.Addr(),
 		ForeignInterfaces: d.endpoints.Foreign(),
 		Applies:           d.applies, FailedApplies: d.failedApplies,
-		Capabilities: d.capabilities,
+		Capabilities: d.features.found,
 		Applied:      d.applied, Dropped: sum(d.filters[family.IPv4].Dropped(), d.filters[family.IPv6].Dropped()),
 	}
-	s.Conditions = slices.Concat(d.calculated, d.endpoints.Conditions(), d.reaper.Conditions(), d.forwarding)
+	s.Conditions = slices.Concat(d.calculated, d.endpoints.Conditions(), d.reaper.Conditions(), d.features.forwarding)
 	d.say(&s)
 	slices.SortFunc(s.Conditions, state.CompareConditions)
 	if before := d.published.Swap(&s); !before.same(s) {
