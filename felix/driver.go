@@ -35,7 +35,7 @@ type driver interface {
 type phase int
 
 const (
-	phaseFilters    phase = iota // who may send what
+	phaseFilters    phase = iota // what may be sent, and by whom
 	phaseDevices                 // tunnels, and the settings of links
 	phaseNeighbours              // of tunnels that learn none
 	phaseRoutes

@@ -90,7 +90,7 @@ type Dataplane struct {
 	host       calc.Host // without Endpoints and Tunnels, which calculate adds
 	haveState  bool
 	under      underlay
-	filter     state.PacketFilter // as calculated; who guards the tunnel is setFilter's
+	filter     state.PacketFilter // as calculated; which tunnel it guards is setFilter's
 	filtered   bool               // the packet filter has been told
 	applied    uint64             // generation of the last input that is completely in the kernel
 	inSync     bool

@@ -62,7 +62,7 @@ type Tunnel struct {
 	// Ready: it is as it should be.
 	Ready bool `json:"ready"`
 	// Held: others' routes or addresses keep on the device something of ours that should
-	// go. Packets pass all the same.
+	// go. Packets pass nevertheless.
 	Held bool `json:"held,omitempty"`
 	// Unavailable says why this kernel cannot have it.
 	Unavailable string `json:"unavailable,omitempty"`

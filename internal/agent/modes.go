@@ -179,8 +179,8 @@ func (m *modes) notReady(had *state.Tunnel, ranges addrRanges, serves bool, refu
 }
 
 const (
-	// modeRetry is how often what failed is tried again, and how often somebody
-	// who has nothing to do looks whether he has.
+	// modeRetry is how often what failed is tried again, and how often a task that has
+	// nothing to do looks whether it has.
 	modeRetry = 2 * time.Second
 	// modeRetryMost is how far apart requests to the API get that fail again and again.
 	modeRetryMost = 16 * time.Second
@@ -189,7 +189,7 @@ const (
 	// and what the others say may have reached us before what they sent.
 	quietPeriod = 10 * time.Second
 	// quietLimit is how long it is waited for: what comes later is not the cluster's.
-	// Somebody else's packets, or forged ones, must not keep the device for ever.
+	// Another program's packets, or forged ones, must not keep the device for ever.
 	quietLimit = 5 * time.Minute
 	// answerLinger is how long probes are answered after the last change: others
 	// may be behind.

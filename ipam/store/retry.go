@@ -14,7 +14,7 @@ import (
 var pace = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.5, Jitter: 1, Steps: 10}
 
 // Retry repeats do while other writers are faster: as long as it fails with ErrConflict, a
-// few times. do reads what it writes anew each time.
+// few times. do reads each time what it writes.
 func Retry(ctx context.Context, do func() error) error {
 	var last error
 	err := wait.ExponentialBackoffWithContext(ctx, pace, func(context.Context) (done bool, err error) {
