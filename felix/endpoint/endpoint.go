@@ -108,7 +108,13 @@ func (d *Driver) ReadBack() (added, removed []state.Endpoint, err error) {
 		}
 		if !l.Up {
 			// Not ready, or on its way out: it can have no route; its event will tell.
-			if len(handles[ep.Handle()]) > 0 {
+			if ep.Addrs = handles[ep.Handle()]; len(ep.Addrs) > 0 {
+				if known, ok := d.endpoints[l.Name]; ok && known.index == l.Index && known.Alias() == l.Alias {
+					// It was up, and another program has just set it down: it stays an
+					// endpoint, which is set up again (felix/linkconf).
+					now[l.Name] = entry{Endpoint: ep, index: l.Index}
+					continue
+				}
 				down[l.Name] = fallen{l.Alias, time.Now()}
 				if before, was := d.down[l.Name]; was && before.alias == l.Alias {
 					down[l.Name] = before
