@@ -51,7 +51,7 @@ type part struct {
 	// leaving reports that nothing is wanted of this driver any longer; nil is never. It is
 	// then written behind everything that may still use what it keeps.
 	leaving func() bool
-	// unready makes of the driver's error a reason for the node not to be ready; nil: it is
+	// unready words the driver's error as a reason for the node not to be ready; empty: it is
 	// none, or Ready says it in other words.
 	unready string
 }
