@@ -81,16 +81,22 @@ func (id ID) Kill(ctx context.Context) error {
 	return nil
 }
 
-// Command is the process's command line, for messages; "?" when it cannot be read.
+// Command is the process's command line, for messages. A process without arguments is
+// named as ps(1) names it, "[kthreadd]"; one that is gone is "?".
 func (id ID) Command() string {
-	args := Args(id.PID)
-	if len(args) == 0 {
+	if args := Args(id.PID); len(args) > 0 {
+		return strings.Join(args, " ")
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", id.PID))
+	if err != nil {
 		return "?"
 	}
-	return strings.Join(args, " ")
+	return "[" + strings.TrimSpace(string(b)) + "]"
 }
 
-// Args returns a process's arguments, nil when it has none or is gone.
+// Args returns a process's arguments. They are nil when the process is gone, when it has
+// none (kernel threads, zombies) and for the moment within execve(2) in which it has left
+// its old memory and the arguments are not yet written to the new.
 func Args(pid int) []string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil || len(b) == 0 {

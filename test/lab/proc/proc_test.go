@@ -41,6 +41,34 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+func TestCommand(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitCommand(t, cmd.Process.Pid, "sleep 1000")
+	_ = cmd.Process.Kill()
+	awaitCommand(t, cmd.Process.Pid, "[sleep]") // A zombie has no arguments.
+	_ = cmd.Wait()
+	if got := (ID{PID: cmd.Process.Pid}).Command(); got != "?" {
+		t.Errorf("a process that is gone is called %q", got)
+	}
+}
+
+func awaitCommand(t *testing.T, pid int, want string) {
+	t.Helper()
+	id := ID{PID: pid}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		got := id.Command()
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d is called %q, want %q", pid, got, want)
+		}
+	}
+}
+
 func TestKillWaitsForTheEnd(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {

@@ -7,13 +7,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
 	"github.com/manx-cni/manx/test/lab/netns"
+	"github.com/manx-cni/manx/test/lab/proc"
 	"github.com/manx-cni/manx/test/lab/sweep"
 )
 
@@ -78,6 +81,7 @@ func TestFabricAndSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	awaitArgs(t, p.PID(), "sleep", "1000")
 	found := strings.Join(sweep.Find(l), "\n")
 	for _, want := range []string{"sleep 1000", l.NetNSPath(layout.Fabric), l.NetNSPath("node2"), cgroup, "directory " + l.Dir()} {
 		if !strings.Contains(found, want) {
@@ -97,6 +101,21 @@ func TestFabricAndSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(l.Root); err == nil {
 		t.Errorf("%s is still there after the last lab", l.Root)
+	}
+}
+
+// awaitArgs returns when the process has the arguments: a command is started through
+// another program, which takes its place with execve(2).
+func awaitArgs(t *testing.T, pid int, want ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		args := proc.Args(pid)
+		if slices.Equal(args, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d has the arguments %q, want %q", pid, args, want)
+		}
 	}
 }
 
