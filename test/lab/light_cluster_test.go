@@ -109,7 +109,7 @@ func (l *light) pod(ctx context.Context, name string) (*corev1.Pod, error) {
 }
 
 func (l *light) checkContainers(t *testing.T) {
-	agent := l.sh(t, "node1", "cat /proc/$(pgrep -f '[m]anx-node run')/status")
+	agent := l.sh(t, "node1", "cat /proc/$(pgrep -o -f '[m]anx-node run')/status")
 	// NET_ADMIN and NET_RAW, and what else the manifest adds; SYS_ADMIN (bit 21) is none of it.
 	for _, want := range []string{"NoNewPrivs:\t1", "CapInh:\t0000000000000000"} {
 		if !strings.Contains(agent, want) {
@@ -127,10 +127,10 @@ func (l *light) checkContainers(t *testing.T) {
 	if eff&(1<<12) == 0 || eff&(1<<21) != 0 {
 		t.Errorf("the agent's capabilities are %x, want NET_ADMIN (bit 12) and not SYS_ADMIN (bit 21)", eff)
 	}
-	if uid := l.sh(t, "control", "awk '/^Uid/ {print $2}' /proc/$(pgrep -f '[m]anx-controllers')/status"); uid != "65532" {
+	if uid := l.sh(t, "control", "awk '/^Uid/ {print $2}' /proc/$(pgrep -o -f '[m]anx-controllers')/status"); uid != "65532" {
 		t.Errorf("manx-controllers runs as user %s, want 65532", uid)
 	}
-	mounts := l.sh(t, "control", "cat /proc/$(pgrep -f '[m]anx-controllers')/mountinfo")
+	mounts := l.sh(t, "control", "cat /proc/$(pgrep -o -f '[m]anx-controllers')/mountinfo")
 	for line := range strings.Lines(mounts) {
 		f := strings.Fields(line)
 		if at := f[4]; (at == "/" || at == "/proc/sys" || at == "/sys") && !strings.HasPrefix(f[5], "ro") {

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,14 +27,14 @@ import (
 // checkRunner: a runner that is stopped does nothing, one that is killed leaves all pods,
 // and the next one makes up for what it has not seen.
 func (l *light) checkRunner(t *testing.T) {
-	const processes = "pgrep -f '[a]gnhost (net|pause)|[m]anx-node (run|pod-network)' | sort"
+	processes := func() string { return l.processes(t, "node1", `agnhost (net|pause)|manx-node (run|pod-network)`) }
 	l.addPod(t, lab.Pod{Name: "doomed", Node: "node1"})
 	doomed := l.addrs["doomed"][0].String()
 	// A process that the runner is about to replace by another program is none of them.
 	before := ""
 	eventually(t, "processes that stay", func() error {
 		was := before
-		if before = l.sh(t, "node1", processes); before != was {
+		if before = processes(); before != was {
 			return fmt.Errorf("they were\n%s\nand are\n%s", was, before)
 		}
 		return nil
@@ -46,7 +48,7 @@ func (l *light) checkRunner(t *testing.T) {
 	if _, err := l.client.CoreV1().Pods("default").Create(t.Context(), late.Object(), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if after := l.sh(t, "node1", processes); after != before {
+	if after := processes(); after != before {
 		t.Errorf("while the runner was stopped the processes became\n%s\nafter\n%s", after, before)
 	}
 	if l.sh(t, "node1", "ip route show "+doomed) == "" {
@@ -63,7 +65,7 @@ func (l *light) checkRunner(t *testing.T) {
 	// All of before but the deleted pod's go on, and the late pod's has come: none is there twice.
 	eventually(t, "the processes after the runner's end", func() error {
 		left := map[string]bool{}
-		for _, pid := range strings.Fields(l.sh(t, "node1", processes)) {
+		for _, pid := range strings.Fields(processes()) {
 			left[pid] = true
 		}
 		gone := 0
@@ -82,13 +84,35 @@ func (l *light) checkRunner(t *testing.T) {
 	}
 }
 
+// processes are the ids of a machine's processes whose arguments contain the pattern. A
+// child of one of them that has the same arguments is about to run another program
+// (execve(2)): it is none.
+func (l *light) processes(t *testing.T, machine, pattern string) string {
+	t.Helper()
+	args := regexp.MustCompile(`^(\d+) +(\d+) +(?:\S*/)?(?:` + pattern + `)(?: |$)`)
+	parents := map[string]string{}
+	for line := range strings.Lines(l.sh(t, machine, "ps -eo pid=,ppid=,args=")) {
+		if m := args.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+			parents[m[1]] = m[2]
+		}
+	}
+	var pids []string
+	for pid, parent := range parents {
+		if parents[parent] == "" {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return strings.Join(pids, "\n")
+}
+
 // checkStatic: the agent's file goes and comes back, and the agent with it; pods stay.
 func (l *light) checkStatic(t *testing.T) {
-	const agent = "pgrep -f '[m]anx-node run' || true"
-	before := l.sh(t, "node1", agent)
+	agent := func() string { return l.processes(t, "node1", "manx-node run") }
+	before := agent()
 	l.sh(t, "node1", "mv /etc/kubernetes/manifests/manx-node-node1.json /root/aside/")
 	eventually(t, "the agent's end", func() error {
-		if pid := l.sh(t, "node1", agent); pid != "" {
+		if pid := agent(); pid != "" {
 			return fmt.Errorf("it still runs as %s", pid)
 		}
 		_, err := l.client.CoreV1().Pods("kube-system").Get(t.Context(), "manx-node-node1", metav1.GetOptions{})
@@ -101,7 +125,7 @@ func (l *light) checkStatic(t *testing.T) {
 	if err := l.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if after := l.sh(t, "node1", agent); after == before || after == "" {
+	if after := agent(); after == before || after == "" {
 		t.Errorf("the agent was process %q and is %q", before, after)
 	}
 	l.checkReach(t)
@@ -113,7 +137,7 @@ func (l *light) checkControl(t *testing.T) {
 	if err := l.StopNode(t.Context(), "control"); err != nil {
 		t.Fatal(err)
 	}
-	web := l.sh(t, "node1", "pgrep -f '[h]ttp-port=8080'")
+	web := l.sh(t, "node1", "pgrep -o -f '[h]ttp-port=8080'")
 	l.sh(t, "node1", "kill -KILL "+web)
 	eventually(t, "the web server once more", func() error {
 		_, err := l.Exec(t.Context(), "node2", "curl", "-sS", "-m", "2", "http://"+netip.AddrPortFrom(l.addrs["web1"][0], 8080).String())
@@ -176,11 +200,11 @@ func (l *light) checkNodes(t *testing.T) {
 
 // checkHung: who waits for an agent that hangs is told which process is stopped.
 func (l *light) checkHung(t *testing.T) {
-	const agent = "pgrep -f '[m]anx-node run' || true"
-	before := l.sh(t, "node2", agent)
+	agent := func() string { return l.processes(t, "node2", "manx-node run") }
+	before := agent()
 	l.sh(t, "node2", "kill -KILL "+before)
 	eventually(t, "the next agent", func() error {
-		pid := l.sh(t, "node2", agent)
+		pid := agent()
 		if pid == "" || pid == before {
 			return errors.New("it does not run")
 		}
