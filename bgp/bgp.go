@@ -66,6 +66,28 @@ type Peer struct {
 	// Hold, KeepaliveEvery and Restart replace HoldTime, Keepalive and RestartTime
 	// when they are not zero. Whole seconds.
 	Hold, KeepaliveEvery, Restart time.Duration
+	// BGPPeer is the object that the session is from; empty: the node-to-node mesh.
+	BGPPeer string
+	// LocalAS is shown to the peer in place of the speaker's AS; 0: the speaker's.
+	LocalAS uint32
+	// AllowOwnAS is how often our own AS may stand in a path of the peer.
+	AllowOwnAS uint8
+	// TTLSecurity is the number of hops that the peer is away at most: its packets must
+	// arrive with a TTL of at least 256 less that (RFC 5082). 0: any TTL.
+	TTLSecurity uint8
+	// ReflectorCluster makes the peer a client of this route reflector, RFC 4456; zero: it
+	// is none.
+	ReflectorCluster netip.Addr
+	// Held says why there must be no session for now, and what to do; empty: there may be.
+	Held string
+}
+
+// ASFor is the AS that the peer knows a speaker of the AS own by.
+func (p Peer) ASFor(own uint32) uint32 {
+	if p.LocalAS != 0 {
+		return p.LocalAS
+	}
+	return own
 }
 
 // Secret is a string that no log line and no status shows.
@@ -100,6 +122,13 @@ type Path struct {
 	Prefix    netip.Prefix
 	NextHop   netip.Addr
 	LocalPref uint32 // RFC 4271 §5.1.5
+	// Communities that it carries, sorted, each once.
+	Communities []Community
+}
+
+// Equal reports whether both are the same.
+func (p Path) Equal(o Path) bool {
+	return p.Prefix == o.Prefix && p.NextHop == o.NextHop && p.LocalPref == o.LocalPref && slices.Equal(p.Communities, o.Communities)
 }
 
 // SessionState is a state of the BGP finite state machine, RFC 4271 §8.2.2.

@@ -42,7 +42,7 @@ func TestStatementAdmits(t *testing.T) {
 		{"shorter than the statement's own prefix, however lax its bounds", Statement{Prefix: blocks.Prefix, MaxBits: 32, NextHops: blocks.NextHops}, "10.244.0.0/8", node, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := NewEvaluator([]Statement{tc.s}).Judge(netip.MustParsePrefix(tc.prefix), tc.hop) == Accepted; got != tc.want {
+			if got := NewEvaluator([]Statement{tc.s}).Judge(netip.MustParsePrefix(tc.prefix), Hop{Next: tc.hop}) == Accepted; got != tc.want {
 				t.Errorf("Admits(%s via %s) = %t, want %t", tc.prefix, tc.hop, got, tc.want)
 			}
 		})

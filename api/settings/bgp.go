@@ -1,17 +1,24 @@
 package settings
 
+import "slices"
+
 const (
-	onlyMesh    = "this version of Manx has the mesh of nodes only, and makes no session from a BGPPeer"
 	onlyMeshOut = "this version of Manx announces the nodes' blocks and borrowed addresses only"
-	noPassword  = "the sessions of this version of Manx have no password (TCP-MD5): they would run without it; remove the field, or keep others from the nodes' port of BGP"
+	noPodPeers  = "this version of Manx does not peer with pods"
+
+	readsConfiguration = "internal/bgpconfig.TestParseConfiguration"
+	readsPeer          = "internal/bgpconfig.TestParsePeer"
+	readsFilter        = "internal/bgpconfig.TestParseFilter"
+	routerOptions      = "bgp/speaker/gobgp.TestRouterOptions"
+	explicitPeers      = "bgp/peering.TestExplicit"
 )
 
 var bgpConfiguration = Kind{
-	Kind: "BGPConfiguration", Plural: "bgpconfigurations", Only: []string{"default"},
-	Entries: []Entry{
+	Kind: "BGPConfiguration", Plural: "bgpconfigurations", Only: []string{"default", "node."},
+	Entries: slices.Concat([]Entry{
 		none("spec.logSeverityScreen", "use FELIX_LOGSEVERITYSCREEN of manx-node", "Info"),
 		{Name: "spec.nodeToNodeMeshEnabled", Effect: ActedOn, Shown: "bgp/peering.TestPeers",
-			Why: "false ends all sessions between nodes, and nodes are not ready then: this version of Manx has no other peers"},
+			Why: "false ends the sessions between nodes but for those of BGPPeers; a node without any is not ready"},
 		acted("spec.asNumber", "internal/datastore.TestBGPConfigurationDefaults"),
 		acted("spec.listenPort", "internal/datastore.TestBGPConfigurationDefaults"),
 		none("spec.bindMode", "the speaker listens on the node's own addresses, as with NodeIP", "NodeIP"),
@@ -20,50 +27,74 @@ var bgpConfiguration = Kind{
 		none("spec.serviceExternalIPs", onlyMeshOut),
 		none("spec.serviceLoadBalancerIPs", onlyMeshOut),
 		none("spec.serviceLoadBalancerAggregation", onlyMeshOut, "Enabled"),
-		none("spec.communities", "this version of Manx announces no communities"),
-		none("spec.prefixAdvertisements", "this version of Manx announces no communities"),
-		refused("spec.nodeMeshPassword", noPassword),
-		none("spec.nodeMeshMaxRestartTime", "peers keep a restarting node's paths for 120 s", "2m0s", "120s", "2m"),
-		none("spec.localWorkloadPeeringIPV4", "this version of Manx does not peer with pods"),
-		none("spec.localWorkloadPeeringIPV6", "this version of Manx does not peer with pods"),
-		none("spec.programClusterRoutes", "Manx always writes the routes between nodes", "Disabled"),
-		none("spec.ipv4NormalRoutePriority", "Manx's routes have the metric 0", "0"),
-		none("spec.ipv6NormalRoutePriority", "Manx's routes have the kernel's metric", "0"),
-	},
+	}, below("spec.communities[].", readsConfiguration, "name", "value"), below("spec.prefixAdvertisements[].", readsConfiguration, "cidr", "communities"),
+		password("spec.nodeMeshPassword", "internal/datastore.TestPasswords"), []Entry{
+			acted("spec.nodeMeshMaxRestartTime", readsConfiguration),
+			none("spec.localWorkloadPeeringIPV4", noPodPeers),
+			none("spec.localWorkloadPeeringIPV6", noPodPeers),
+			none("spec.programClusterRoutes", "Manx always writes the routes between nodes", "Disabled"),
+			none("spec.ipv4NormalRoutePriority", "Manx's routes have the metric 0", "0"),
+			none("spec.ipv6NormalRoutePriority", "Manx's routes have the kernel's metric", "0"),
+		}),
 }
 
 var bgpPeer = Kind{
 	Kind: "BGPPeer", Plural: "bgppeers",
-	Entries: []Entry{
-		none("spec.node", onlyMesh),
-		none("spec.nodeSelector", onlyMesh),
-		none("spec.peerIP", onlyMesh),
-		none("spec.asNumber", onlyMesh),
-		none("spec.localASNumber", onlyMesh),
-		none("spec.peerSelector", onlyMesh),
-		none("spec.localWorkloadSelector", onlyMesh),
-		none("spec.reversePeering", onlyMesh, "Auto"),
-		none("spec.keepOriginalNextHop", onlyMesh, "false"),
-		none("spec.nextHopMode", onlyMesh, "Auto"),
-		refused("spec.password", onlyMesh+", with a password or without; remove the field"),
-		none("spec.sourceAddress", onlyMesh, "UseNodeIP"),
-		none("spec.maxRestartTime", onlyMesh),
-		none("spec.keepaliveTime", onlyMesh),
-		none("spec.numAllowedLocalASNumbers", onlyMesh, "0"),
-		none("spec.ttlSecurity", onlyMesh),
-		none("spec.reachableBy", onlyMesh),
-		none("spec.filters", onlyMesh),
-	},
+	Entries: slices.Concat([]Entry{
+		acted("spec.node", explicitPeers),
+		acted("spec.nodeSelector", explicitPeers),
+		acted("spec.peerIP", readsPeer),
+		acted("spec.asNumber", readsPeer),
+		acted("spec.localASNumber", routerOptions),
+		acted("spec.peerSelector", explicitPeers),
+		refused("spec.localWorkloadSelector", noPodPeers+"; remove the BGPPeer"),
+		acted("spec.reversePeering", explicitPeers),
+		{Name: "spec.keepOriginalNextHop", Effect: ActedOn, Shown: readsPeer, Why: "nextHopMode comes first"},
+		acted("spec.nextHopMode", "bgp/policy.TestSessions"),
+	}, password("spec.password", routerOptions), []Entry{
+		acted("spec.sourceAddress", explicitPeers),
+		acted("spec.maxRestartTime", readsPeer),
+		acted("spec.keepaliveTime", routerOptions),
+		acted("spec.numAllowedLocalASNumbers", readsPeer),
+		acted("spec.ttlSecurity", routerOptions),
+		none("spec.reachableBy", "Manx writes no route to a peer; give the nodes one, or peer with an address on link"),
+		{Name: "spec.filters", Effect: ActedOn, Shown: "bgp/speaker/gobgp.TestRouter",
+			Why: "nothing passes a session that names a BGPFilter that is not there, or not valid"},
+	}),
 }
-
-const noFilters = "this version of Manx has no sessions that a BGPFilter could be for; what nodes learn from one another is decided by the pools"
 
 var bgpFilter = Kind{
 	Kind: "BGPFilter", Plural: "bgpfilters",
-	Entries: []Entry{
-		none("spec.exportV4", noFilters),
-		none("spec.importV4", noFilters),
-		none("spec.exportV6", noFilters),
-		none("spec.importV6", noFilters),
-	},
+	Entries: slices.Concat(
+		rule("spec.exportV4[]."), rule("spec.importV4[]."), rule("spec.exportV6[]."), rule("spec.importV6[]."),
+	),
+}
+
+// rule has the entries of a BGPFilter's rule.
+func rule(prefix string) []Entry {
+	return slices.Concat(
+		below(prefix, readsFilter, "cidr", "matchOperator", "prefixLength.min", "prefixLength.max", "source"),
+		[]Entry{{Name: prefix + "interface", Effect: Refused, Weight: NotReady,
+			Why: "Manx announces ranges and addresses, not the routes of interfaces, so that the BGPFilter is not valid; match their cidr"}},
+		below(prefix, readsFilter, "peerType", "communities.values", "asPathPrefix", "priority", "action",
+			"operations[].addCommunity.value", "operations[].prependASPath.prefix", "operations[].setPriority.value"),
+	)
+}
+
+// below has an entry for each field of a structure, all acted on, as one test shows.
+func below(prefix, shown string, names ...string) (out []Entry) {
+	for _, n := range names {
+		out = append(out, acted(prefix+n, shown))
+	}
+	return out
+}
+
+// password has the entries of a reference to a password.
+func password(prefix, shown string) []Entry {
+	return []Entry{
+		{Name: prefix + ".secretKeyRef.name", Effect: ActedOn, Shown: shown,
+			Why: "of a Secret in kube-system; while it cannot be read, the sessions stay down"},
+		acted(prefix+".secretKeyRef.key", shown),
+		none(prefix+".secretKeyRef.optional", "without its password a session stays down", "false"),
+	}
 }

@@ -50,13 +50,14 @@ func (s Self) of(p netip.Prefix) netip.Addr {
 }
 
 // Paths returns the announcements of the confirmed blocks and of the borrowed
-// addresses, each prefix once, sorted. Of borrowed, what is no address or lies inside
+// addresses, each prefix once, sorted, with the communities of all advertisements that it
+// is inside of. Of borrowed, what is no address or lies inside
 // a confirmed block is left out: a host route there would say nothing new.
-func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []bgp.Pool) []bgp.Path {
+func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []bgp.Pool, advertisements []bgp.Advertisement) []bgp.Path {
 	var out []bgp.Path
 	announce := func(p netip.Prefix) {
 		if hop := self.of(p); hop.IsValid() && exported(p, pools) {
-			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref})
+			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref, Communities: communitiesOf(p, advertisements)})
 		}
 	}
 	for _, block := range confirmed {
@@ -69,6 +70,17 @@ func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []b
 	}
 	slices.SortFunc(out, func(a, b bgp.Path) int { return a.Prefix.Compare(b.Prefix) })
 	return slices.CompactFunc(out, func(a, b bgp.Path) bool { return a.Prefix == b.Prefix })
+}
+
+// communitiesOf are those of the advertisements that prefix is inside of.
+func communitiesOf(prefix netip.Prefix, advertisements []bgp.Advertisement) (out []bgp.Community) {
+	for _, a := range advertisements {
+		if a.Prefix.Bits() <= prefix.Bits() && a.Prefix.Contains(prefix.Addr()) {
+			out = append(out, a.Communities...)
+		}
+	}
+	slices.SortFunc(out, bgp.Community.Compare)
+	return slices.Compact(out)
 }
 
 // exported reports whether prefix is a block or an address of a pool that is let into

@@ -56,7 +56,7 @@ func TestPaths(t *testing.T) {
 				borrowed = append(borrowed, netip.MustParseAddr(b))
 			}
 			var got []string
-			for _, p := range Paths(Self{IPv4: tc.self}, blocks, borrowed, pools) {
+			for _, p := range Paths(Self{IPv4: tc.self}, blocks, borrowed, pools, nil) {
 				if p.NextHop != tc.self || p.LocalPref != LocalPref {
 					t.Errorf("%+v: want next hop %s and LOCAL_PREF %d", p, tc.self, LocalPref)
 				}
@@ -78,7 +78,7 @@ func TestPathsOfOlderBlocks(t *testing.T) {
 		blocks = append(blocks, netip.MustParsePrefix(b))
 	}
 	var got []string
-	for _, p := range Paths(self, blocks, nil, pools) {
+	for _, p := range Paths(self, blocks, nil, pools, nil) {
 		got = append(got, p.Prefix.String())
 	}
 	if fmt.Sprint(got) != "[10.244.2.0/25 10.244.3.0/26]" {
@@ -119,7 +119,7 @@ func TestPathsOfBothFamilies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
-			for _, p := range Paths(tc.self, blocks, borrowed, pools) {
+			for _, p := range Paths(tc.self, blocks, borrowed, pools, nil) {
 				if p.LocalPref != LocalPref {
 					t.Errorf("%+v: want LOCAL_PREF %d", p, LocalPref)
 				}

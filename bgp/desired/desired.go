@@ -2,12 +2,14 @@
 // of the cluster and of this node's addresses. It is pure: the agent translates its
 // objects into a bgp.Cluster and hands the result to bgp/speaker.
 //
-//	nodes ──▶ bgp/peering ───▶ peers
-//	pools ──▶ bgp/policy ────▶ import rules
-//	blocks ─▶ bgp/advertise ─▶ announcements
+//	nodes, BGPPeers ───▶ bgp/peering ───▶ peers
+//	pools, BGPFilters ─▶ bgp/policy ────▶ import and export rules
+//	blocks ────────────▶ bgp/advertise ─▶ announcements
 package desired
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -18,9 +20,14 @@ import (
 	"github.com/manx-cni/manx/bgp/speaker"
 )
 
-// maxPrefixes bounds what one node may announce: Calico's limit of 20 blocks a
-// node with room for borrowed addresses, far below what would hurt.
-const maxPrefixes = 4096
+const (
+	// maxPrefixes bounds what one node may announce: Calico's limit of 20 blocks a
+	// node with room for borrowed addresses, far below what would hurt.
+	maxPrefixes = 4096
+	// maxRouterPrefixes bounds what a router or a route reflector may announce: the blocks
+	// of 5,000 nodes, and as much again.
+	maxRouterPrefixes = 200_000
+)
 
 // Self is the node itself.
 type Self struct {
@@ -40,27 +47,58 @@ type Addresses struct {
 	Borrowed []netip.Addr
 }
 
-// Compute returns what the speaker of a node should be, and which addresses several nodes
-// claim. A node without an IPv6 address knows of no other's, and so speaks of IPv4 alone
-// whatever the others have.
-func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peering.Conflict) {
-	as := self.AS
-	if as == 0 {
-		as = c.AS
-	}
-	nodes := asSeenBy(self, c.Nodes)
-	d := speaker.Desired{
-		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: c.ListenPort},
-		Policy: bgp.Policy{Import: policy.Import(c.Pools, addressesOfOthers(self, nodes)), Export: policy.Export()},
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools),
-		Own:    addrs.Own,
-		Lent:   addrs.Lent,
-	}
-	var conflicts []peering.Conflict
-	d.Peers, conflicts = peering.Peers(peering.Input{
-		Self: self.Name, Nodes: nodes, Mesh: c.Mesh, AS: c.AS, ListenPort: c.ListenPort, MaxPrefixes: maxPrefixes,
+// Compute returns what the speaker of a node should be, which addresses several nodes
+// claim, and which BGPPeers come to nothing. A node without an IPv6 address knows of no
+// other's, and so speaks of IPv4 alone whatever the others have.
+func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peering.Conflict, []peering.Problem) {
+	as := cmp.Or(self.AS, c.AS)
+	c.Nodes = asSeenBy(self, c.Nodes)
+	peers, conflicts, problems := peering.Peers(peering.Input{
+		Cluster: c, Self: self.Name, MaxPrefixes: maxPrefixes, MaxRouterPrefixes: maxRouterPrefixes,
 	})
-	return d, conflicts
+	sessions, unknown := sessionsOf(c, as, peers)
+	var reflector bool
+	port := c.ListenPort
+	for _, n := range c.Nodes {
+		if n.Name == self.Name {
+			reflector, port = n.RouteReflectorClusterID.IsValid(), cmp.Or(n.ListenPort, port)
+		}
+	}
+	return speaker.Desired{
+		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: port},
+		Peers:  peers,
+		Policy: bgp.Policy{
+			Import: policy.Import(c.Pools, addressesOfOthers(self, c.Nodes), sessions),
+			Export: policy.Export(c.Pools, sessions, reflector),
+		},
+		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools, c.Advertisements),
+		Own:   addrs.Own,
+		Lent:  addrs.Lent,
+	}, conflicts, append(problems, unknown...)
+}
+
+// sessionsOf are the sessions of BGPPeers as policy has to know them. One that names a
+// filter that is not there lets nothing through: what the filter would keep out is not
+// known.
+func sessionsOf(c bgp.Cluster, as uint32, peers []bgp.Peer) (out []policy.Session, problems []peering.Problem) {
+	for _, p := range peers {
+		i := slices.IndexFunc(c.Peers, func(o bgp.PeerConfig) bool { return o.Name == p.BGPPeer })
+		if i < 0 {
+			continue
+		}
+		s := policy.Session{Peer: p, OwnAS: p.ASFor(as), NextHop: c.Peers[i].NextHop}
+		for _, name := range c.Peers[i].Filters {
+			f, ok := c.Filters[name]
+			if !ok && !s.Shut {
+				s.Shut = true
+				problems = append(problems, peering.Problem{BGPPeer: p.BGPPeer, Reason: fmt.Sprintf(
+					"there is no valid BGPFilter %s, so that nothing is taken from %s and nothing announced to it: create the filter, or take its name out of filters", name, p.Addr)})
+			}
+			s.Filters = append(s.Filters, f)
+		}
+		out = append(out, s)
+	}
+	return out, problems
 }
 
 // asSeenBy are the nodes with this one's addresses as it has just published them, which

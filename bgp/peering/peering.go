@@ -5,13 +5,21 @@
 // both have IPv6 have a second session between their IPv6 addresses, which carries
 // IPv6 prefixes alone, as the first one carries IPv4's. Either family may be missing
 // on a node. Route reflectors (nodes with a cluster ID) are outside the mesh: they
-// are reached through BGPPeer objects. Of the two ends of a session exactly one
-// dials, the one whose address sorts higher as text: two calls that cross would
-// end each other and with them a graceful restart. The rule is Calico's, so that
-// a cluster of both agrees on who dials ("10.0.0.9" dials "10.0.0.10").
+// are reached through BGPPeer objects.
+//
+// A BGPPeer adds sessions with a router, or with other nodes, which peer back by
+// themselves. Where it names a peer that the mesh has as well, it decides how the session
+// is. Of two BGPPeers for one address the one for all nodes comes first, then the one
+// whose name does; the other one has no session, and a Problem says so.
+//
+// Of the two ends of a session between nodes exactly one dials, the one whose address
+// sorts higher as text: two calls that cross would end each other and with them a graceful
+// restart. The rule is Calico's, so that a cluster of both agrees on who dials
+// ("10.0.0.9" dials "10.0.0.10"). Routers are dialled.
 package peering
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,15 +28,22 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-// Input is what the mesh depends on.
+// Input is what the sessions of a node depend on.
 type Input struct {
-	Self        string // this node's name
-	Nodes       []bgp.Node
-	Mesh        bool
-	AS          uint32 // the cluster's
-	ListenPort  uint16
-	MaxPrefixes uint32 // per session
+	bgp.Cluster
+	Self string // this node's name
+	// MaxPrefixes and MaxRouterPrefixes bound a session with a node that announces its own,
+	// and one with a router or a route reflector, which announces what others have.
+	MaxPrefixes, MaxRouterPrefixes uint32
 }
+
+// Problem is a BGPPeer that has no session on this node although it asks for one.
+type Problem struct {
+	BGPPeer string
+	Reason  string // and what to do
+}
+
+func (p Problem) Error() string { return fmt.Sprintf("BGPPeer %s: %s", p.BGPPeer, p.Reason) }
 
 // Conflict is an address that several nodes claim. None of them is peered with:
 // whoever answers could be the wrong one.
@@ -41,13 +56,21 @@ func (c Conflict) Error() string {
 	return fmt.Sprintf("address %s is claimed by nodes %s; no session with any of them until one is left", c.Addr, strings.Join(c.Nodes, ", "))
 }
 
-// Peers returns this node's sessions sorted by address, IPv4 first, and the conflicts
-// found. A conflict is one of an address: the sessions of the other family stay.
-func Peers(in Input) ([]bgp.Peer, []Conflict) {
+// Peers returns this node's sessions sorted by address, IPv4 first, what was found to be
+// contested between nodes, and the BGPPeers that come to nothing here. A conflict is one of
+// an address: the sessions of the other family stay.
+func Peers(in Input) ([]bgp.Peer, []Conflict, []Problem) {
 	claims := claimsOf(in.Nodes)
-	peers := slices.DeleteFunc(meshOf(in), func(p bgp.Peer) bool { return len(claims[p.Addr]) > 1 })
+	explicit, problems := explicitOf(in)
+	peers := slices.Clone(explicit)
+	for _, p := range meshOf(in) {
+		if !slices.ContainsFunc(explicit, func(e bgp.Peer) bool { return e.Addr == p.Addr }) {
+			peers = append(peers, p)
+		}
+	}
+	peers = slices.DeleteFunc(peers, func(p bgp.Peer) bool { return len(claims[p.Addr]) > 1 })
 	slices.SortFunc(peers, func(a, b bgp.Peer) int { return a.Addr.Compare(b.Addr) })
-	return peers, conflictsOf(claims)
+	return peers, conflictsOf(claims), problems
 }
 
 // claimsOf are the names of the nodes that claim each address.
@@ -76,12 +99,7 @@ func conflictsOf(claims map[netip.Addr][]string) (out []Conflict) {
 
 // meshOf are the sessions of the node-to-node mesh.
 func meshOf(in Input) (peers []bgp.Peer) {
-	var self bgp.Node
-	for _, n := range in.Nodes {
-		if n.Name == in.Self {
-			self = n
-		}
-	}
+	self := nodeOf(in, in.Self)
 	if !in.Mesh || self.RouteReflectorClusterID.IsValid() {
 		return nil
 	}
@@ -89,21 +107,22 @@ func meshOf(in Input) (peers []bgp.Peer) {
 		if n.Name == in.Self || n.RouteReflectorClusterID.IsValid() {
 			continue
 		}
-		as := n.AS
-		if as == 0 {
-			as = in.AS
+		for _, p := range between(in, self, n) {
+			p.Name = "Mesh_" + underscored(p.Addr)
+			p.Password, p.Held, p.Restart = in.MeshPassword, in.MeshHeld, in.MeshRestart
+			peers = append(peers, p)
 		}
-		for _, ends := range []struct{ local, remote netip.Addr }{{self.IPv4, n.IPv4}, {self.IPv6, n.IPv6}} {
-			if !ends.local.IsValid() || !ends.remote.IsValid() {
-				continue
-			}
+	}
+	return peers
+}
+
+// between are the sessions of two nodes, one for each family that both have.
+func between(in Input, self, other bgp.Node) (peers []bgp.Peer) {
+	for _, ends := range []struct{ local, remote netip.Addr }{{self.IPv4, other.IPv4}, {self.IPv6, other.IPv6}} {
+		if ends.local.IsValid() && ends.remote.IsValid() {
 			peers = append(peers, bgp.Peer{
-				Name:        name(ends.remote),
-				Node:        n.Name,
-				Addr:        ends.remote,
-				Port:        in.ListenPort,
-				AS:          as,
-				Local:       ends.local,
+				Node: other.Name, Addr: ends.remote, Port: cmp.Or(other.ListenPort, in.ListenPort),
+				AS: cmp.Or(other.AS, in.AS), Local: ends.local,
 				Passive:     ends.remote.String() > ends.local.String(),
 				MaxPrefixes: in.MaxPrefixes,
 			})
@@ -112,7 +131,15 @@ func meshOf(in Input) (peers []bgp.Peer) {
 	return peers
 }
 
-// name is Calico's name of a session of the mesh: Mesh_10_0_0_2, Mesh_fd00__2.
-func name(peer netip.Addr) string {
-	return "Mesh_" + strings.NewReplacer(".", "_", ":", "_").Replace(peer.String())
+func nodeOf(in Input, name string) bgp.Node {
+	i := slices.IndexFunc(in.Nodes, func(n bgp.Node) bool { return n.Name == name })
+	if i < 0 {
+		return bgp.Node{}
+	}
+	return in.Nodes[i]
+}
+
+// underscored is an address as it stands in Calico's names of sessions: 10_0_0_2, fd00__2.
+func underscored(a netip.Addr) string {
+	return strings.NewReplacer(".", "_", ":", "_", "%", "_").Replace(a.String())
 }

@@ -17,7 +17,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func node(name, ip string) bgp.Node { return bgp.Node{Name: name, IPv4: addr(ip)} }
 
 func mesh(self string, nodes ...bgp.Node) Input {
-	return Input{Self: self, Nodes: nodes, Mesh: true, AS: 64512, ListenPort: 179, MaxPrefixes: 100}
+	return Input{Self: self, Cluster: bgp.Cluster{Nodes: nodes, Mesh: true, AS: 64512, ListenPort: 179}, MaxPrefixes: 100, MaxRouterPrefixes: 1000}
 }
 
 func peer(name, node, ip string, as uint32, passive bool) bgp.Peer {
@@ -51,7 +51,7 @@ func TestPeers(t *testing.T) {
 			peer("Mesh_10_0_0_1", "a", "10.0.0.1", 64512, false),
 		}, nil},
 		{"and so are we as one", mesh("self", selfReflector, node("a", "10.0.0.1")), nil, nil},
-		{"mesh off", Input{Self: "self", Nodes: []bgp.Node{self, node("a", "10.0.0.1")}, AS: 64512}, nil, nil},
+		{"mesh off", Input{Self: "self", Cluster: bgp.Cluster{Nodes: []bgp.Node{self, node("a", "10.0.0.1")}, AS: 64512}}, nil, nil},
 		{"two nodes with one address", mesh("self", self, node("z", "10.0.0.1"), node("a", "10.0.0.1"), node("b", "10.0.0.2")), []bgp.Peer{
 			peer("Mesh_10_0_0_2", "b", "10.0.0.2", 64512, true),
 		}, []Conflict{{addr("10.0.0.1"), []string{"a", "z"}}}},
@@ -59,7 +59,7 @@ func TestPeers(t *testing.T) {
 			[]Conflict{{addr("10.0.0.10"), []string{"self", "thief"}}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			peers, conflicts := Peers(tc.in)
+			peers, conflicts, _ := Peers(tc.in)
 			if d := cmp.Diff(tc.peers, peers, compare); d != "" {
 				t.Errorf("peers (-want +got):\n%s", d)
 			}
@@ -122,7 +122,7 @@ func TestPeersOfBothFamilies(t *testing.T) {
 		{"a node's own AS", mesh("self", self, withAS), []bgp.Peer{otherAS}, nil},
 		{"route reflectors are outside the mesh", mesh("self", self, reflector), nil, nil},
 		{"and so are we as one", mesh("self", selfReflector, dual("b", "10.0.1.1", "fd00::1")), nil, nil},
-		{"mesh off", Input{Self: "self", Nodes: []bgp.Node{self, dual("b", "10.0.1.1", "fd00::1")}, AS: 64512}, nil, nil},
+		{"mesh off", Input{Self: "self", Cluster: bgp.Cluster{Nodes: []bgp.Node{self, dual("b", "10.0.1.1", "fd00::1")}, AS: 64512}}, nil, nil},
 		{"a conflict of IPv6 leaves IPv4 alone", mesh("self", self, dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.2", "fd00::1")), []bgp.Peer{
 			peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true), peer("Mesh_10_0_1_2", "a", "10.0.1.2", 64512, true),
 		}, []Conflict{{addr("fd00::1"), []string{"a", "b"}}}},
@@ -133,7 +133,7 @@ func TestPeersOfBothFamilies(t *testing.T) {
 			[]Conflict{{addr("10.0.1.1"), []string{"a", "b"}}, {addr("fd00::1"), []string{"a", "b"}}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			peers, conflicts := Peers(tc.in)
+			peers, conflicts, _ := Peers(tc.in)
 			if d := cmp.Diff(tc.peers, peers, compare); d != "" {
 				t.Errorf("peers (-want +got):\n%s", d)
 			}
@@ -154,7 +154,7 @@ func TestOneEndDials(t *testing.T) {
 	}
 	passive := map[[2]string]bool{}
 	for _, self := range ips {
-		peers, _ := Peers(mesh(self, nodes...))
+		peers, _, _ := Peers(mesh(self, nodes...))
 		if len(peers) != len(ips)-1 {
 			t.Fatalf("%s has %d peers, want %d", self, len(peers), len(ips)-1)
 		}
@@ -178,7 +178,7 @@ func TestOneEndDialsIPv6(t *testing.T) {
 	}
 	passive, names := map[[2]string]bool{}, map[string]string{}
 	for _, self := range ips {
-		peers, _ := Peers(mesh(self, nodes...))
+		peers, _, _ := Peers(mesh(self, nodes...))
 		if len(peers) != len(ips)-1 {
 			t.Fatalf("%s has %d peers, want %d", self, len(peers), len(ips)-1)
 		}

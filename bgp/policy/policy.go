@@ -79,12 +79,33 @@ func statements(p bgp.Pool) (out []bgp.Statement) {
 	return out
 }
 
-// Import returns statements that admit what each pool Announces. nodes are the next hops
-// that may stand behind it, without this node, of both families in any order; a statement
-// gets those of its pool's family, and a pool whose family no other node has is left out.
-// Pools that are disabled belong to pools: nothing new comes from them, what is there
-// stays reachable.
-func Import(pools []bgp.Pool, nodes []netip.Addr) []bgp.Statement {
+// Session is a session as its policy has to know it.
+type Session struct {
+	bgp.Peer
+	// OwnAS is the AS that the peer knows this node by.
+	OwnAS uint32
+	// Filters are those of its BGPPeer, in order; NextHop is what it says of next hops.
+	Filters []bgp.Filter
+	NextHop bgp.NextHopMode
+	// Shut lets nothing in and nothing out: a filter that it names is not known.
+	Shut bool
+}
+
+// external: the peer is of another AS.
+func (s Session) external() bool { return s.AS != s.OwnAS }
+
+// Import returns the rules of what comes in. First those of the sessions' filters, each for
+// its session alone; what none of them decides is judged by the pools: statements that
+// admit what each pool Announces.
+//
+// nodes are the next hops that may stand behind it, without this node, of both families in
+// any order; a statement gets those of its pool's family, and a pool whose family no other
+// node has is left out. Pools that are disabled belong to pools: nothing new comes from
+// them, what is there stays reachable.
+//
+// LOCAL_PREF of what the pools admit is the same whatever the peer says: a node that says a
+// higher one draws no packets to itself.
+func Import(pools []bgp.Pool, nodes []netip.Addr, sessions []Session) []bgp.Statement {
 	// Statements of a family share one list.
 	hops := map[bool][]netip.Addr{} // by whether it is IPv4
 	for _, n := range nodes {
@@ -96,8 +117,21 @@ func Import(pools []bgp.Pool, nodes []netip.Addr) []bgp.Statement {
 		slices.SortFunc(list, netip.Addr.Compare)
 	}
 	var out []bgp.Statement
+	for _, s := range sessions {
+		for _, st := range s.filtered(bgp.Filter.ImportRules, "import") {
+			st.Local, st.Learned = false, false // all of it is learned
+			st.AnyNextHop = true
+			if s.external() && st.Action == bgp.Accept {
+				// A router of another AS is itself the next hop of what it announces; one that
+				// names a third is not believed.
+				st.AnyNextHop, st.NextHops = false, []netip.Addr{s.Addr}
+			}
+			out = append(out, st)
+		}
+	}
 	for _, p := range pools {
 		for _, s := range statements(p) {
+			s.Set.LocalPref = localPref
 			if s.NextHops = hops[p.CIDR.Addr().Is4()]; len(s.NextHops) > 0 { // else no next hop is right
 				out = append(out, s)
 			}
@@ -106,6 +140,65 @@ func Import(pools []bgp.Pool, nodes []netip.Addr) []bgp.Statement {
 	return out
 }
 
-// Export returns statements that let out what this node announces itself, and nothing that
-// it has learned: a node is no transit.
-func Export() []bgp.Statement { return []bgp.Statement{{Name: "local", Local: true}} }
+// localPref is the LOCAL_PREF of other nodes' paths here, RFC 4271 §5.1.5: the usual
+// default.
+const localPref = 100
+
+// Export returns the rules of what goes out. First those of the sessions' filters; what
+// none of them decides goes out if this node announces it itself. A node is no transit,
+// unless it is a route reflector: then it hands on to the peers of its BGPPeers what it has
+// learned of the pools.
+func Export(pools []bgp.Pool, sessions []Session, reflector bool) (out []bgp.Statement) {
+	local := bgp.Statement{Name: "local", Local: true}
+	for _, s := range sessions {
+		out = append(out, s.filtered(bgp.Filter.ExportRules, "export")...)
+		if s.NextHop != bgp.NextHopAuto {
+			st := local
+			st.Name, st.Peers, st.Set.NextHop = "local-"+s.Name, []netip.Addr{s.Addr}, s.NextHop
+			out = append(out, st)
+		}
+		if !reflector || s.BGPPeer == "" {
+			continue
+		}
+		for _, p := range pools {
+			for _, st := range statements(p) {
+				if p.DisableBGPExport || p.CIDR.Addr().Is4() != s.Addr.Is4() {
+					continue
+				}
+				st.Name, st.Peers, st.Learned, st.Set.NextHop = "reflect-"+st.Name+"-"+s.Name, []netip.Addr{s.Addr}, true, s.NextHop
+				out = append(out, st)
+			}
+		}
+	}
+	return append(out, local)
+}
+
+// filtered are the rules of a direction that the session's filters come to.
+func (s Session) filtered(rules func(bgp.Filter) []bgp.FilterRule, direction string) (out []bgp.Statement) {
+	if s.Shut {
+		return []bgp.Statement{{
+			Name: "shut-" + s.Name, Peers: []netip.Addr{s.Addr}, Action: bgp.Reject,
+			Prefix: netip.PrefixFrom(s.Addr, 0).Masked(), MaxBits: s.Addr.BitLen(),
+		}}
+	}
+	for i, f := range s.Filters {
+		for j, r := range rules(f) {
+			st := r.Statement
+			if st.Prefix.Addr().Is4() != s.Addr.Is4() || r.PeerType != bgp.AnyPeerType && (r.PeerType == bgp.ExternalPeer) != s.external() {
+				continue
+			}
+			st.Name = fmt.Sprintf("filter-%s-%s-%d-%d", s.Name, direction, i, j)
+			st.Peers = []netip.Addr{s.Addr}
+			if direction == "export" && st.Action == bgp.Accept {
+				st.Set.NextHop = s.NextHop
+				// Our own AS is in the path already, and must be its first for a router of
+				// another AS that looks (RFC 4271 §6.3).
+				if p := st.Set.Prepend; s.external() && len(p) > 0 && p[0] != s.OwnAS {
+					st.Set.Prepend = slices.Concat([]uint32{s.OwnAS}, p)
+				}
+			}
+			out = append(out, st)
+		}
+	}
+	return out
+}

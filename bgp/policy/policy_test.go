@@ -15,7 +15,7 @@ func pool(name, cidr string, bits int) bgp.Pool {
 func TestImport(t *testing.T) {
 	nodes := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}
 	pools := []bgp.Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
-	accept := Import(pools, nodes)
+	accept := Import(pools, nodes, nil)
 	for _, tc := range []struct {
 		prefix, hop string
 		want        bool
@@ -39,7 +39,7 @@ func TestImport(t *testing.T) {
 		{"10.0.0.3/32", "10.0.0.2", false}, // a node's own address
 	} {
 		p, hop := netip.MustParsePrefix(tc.prefix), netip.MustParseAddr(tc.hop)
-		if got := bgp.NewEvaluator(accept).Judge(p, hop) == bgp.Accepted; got != tc.want {
+		if got := bgp.NewEvaluator(accept).Judge(p, bgp.Hop{Next: hop}) == bgp.Accepted; got != tc.want {
 			t.Errorf("%s via %s: admitted %t, want %t", p, hop, got, tc.want)
 		}
 	}
@@ -69,7 +69,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
-			for _, s := range Import(pools, tc.nodes) {
+			for _, s := range Import(pools, tc.nodes, nil) {
 				name := s.Name
 				for _, h := range s.NextHops {
 					name += " " + h.String()
@@ -81,7 +81,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 			}
 		})
 	}
-	accept := Import(pools, addrs("10.0.0.2", "fd00::2"))
+	accept := Import(pools, addrs("10.0.0.2", "fd00::2"), nil)
 	for _, tc := range []struct {
 		prefix, hop string
 		want        bool
@@ -103,7 +103,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 		{"::/0", "fd00::2", false},
 	} {
 		p, hop := netip.MustParsePrefix(tc.prefix), netip.MustParseAddr(tc.hop)
-		if got := bgp.NewEvaluator(accept).Judge(p, hop) == bgp.Accepted; got != tc.want {
+		if got := bgp.NewEvaluator(accept).Judge(p, bgp.Hop{Next: hop}) == bgp.Accepted; got != tc.want {
 			t.Errorf("%s via %s: admitted %t, want %t", p, hop, got, tc.want)
 		}
 	}
@@ -118,7 +118,7 @@ func TestImportOfOlderBlocks(t *testing.T) {
 		{Name: "six", CIDR: netip.MustParsePrefix("fd00:10::/48"), BlockBits: 122, Sizes: []int{120, 64}},
 		{Name: "any", CIDR: netip.MustParsePrefix("10.7.0.0/16")},
 	}
-	accept := Import(pools, []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00::2")})
+	accept := Import(pools, []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00::2")}, nil)
 	for prefix, want := range map[string]bool{
 		"10.0.0.0/25": true, "10.0.0.0/26": true, "10.0.0.9/32": true, "10.0.0.0/27": false, "10.0.0.0/24": false, "10.0.0.0/19": false, "10.0.0.0/16": false,
 		"10.6.0.0/24": true, "10.6.0.0/25": false, "10.6.0.64/26": true, "10.6.0.0/23": false,
@@ -130,7 +130,7 @@ func TestImportOfOlderBlocks(t *testing.T) {
 		if p.Addr().Is6() {
 			hop = netip.MustParseAddr("fd00::2")
 		}
-		if got := bgp.NewEvaluator(accept).Judge(p, hop) == bgp.Accepted; got != want {
+		if got := bgp.NewEvaluator(accept).Judge(p, bgp.Hop{Next: hop}) == bgp.Accepted; got != want {
 			t.Errorf("%s: admitted %t, want %t", p, got, want)
 		}
 		if got := slices.ContainsFunc(pools, func(o bgp.Pool) bool { return Announces(o, p) }); got != want {
@@ -143,7 +143,7 @@ func TestImportIsStable(t *testing.T) {
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	pools := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}
 	given := []netip.Addr{c, a, b}
-	x, y := Import(pools, given), Import(pools, []netip.Addr{b, c, a})
+	x, y := Import(pools, given, nil), Import(pools, []netip.Addr{b, c, a}, nil)
 	if !slices.EqualFunc(x, y, bgp.Statement.Equal) {
 		t.Errorf("the order of nodes makes a difference:\n%v\n%v", x, y)
 	}
@@ -155,11 +155,11 @@ func TestImportIsStable(t *testing.T) {
 func TestImportOfNothing(t *testing.T) {
 	node := []netip.Addr{netip.MustParseAddr("10.0.0.2")}
 	for name, got := range map[string][]bgp.Statement{
-		"no nodes":                       Import([]bgp.Pool{pool("p", "10.244.0.0/16", 26)}, nil),
-		"no pools":                       Import(nil, node),
-		"a block larger than its pool":   Import([]bgp.Pool{pool("p", "10.244.0.0/28", 26)}, node),
-		"a block smaller than addresses": Import([]bgp.Pool{pool("p", "10.244.0.0/28", 64)}, node),
-		"an invalid pool":                Import([]bgp.Pool{{Name: "p"}}, node),
+		"no nodes":                       Import([]bgp.Pool{pool("p", "10.244.0.0/16", 26)}, nil, nil),
+		"no pools":                       Import(nil, node, nil),
+		"a block larger than its pool":   Import([]bgp.Pool{pool("p", "10.244.0.0/28", 26)}, node, nil),
+		"a block smaller than addresses": Import([]bgp.Pool{pool("p", "10.244.0.0/28", 64)}, node, nil),
+		"an invalid pool":                Import([]bgp.Pool{{Name: "p"}}, node, nil),
 	} {
 		if len(got) != 0 {
 			t.Errorf("%s: %v, want nothing", name, got)

@@ -426,7 +426,7 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 	if !hop.Peer.IsValid() || hop.Peer.Is4() != prefix.Addr().Is4() {
 		return RefusedFamily, false
 	}
-	verdict := t.accept.Judge(prefix, hop.Next)
+	verdict := t.accept.Judge(prefix, hop)
 	reached := verdict == bgp.Accepted && hop.Next.Is4() == prefix.Addr().Is4()
 	self := hop.Next.IsValid() && (hop.Next == t.rules.Self || hop.Next == t.rules.Self6)
 	switch {

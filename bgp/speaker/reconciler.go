@@ -223,7 +223,7 @@ func (r *Reconciler) reconcilePaths(want []bgp.Path) (errs []error) {
 	wanted := make(map[netip.Prefix]bgp.Path, len(want))
 	for _, p := range want {
 		wanted[p.Prefix] = p
-		if have, ok := r.paths[p.Prefix]; ok && have == p {
+		if have, ok := r.paths[p.Prefix]; ok && have.Equal(p) {
 			continue
 		}
 		if err := r.cfg.Speaker.Announce([]bgp.Path{p}); err != nil {
@@ -271,13 +271,17 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 		delete(r.peers, addr)
 		switch {
 		case !ok:
-			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node)
+			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node, "BGPPeer", have.BGPPeer)
 		case over && p == have:
 			r.shut[addr] = now.Add(overLimitPause)
 		}
 	}
 	for _, p := range want {
 		if _, ok := r.peers[p.Addr]; ok {
+			continue
+		}
+		if p.Held != "" {
+			r.hold(p)
 			continue
 		}
 		if until, ok := r.shut[p.Addr]; ok && now.Before(until) && r.sessions[p.Addr].Peer == p {
@@ -295,7 +299,7 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 		}
 		delete(r.known, p.Addr)
 		r.peers[p.Addr] = p
-		r.cfg.Log.Info("BGP peer added", "peer", p.Addr, "node", p.Node, "as", p.AS, "passive", p.Passive)
+		r.cfg.Log.Info("BGP peer added", "peer", p.Addr, "node", p.Node, "BGPPeer", p.BGPPeer, "as", p.AS, "passive", p.Passive)
 	}
 	r.mu.Lock()
 	// What is known of peers that are wanted no more, added or not.
@@ -309,6 +313,15 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 	}
 	r.mu.Unlock()
 	return errs
+}
+
+// hold shows a peer that must have no session for now.
+func (r *Reconciler) hold(p bgp.Peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sessions[p.Addr]; s == nil || s.Peer != p {
+		r.sessions[p.Addr] = &bgp.Session{Peer: p, State: bgp.Idle, Since: r.cfg.Now(), LastError: p.Held}
+	}
 }
 
 // forget drops what is kept for a peer that is about to be removed, and its
@@ -343,7 +356,7 @@ func (r *Reconciler) publish(d *Desired) {
 		all := true
 		for _, p := range d.Peers {
 			s := r.sessions[p.Addr]
-			all = all && s != nil && s.State == bgp.Established && s.EndOfRIB
+			all = all && (p.Held != "" || s != nil && s.State == bgp.Established && s.EndOfRIB)
 		}
 		if since := now.Sub(r.started); all || since > r.cfg.SettleTime {
 			r.converged, changed = true, true

@@ -109,7 +109,7 @@ func (f *fake) Withdraw(paths []bgp.Path) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range paths {
-		if f.paths[p.Prefix] != p {
+		if !f.paths[p.Prefix].Equal(p) {
 			f.t.Errorf("path %+v is withdrawn, have %+v", p, f.paths[p.Prefix])
 		}
 		if err := f.do("withdraw %s", p.Prefix); err != nil {

@@ -17,6 +17,12 @@ const (
 	// NoBGPSession: this node has no BGP session to any other node, so that nothing
 	// leads there; the Node's condition NetworkUnavailable says so, too.
 	NoBGPSession ConditionKind = "NoBGPSession"
+	// BGPPeerUnusable: a BGPPeer has no session on this node that it asks for, or one that
+	// nothing may go through.
+	BGPPeerUnusable ConditionKind = "BGPPeerUnusable"
+	// BGPSessionHeld: a session is kept down on purpose: its password cannot be read, and
+	// without one it would be open to everyone.
+	BGPSessionHeld ConditionKind = "BGPSessionHeld"
 	// EncryptionUnsupported: a FelixConfiguration asks for WireGuard, which this
 	// build does not have: packets of pods are not encrypted, and the agent is not
 	// ready.

@@ -15,6 +15,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/internal/attachment"
+	"github.com/manx-cni/manx/internal/bgpconfig"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/family"
 	"github.com/manx-cni/manx/internal/nodeapi"
@@ -128,10 +129,11 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation 
 func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	// A claim under way may still be lost to the node that announces the block.
 	own := confirmedBlocks(a.ipam.Blocks())
-	d, conflicts := speakerOf(a.node, a.identity, s, addressing{own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed()})
+	d, conflicts, problems := speakerOf(a.node, a.identity, s, addressing{own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed()})
 	for _, c := range conflicts {
 		a.errors.add("bgp", c)
 	}
+	a.tellProblems(problems)
 	return d
 }
 
@@ -143,19 +145,32 @@ type addressing struct {
 }
 
 // speakerOf is what the speaker of a node should be.
-func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs addressing) (speaker.Desired, []peering.Conflict) {
-	return desired.Compute(bgpCluster(s, addrs.own),
+func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs addressing) (speaker.Desired, []peering.Conflict, []peering.Problem) {
+	return desired.Compute(bgpCluster(node, s, addrs.own),
 		desired.Self{Name: node, AS: self.AS, RouterID: self.RouterID, IPv4: self.Address.Addr(), IPv6: self.Address6.Addr()},
 		desired.Addresses{Own: addrs.own, Lent: lentTo(addrs.lent, s), Borrowed: addrs.borrowed})
 }
 
 // bgpCluster is the cluster as BGP sees it, from a node with those blocks.
-func bgpCluster(s *datastore.Snapshot, own []netip.Prefix) bgp.Cluster {
-	c := bgp.Cluster{Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort}
+func bgpCluster(node string, s *datastore.Snapshot, own []netip.Prefix) bgp.Cluster {
+	c := bgp.Cluster{
+		Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MeshRestart: s.BGP.MeshRestart, Filters: s.BGPFilters,
+		Advertisements: slices.Concat(s.BGP.Advertisements[""], s.BGP.Advertisements[node]),
+	}
+	if key := s.BGP.MeshPassword; key != nil {
+		p := s.Password(*key)
+		c.MeshPassword, c.MeshHeld = p.Value, p.Held
+	}
+	var nodes []bgpconfig.Node
 	for _, n := range s.Nodes {
 		c.Nodes = append(c.Nodes, bgp.Node{
 			Name: n.Name, IPv4: n.IPv4.Addr(), IPv6: n.IPv6.Addr(), AS: n.AS, RouteReflectorClusterID: n.RouteReflectorClusterID,
+			ListenPort: s.BGP.Ports[n.Name],
 		})
+		nodes = append(nodes, bgpconfig.Node{Name: n.Name, Labels: n.Labels})
+	}
+	for _, p := range s.BGPPeers {
+		c.Peers = append(c.Peers, p.For(nodes, s.Password))
 	}
 	for _, p := range s.Pools {
 		bits, sizes := sizesOf(p, s.Owners, own)

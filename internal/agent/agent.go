@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/manx-cni/manx/bgp/peering"
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/bgp/speaker/gobgp"
 	"github.com/manx-cni/manx/felix"
@@ -64,6 +65,8 @@ type Agent struct {
 	serving  atomic.Bool                        // the socket is open
 	alone    atomic.Pointer[string]             // why this node has no BGP session to any other; nil or "": it has
 	errors   errorLog
+	// peerProblems are the BGPPeers that come to nothing on this node.
+	peerProblems atomic.Pointer[[]peering.Problem]
 }
 
 // Run is manx-node: it returns nil when ctx ends, and an error when the agent cannot

@@ -53,7 +53,7 @@ func TestSpeakerOfBothFamilies(t *testing.T) {
 		lent:     map[netip.Addr]string{addr("10.244.0.5"): "n2", addr("fd00:10::5"): "n2", addr("fd00:10::6"): "n3"},
 		borrowed: []netip.Addr{addr("10.244.9.1"), addr("fd00:10::99:1")},
 	}
-	d, conflicts := speakerOf("n1", self, dualCluster(), addrs)
+	d, conflicts, _ := speakerOf("n1", self, dualCluster(), addrs)
 	if len(conflicts) > 0 {
 		t.Errorf("conflicts: %v", conflicts)
 	}
@@ -98,14 +98,14 @@ func TestSpeakerOfBothFamilies(t *testing.T) {
 	only4.Pools = only4.Pools[:1]
 	only4.Nodes[1].IPv6 = netip.Prefix{}
 	addrs4 := addressing{own: addrs.own[:1], lent: map[netip.Addr]string{addr("10.244.0.5"): "n2"}, borrowed: addrs.borrowed[:1]}
-	got, conflicts := speakerOf("n1", self, dualCluster(), addrs4)
-	want, _ := speakerOf("n1", self, only4, addrs4)
+	got, conflicts, _ := speakerOf("n1", self, dualCluster(), addrs4)
+	want, _, _ := speakerOf("n1", self, only4, addrs4)
 	if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) || len(conflicts) > 0 || got.Global.ListenAddr6.IsValid() {
 		t.Errorf("a node without IPv6 among others: %+v, %v\nwant %+v", got, conflicts, want)
 	}
 	doubled := dualCluster() // two others claim one IPv6 address: no business of this node
 	doubled.Nodes[2].IPv6 = doubled.Nodes[1].IPv6
-	if _, conflicts := speakerOf("n1", self, doubled, addrs4); len(conflicts) > 0 {
+	if _, conflicts, _ := speakerOf("n1", self, doubled, addrs4); len(conflicts) > 0 {
 		t.Errorf("conflicts of others' IPv6: %v", conflicts)
 	}
 }

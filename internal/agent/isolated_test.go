@@ -54,7 +54,7 @@ func TestIsolated(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := &datastore.Snapshot{Nodes: tc.nodes, BGP: tc.bgp}
-			desired, _ := speakerOf("n1", startup.Result{Address: n1.IPv4, RouterID: n1.IPv4.Addr()}, s, addressing{})
+			desired, _, _ := speakerOf("n1", startup.Result{Address: n1.IPv4, RouterID: n1.IPv4.Addr()}, s, addressing{})
 			var sessions []bgp.Session
 			for i, p := range desired.Peers {
 				st := bgp.Active

@@ -54,8 +54,8 @@ func TestBlocksOfAnOlderSizeAreTaken(t *testing.T) {
 				addrs.borrowed = append(addrs.borrowed, tt.borrowed)
 				want++
 			}
-			sends, _ := speakerOf("n2", self(1), s, addrs)
-			takes, _ := speakerOf("n1", self(0), s, addressing{})
+			sends, _, _ := speakerOf("n2", self(1), s, addrs)
+			takes, _, _ := speakerOf("n1", self(0), s, addressing{})
 			if len(sends.Paths) != want {
 				t.Errorf("announced: %v; want the blocks %v and %s", sends.Paths, tt.own, tt.borrowed)
 			}

@@ -53,7 +53,6 @@ func clusterNode(name, addr string, annotations ...string) *corev1.Node {
 // ready while it has no effect; another one is a line of status and no more.
 func TestSettingsWithoutEffect(t *testing.T) {
 	n1, n2 := clusterNode("n1", "10.0.0.1/24"), clusterNode("n2", "10.0.0.2/24")
-	password := map[string]any{"secretKeyRef": map[string]any{"name": "s", "key": "k"}}
 	for _, tt := range []struct {
 		name    string
 		env     []string
@@ -63,16 +62,14 @@ func TestSettingsWithoutEffect(t *testing.T) {
 		lines   []string // of status
 	}{
 		{name: "nothing", nodes: []runtime.Object{n1, n2}},
-		{name: "a password of the mesh", objects: []runtime.Object{customObject("BGPConfiguration", "default", map[string]any{"nodeMeshPassword": password})},
-			refused: []string{"SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password"},
-			lines:   []string{"BGPConfiguration/default: spec.nodeMeshPassword: "}},
-		{name: "a peer's password", objects: []runtime.Object{
-			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "password": password}),
-			customObject("BGPPeer", "other", map[string]any{"node": "n2", "password": password})},
-			refused: []string{"SettingRefused: BGPPeer/tor: spec.password: this version of Manx has the mesh of nodes only"},
-			lines:   []string{"BGPPeer/tor: spec.password: this"}},
-		{name: "a peer", objects: []runtime.Object{customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500)})},
-			lines: []string{"BGPPeer/tor: spec.asNumber=64500, spec.peerIP=192.0.2.1: this version of Manx has the mesh"}},
+		{name: "pods as peers", objects: []runtime.Object{
+			customObject("BGPPeer", "pods", map[string]any{"localWorkloadSelector": "all()"}),
+			customObject("BGPPeer", "other", map[string]any{"node": "n2", "localWorkloadSelector": "all()"})},
+			refused: []string{"SettingRefused: BGPPeer/pods: spec.localWorkloadSelector=all(): this version of Manx does not peer with pods"},
+			lines:   []string{"BGPPeer/pods: spec.localWorkloadSelector=all(): this"}},
+		{name: "a peer with a way of its own", objects: []runtime.Object{
+			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500), "reachableBy": "192.0.2.2"})},
+			lines: []string{"BGPPeer/tor: spec.reachableBy=192.0.2.2: Manx writes no route to a peer"}},
 		{name: "the host closed", objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
 			refused: []string{"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: this version of Manx has no policy"},
 			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
@@ -129,11 +126,11 @@ func begins(t *testing.T, what string, got, want []string) {
 func TestSettingsConditionIsBounded(t *testing.T) {
 	var objects []runtime.Object
 	for i := range 200 {
-		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{"peerIP": "192.0.2.1", "filters": []any{strings.Repeat("x", 5000)}}))
+		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{"peerIP": "192.0.2.1", "reachableBy": strings.Repeat("x", 5000)}))
 	}
 	s := snapshotFrom(t, nil, objects...)
 	c := settingsCondition(s.WithoutEffect("n1"))
-	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.filters, spec.peerIP=192.0.2.1: ") {
+	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.reachableBy=xxx") {
 		t.Errorf("%+v", c)
 	}
 	var lines []status.Setting = settingsStatus(s.WithoutEffect("n1"))

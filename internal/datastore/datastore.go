@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/bgpconfig"
 	"github.com/manx-cni/manx/internal/excerpt"
 )
 
@@ -51,12 +53,15 @@ type Datastore struct {
 	own       []netip.Prefix // its addresses, with their subnets
 	services  atomic.Pointer[[]netip.Prefix]
 	changed   chan struct{}
-	reports   chan struct{} // has the invalid objects told of
+	reports   chan struct{} // has the invalid objects told of, and the passwords looked for
+	secrets   *secrets
 	synced    atomic.Bool
 
 	mu   sync.Mutex
 	last *Snapshot       // as of the last change; nil: none yet
 	seen *[]netip.Prefix // the services' ranges that it has
+	// passwords are those that it has; a map that is another one was made again.
+	passwords map[bgpconfig.SecretKey]bgpconfig.Password
 }
 
 type factory interface {
@@ -74,6 +79,7 @@ const (
 	kindBGPConf     = "BGPConfiguration"
 	kindFelix       = "FelixConfiguration"
 	kindBGPPeer     = "BGPPeer"
+	kindBGPFilter   = "BGPFilter"
 	kindClusterInfo = "ClusterInformation"
 	kindPod         = "Pod"
 	kindNamespace   = "Namespace"
@@ -94,6 +100,7 @@ func New(cfg Config) (*Datastore, error) {
 		informers: map[string]cache.SharedIndexInformer{kindNode: core.Core().V1().Nodes().Informer()},
 	}
 	d.events = newEventWriter(cfg.Kubernetes, cfg.Log, d.wake)
+	d.secrets = newSecrets(cfg.Kubernetes, cfg.Log, d.wake)
 	for _, r := range registered() {
 		inf := d.informers[r.kind]
 		if inf == nil {
@@ -141,7 +148,7 @@ func (d *Datastore) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { d.watchServices(ctx, read) })
-	background.Go(func() { d.reportInvalid(ctx) })
+	background.Go(func() { d.follow(ctx) })
 	for _, inf := range d.informers {
 		if !cache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
 			return nil // ctx ended first
@@ -195,7 +202,8 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	defer d.mu.Unlock()
 	s := &Snapshot{}
 	services := d.services.Load()
-	changed := d.last == nil || services != d.seen
+	passwords := d.secrets.current()
+	changed := d.last == nil || services != d.seen || !maps.Equal(passwords, d.passwords)
 	for _, v := range d.views {
 		now, again := v.current()
 		changed = changed || again
@@ -218,13 +226,15 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	}
 	slices.SortStableFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	slices.SortFunc(s.settings, compareSettings)
-	d.last, d.seen = s, services
+	s.passwords = passwords
+	d.last, d.seen, d.passwords = s, services, passwords
 	return s, true
 }
 
-// reportInvalid raises one Event per invalid object and reason, whenever something has
-// changed, until ctx ends.
-func (d *Datastore) reportInvalid(ctx context.Context) {
+// follow raises one Event per invalid object and reason, and has the Secrets watched that
+// are named, whenever something has changed, until ctx ends.
+func (d *Datastore) follow(ctx context.Context) {
+	defer d.secrets.end()
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,6 +245,7 @@ func (d *Datastore) reportInvalid(ctx context.Context) {
 		if !ok {
 			continue
 		}
+		d.secrets.want(ctx, s.secretKeys())
 		d.events.report(s.Invalid, func(kind, name string) (types.UID, bool) {
 			// A kind of the cluster's is stored under its name. One that is gone by
 			// now needs no Event.
@@ -298,19 +309,4 @@ func decodeInto[T any](o any) (any, error) {
 	v := new(T)
 	err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v)
 	return &object[T]{ObjectMeta: identity(u), value: v, err: err, set: settingsOf[T](u)}, nil
-}
-
-// settleBGP fills Calico's defaults into a BGPConfiguration.
-func settleBGP(spec apiv1.BGPConfigurationSpec) BGPConfiguration {
-	out := BGPConfiguration{NodeToNodeMesh: true, AS: defaultAS, ListenPort: defaultListenPort}
-	if spec.NodeToNodeMeshEnabled != nil {
-		out.NodeToNodeMesh = *spec.NodeToNodeMeshEnabled
-	}
-	if spec.ASNumber != nil && *spec.ASNumber != 0 {
-		out.AS = uint32(*spec.ASNumber)
-	}
-	if spec.ListenPort != 0 {
-		out.ListenPort = uint16(spec.ListenPort)
-	}
-	return out
 }

@@ -83,6 +83,7 @@ func clients(nodes []runtime.Object, custom ...runtime.Object) (*dynamicfake.Fak
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPReservations):      "IPReservationList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs):         "IPAMConfigList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers):            "BGPPeerList",
+		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPFilters):          "BGPFilterList",
 		apiv1.SchemeGroupVersion.WithResource(apiv1.PluralClusterInformations): "ClusterInformationList",
 	}, custom...)
 	return dyn, kubefake.NewClientset(nodes...)
@@ -214,12 +215,12 @@ func TestBGPConfigurationDefaults(t *testing.T) {
 	}}
 	d, _, _ := start(t, nil)
 	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })
-	if want := (BGPConfiguration{NodeToNodeMesh: true, AS: 64512, ListenPort: 179}); s.BGP != want {
-		t.Fatalf("without an object: %+v; want %+v", s.BGP, want)
+	if b := s.BGP; !b.NodeToNodeMesh || b.AS != 64512 || b.ListenPort != 179 {
+		t.Fatalf("without an object: %+v; want the mesh, AS 64512 and port 179", b)
 	}
 	d, _, _ = start(t, nil, conf)
 	s = eventually(t, d, "in sync", func(*Snapshot) bool { return true })
-	if want := (BGPConfiguration{NodeToNodeMesh: false, AS: 65001, ListenPort: 179}); s.BGP != want {
-		t.Fatalf("with an object: %+v; want %+v", s.BGP, want)
+	if b := s.BGP; b.NodeToNodeMesh || b.AS != 65001 || b.ListenPort != 179 {
+		t.Fatalf("with an object: %+v; want no mesh, AS 65001 and port 179", b)
 	}
 }

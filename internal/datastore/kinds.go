@@ -56,21 +56,24 @@ func registered() []registration {
 			func(all []*apiv1.IPAMConfig) (func(*Snapshot), []Invalid) { return nil, unreadIPAM(all) }),
 		resource(kindBGPConf, apiv1.PluralBGPConfigurations, func(c *apiv1.BGPConfiguration) any { return c.Spec },
 			func(all []*apiv1.BGPConfiguration) (func(*Snapshot), []Invalid) {
-				conf := settleBGP(apiv1.BGPConfigurationSpec{})
-				for _, c := range all {
-					if c.Name == apiv1.DefaultName {
-						conf = settleBGP(c.Spec)
-					}
-				}
-				return func(s *Snapshot) { s.BGP = conf }, nil
+				conf, invalid := settleBGP(all)
+				return func(s *Snapshot) { s.BGP = conf }, invalid
+			}),
+		resource(kindBGPPeer, apiv1.PluralBGPPeers, func(p *apiv1.BGPPeer) any { return p.Spec },
+			func(all []*apiv1.BGPPeer) (func(*Snapshot), []Invalid) {
+				peers, invalid := settlePeers(all)
+				return func(s *Snapshot) { s.BGPPeers = peers }, invalid
+			}),
+		resource(kindBGPFilter, apiv1.PluralBGPFilters, func(f *apiv1.BGPFilter) any { return f.Spec },
+			func(all []*apiv1.BGPFilter) (func(*Snapshot), []Invalid) {
+				filters, invalid := settleFilters(all)
+				return func(s *Snapshot) { s.BGPFilters = filters }, invalid
 			}),
 		resource(kindFelix, apiv1.PluralFelixConfigurations, func(c *apiv1.FelixConfiguration) any { return c.Spec },
 			func(all []*apiv1.FelixConfiguration) (func(*Snapshot), []Invalid) {
 				specs, invalid := settleFelix(all)
 				return func(s *Snapshot) { s.felix = specs }, invalid
 			}),
-		// Read to say that it has no effect: its settings are all that is compared.
-		resource(kindBGPPeer, apiv1.PluralBGPPeers, func(*apiv1.BGPPeer) any { return nil }, nil),
 		resource(kindClusterInfo, apiv1.PluralClusterInformations, func(i *apiv1.ClusterInformation) any { return i.Locked() },
 			func(all []*apiv1.ClusterInformation) (func(*Snapshot), []Invalid) {
 				locked := slices.ContainsFunc(all, func(i *apiv1.ClusterInformation) bool { return i.Name == apiv1.DefaultName && i.Locked() })

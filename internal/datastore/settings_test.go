@@ -18,11 +18,11 @@ func TestWithoutEffect(t *testing.T) {
 	d, dyn, _ := start(t, []runtime.Object{n1},
 		felixConf("default", "logSeverityScreen", "Info", "vxlanPort", int64(4790), "ipipMtu", int64(1400), "healthEnabled", false),
 		felixConf("node.n1", "vxlanPort", int64(4789)), felixConf("node.n2", "healthPort", int64(1)),
-		custom("BGPPeer", "all", map[string]any{"peerIP": "192.0.2.1"}),
-		custom("BGPPeer", "n2", map[string]any{"node": "n2", "peerIP": "192.0.2.1"}),
-		custom("BGPPeer", "rack-a", map[string]any{"nodeSelector": "rack == 'a'", "password": map[string]any{"secretKeyRef": map[string]any{"key": "k"}}}),
-		custom("BGPPeer", "rack-b", map[string]any{"nodeSelector": "rack == 'b'", "peerIP": "192.0.2.1"}),
-		custom("BGPPeer", "broken", map[string]any{"nodeSelector": "rack ==", "peerIP": "192.0.2.1"}),
+		custom("BGPPeer", "all", map[string]any{"reachableBy": "192.0.2.1"}),
+		custom("BGPPeer", "n2", map[string]any{"node": "n2", "reachableBy": "192.0.2.1"}),
+		custom("BGPPeer", "rack-a", map[string]any{"nodeSelector": "rack == 'a'", "localWorkloadSelector": "all()"}),
+		custom("BGPPeer", "rack-b", map[string]any{"nodeSelector": "rack == 'b'", "reachableBy": "192.0.2.1"}),
+		custom("BGPPeer", "broken", map[string]any{"nodeSelector": "rack ==", "reachableBy": "192.0.2.1"}),
 		pool("p", "10.0.0.0/16"),
 	)
 	told := func(s *Snapshot) string {
@@ -35,9 +35,8 @@ func TestWithoutEffect(t *testing.T) {
 		return strings.Join(out, "\n")
 	}
 	want := strings.Join([]string{
-		"BGPPeer/all spec.peerIP=192.0.2.1",
-		"BGPPeer/broken spec.nodeSelector=rack ==", "BGPPeer/broken spec.peerIP=192.0.2.1",
-		"BGPPeer/rack-a spec.nodeSelector=rack == 'a'", "BGPPeer/rack-a spec.password",
+		"BGPPeer/all spec.reachableBy=192.0.2.1", "BGPPeer/broken spec.reachableBy=192.0.2.1",
+		"BGPPeer/rack-a spec.localWorkloadSelector=all()",
 		"FelixConfiguration/default spec.healthEnabled=false", "FelixConfiguration/default spec.ipipMtu",
 	}, "\n")
 	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })

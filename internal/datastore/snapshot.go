@@ -1,11 +1,15 @@
 package datastore
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/internal/bgpconfig"
 )
 
 // NodeTunnel is a node's tunnel device.
@@ -76,13 +80,17 @@ type Snapshot struct {
 	// address is a /32 or /128.
 	Reserved []netip.Prefix
 	BGP      BGPConfiguration // the object "default" with Calico's defaults filled in
-	Invalid  []Invalid        // sorted
+	// BGPPeers are the valid ones, by name; BGPFilters the valid filters.
+	BGPPeers   []bgpconfig.Peer
+	BGPFilters map[string]bgp.Filter
+	Invalid    []Invalid // sorted
 	// Locked: the ClusterInformation default has datastoreReady false. Objects may come
 	// and go in a migration, so that nothing may be assigned, released or withdrawn.
 	Locked bool
 
-	felix    map[string]apiv1.FelixConfigurationSpec // by name
-	settings []ObjectSettings                        // of every object that has some
+	felix     map[string]apiv1.FelixConfigurationSpec // by name
+	passwords map[bgpconfig.SecretKey]bgpconfig.Password
+	settings  []ObjectSettings // of every object that has some
 }
 
 // Node returns the node of that name.
@@ -94,12 +102,19 @@ func (s *Snapshot) Node(name string) (Node, bool) {
 	return s.Nodes[i], true
 }
 
-// BGPConfiguration holds the cluster-wide settings of the BGPConfiguration
-// object "default", after defaulting.
+// BGPConfiguration holds the settings of the BGPConfiguration objects after defaulting:
+// those of "default", and what "node.NAME" says of a node.
 type BGPConfiguration struct {
 	NodeToNodeMesh bool
 	AS             uint32 // 64512 unless set
 	ListenPort     uint16 // 179 unless set
+	// MeshPassword is where the mesh's password is; nil: it has none.
+	MeshPassword *bgpconfig.SecretKey
+	MeshRestart  time.Duration // 0: BGP's default
+	// Ports are those of nodes that have their own, by node.
+	Ports map[string]uint16
+	// Advertisements add communities, by object: "" has those of all nodes.
+	Advertisements map[string][]bgp.Advertisement
 }
 
 // Calico's defaults: reference AS of RFC 6996's private range and BGP's port.
@@ -107,6 +122,30 @@ const (
 	defaultAS         = 64512
 	defaultListenPort = 179
 )
+
+// Password is what is known of a password of BGP.
+func (s *Snapshot) Password(k bgpconfig.SecretKey) bgpconfig.Password {
+	if p, ok := s.passwords[k]; ok {
+		return p
+	}
+	return (&secret{}).password(k) // it was named a moment ago
+}
+
+// secretKeys are the passwords that objects name, each once, sorted.
+func (s *Snapshot) secretKeys() (keys []bgpconfig.SecretKey) {
+	if s.BGP.MeshPassword != nil {
+		keys = append(keys, *s.BGP.MeshPassword)
+	}
+	for _, p := range s.BGPPeers {
+		if p.Password != nil {
+			keys = append(keys, *p.Password)
+		}
+	}
+	slices.SortFunc(keys, func(a, b bgpconfig.SecretKey) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Key, b.Key))
+	})
+	return slices.Compact(keys)
+}
 
 // oneLine flattens errors.Join's several lines, for logs and events.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

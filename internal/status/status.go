@@ -83,7 +83,8 @@ type Drop struct {
 type Session struct {
 	Name       string    `json:"name"` // Mesh_10_0_0_2
 	Peer       string    `json:"peer"`
-	Node       string    `json:"node,omitempty"` // the peer's node name when it is one
+	Node       string    `json:"node,omitempty"`    // the peer's node name when it is one
+	BGPPeer    string    `json:"bgpPeer,omitempty"` // the object that it is from; empty: the mesh
 	AS         uint32    `json:"as"`
 	State      string    `json:"state"` // RFC 4271 §8.2.2
 	Since      time.Time `json:"since"`

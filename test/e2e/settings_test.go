@@ -51,9 +51,10 @@ func TestSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	const pods = "e2e-pods"
 	t.Cleanup(func() {
 		if err := errors.Join(patch(context.Background(), apiv1.PluralFelixConfigurations, `{"vxlanPort":null,"ipipMtu":null}`),
-			patch(context.Background(), apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":null}`)); err != nil {
+			deleteCR(context.Background(), apiv1.PluralBGPPeers, pods)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -91,17 +92,23 @@ func TestSettings(t *testing.T) {
 		}
 		return getCR(ctx, apiv1.PluralKubeControllersConfigurations, "default", &apiv1.KubeControllersConfiguration{})
 	})
-	set(apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}}}`)
+	peer := &apiv1.BGPPeer{TypeMeta: metav1.TypeMeta{APIVersion: apiv1.SchemeGroupVersion.String(), Kind: "BGPPeer"},
+		ObjectMeta: metav1.ObjectMeta{Name: pods}, Spec: apiv1.BGPPeerSpec{LocalWorkloadSelector: "all()"}}
+	if err := createCR(t.Context(), apiv1.PluralBGPPeers, peer); err != nil {
+		t.Fatal(err)
+	}
 	for _, node := range nodeNames(t) {
 		eventually(t, node+" not ready", func(ctx context.Context) error {
 			said, err := readiness(ctx, node)
-			if err == nil && !strings.Contains(said, "SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password") {
+			if err == nil && !strings.Contains(said, "SettingRefused: BGPPeer/"+pods+": spec.localWorkloadSelector=all(): this version of Manx does not peer with pods") {
 				err = errors.New(said)
 			}
 			return err
 		})
 	}
-	set(apiv1.PluralBGPConfigurations, `{"nodeMeshPassword":null}`)
+	if err := deleteCR(t.Context(), apiv1.PluralBGPPeers, pods); err != nil {
+		t.Fatal(err)
+	}
 	set(apiv1.PluralFelixConfigurations, `{"vxlanPort":null,"ipipMtu":null}`)
 	for _, node := range nodeNames(t) {
 		eventually(t, node+" as before", func(ctx context.Context) error {

@@ -35,11 +35,26 @@ func (f *fabric) bird(name, peer, static string) *bird {
 // dualBird is a BIRD that also peers over IPv6, in a fabric that has it.
 func (f *fabric) dualBird(name, peer, static, static6 string) *bird {
 	f.t.Helper()
+	b := &bird{t: f.t, f: f, name: name, dir: f.t.TempDir(), static: static, static6: static6}
+	b.configure(peer)
+	return b.run()
+}
+
+// birdOf is a BIRD with that configuration.
+func (f *fabric) birdOf(name, conf string) *bird {
+	f.t.Helper()
+	b := &bird{t: f.t, f: f, name: name, dir: f.t.TempDir()}
+	b.write(conf)
+	return b.run()
+}
+
+// run starts BIRD, until the test ends.
+func (b *bird) run() *bird {
+	f, name := b.f, b.name
+	f.t.Helper()
 	if _, err := exec.LookPath("bird"); err != nil {
 		f.t.Fatalf("BIRD is missing: install the package bird2 (%v)", err)
 	}
-	b := &bird{t: f.t, f: f, name: name, dir: f.t.TempDir(), static: static, static6: static6}
-	b.configure(peer)
 	cmd := exec.Command("ip", "netns", "exec", f.ns(name), "bird", "-f", "-c", b.path("conf"), "-s", b.path("ctl"), "-P", b.path("pid"))
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -85,6 +100,11 @@ protocol bgp mesh {
 	if b.f.addr6(b.name).IsValid() {
 		conf += b.mesh6(peer)
 	}
+	b.write(conf)
+}
+
+func (b *bird) write(conf string) {
+	b.t.Helper()
 	if err := os.WriteFile(b.path("conf"), []byte(conf), 0o600); err != nil {
 		b.t.Fatal(err)
 	}

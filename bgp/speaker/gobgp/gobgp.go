@@ -165,11 +165,10 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 	family := apiutil.ToApiFamily(familyOf(p.Addr).Afi(), familyOf(p.Addr).Safi())
 	peer := &api.Peer{
 		Conf: &api.PeerConf{
-			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, Description: p.Name, AuthPassword: p.Password.Reveal(),
+			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, LocalAsn: p.LocalAS, Description: p.Name,
+			AuthPassword: p.Password.Reveal(), AllowOwnAsn: uint32(p.AllowOwnAS),
 		},
-		Transport: &api.Transport{
-			LocalAddress: p.Local.String(), RemotePort: uint32(p.Port), PassiveMode: p.Passive,
-		},
+		Transport: &api.Transport{RemotePort: uint32(p.Port), PassiveMode: p.Passive},
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime: seconds(p.Hold, bgp.HoldTime), KeepaliveInterval: seconds(p.KeepaliveEvery, bgp.Keepalive), ConnectRetry: connectRetry,
 		}},
@@ -185,8 +184,17 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 	if p.MaxPrefixes > 0 {
 		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}
 	}
-	if p.AS != s.global.AS {
+	if p.Local.IsValid() {
+		peer.Transport.LocalAddress = p.Local.String()
+	}
+	switch {
+	case p.TTLSecurity > 0: // sends 255 as well
+		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(p.TTLSecurity)}
+	case p.AS != p.ASFor(s.global.AS):
 		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: maxHops}
+	}
+	if p.ReflectorCluster.IsValid() {
+		peer.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: p.ReflectorCluster.String()}
 	}
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
 		return err
@@ -253,17 +261,36 @@ func toPaths(paths []bgp.Path) ([]*apiutil.Path, error) {
 		if err != nil {
 			return nil, fmt.Errorf("path %s via %s: %w", p.Prefix, p.NextHop, err)
 		}
+		attrs := []gobgp.PathAttributeInterface{
+			gobgp.NewPathAttributeOrigin(0), // IGP, RFC 4271 §5.1.1
+			nextHop,
+			gobgp.NewPathAttributeLocalPref(p.LocalPref),
+		}
 		out = append(out, &apiutil.Path{
-			Family: familyOf(p.Prefix.Addr()),
-			Nlri:   nlri,
-			Attrs: []gobgp.PathAttributeInterface{
-				gobgp.NewPathAttributeOrigin(0), // IGP, RFC 4271 §5.1.1
-				nextHop,
-				gobgp.NewPathAttributeLocalPref(p.LocalPref),
-			},
+			Family: familyOf(p.Prefix.Addr()), Nlri: nlri, Attrs: append(attrs, communityAttributes(p.Communities)...),
 		})
 	}
 	return out, nil
+}
+
+// communityAttributes are COMMUNITIES (RFC 1997) and LARGE_COMMUNITY (RFC 8092).
+func communityAttributes(communities []bgp.Community) (out []gobgp.PathAttributeInterface) {
+	var plain []uint32
+	var large []*gobgp.LargeCommunity
+	for _, c := range communities {
+		if c.Large {
+			large = append(large, gobgp.NewLargeCommunity(c.Global, c.Local1, c.Local2))
+		} else {
+			plain = append(plain, c.Global<<16|c.Local1)
+		}
+	}
+	if len(plain) > 0 {
+		out = append(out, gobgp.NewPathAttributeCommunities(plain))
+	}
+	if len(large) > 0 {
+		out = append(out, gobgp.NewPathAttributeLargeCommunities(large))
+	}
+	return out
 }
 
 // nextHopAttribute is NEXT_HOP (RFC 4271 §5.1.3) of an IPv4 prefix, and MP_REACH_NLRI

@@ -2,6 +2,7 @@ package gobgp_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,9 +17,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/bgp"
-	"github.com/manx-cni/manx/bgp/advertise"
-	"github.com/manx-cni/manx/bgp/peering"
-	"github.com/manx-cni/manx/bgp/policy"
+	"github.com/manx-cni/manx/bgp/desired"
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/bgp/speaker/gobgp"
 )
@@ -46,15 +45,20 @@ type spec struct {
 	Nodes       map[string]member
 	Blocks      []netip.Prefix // its own
 	MaxPrefixes uint32
-	Password    string
+	Password    string          // of the mesh, and of all Peers
 	Settle      time.Duration   // of the first spec
 	Import      []bgp.Statement // in the place of those of the pools, when there are any
+	MeshOff     bool
+	Peers       []bgp.PeerConfig
+	Filters     map[string]bgp.Filter
 }
 
 type member struct {
 	Addr  netip.Addr
 	Addr6 netip.Addr // zero: none
 	AS    uint32     // 0: the cluster's
+	// Cluster makes it a route reflector.
+	Cluster netip.Addr
 }
 
 // report is what a node has to say.
@@ -78,25 +82,24 @@ const clusterAS = 64512
 var testPool, testPool6 = netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd10:244::/48")
 
 func (s spec) desired() speaker.Desired {
-	in := peering.Input{Self: s.Self, Mesh: true, AS: clusterAS, ListenPort: 179, MaxPrefixes: s.MaxPrefixes}
-	self := s.Nodes[s.Self]
-	var others []netip.Addr
+	c := bgp.Cluster{
+		Mesh: !s.MeshOff, AS: clusterAS, ListenPort: 179, MeshPassword: bgp.NewSecret(s.Password),
+		Pools: []bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}},
+		Peers: s.Peers, Filters: s.Filters,
+	}
 	for name, n := range s.Nodes {
-		in.Nodes = append(in.Nodes, bgp.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS})
-		if name != s.Self {
-			others = append(others, n.Addr, n.Addr6)
+		c.Nodes = append(c.Nodes, bgp.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS, RouteReflectorClusterID: n.Cluster})
+	}
+	for i := range c.Peers {
+		c.Peers[i].Password = c.MeshPassword
+	}
+	self := s.Nodes[s.Self]
+	d, _, _ := desired.Compute(c, desired.Self{Name: s.Self, AS: self.AS, RouterID: self.Addr, IPv4: self.Addr, IPv6: self.Addr6},
+		desired.Addresses{Own: s.Blocks})
+	for i := range d.Peers {
+		if d.Peers[i].BGPPeer == "" {
+			d.Peers[i].MaxPrefixes = s.MaxPrefixes
 		}
-	}
-	peers, _ := peering.Peers(in)
-	for i := range peers {
-		peers[i].Password = bgp.NewSecret(s.Password)
-	}
-	d := speaker.Desired{
-		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
-		Peers:  peers,
-		Policy: bgp.Policy{Import: policy.Import([]bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others), Export: policy.Export()},
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []bgp.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
-		Own:    s.Blocks,
 	}
 	if s.Import != nil {
 		d.Import = s.Import
@@ -161,11 +164,13 @@ func reports(ctx context.Context, r *speaker.Reconciler) {
 	}
 }
 
+// sessionName is the node's name, or that of a router's BGPPeer.
 func sessionName(p bgp.Peer) string {
-	if p.Addr.Is4() {
-		return p.Node
+	name := cmp.Or(p.Node, p.BGPPeer)
+	if !p.Addr.Is4() {
+		name += "/6"
 	}
-	return p.Node + "/6"
+	return name
 }
 
 // node is a running helper.

@@ -28,6 +28,13 @@ func TestPolicyMeansTheSame(t *testing.T) {
 	policy := func() (statements []bgp.Statement) {
 		for i := range 1 + r.IntN(8) {
 			s := bgp.Statement{Name: fmt.Sprint("s", i), Prefix: prefix(8), Action: bgp.Action(r.IntN(2))}
+			s.Outside, s.AnyNextHop = r.IntN(6) == 0, r.IntN(8) == 0
+			switch r.IntN(4) {
+			case 0:
+				s.Peers = []netip.Addr{f.addr("raw"), hops[1]}
+			case 1:
+				s.Peers = []netip.Addr{hops[1]} // another session's
+			}
 			s.MinBits = min(32, s.Prefix.Bits()+r.IntN(8))
 			s.MaxBits = min(32, s.MinBits+r.IntN(16))
 			for _, h := range hops {
@@ -56,7 +63,7 @@ func TestPolicyMeansTheSame(t *testing.T) {
 		var want []string
 		e := bgp.NewEvaluator(s.Import)
 		for prefix, hop := range paths {
-			if e.Judge(prefix, hop) == bgp.Accepted {
+			if e.Judge(prefix, bgp.Hop{Next: hop, Peer: f.addr("raw")}) == bgp.Accepted {
 				want = append(want, fmt.Sprintf("%s via %s", prefix, hop))
 			}
 		}

@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"slices"
+
+	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/peering"
+	"github.com/manx-cni/manx/felix/state"
+)
+
+// peerConditions are the sessions that are kept down, one for each reason, and the BGPPeers
+// that come to nothing.
+func peerConditions(sessions []bgp.Session, problems *[]peering.Problem) (out []state.Condition) {
+	for _, s := range sessions {
+		if s.Peer.Held == "" {
+			continue
+		}
+		subject := "BGPConfiguration default"
+		if s.Peer.BGPPeer != "" {
+			subject = "BGPPeer " + s.Peer.BGPPeer
+		}
+		c := state.Condition{Kind: state.BGPSessionHeld, Subject: subject, Message: s.Peer.Held}
+		if !slices.Contains(out, c) { // the mesh has many sessions
+			out = append(out, c)
+		}
+	}
+	if problems != nil {
+		for _, p := range *problems {
+			out = append(out, state.Condition{Kind: state.BGPPeerUnusable, Subject: "BGPPeer " + p.BGPPeer, Message: p.Reason})
+		}
+	}
+	return out
+}
+
+// tellProblems logs what is new of the BGPPeers that come to nothing, and raises an Event
+// about this node for it.
+func (a *Agent) tellProblems(problems []peering.Problem) {
+	var before []peering.Problem
+	if was := a.peerProblems.Swap(&problems); was != nil {
+		before = *was
+	}
+	for _, p := range problems {
+		if !slices.Contains(before, p) {
+			a.log.Warn("a BGPPeer has no effect on this node", "condition", state.BGPPeerUnusable, "BGPPeer", p.BGPPeer, "why", p.Reason)
+			a.datastore.NodeEvent(a.node, string(state.BGPPeerUnusable), p.Error())
+		}
+	}
+}
