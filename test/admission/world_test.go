@@ -124,7 +124,9 @@ func newAllocator(t *testing.T, admin *rest.Config, c ipam.Config, pools ...*v1.
 func (a *allocator) assign(handles ...string) {
 	a.t.Helper()
 	for _, h := range handles {
-		if _, err := a.Assign(within(a.t), ipam.Request{Handle: h, Num4: 1, Attrs: map[string]string{"pod": h, "namespace": "default"}}); err != nil {
+		if _, err := a.Assign(within(a.t), ipam.Request{
+			Handle: h, Num4: 1, Attrs: map[string]string{"pod": h, "namespace": "default"},
+		}); err != nil {
 			a.t.Fatalf("node %s: assign %s: %v", a.Node, h, err)
 		}
 	}

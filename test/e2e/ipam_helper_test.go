@@ -146,7 +146,8 @@ func poolGone(ctx context.Context, name string, cidr netip.Prefix) error {
 		return err
 	}
 	if err == nil {
-		return fmt.Errorf("pool %s is there, deletionTimestamp %v, finalizers %q, status %+v", name, pool.DeletionTimestamp, pool.Finalizers, pool.Status)
+		return fmt.Errorf("pool %s is there, deletionTimestamp %v, finalizers %q, status %+v",
+			name, pool.DeletionTimestamp, pool.Finalizers, pool.Status)
 	}
 	return nothingIn(ctx, cidr)
 }
@@ -170,7 +171,8 @@ func objectsIn(ctx context.Context, cidr netip.Prefix) (found []crObject, err er
 	var blocks apiv1.IPAMBlockList
 	var affinities apiv1.BlockAffinityList
 	var handles apiv1.IPAMHandleList
-	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks), getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &handles)); err != nil {
+	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks),
+		getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &handles)); err != nil {
 		return nil, err
 	}
 	within := func(block string) bool {

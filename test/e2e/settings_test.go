@@ -62,7 +62,8 @@ func TestSettings(t *testing.T) {
 	for _, node := range nodeNames(t) {
 		eventually(t, "the condition of Node "+node, func(ctx context.Context) error {
 			c, err := settingsCondition(ctx, node)
-			if err == nil && (c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || !strings.Contains(c.Message, "FelixConfiguration/default: "+lines)) {
+			if err == nil && (c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect ||
+				!strings.Contains(c.Message, "FelixConfiguration/default: "+lines)) {
 				err = fmt.Errorf("%+v", c)
 			}
 			return err
@@ -95,7 +96,8 @@ func TestSettings(t *testing.T) {
 	for _, node := range nodeNames(t) {
 		eventually(t, node+" not ready", func(ctx context.Context) error {
 			said, err := readiness(ctx, node)
-			if err == nil && !strings.Contains(said, "SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password") {
+			if err == nil && !strings.Contains(said,
+				"SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password") {
 				err = errors.New(said)
 			}
 			return err
@@ -170,7 +172,8 @@ func TestDatastoreLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(pool, "status")
-	maps.DeleteFunc(pool["metadata"].(map[string]any), func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
+	maps.DeleteFunc(pool["metadata"].(map[string]any),
+		func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
 	back := func() error {
 		if err := createCR(context.Background(), apiv1.PluralIPPools, pool); !apierrors.IsAlreadyExists(err) {
 			return err
