@@ -38,7 +38,8 @@ func TestObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := o.Spec.Attributes[0]
-	if *a.HandleID != "k8s-pod-network.4F1c" || a.Secondary["pod"] == "" || a.Secondary["node"] != "node1" || !strings.HasSuffix(a.Secondary["timestamp"], " +0000 UTC") {
+	if *a.HandleID != "k8s-pod-network.4F1c" || a.Secondary["pod"] == "" ||
+		a.Secondary["node"] != "node1" || !strings.HasSuffix(a.Secondary["timestamp"], " +0000 UTC") {
 		t.Errorf("attributes %+v", a)
 	}
 	if *o.Spec.Affinity != "host:node1" || o.Spec.StrictAffinity || len(o.Spec.Unallocated) != 63 || *o.Spec.Allocations[0] != 0 {

@@ -158,7 +158,8 @@ func TestExhaustedFast(t *testing.T) {
 	start := time.Now()
 	_, err := n.Assign(ctx(t), request("first"))
 	t.Logf("the first answer took %s", time.Since(start))
-	const want = "pool 10.0.0.0/19 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed; nothing to borrow: no free address in the 1024 blocks of others"
+	const want = "pool 10.0.0.0/19 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed; " +
+		"nothing to borrow: no free address in the 1024 blocks of others"
 	if !errors.As(err, new(*ipam.PoolFullError)) || !strings.Contains(err.Error(), want) {
 		t.Errorf("error\n%v, want\n%s", err, want)
 	}
