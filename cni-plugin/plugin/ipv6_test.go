@@ -55,11 +55,12 @@ func TestIPv6(t *testing.T) {
 			pod.SetSysctl(t, "ipv6/conf/all/disable_ipv6", "1")
 			pod.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
 		}},
-		{"a router's settings in the pod, IPv6 off for new interfaces of the node", true, []string{"10.99.1.1/32", "fd00:99::7/128"}, func(t *testing.T, r *rig, pod *nettest.Namespace) {
-			pod.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
-			pod.SetSysctl(t, "ipv6/conf/default/accept_dad", "2")
-			r.node.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
-		}},
+		{"a router's settings in the pod, IPv6 off for new interfaces of the node", true,
+			[]string{"10.99.1.1/32", "fd00:99::7/128"}, func(t *testing.T, r *rig, pod *nettest.Namespace) {
+				pod.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
+				pod.SetSysctl(t, "ipv6/conf/default/accept_dad", "2")
+				r.node.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
+			}},
 		{"no link-local addresses of EUI-64 on the node", false, []string{"fd00:99::7/128"}, func(t *testing.T, r *rig, _ *nettest.Namespace) {
 			r.node.SetSysctl(t, "ipv6/conf/default/addr_gen_mode", "1") // IN6_ADDR_GEN_MODE_NONE
 		}},
@@ -119,7 +120,8 @@ func checkResult6(t *testing.T, result *current.Result, pod *nettest.Namespace, 
 	if !slices.Equal(got, addrs) || len(result.Routes) > 0 {
 		t.Errorf("addresses %v, routes %v; want %v and no routes", got, result.Routes, addrs)
 	}
-	if len(result.Interfaces) != 2 || result.Interfaces[0].Sandbox != "" || result.Interfaces[1].Name != "eth0" || result.Interfaces[1].Sandbox != pod.Path {
+	if len(result.Interfaces) != 2 || result.Interfaces[0].Sandbox != "" ||
+		result.Interfaces[1].Name != "eth0" || result.Interfaces[1].Sandbox != pod.Path {
 		t.Errorf("interfaces %v", result.Interfaces)
 	}
 }
@@ -166,7 +168,8 @@ func checkPod6(t *testing.T, pod *nettest.Namespace, addrs []string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the pod has %q; want %q", got, want)
 	}
-	if got := pod.IP(t, "-6 route show default"); !strings.HasPrefix(got, "default via "+gateway6+" dev eth0 ") || strings.Count(got, "\n") != 1 {
+	if got := pod.IP(t, "-6 route show default"); !strings.HasPrefix(got, "default via "+gateway6+" dev eth0 ") ||
+		strings.Count(got, "\n") != 1 {
 		t.Errorf("IPv6 default routes: %s", got)
 	}
 	if got := pod.IP(t, "-4 route show"); (len(addrs) == 2) != strings.Contains(got, "169.254.1.1") || len(addrs) == 1 && got != "" {
@@ -274,7 +277,8 @@ func TestIPv6NeedsItsMTU(t *testing.T) {
 	} {
 		set(1279)
 		_, err := r.run(call{verb: "ADD", id: idA, pod: "web", netns: pod.Path})
-		if err == nil || err.Code != types.ErrIOFailure || !strings.Contains(err.Msg, "give eth0 an IPv6 address with an MTU of 1279: want 1280 at least") {
+		if err == nil || err.Code != types.ErrIOFailure ||
+			!strings.Contains(err.Msg, "give eth0 an IPv6 address with an MTU of 1279: want 1280 at least") {
 			t.Errorf("%s: %+v", name, err)
 		}
 		if pod.Link(t, "eth0") != nil || len(r.agent.held) != 0 {
