@@ -82,7 +82,8 @@ func TestRepair6(t *testing.T) {
 		nltest.Run(t, "nft", damage)
 		d.QueueResync()
 		apply(t, d)
-		if diff := cmp.Diff(sorted(strings.ReplaceAll(want, "table ip6 manx", "table ip manx")), sorted(strings.ReplaceAll(list6(t), "table ip6 manx", "table ip manx"))); diff != "" {
+		if diff := cmp.Diff(sorted(strings.ReplaceAll(want, "table ip6 manx", "table ip manx")),
+			sorted(strings.ReplaceAll(list6(t), "table ip6 manx", "table ip manx"))); diff != "" {
 			t.Errorf("%s: not repaired (-want +got):\n%s", damage, diff)
 		}
 	}
