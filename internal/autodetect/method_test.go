@@ -82,7 +82,10 @@ func TestParseAddress(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x", "fd00::5/64", "cidr=fd00::/8", "fd00000000000000000000000000000g 04 40 00 01 x"} {
+	for _, s := range []string{
+		"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x",
+		"fd00::5/64", "cidr=fd00::/8", "fd00000000000000000000000000000g 04 40 00 01 x",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -38,7 +38,8 @@ func (c *testCluster) locked(t *testing.T) {
 		}
 	}
 	unlocked := time.Now()
-	if _, err := infos.Patch(t.Context(), "default", types.MergePatchType, []byte(`{"spec":{"datastoreReady":true}}`), metav1.PatchOptions{}); err != nil {
+	if _, err := infos.Patch(t.Context(), "default", types.MergePatchType,
+		[]byte(`{"spec":{"datastoreReady":true}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "released afterwards", func() string { return f.state()["handle k.locked"] })

@@ -86,7 +86,8 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("bad output format: %v", err)
 	}
 	absent := filepath.Join(t.TempDir(), "absent")
-	if _, err := run("status", "--socket", absent, "--kubeconfig", absent); err == nil || !strings.Contains(err.Error(), "no usable kubeconfig") {
+	if _, err := run("status", "--socket", absent, "--kubeconfig", absent); err == nil ||
+		!strings.Contains(err.Error(), "no usable kubeconfig") {
 		t.Errorf("neither agent nor kubeconfig: %v", err)
 	}
 }

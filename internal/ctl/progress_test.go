@@ -80,12 +80,14 @@ func TestAwaitedNamesFew(t *testing.T) {
 func TestEveryCommandHasProgress(t *testing.T) {
 	var all sync.WaitGroup
 	for _, command := range []string{
-		"status --socket /none", "status --socket /none --wait --timeout 1h", "preflight ipip", "preflight bgp", "ippool mode pool Always", "ipam show", "ipam show --ip 10.244.0.1",
+		"status --socket /none", "status --socket /none --wait --timeout 1h", "preflight ipip",
+		"preflight bgp", "ippool mode pool Always", "ipam show", "ipam show --ip 10.244.0.1",
 		"ipam check", "ipam release --ip 10.244.0.1", "ipam configure --strictaffinity true", "uninstall", "uninstall --yes",
 	} {
 		var out, errOut shared
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errOut.String(), "the API server has not answered") && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errOut.String(), "the API server has not answered") &&
+				time.Now().Before(deadline); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			forbid(w, nil) // which ends it

@@ -70,7 +70,8 @@ func TestWithoutIPv6(t *testing.T) {
 func TestKernelWithoutIPv6(t *testing.T) {
 	cfg := host(t, "1\n")
 	cfg.IPv6 = true
-	if _, err := Run(cfg); err == nil || !strings.Contains(err.Error(), "without ipv6.disable=1, or set IP6 to none") || !errors.Is(err, os.ErrNotExist) {
+	if _, err := Run(cfg); err == nil ||
+		!strings.Contains(err.Error(), "without ipv6.disable=1, or set IP6 to none") || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	cfg.IPv6 = false
@@ -254,7 +255,8 @@ func advertise(network string) error {
 		0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, // valid and preferred for 3600 s
 		0, 0, 0, 0,
 	}
-	if err := unix.Sendto(fd, append(msg, prefix[:]...), 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: zone}); err != nil {
+	if err := unix.Sendto(fd, append(msg, prefix[:]...), 0,
+		&unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: zone}); err != nil {
 		return fmt.Errorf("send a router advertisement: %w", err)
 	}
 	return nil
