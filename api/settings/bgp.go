@@ -3,7 +3,8 @@ package settings
 const (
 	onlyMesh    = "this version of Manx has the mesh of nodes only, and makes no session from a BGPPeer"
 	onlyMeshOut = "this version of Manx announces the nodes' blocks and borrowed addresses only"
-	noPassword  = "the sessions of this version of Manx have no password (TCP-MD5): they would run without it; remove the field, or keep others from the nodes' port of BGP"
+	noPassword  = "the sessions of this version of Manx have no password (TCP-MD5): they would run without it; " +
+		"remove the field, or keep others from the nodes' port of BGP"
 )
 
 var bgpConfiguration = Kind{
@@ -56,7 +57,8 @@ var bgpPeer = Kind{
 	},
 }
 
-const noFilters = "this version of Manx has no sessions that a BGPFilter could be for; what nodes learn from one another is decided by the pools"
+const noFilters = "this version of Manx has no sessions that a BGPFilter could be for; " +
+	"what nodes learn from one another is decided by the pools"
 
 var bgpFilter = Kind{
 	Kind: "BGPFilter", Plural: "bgpfilters",

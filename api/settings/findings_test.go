@@ -34,7 +34,8 @@ func TestFindings(t *testing.T) {
 		{kind: "ClusterInformation", name: "default", spec: `{"clusterGUID":"1","clusterType":"k8s","datastoreReady":true}`},
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"loadBalancer":{"assignIPs":"RequestedServicesOnly"}}}`},
 		// Nor does what Calico's own start writes.
-		{kind: "KubeControllersConfiguration", name: "default", spec: `{"logSeverityScreen":"Info","healthChecks":"Enabled","prometheusMetricsPort":9094,
+		{kind: "KubeControllersConfiguration", name: "default",
+			spec: `{"logSeverityScreen":"Info","healthChecks":"Enabled","prometheusMetricsPort":9094,
 			"etcdV3CompactionPeriod":"10m0s","controllers":{"node":{"reconcilerPeriod":"5m0s","leakGracePeriod":"15m0s","syncLabels":"Enabled",
 			"hostEndpoint":{"autoCreate":"Disabled"}},"policy":{"reconcilerPeriod":"5m0s"}}}`},
 		// Acted on, and empty values.
@@ -43,21 +44,32 @@ func TestFindings(t *testing.T) {
 		{kind: "IPAMBlock", name: "b", spec: `{"cidr":"10.0.0.0/26","strictAffinity":true,"invented":1}`},
 		// Without effect.
 		{kind: "IPPool", name: "p", spec: `{"cidr":"10.0.0.0/16","vxlanMode":"Always","ipip":{"enabled":true}}`,
-			want: []string{"spec.ipip: a field of Calico's first API", "spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}, grave: 1},
-		{kind: "BGPConfiguration", name: "default", spec: `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}},"logSeverityScreen":"info"}`,
+			want:  []string{"spec.ipip: a field of Calico's first API", "spec.vxlanMode=Always: this version of Manx does not carry VXLAN"},
+			grave: 1},
+		{kind: "BGPConfiguration", name: "default",
+			spec: `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}},"logSeverityScreen":"info"}`,
 			want: []string{"spec.nodeMeshPassword: the sessions of this version"}, grave: 1},
 		{kind: "FelixConfiguration", name: "node.n1", spec: `{"wireguardEnabled":true,"vxlanPort":4790,"healthEnabled":false}`,
-			want: []string{"spec.healthEnabled=false: use FELIX_HEALTHENABLED", "spec.vxlanPort=4790: this version of Manx has no VXLAN", "spec.wireguardEnabled=true: "}, grave: 1},
-		{kind: "BGPFilter", name: "f", spec: `{"exportV4":[{"action":"Accept","cidr":"10.0.0.0/8"}]}`, want: []string{"spec.exportV4: this version"}},
+			want: []string{
+				"spec.healthEnabled=false: use FELIX_HEALTHENABLED",
+				"spec.vxlanPort=4790: this version of Manx has no VXLAN", "spec.wireguardEnabled=true: ",
+			}, grave: 1},
+		{kind: "BGPFilter", name: "f", spec: `{"exportV4":[{"action":"Accept","cidr":"10.0.0.0/8"}]}`,
+			want: []string{"spec.exportV4: this version"}},
 		// Unknown, and of Calico.
 		{kind: "FelixConfiguration", name: "default", spec: `{"ipipMtu":1400,"bpfEnabled":true,"nonsense":[1],"wireguardEnable":true}`,
-			want: []string{"spec.bpfEnabled: a field of Calico's", "spec.ipipMtu: no such field, ignored; did you mean ipipMTU?", "spec.nonsense: no such field, ignored",
-				"spec.wireguardEnable: no such field, ignored; did you mean wireguardEnabled?"}},
+			want: []string{
+				"spec.bpfEnabled: a field of Calico's", "spec.ipipMtu: no such field, ignored; did you mean ipipMTU?",
+				"spec.nonsense: no such field, ignored",
+				"spec.wireguardEnable: no such field, ignored; did you mean wireguardEnabled?",
+			}},
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"node":{"leakGracePeriods":"5m"}}}`,
 			want: []string{"spec.controllers.node.leakGracePeriods: no such field, ignored; did you mean leakGracePeriod?"}},
 		// Names that no program reads.
-		{kind: "BGPConfiguration", name: "node.n1", spec: `{"listenPort":180}`, want: []string{"metadata.name=node.n1: the object is not read; default is the name"}},
-		{kind: "FelixConfiguration", name: "mine", spec: `{}`, want: []string{"metadata.name=mine: the object is not read; default or node.NODE is the name"}},
+		{kind: "BGPConfiguration", name: "node.n1", spec: `{"listenPort":180}`,
+			want: []string{"metadata.name=node.n1: the object is not read; default is the name"}},
+		{kind: "FelixConfiguration", name: "mine", spec: `{}`,
+			want: []string{"metadata.name=mine: the object is not read; default or node.NODE is the name"}},
 	} {
 		k, ok := settings.Of(tt.kind)
 		if !ok {
@@ -107,7 +119,8 @@ func TestFindingsAreBounded(t *testing.T) {
 func TestSummaryGroupsByReason(t *testing.T) {
 	k, _ := settings.Of("BGPPeer")
 	found := k.Findings(object(t, "tor", `{"peerIP":"192.0.2.1","asNumber":64500,"node":"n1"}`))
-	if got := settings.Summary(found, 1000); !strings.HasPrefix(got, "spec.asNumber=64500, spec.node=n1, spec.peerIP=192.0.2.1: this version of Manx has the mesh of nodes only") ||
+	if got := settings.Summary(found, 1000); !strings.HasPrefix(got,
+		"spec.asNumber=64500, spec.node=n1, spec.peerIP=192.0.2.1: this version of Manx has the mesh of nodes only") ||
 		strings.Count(got, "this version") != 1 {
 		t.Error(got)
 	}
