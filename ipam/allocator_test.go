@@ -186,7 +186,10 @@ func TestSixtyAtOnce(t *testing.T) {
 	n.flush()
 	b.TakeOps()
 	// While the first write is under way the others queue up.
-	b.SetHook(func(context.Context, fake.Op) (error, error) { time.Sleep(2 * time.Millisecond); return nil, nil })
+	b.SetHook(func(context.Context, fake.Op) (error, error) {
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // how long a request takes
+		return nil, nil
+	})
 	var wg sync.WaitGroup
 	for i := range 60 {
 		wg.Go(func() { n.assign(fmt.Sprintf("pod-%d", i)) })

@@ -92,7 +92,10 @@ func TestNamespacesShareBlocks(t *testing.T) {
 	nobody := ipPool("z", "10.2.0.0/20", 26)
 	nobody.Spec.NamespaceSelector = "!has(tenant)"
 	n := newNode(t, store.New(b), "n1", tenant, nobody)
-	b.SetHook(func(context.Context, fake.Op) (error, error) { time.Sleep(time.Millisecond); return nil, nil })
+	b.SetHook(func(context.Context, fake.Op) (error, error) {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // how long a request takes
+		return nil, nil
+	})
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {

@@ -92,7 +92,7 @@ func TestFight(t *testing.T) {
 		w.apply()
 		writes := 0
 		const long = 30 * time.Minute
-		for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { //nolint:forbidigo // the bubble's clock
 			w.k.Set("eth0", nl.Forwarding, 0)
 			w.d.Touch(2)
 			w.d.Touch(1)
@@ -107,13 +107,13 @@ func TestFight(t *testing.T) {
 			!strings.Contains(got[0], "find out what sets it") {
 			t.Errorf("says %q", got)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
 		w.apply()
-		time.Sleep(9 * time.Minute)
+		time.Sleep(9 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if w.apply(); len(w.conditions()) != 1 {
 			t.Errorf("nine minutes later it says %q", w.conditions())
 		}
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if w.apply(); len(w.conditions()) != 0 {
 			t.Errorf("after a while it still says %q", w.conditions())
 		}

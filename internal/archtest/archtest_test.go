@@ -111,8 +111,10 @@ var rules = []rule{
 	{except: []string{"felix/nl", "cni-plugin/veth", "cni-plugin/internal/nettest", "internal/podnet", "test"},
 		banned: []string{"github.com/vishvananda/netlink"},
 		why:    "netlink has one door, felix/nl (the plugin and the program that enters pods have their own): it repeats interrupted dumps"},
-	{who: []string{"internal/attachment", "internal/family", "internal/delta", "internal/loop", "internal/nearest", "internal/progress"},
-		banned: []string{module}, why: "a leaf imports nothing of the module"},
+	{who: []string{
+		"internal/attachment", "internal/family", "internal/delta", "internal/loop", "internal/nearest", "internal/progress",
+		"internal/testwait",
+	}, banned: []string{module}, why: "a leaf imports nothing of the module"},
 }
 
 // applies reports whether the rule is for a package.

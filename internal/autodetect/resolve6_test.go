@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/internal/family"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // host6 is a machine with every kind of IPv6 address that the rules speak of.
@@ -230,20 +231,15 @@ func TestSystem6(t *testing.T) {
 		}
 		// A new address is tentative until the kernel's worker has looked at it.
 		var ifaces []Interface
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-			var err error
-			if ifaces, err = Interfaces(); err != nil {
-				t.Error(err)
-				return
-			}
-			told := unfitOf(ifaces)
-			if told["fd00:0:0:1::/64 of eth0 temporary"] && told["fd00:0:0:2::/64 of eth0 deprecated"] {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("unfit addresses %v; want a temporary and a deprecated one of eth0 within 10 s", told)
-				return
-			}
+		var told map[string]bool
+		var err error
+		if !testwait.Poll(30*time.Second, func() bool {
+			ifaces, err = Interfaces()
+			told = unfitOf(ifaces)
+			return err != nil || told["fd00:0:0:1::/64 of eth0 temporary"] && told["fd00:0:0:2::/64 of eth0 deprecated"]
+		}) || err != nil {
+			t.Errorf("%v; unfit addresses %v; want a temporary and a deprecated one of eth0 within 30 s", err, told)
+			return
 		}
 		for _, method := range []string{"first-found", "can-reach=2001:db8::1", "interface=eth0", "cidr=fd00:0:0::/46"} {
 			m, err := ParseMethod6(method)

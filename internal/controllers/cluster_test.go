@@ -31,6 +31,7 @@ import (
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/health"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/crd"
@@ -247,13 +248,12 @@ func (c *testCluster) tunnel(f *fixture, cidr, addr, node string) {
 // eventually waits until ok returns nothing; what it returns last is told.
 func eventually(t *testing.T, what string, ok func() string) {
 	t.Helper()
-	var why string
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if why = ok(); why == "" {
-			return
+	testwait.Succeeds(t, time.Minute, what, func() error {
+		if why := ok(); why != "" {
+			return errors.New(why)
 		}
-	}
-	t.Fatalf("%s: not within 60 s: %s", what, why)
+		return nil
+	})
 }
 
 // settles waits until what is stored is as wanted.
@@ -391,7 +391,7 @@ func (c *testCluster) reconnect(t *testing.T) {
 	for time.Since(started) < 2*graceInTest {
 		c.proxy.cut()
 		cut = time.Now()
-		time.Sleep(graceInTest / 3)
+		time.Sleep(graceInTest / 3) //nolint:forbidigo // cuts come more often than the grace period
 		if f.state()["handle k.again"] == "" {
 			t.Fatalf("released %s after a reconnect", time.Since(cut))
 		}
@@ -446,11 +446,11 @@ func (c *testCluster) nodeGone(t *testing.T) {
 	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(graceInTest / 2) // less than the grace period
+	time.Sleep(graceInTest / 2) //nolint:forbidigo // less than the grace period
 	if _, err := c.kube.CoreV1().Nodes().Create(t.Context(), nodeObject("n2"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(graceInTest)
+	time.Sleep(graceInTest) //nolint:forbidigo // that nothing is released is seen over the grace period
 	f.want("a node that comes back loses nothing", before)
 
 	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {

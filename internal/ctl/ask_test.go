@@ -86,7 +86,7 @@ func TestAskAgentsIsBounded(t *testing.T) {
 					<-ctx.Done()
 					return nil, context.Cause(ctx)
 				}
-				time.Sleep(time.Second) // of the bubble's clock
+				time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock: how long an agent takes
 				return saysName(pod)
 			}, 10*time.Second, nodes, byNode)
 			if took := time.Since(start); took != tc.want {

@@ -194,7 +194,7 @@ func TestPreflightOfNodesThatDidNotRunTogether(t *testing.T) {
 			p := &pods{calls: map[string][]string{}, pass: oneWay, ran: func(string) (time.Time, time.Time) { return at, at.Add(7 * time.Second) }}
 			p.together.Add(1)
 			reports = append(reports, o.ask(t.Context(), m, members, func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
-				time.Sleep(8 * time.Second)
+				time.Sleep(8 * time.Second) //nolint:forbidigo // the bubble's clock: how late the second starts
 				return p.exec(ctx, pod, args...)
 			}))
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // host6 adds to host's files those of IPv6: forwarding off, and accept_ra of each
@@ -194,15 +196,13 @@ func makeRouter() error {
 }
 
 func until(what string, look func() (bool, error)) error {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if ok, err := look(); ok || err != nil {
-			return err
-		}
-		if time.Now().After(deadline) {
-			table, _ := os.ReadFile(routes6)
-			return fmt.Errorf("%s: not within 30 s; routes:\n%s", what, table)
-		}
+	var ok bool
+	var err error
+	if !testwait.Poll(30*time.Second, func() bool { ok, err = look(); return ok || err != nil }) {
+		table, _ := os.ReadFile(routes6)
+		return fmt.Errorf("%s: not within 30 s; routes:\n%s", what, table)
 	}
+	return err
 }
 
 // hasDefault tells whether eth0 has a default route by advertisement, hasRoute whether

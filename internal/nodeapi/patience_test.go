@@ -134,7 +134,7 @@ func TestClientThatDidNotRun(t *testing.T) {
 	client, out := program(t, askHere, path, "asked")
 	wantCalls(t, h, "add asked")
 	stopProcess(t, client.Process)
-	time.Sleep(2 * testSilence) // what the test is about
+	time.Sleep(2 * testSilence) //nolint:forbidigo // how long the client is stopped is what the test is about
 	if err := client.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestMain(m *testing.M) {
@@ -163,11 +165,7 @@ func startAt(t testing.TB, path string, h Handler, change func(*limits)) (stop f
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, ok)
 }
 
 func endpoint(id string) Endpoint {
@@ -399,7 +397,7 @@ func TestSlowFrame(t *testing.T) {
 	go func() {
 		var err error
 		for _, part := range []string{`{"bo`, `dy":"st`, `atus"}`, "\n"} {
-			time.Sleep(2 * c.agent.patience)
+			time.Sleep(2 * c.agent.patience) //nolint:forbidigo // how long a piece takes is what the test is about
 			_, e := io.WriteString(there, part)
 			err = errors.Join(err, e)
 		}

@@ -2,6 +2,7 @@ package settingsreport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // cluster is a cluster of fake clients.
@@ -110,13 +112,12 @@ func (c *cluster) events() (out []string) {
 // eventually waits until got returns want.
 func eventually[T any](t *testing.T, what string, got func() T, want T) {
 	t.Helper()
-	var diff string
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if diff = cmp.Diff(want, got()); diff == "" {
-			return
+	testwait.Succeeds(t, 30*time.Second, what, func() error {
+		if diff := cmp.Diff(want, got()); diff != "" {
+			return errors.New(diff)
 		}
-	}
-	t.Fatalf("%s: not within 30 s: %s", what, diff)
+		return nil
+	})
 }
 
 func custom(kind, name string, spec map[string]any) *unstructured.Unstructured {

@@ -198,7 +198,8 @@ func TestDatastoreLocked(t *testing.T) {
 	during := newPod("default", "e2e-during-lock", "node2", podImage)
 	createPod(t, during)
 	refused(t, during, "datastoreReady of ClusterInformation default is false")
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // that nothing changes is seen over a time
 		if got := routes(); !slices.Equal(got, want) {
 			t.Fatalf("routes of node1 via node2 while the datastore is locked: %q, want %q", got, want)
 		}

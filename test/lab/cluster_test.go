@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/guard"
@@ -70,17 +71,7 @@ func randomName(t *testing.T) string {
 // eventually waits for check to be satisfied.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	testwait.Succeeds(t, time.Minute, what, check)
 }
 
 // bridge gives a node the reference bridge plugin as its pod network.
