@@ -18,13 +18,13 @@ import (
 
 const gateway6 = "fe80::ecee:eeff:feee:eeee"
 
-// newRig6 is a node with IPv6 whose network gives pods the families.
-func newRig6(t *testing.T, ipv4, ipv6 bool) *rig {
+// newRig6 is a node with IPv6 whose network gives pods it, and IPv4 as told.
+func newRig6(t *testing.T, ipv4 bool) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.node.IP(t, "address add fd00:99::1/128 dev lo")
 	r.node.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
-	r.conf["ipam"] = map[string]any{"type": "manx-ipam", "assign_ipv4": fmt.Sprint(ipv4), "assign_ipv6": fmt.Sprint(ipv6)}
+	r.conf["ipam"] = map[string]any{"type": "manx-ipam", "assign_ipv4": fmt.Sprint(ipv4), "assign_ipv6": "true"}
 	return r
 }
 
@@ -66,7 +66,7 @@ func TestIPv6(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRig6(t, tc.ipv4, true)
+			r := newRig6(t, tc.ipv4)
 			pod := nettest.New(t, "pod")
 			if tc.prep != nil {
 				tc.prep(t, r, pod)
@@ -198,7 +198,7 @@ func checkSysctls(t *testing.T, where string, ns *nettest.Namespace, want map[st
 
 // A network that lets pods forward packets lets them forward those of both families.
 func TestForwardingIPv6(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	r.conf["container_settings"] = map[string]any{"allow_ip_forwarding": true}
 	pod := nettest.New(t, "pod")
 	pod.SetSysctl(t, "ipv4/ip_forward", "1")
@@ -225,7 +225,7 @@ func TestCheckFindsDamageOfBothFamilies(t *testing.T) {
 		{says: "the pod lacks the route 0.0.0.0/0 via 169.254.1.1 dev eth0", ns: "pod", line: "route del default"},
 	} {
 		t.Run(tc.says, func(t *testing.T) {
-			r := newRig6(t, true, true)
+			r := newRig6(t, true)
 			pod := nettest.New(t, "pod")
 			result := r.mustAdd(idA, "web", pod)
 			switch tc.ns {
@@ -247,7 +247,7 @@ func TestCheckFindsDamageOfBothFamilies(t *testing.T) {
 // A pod with both families goes while no agent runs: nothing of it is left on the
 // node, and the agent that comes back releases both addresses.
 func TestDualStackDelWithoutAgent(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	pod := nettest.New(t, "pod")
 	r.mustAdd(idA, "web", pod)
 	r.stop()
@@ -269,7 +269,7 @@ func TestDualStackDelWithoutAgent(t *testing.T) {
 
 // The kernel has no IPv6 on an interface whose MTU is below IPv6's smallest.
 func TestIPv6NeedsItsMTU(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	pod := nettest.New(t, "pod")
 	for name, set := range map[string]func(mtu int){
 		"of the configuration": func(mtu int) { r.conf["mtu"] = mtu },

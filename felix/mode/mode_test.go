@@ -365,10 +365,8 @@ func simulate(t *testing.T, r *rand.Rand) {
 					join()
 				}
 			}
-		} else {
-			if n.dead {
-				n.dead, n.pool = false, Pool{}
-			}
+		} else if n.dead {
+			n.dead, n.pool = false, Pool{}
 		}
 		if n.dead {
 			continue

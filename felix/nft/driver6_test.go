@@ -127,7 +127,7 @@ func TestAbsent(t *testing.T) {
 		t.Errorf("the table stays: %+v", again.Status())
 	}
 	// Gone for good: it is not looked for again.
-	r.fail = func(what string) error { return errors.New(what) }
+	r.fail = errors.New
 	again.QueueResync()
 	apply(t, again)
 	r.fail = nil
@@ -150,7 +150,7 @@ func TestAbsent(t *testing.T) {
 
 	// Where nft cannot be, there is nothing to remove and nothing to say.
 	none, r := newDriver6(t)
-	r.fail = func(what string) error { return errors.New(what) }
+	r.fail = errors.New
 	none.SetAbsent()
 	apply(t, none)
 	if len(none.Conditions()) != 0 {

@@ -65,7 +65,7 @@ func TestParseAddress(t *testing.T) {
 		"10.0.0.5/33":   "!with a prefix length",
 		"10.0.0":        "!not an IPv4 address",
 		"Autodetect":    "!not an IPv4 address",
-		" 10.0.0.5":     "!not an IPv4 address",
+		" 10.0.0.5":     "!not an IPv4 address", //nolint:gocritic // the space is what is tried
 		"10.0.0.5/024":  "!with a prefix length",
 		"010.0.0.5":     "!not an IPv4 address",
 		"10.0.0.5,none": "!not an IPv4 address",

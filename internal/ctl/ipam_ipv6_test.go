@@ -42,8 +42,9 @@ func newDualCluster(t *testing.T) *ipamCluster {
 		}
 	}
 	for _, n := range c.answers {
-		for i, iface := range n.Addresses.Interfaces {
-			n.Addresses.Interfaces[i].Addrs = append(iface.Addrs, netip.MustParseAddr(second[iface.Pod]))
+		for i := range n.Addresses.Interfaces {
+			iface := &n.Addresses.Interfaces[i]
+			iface.Addrs = append(iface.Addrs, netip.MustParseAddr(second[iface.Pod]))
 		}
 	}
 	return c

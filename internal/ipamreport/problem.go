@@ -80,9 +80,9 @@ var kinds = []kindInfo{
 		"The node's agent writes them when it starts again."},
 }
 
-func infoOf(k Kind) (rank int, info kindInfo) {
-	i := slices.IndexFunc(kinds, func(i kindInfo) bool { return i.kind == k })
-	return i, kinds[i]
+// rankOf is a kind's place in the report.
+func rankOf(k Kind) int {
+	return slices.IndexFunc(kinds, func(i kindInfo) bool { return i.kind == k })
 }
 
 // Problem is one thing that is not as it should be.
@@ -122,8 +122,11 @@ func Confirm(earlier, later []Problem) []Problem {
 // sortProblems puts the worst first.
 func sortProblems(ps []Problem) {
 	slices.SortFunc(ps, func(a, b Problem) int {
-		ra, _ := infoOf(a.Kind)
-		rb, _ := infoOf(b.Kind)
-		return cmp.Or(ra-rb, compareSubjects(a.Subject, b.Subject), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Sequence, b.Sequence))
+		return cmp.Or(
+			cmp.Compare(rankOf(a.Kind), rankOf(b.Kind)),
+			compareSubjects(a.Subject, b.Subject),
+			cmp.Compare(a.Node, b.Node),
+			cmp.Compare(a.Sequence, b.Sequence),
+		)
 	})
 }

@@ -86,11 +86,12 @@ func (s *fieldSchema) sample(field string, quiet []string) any {
 			return out
 		}
 		p := s.Properties[name]
-		if list {
+		switch {
+		case list:
 			out[name] = []any{p.Items.sample("."+rest, quiet)}
-		} else if rest != "" {
+		case rest != "":
 			out[name] = p.sample("."+rest, quiet)
-		} else {
+		default:
 			out[name] = p.sample("", quiet)
 		}
 		return out

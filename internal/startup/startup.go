@@ -158,11 +158,10 @@ func (s *Startup) Run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	more, err := s.ensureDefaults(ctx, kubeadm != nil)
-	if err != nil {
+	if err := s.ensureDefaults(ctx, kubeadm != nil); err != nil {
 		return Result{}, err
 	}
-	res.Notes = slices.Concat(notes, more, s.checkForwarding(res))
+	res.Notes = slices.Concat(notes, s.checkForwarding(res))
 	for _, n := range res.Notes {
 		s.Log.Warn("start-up note", "subject", n.Subject, "note", n.Text)
 	}

@@ -159,7 +159,7 @@ func TestFirstStart(t *testing.T) {
 		p.Spec.VXLANMode != v1.EncapNever || !p.Spec.NATOutgoing || p.Spec.NodeSelector != "zone == 'a'" {
 		t.Errorf("pool %+v", p)
 	}
-	ci, err := c.start().get(t.Context(), v1.PluralClusterInformations, "default")
+	ci, err := c.start().get(t.Context(), v1.PluralClusterInformations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestFirstStart(t *testing.T) {
 		spec["datastoreReady"] != true || spec["calicoVersion"] != nil {
 		t.Errorf("ClusterInformation %v", spec)
 	}
-	felix, err := c.start().get(t.Context(), v1.PluralFelixConfigurations, "default")
+	felix, err := c.start().get(t.Context(), v1.PluralFelixConfigurations)
 	if err != nil {
 		t.Fatal(err)
 	}

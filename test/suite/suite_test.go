@@ -147,10 +147,10 @@ func TestLanes(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := t.TempDir() + "/order"
-	append := func(name string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", name, file} }
+	notes := func(name string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", name, file} }
 	results, err := runLanes(t.Context(), []step{
 		{name: "late", lane: "one", needs: []string{"early"}, args: []string{"test", "-s", file}},
-		{name: "early", lane: "two", args: append("early")},
+		{name: "early", lane: "two", args: notes("early")},
 	})
 	if err != nil || results[0].err != nil {
 		t.Errorf("%v, %+v", err, results)
