@@ -240,9 +240,11 @@ var (
 func desired(as uint32, nodes ...netip.Addr) speaker.Desired {
 	d := speaker.Desired{
 		Global: bgp.Global{AS: 64512, RouterID: self, ListenAddr: self, ListenPort: 179},
-		Policy: bgp.Policy{Import: []bgp.Statement{{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}}}},
-		Paths:  []bgp.Path{{Prefix: own, NextHop: self, LocalPref: 100}},
-		Own:    []netip.Prefix{own},
+		Policy: bgp.Policy{Import: []bgp.Statement{
+			{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}},
+		}},
+		Paths: []bgp.Path{{Prefix: own, NextHop: self, LocalPref: 100}},
+		Own:   []netip.Prefix{own},
 	}
 	for _, n := range nodes {
 		d.Peers = append(d.Peers, bgp.Peer{Name: n.String(), Addr: n, AS: as, MaxPrefixes: 10})
@@ -279,7 +281,8 @@ func TestFailuresStayPending(t *testing.T) {
 	}
 	r.run()
 	r.SetDesired(desired(64512, nodeB, nodeC))
-	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26", "add 10.0.0.2 as 64512 restarting=true", "add 10.0.0.3 as 64512 restarting=true")
+	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26",
+		"add 10.0.0.2 as 64512 restarting=true", "add 10.0.0.3 as 64512 restarting=true")
 	r.wait("the error in the status", func() bool {
 		e := r.Status().LastError
 		return strings.Contains(e, "announce 10.244.1.0/26: no") && strings.Contains(e, "add peer 10.0.0.2: no")
@@ -444,7 +447,9 @@ func TestUnproven(t *testing.T) {
 	r.run()
 	lent := netip.MustParsePrefix("10.244.1.5/32")
 	d := desired(64512, nodeB, nodeC)
-	d.Import = append(d.Import, bgp.Statement{Name: "a", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 32, MaxBits: 32, NextHops: []netip.Addr{nodeB, nodeC}})
+	d.Import = append(d.Import, bgp.Statement{
+		Name: "a", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 32, MaxBits: 32, NextHops: []netip.Addr{nodeB, nodeC},
+	})
 	r.SetDesired(d)
 	r.wait("the peers", func() bool { return r.session(nodeB).State == bgp.Idle && r.session(nodeC).State == bgp.Idle })
 	r.up(nodeB)

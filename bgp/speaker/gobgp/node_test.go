@@ -94,9 +94,15 @@ func (s spec) desired() speaker.Desired {
 	d := speaker.Desired{
 		Global: bgp.Global{AS: clusterAS, RouterID: self.Addr, ListenAddr: self.Addr, ListenAddr6: self.Addr6, ListenPort: 179},
 		Peers:  peers,
-		Policy: bgp.Policy{Import: policy.Import([]bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}}, others), Export: policy.Export()},
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []bgp.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
-		Own:    s.Blocks,
+		Policy: bgp.Policy{
+			Import: policy.Import([]bgp.Pool{
+				{Name: "p", CIDR: testPool, BlockBits: 26},
+				{Name: "p6", CIDR: testPool6, BlockBits: 122},
+			}, others),
+			Export: policy.Export(),
+		},
+		Paths: advertise.Paths(advertise.Self{IPv4: self.Addr, IPv6: self.Addr6}, s.Blocks, nil, []bgp.Pool{{CIDR: testPool}, {CIDR: testPool6}}),
+		Own:   s.Blocks,
 	}
 	if s.Import != nil {
 		d.Import = s.Import
