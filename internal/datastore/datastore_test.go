@@ -89,7 +89,9 @@ func clients(nodes []runtime.Object, custom ...runtime.Object) (*dynamicfake.Fak
 }
 
 // start runs a datastore over fake clients holding the given objects.
-func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
+func start(
+	t *testing.T, nodes []runtime.Object, custom ...runtime.Object,
+) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
 	t.Helper()
 	dyn, kube := clients(nodes, custom...)
 	return startWith(t, Config{Kubernetes: kube, Dynamic: dyn}), dyn, kube
@@ -136,7 +138,9 @@ func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool
 
 func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 	good := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "good", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.1/24"}}}
-	bad := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0"}}}
+	bad := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0"}},
+	}
 	wrongType := pool("wrongtype", "10.1.0.0/16")
 	wrongType.Object["spec"].(map[string]any)["blockSize"] = "twenty-six"
 	d, dyn, kube := start(t, []runtime.Object{good, bad},

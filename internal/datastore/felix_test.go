@@ -83,7 +83,8 @@ func TestTunnelMTU(t *testing.T) {
 
 func TestFelixSwitch(t *testing.T) {
 	d, _, _ := start(t, nil, felixConf("default", "wireguardEnabled", true, "vxlanEnabled", false),
-		felixConf("node.off", "wireguardEnabled", false), felixConf("node.on", "wireguardEnabled", true), felixConf("node.open", "vxlanEnabled", true))
+		felixConf("node.off", "wireguardEnabled", false), felixConf("node.on", "wireguardEnabled", true),
+		felixConf("node.open", "vxlanEnabled", true))
 	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })
 	for node, want := range map[string]string{"off": "node.off", "on": "node.on", "open": "default", "without": "default"} {
 		on, object := s.FelixSwitch(node, func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabled })

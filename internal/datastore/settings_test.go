@@ -20,7 +20,9 @@ func TestWithoutEffect(t *testing.T) {
 		felixConf("node.n1", "vxlanPort", int64(4789)), felixConf("node.n2", "healthPort", int64(1)),
 		custom("BGPPeer", "all", map[string]any{"peerIP": "192.0.2.1"}),
 		custom("BGPPeer", "n2", map[string]any{"node": "n2", "peerIP": "192.0.2.1"}),
-		custom("BGPPeer", "rack-a", map[string]any{"nodeSelector": "rack == 'a'", "password": map[string]any{"secretKeyRef": map[string]any{"key": "k"}}}),
+		custom("BGPPeer", "rack-a", map[string]any{
+			"nodeSelector": "rack == 'a'", "password": map[string]any{"secretKeyRef": map[string]any{"key": "k"}},
+		}),
 		custom("BGPPeer", "rack-b", map[string]any{"nodeSelector": "rack == 'b'", "peerIP": "192.0.2.1"}),
 		custom("BGPPeer", "broken", map[string]any{"nodeSelector": "rack ==", "peerIP": "192.0.2.1"}),
 		pool("p", "10.0.0.0/16"),
@@ -53,7 +55,8 @@ func TestWithoutEffect(t *testing.T) {
 		return strings.HasSuffix(told(s), "FelixConfiguration/default spec.ipipMTUs") && !strings.Contains(told(s), "healthEnabled")
 	})
 	for _, name := range []string{"all", "broken", "rack-a"} {
-		if err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers)).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		if err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers)).Delete(t.Context(),
+			name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
