@@ -59,16 +59,19 @@ func isolated(node string, s *datastore.Snapshot, sessions []bgp.Session) (why s
 	self, _ := s.Node(node)
 	switch {
 	case self.RouteReflectorClusterID.IsValid():
-		why = fmt.Sprintf("its annotation %s makes it a route reflector, to which this version of Manx makes no sessions: kubectl annotate node %s %s-",
+		why = fmt.Sprintf("its annotation %s makes it a route reflector, "+
+			"to which this version of Manx makes no sessions: kubectl annotate node %s %s-",
 			apiv1.AnnotationNodeRouteReflector, node, apiv1.AnnotationNodeRouteReflector)
 	case !s.BGP.NodeToNodeMesh:
 		why = fmt.Sprintf("nodeToNodeMeshEnabled of BGPConfiguration default is false, and no other peer is configured for it: "+
 			"kubectl patch bgpconfigurations.%s default --type merge -p '{\"spec\":{\"nodeToNodeMeshEnabled\":true}}'", apiv1.GroupName)
 	case reflectors == others:
-		why = fmt.Sprintf("all other nodes have the annotation %s, and this version of Manx makes no sessions to route reflectors: remove it from them",
+		why = fmt.Sprintf("all other nodes have the annotation %s, "+
+			"and this version of Manx makes no sessions to route reflectors: remove it from them",
 			apiv1.AnnotationNodeRouteReflector)
 	default:
-		why = "no other node has an address of its own to which a session could be made: see what the status page says of addresses that several nodes claim"
+		why = "no other node has an address of its own to which a session could be made: " +
+			"see what the status page says of addresses that several nodes claim"
 	}
 	return "it has no BGP session to any other node: " + why, noPeerGrace
 }

@@ -53,7 +53,8 @@ func TestPodWithSettingsWithoutEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := []string{"default Pod web u1 SettingWithoutEffect: cni.projectcalico.org/ipv4pool=x: no such annotation, ignored; did you mean cni.projectcalico.org/ipv4pools?; " +
+	want := []string{"default Pod web u1 SettingWithoutEffect: cni.projectcalico.org/ipv4pool=x: no such annotation, ignored; " +
+		"did you mean cni.projectcalico.org/ipv4pools?; " +
 		"kubernetes.io/egress-bandwidth=10M: this version of Manx does not limit what pods send or receive; " +
 		"of the namespace: qos.projectcalico.org/dscp=20: this version of Manx does not mark packets"}
 	var got []string

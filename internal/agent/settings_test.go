@@ -33,7 +33,9 @@ func servingAgent(t *testing.T, env []string, s *datastore.Snapshot) *Agent {
 		node: "n1", settings: settings, log: log,
 		speaker: speaker.New(speaker.Config{}), ipam: ipam.New(ipam.Config{Node: "n1"}), modes: newModes("n1", log, modeActions{}, func() {}),
 	}
-	if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
+	if a.dataplane, err = felix.New(felix.Config{
+		Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil },
+	}); err != nil {
 		t.Fatal(err)
 	}
 	a.snapshot.Store(s)
@@ -63,24 +65,32 @@ func TestSettingsWithoutEffect(t *testing.T) {
 		lines   []string // of status
 	}{
 		{name: "nothing", nodes: []runtime.Object{n1, n2}},
-		{name: "a password of the mesh", objects: []runtime.Object{customObject("BGPConfiguration", "default", map[string]any{"nodeMeshPassword": password})},
-			refused: []string{"SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password"},
-			lines:   []string{"BGPConfiguration/default: spec.nodeMeshPassword: "}},
+		{name: "a password of the mesh",
+			objects: []runtime.Object{customObject("BGPConfiguration", "default", map[string]any{"nodeMeshPassword": password})},
+			refused: []string{
+				"SettingRefused: BGPConfiguration/default: spec.nodeMeshPassword: the sessions of this version of Manx have no password",
+			},
+			lines: []string{"BGPConfiguration/default: spec.nodeMeshPassword: "}},
 		{name: "a peer's password", objects: []runtime.Object{
 			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "password": password}),
 			customObject("BGPPeer", "other", map[string]any{"node": "n2", "password": password})},
 			refused: []string{"SettingRefused: BGPPeer/tor: spec.password: this version of Manx has the mesh of nodes only"},
 			lines:   []string{"BGPPeer/tor: spec.password: this"}},
-		{name: "a peer", objects: []runtime.Object{customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500)})},
-			lines: []string{"BGPPeer/tor: spec.asNumber=64500, spec.peerIP=192.0.2.1: this version of Manx has the mesh"}},
-		{name: "the host closed", objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
-			refused: []string{"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: this version of Manx has no policy"},
-			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
+		{name: "a peer",
+			objects: []runtime.Object{customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500)})},
+			lines:   []string{"BGPPeer/tor: spec.asNumber=64500, spec.peerIP=192.0.2.1: this version of Manx has the mesh"}},
+		{name: "the host closed",
+			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
+			refused: []string{
+				"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: this version of Manx has no policy",
+			},
+			lines: []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
 		{name: "the host closed, the environment says otherwise", env: []string{"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT"},
 			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
 			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
-		{name: "a pool in VXLAN", objects: []runtime.Object{customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16", "vxlanMode": "Always"})},
-			lines: []string{"IPPool/p: spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}},
+		{name: "a pool in VXLAN",
+			objects: []runtime.Object{customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16", "vxlanMode": "Always"})},
+			lines:   []string{"IPPool/p: spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := servingAgent(t, tt.env, snapshotFrom(t, tt.nodes, tt.objects...))
@@ -129,18 +139,22 @@ func begins(t *testing.T, what string, got, want []string) {
 func TestSettingsConditionIsBounded(t *testing.T) {
 	var objects []runtime.Object
 	for i := range 200 {
-		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{"peerIP": "192.0.2.1", "filters": []any{strings.Repeat("x", 5000)}}))
+		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{
+			"peerIP": "192.0.2.1", "filters": []any{strings.Repeat("x", 5000)},
+		}))
 	}
 	s := snapshotFrom(t, nil, objects...)
 	c := settingsCondition(s.WithoutEffect("n1"))
-	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.filters, spec.peerIP=192.0.2.1: ") {
+	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || len(c.Message) > 1024 ||
+		!strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.filters, spec.peerIP=192.0.2.1: ") {
 		t.Errorf("%+v", c)
 	}
 	var lines []status.Setting = settingsStatus(s.WithoutEffect("n1"))
 	if len(lines) != 51 || lines[50].Object != "150 more objects" {
 		t.Errorf("%d lines, the last: %+v", len(lines), lines[len(lines)-1])
 	}
-	if c := settingsCondition(snapshotFrom(t, nil).WithoutEffect("n1")); c.Status != corev1.ConditionTrue || c.Reason != apiv1.ReasonSettingsEffective {
+	if c := settingsCondition(snapshotFrom(t, nil).WithoutEffect("n1")); c.Status != corev1.ConditionTrue ||
+		c.Reason != apiv1.ReasonSettingsEffective {
 		t.Errorf("nothing set: %+v", c)
 	}
 	grave := settingsCondition(snapshotOf(t, map[string]map[string]any{"default": {"wireguardEnabled": true}}).WithoutEffect("n1"))

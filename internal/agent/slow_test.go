@@ -69,7 +69,8 @@ func TestSlowAPIServerIsNamed(t *testing.T) {
 	_, err := l.api.Add(short(), nodeapi.AddRequest{Endpoint: e, IPv4: true})
 	wantError(t, err, `assign an address to pod default/web: `+unanswered+remedy)
 	err = l.api.Del(short(), nodeapi.DelRequest{Endpoint: endpoint("warm", "cali0")})
-	wantError(t, err, `release the addresses of container warm: the API server has not answered the write of block 10\.244\.0\.\d+/29 for \S+ m?s`+remedy)
+	wantError(t, err,
+		`release the addresses of container warm: the API server has not answered the write of block 10\.244\.0\.\d+/29 for \S+ m?s`+remedy)
 	release()
 	l.mustDel(e)
 	l.checkGone(e)
@@ -110,7 +111,8 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 	defer stop()
 	c := dial()
 	_, err := c.Add(short, nodeapi.AddRequest{Endpoint: gone, IPv4: true})
-	wantError(t, err, `the Manx agent of this node is not done with add after [\d.]+ s: the API server has not answered the write of block 10\.244\.0\.\d+/29 for [\d.]+ m?s: check the API server and the network between it and this node`)
+	wantError(t, err, `the Manx agent of this node is not done with add after [\d.]+ s: the API server has not answered the write `+
+		`of block 10\.244\.0\.\d+/29 for [\d.]+ m?s: check the API server and the network between it and this node`)
 	if !errors.As(err, new(*nodeapi.SlowError)) {
 		t.Errorf("%T; want a SlowError", err)
 	}
@@ -144,5 +146,6 @@ func TestSlowLookupIsNamed(t *testing.T) {
 	p, _ := newPodAPI()
 	p.lookup = (&podLookup{cache: memory{nil, true}, kube: kube, timeout: 20 * time.Millisecond}).find
 	_, err = p.Add(t.Context(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
-	wantError(t, err, `assign an address to pod default/web: the API server has not answered the read of pod default/web, for its annotations, for \d+ ms: check the API server and the network between it and this node`)
+	wantError(t, err, `assign an address to pod default/web: the API server has not answered the read of pod default/web, `+
+		`for its annotations, for \d+ ms: check the API server and the network between it and this node`)
 }
