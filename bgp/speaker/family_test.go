@@ -23,7 +23,7 @@ var (
 
 // dual is desired of a node with both families: two announcements of IPv4, one of IPv6.
 func dual(nodes ...netip.Addr) speaker.Desired {
-	d := desired(64512, nodes...)
+	d := desired(nodes...)
 	d.Global.ListenAddr6 = self6
 	d.Import = append(d.Import, bgp.Statement{
 		Name: "p6", Prefix: netip.MustParsePrefix("fd10:244::/48"), MinBits: 122, MaxBits: 122, NextHops: []netip.Addr{nodeB6, nodeC6},
@@ -134,7 +134,7 @@ func TestOverLimitOfOneFamily(t *testing.T) {
 func TestListenAddr6EndsRun(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512))
+	r.SetDesired(desired())
 	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26")
 	r.SetDesired(dual())
 	if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "has changed") {

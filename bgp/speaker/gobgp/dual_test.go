@@ -101,7 +101,7 @@ func TestKilledSpeakerKeepsItsPathsOfBothFamilies(t *testing.T) {
 		before = append(before, s.learnedHistory())
 	}
 	b.kill()
-	time.Sleep(outage)
+	time.Sleep(outage) //nolint:forbidigo // how long a killed node is away
 	for _, s := range survivors {
 		for _, name := range []string{"b", "b/6"} {
 			if st := s.report().Sessions[name]; st.State == bgp.Established || !st.Restarting {
