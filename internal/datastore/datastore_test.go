@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	kubefake "k8s.io/client-go/kubernetes/fake"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestParseNode(t *testing.T) {
@@ -159,20 +161,13 @@ func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 	}
 
 	// Each fault is told once, as an Event about the object.
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	testwait.Succeeds(t, 30*time.Second, "Events about the objects", func() error {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(context.Background(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
+		if err == nil && len(events.Items) != 4 {
+			err = fmt.Errorf("there are %d; want 4", len(events.Items))
 		}
-		if len(events.Items) == 4 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d events within 10 s; want 4", len(events.Items))
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return err
+	})
 
 	// The overlapped pool becomes usable when the one in its way goes.
 	ctx := context.Background()
