@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam"
 )
 
@@ -284,23 +285,20 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 	p, _ := newPodAPI()
 	socket := filepath.Join(t.TempDir(), "run", "manx.sock")
 	removed := 0
-	remove := func(context.Context) error { removed++; return nil }
+	remove := func(context.Context) error { removed++; return nil } //nolint:unparam // uninstall calls what may fail
 	try := func() error {
 		return uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, false, remove)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- nodeapi.Serve(ctx, socket, p, slog.New(slog.DiscardHandler)) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	testwait.Succeeds(t, 30*time.Second, "the agent answers", func() error {
 		c, err := nodeapi.Dial(t.Context(), socket)
-		if err == nil {
-			c.Close()
-			break
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		return c.Close()
+	})
 	if err := try(); err == nil || !strings.Contains(err.Error(), "manxctl uninstall") || removed != 0 {
 		t.Fatalf("beside an agent: %v, removed %d times", err, removed)
 	}

@@ -277,7 +277,7 @@ func TestPoolNotesComeAndGo(t *testing.T) {
 			{with(apiv1.EncapCrossSubnet), 1, 1},
 		} {
 			a.snapshot.Store(c.snap)
-			time.Sleep(2 * lookEvery)
+			time.Sleep(2 * lookEvery) //nolint:forbidigo // the bubble's clock
 			synctest.Wait()
 			notes := a.poolNotes(c.snap)
 			if len(notes) != c.notes || len(said) != c.warns {

@@ -43,12 +43,8 @@ func servingAgent(t *testing.T, env []string, s *datastore.Snapshot) *Agent {
 	return a
 }
 
-func clusterNode(name, addr string, annotations ...string) *corev1.Node {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: addr}}}
-	for i := 0; i < len(annotations); i += 2 {
-		n.Annotations[annotations[i]] = annotations[i+1]
-	}
-	return n
+func clusterNode(name, addr string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: addr}}}
 }
 
 // A setting that is a matter of safety or of who reaches whom keeps the node from being

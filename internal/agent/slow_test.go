@@ -16,6 +16,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam/store/fake"
 )
 
@@ -93,17 +94,13 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	dial := func() *nodeapi.Client {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-			c, err := nodeapi.Dial(t.Context(), socket)
-			if err == nil {
-				t.Cleanup(func() { c.Close() })
-				return c
-			}
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-		}
+	dial := func() (c *nodeapi.Client) {
+		testwait.Succeeds(t, 30*time.Second, "the agent answers", func() (err error) {
+			c, err = nodeapi.Dial(t.Context(), socket)
+			return err
+		})
+		t.Cleanup(func() { c.Close() })
+		return c
 	}
 	gone := endpoint("gone", "cali1")
 	release := l.holdWrites()
@@ -128,11 +125,8 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 	if err != nil || len(reply.Addrs) != 1 {
 		t.Fatalf("%v, %v", reply, err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); len(l.ipam.Held(handleOf(gone))) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the address of the plugin that gave up is not given back")
-		}
-	}
+	testwait.Until(t, 30*time.Second, "the address of the plugin that gave up is given back",
+		func() bool { return len(l.ipam.Held(handleOf(gone))) == 0 })
 }
 
 // An API server that takes connections and says nothing.
