@@ -73,12 +73,13 @@ What is set and has no effect is told in these places, and everything there goes
 				"Any other field is named as unknown, with the nearest known name.\n", strings.Join(k.Calico, "`, `"))
 		}
 	}
-	b.WriteString("\n## Kinds that are not there\n\nThe CustomResourceDefinitions of Calico's policy (Tier, " +
-		"NetworkPolicy, GlobalNetworkPolicy, their staged forms, NetworkSet, GlobalNetworkSet,\n" +
-		"HostEndpoint) are not installed: " +
-		"this version of Manx has no policy, and the API server refuses such an object, which `calicoctl apply` says of\n" +
-		"the Tier that it looks for first. " +
-		"Kubernetes' own NetworkPolicies are accepted by every cluster and not enforced; a namespace that has some gets an\n" +
+	b.WriteString("\n## Kinds that are not there\n\n" +
+		"The CustomResourceDefinitions of Calico's policy (Tier, NetworkPolicy, GlobalNetworkPolicy, their staged forms, " +
+		"NetworkSet, GlobalNetworkSet,\n" +
+		"HostEndpoint) are not installed: this version of Manx has no policy, and the API server refuses such an object, " +
+		"which `calicoctl apply` says of\n" +
+		"the Tier that it looks for first. Kubernetes' own NetworkPolicies are accepted by every cluster and not enforced; " +
+		"a namespace that has some gets an\n" +
 		"Event and the condition `ManxNetworkPolicyEnforced=False`.\n")
 	b.WriteString("\n## Annotations of pods\n\n" +
 		"Those of pools may stand on the namespace too. A pod with one that is refused is not started, and its Event says why; " +

@@ -94,8 +94,8 @@ var settings = []setting{
 		name: "IP", group: groupAddress,
 		doc: "The node's IPv4 address. Empty: the address stored in the Node's annotation `projectcalico.org/IPv4Address`, detected when there " +
 			"is none, or when no interface has it and one has the Node's InternalIP. " +
-			"`autodetect`: looked for at every start and every `AUTODETECT_POLL_INTERVAL`; an address in use " +
-			"stays as long as the method accepts it. " +
+			"`autodetect`: looked for at every start and every `AUTODETECT_POLL_INTERVAL`; " +
+			"an address in use stays as long as the method accepts it. " +
 			"`none`: the stored one, never detected. An address without a prefix length gets that of the interface that owns it.",
 	}),
 	as(method, func(c *Config) *autodetect.Method { return &c.Address.Method }, setting{
@@ -121,8 +121,8 @@ var settings = []setting{
 	as(method6, func(c *Config) *autodetect.Method { return &c.Address.Method6 }, setting{
 		name: "IP6_AUTODETECTION_METHOD", group: groupAddress, preset: "first-found",
 		doc: "How the IPv6 address is detected, with `IP6=autodetect`: the methods of `IP_AUTODETECTION_METHOD`. " +
-			"Link-local, temporary, deprecated and " +
-			"not yet confirmed addresses are never taken, a /128 only when the interface has nothing else.",
+			"Link-local, temporary, deprecated and not yet confirmed addresses are never taken, " +
+			"a /128 only when the interface has nothing else.",
 	}),
 	as(maybeBool, func(c *Config) **bool { return &c.Address.IPv6Support }, setting{
 		name: "FELIX_IPV6SUPPORT", group: groupAddress,
@@ -159,9 +159,8 @@ var settings = []setting{
 	}),
 	poolRangeField(poolCIDR, func(c *Config) *Pool { return &c.Pool }, setting{
 		name: "CALICO_IPV4POOL_CIDR", group: groupPool,
-		doc: "The pool's range. Empty: " +
-			"kubeadm's `podSubnet`, else 192.168.0.0/16, or the first of 172.16.0.0/16 to 172.31.0.0/16 that holds no " +
-			"address of this host when that one does. `none`: create no pool.",
+		doc: "The pool's range. Empty: kubeadm's `podSubnet`, else 192.168.0.0/16, " +
+			"or the first of 172.16.0.0/16 to 172.31.0.0/16 that holds no address of this host when that one does. `none`: create no pool.",
 	}),
 	as(encapMode, func(c *Config) *v1.EncapMode { return &c.Pool.IPIP }, setting{
 		name: "CALICO_IPV4POOL_IPIP", group: groupPool, preset: "Never",

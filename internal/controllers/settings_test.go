@@ -85,8 +85,7 @@ func TestReferencePage(t *testing.T) {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", s.name, preset, s.accepts, s.doc)
 	}
 	b.WriteString("\nOf the KubeControllersConfiguration `default`, `spec.controllers.node.leakGracePeriod` has an effect. " +
-		"Its other settings, also\n" +
-		"ones that this version has never heard of, are kept and told of ([objects.md](objects.md)).\n" +
+		"Its other settings, also\nones that this version has never heard of, are kept and told of ([objects.md](objects.md)).\n" +
 		"\n## Accepted, no effect\n\n| variable | why |\n|---|---|\n")
 	for _, c := range compatible {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", c.name, c.why)
