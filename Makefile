@@ -43,7 +43,7 @@ manifests: ## Render manifests/manx.yaml from manifests/src and manifests/crds
 	hack/manifests.sh > manifests/manx.yaml
 
 .PHONY: verify
-verify: ## Fail when formatting, vet or generated files are off
+verify: ## Fail when formatting, vet, lint or generated files are off
 	hack/verify.sh
 
 .PHONY: image

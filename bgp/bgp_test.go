@@ -39,7 +39,8 @@ func TestStatementAdmits(t *testing.T) {
 		{"default", blocks, "0.0.0.0/0", node, false},
 		{"the other family", blocks, "fd00::/26", node, false},
 		{"no next hops admit nothing", Statement{Prefix: blocks.Prefix, MinBits: 26, MaxBits: 26}, "10.244.1.64/26", node, false},
-		{"shorter than the statement's own prefix, however lax its bounds", Statement{Prefix: blocks.Prefix, MaxBits: 32, NextHops: blocks.NextHops}, "10.244.0.0/8", node, false},
+		{"shorter than the statement's own prefix, however lax its bounds",
+			Statement{Prefix: blocks.Prefix, MaxBits: 32, NextHops: blocks.NextHops}, "10.244.0.0/8", node, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := NewEvaluator([]Statement{tc.s}).Judge(netip.MustParsePrefix(tc.prefix), Hop{Next: tc.hop}) == Accepted; got != tc.want {

@@ -81,7 +81,8 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 		d.tunnel.QueueResync()
 		d.routes.QueueResync() // with a device's last address as well, and without a word
 	}
-	if c.Touches(d.under.index[family.IPv4], d.state.Node.IPv4.Addr()) || d.host.Uplinks[family.IPv4].Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
+	if c.Touches(d.under.index[family.IPv4], d.state.Node.IPv4.Addr()) ||
+		d.host.Uplinks[family.IPv4].Name == "" && (len(c.Links) > 0 || len(c.Addrs) > 0) {
 		d.look.uplinks[family.IPv4] = true
 		d.routes.QueueResync()
 	}
@@ -231,7 +232,8 @@ func (d *Dataplane) lookUp6() error {
 	switch {
 	case up.Name == before.Name:
 	case up.Name == "":
-		d.log.Warn("no interface has the node's IPv6 address any longer; the routes over it are kept", "addr", d.state.Node.IPv6.Addr(), "iface", before.Name)
+		d.log.Warn("no interface has the node's IPv6 address any longer; the routes over it are kept",
+			"addr", d.state.Node.IPv6.Addr(), "iface", before.Name)
 	default:
 		d.log.Info("uplink of the IPv6 address found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 	}

@@ -24,7 +24,8 @@ func TestChanged(t *testing.T) {
 	in := n.input()
 	in.Generation = 1
 	d.SetState(in)
-	nltest.Eventually(t, "it is told that the dataplane is in sync", func() bool { return told() && d.Status().InSync && d.Status().Applied == 1 })
+	nltest.Eventually(t, "it is told that the dataplane is in sync",
+		func() bool { return told() && d.Status().InSync && d.Status().Applied == 1 })
 	ready(t, d)
 	told() // of the last that led there
 

@@ -52,7 +52,8 @@ func addressesSettled(t *testing.T, here string, far nltest.NS) {
 func (n *node) dualPod(iface, containerID, addr4, addr6 string) (nltest.NS, state.Endpoint) {
 	n.t.Helper()
 	ns, ep := n.pod(iface, containerID, addr4)
-	nltest.Run(n.t, "sysctl", "-qw", "net.ipv6.conf."+iface+".disable_ipv6=0", "net.ipv6.conf."+iface+".proxy_ndp=1", "net.ipv6.conf."+iface+".forwarding=1")
+	nltest.Run(n.t, "sysctl", "-qw", "net.ipv6.conf."+iface+".disable_ipv6=0",
+		"net.ipv6.conf."+iface+".proxy_ndp=1", "net.ipv6.conf."+iface+".forwarding=1")
 	ep.Addrs = append(ep.Addrs, netip.MustParseAddr(addr6))
 	ns.Run(n.t, "ip", "addr", "add", addr6+"/128", "dev", "eth0", "nodad")
 	ns.Run(n.t, "ip", "-6", "route", "add", "default", "via", podGateway6, "dev", "eth0")
@@ -126,7 +127,8 @@ func TestDualLifecycle(t *testing.T) {
 	if diff := cmp.Diff(lines(wantDual6), lines(routes6(t))); diff != "" {
 		t.Errorf("IPv6 routes (-want +got):\n%s", diff)
 	}
-	if got := routes(t); !strings.Contains(got, "10.244.0.5 dev cali0123456789a proto 70 scope link\n") || !strings.Contains(got, "10.244.2.0/26 via 192.0.2.3 ") {
+	if got := routes(t); !strings.Contains(got, "10.244.0.5 dev cali0123456789a proto 70 scope link\n") ||
+		!strings.Contains(got, "10.244.2.0/26 via 192.0.2.3 ") {
 		t.Errorf("IPv4 routes:\n%s", got)
 	}
 	s := d.Status()
@@ -177,7 +179,8 @@ func TestIPv6AddressLost(t *testing.T) {
 	nltest.Eventually(t, "the missing address is reported", func() bool {
 		c := d.Status().Conditions
 		err := d.Ready()
-		return len(c) == 1 && c[0].Kind == state.UplinkUnknown && c[0].Subject == "2001:db8::1" && err != nil && strings.Contains(err.Error(), "2001:db8::1")
+		return len(c) == 1 && c[0].Kind == state.UplinkUnknown && c[0].Subject == "2001:db8::1" &&
+			err != nil && strings.Contains(err.Error(), "2001:db8::1")
 	})
 	set(t, d, &in)
 	if got4, got6 := routes(t), routes6(t); got4 != want4 || got6 != want6 {
@@ -412,7 +415,9 @@ func TestNftMissingByFamily(t *testing.T) {
 		in := faultyInput()
 		in.Node.IPv6 = netip.MustParsePrefix(nodeAddr6)
 		in.OwnBlocks = append(in.OwnBlocks, netip.MustParsePrefix("fd00:10:244::/122"))
-		in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("fd00:10:244:1::/122"), NextHops: []netip.Addr{netip.MustParseAddr(outsideAddr6)}})
+		in.Learned = append(in.Learned, calc.Learned{
+			Prefix: netip.MustParsePrefix("fd00:10:244:1::/122"), NextHops: []netip.Addr{netip.MustParseAddr(outsideAddr6)},
+		})
 		d.SetState(in)
 		nltest.Eventually(t, tc.what+": routes are written", func() bool {
 			all := strings.Join(f.RouteTable(), "\n")

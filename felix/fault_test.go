@@ -84,7 +84,9 @@ func TestKernelRefusesEverythingForAWhile(t *testing.T) {
 		t.Run(string(op), func(t *testing.T) {
 			f := newFaulty(t)
 			f.pod("cali1", "c1", "10.244.0.5")
-			stale := state.Route{Dst: netip.MustParsePrefix("10.244.9.0/26"), Gw: netip.MustParseAddr("192.0.2.9"), Dev: "eth0", Table: state.MainTable}
+			stale := state.Route{
+				Dst: netip.MustParsePrefix("10.244.9.0/26"), Gw: netip.MustParseAddr("192.0.2.9"), Dev: "eth0", Table: state.MainTable,
+			}
 			f.AddRoute(nl.Route{Route: stale, Protocol: state.RouteProtocol})
 			var refused atomic.Int32
 			f.FailWith(func(o nltest.Op, _ string) error {

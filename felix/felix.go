@@ -189,7 +189,8 @@ func New(cfg Config) (*Dataplane, error) {
 	d.tunnel = &ipipDevice{tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log}), d.routes.QueueResync}
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
-		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
+		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log,
+		Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },
 	})
 	d.place()
 	d.reaper = endpoint.NewReaper(endpoint.ReaperConfig{

@@ -93,9 +93,13 @@ func TestNewEndpointKeepsItsRoute(t *testing.T) {
 	ready(t, d)
 	ns := nltest.NewNS(t)
 	for i := range 50 {
-		ep := state.Endpoint{Iface: fmt.Sprintf("cali%d", i), Network: "k8s-pod-network", ContainerID: fmt.Sprintf("c%d", i), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}}
+		ep := state.Endpoint{
+			Iface: fmt.Sprintf("cali%d", i), Network: "k8s-pod-network", ContainerID: fmt.Sprintf("c%d", i),
+			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})},
+		}
 		batch := exec.Command("ip", "-batch", "-")
-		batch.Stdin = strings.NewReader(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s alias %s\nlink set %s up\n", ep.Iface, ep.Iface, ns, ep.Iface, ep.Alias(), ep.Iface))
+		batch.Stdin = strings.NewReader(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s alias %s\nlink set %s up\n",
+			ep.Iface, ep.Iface, ns, ep.Iface, ep.Alias(), ep.Iface))
 		if out, err := batch.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

@@ -244,7 +244,8 @@ func TestBareIsRepaired(t *testing.T) {
 		t.Helper()
 		nltest.Eventually(t, what, func() bool {
 			addrs, err := w.Addrs()
-			return err == nil && !slices.ContainsFunc(addrs, func(a nl.Addr) bool { return a.LinkIndex == index }) && cmp.Equal(throughTunnel, w.RouteTable())
+			return err == nil && !slices.ContainsFunc(addrs, func(a nl.Addr) bool { return a.LinkIndex == index }) &&
+				cmp.Equal(throughTunnel, w.RouteTable())
 		})
 	}
 	w.AddAddr(index, netip.MustParsePrefix("10.244.7.7/32"))

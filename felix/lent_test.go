@@ -29,7 +29,9 @@ func TestLentAddress(t *testing.T) {
 	}
 
 	in := n.input()
-	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix(borrowed + "/32"), NextHops: []netip.Addr{netip.MustParseAddr(outsideAddr)}})
+	in.Learned = append(in.Learned, calc.Learned{
+		Prefix: netip.MustParsePrefix(borrowed + "/32"), NextHops: []netip.Addr{netip.MustParseAddr(outsideAddr)},
+	})
 	d, _ := n.start(nil)
 	set := func() {
 		t.Helper()

@@ -46,7 +46,8 @@ func podSettings(ep state.Endpoint) []linkconf.Value {
 	if !has6 {
 		return append(out, linkconf.Value{Setting: nl.DisableIPv6, Want: 1})
 	}
-	return append(out, linkconf.Value{Setting: nl.DisableIPv6, Want: 0}, linkconf.Value{Setting: nl.Forwarding6, Want: 1}, linkconf.Value{Setting: nl.ProxyNDP6, Want: 1})
+	return append(out, linkconf.Value{Setting: nl.DisableIPv6, Want: 0},
+		linkconf.Value{Setting: nl.Forwarding6, Want: 1}, linkconf.Value{Setting: nl.ProxyNDP6, Want: 1})
 }
 
 // outerLinks are the links by which packets come from other nodes: the uplink, or those

@@ -59,11 +59,16 @@ func TestSettingsAreKept(t *testing.T) {
 		return false
 	}
 	for _, tc := range []struct{ what, change, look, want, subject string }{
-		{"forwarding of the uplink", "sysctl -qw net.ipv4.conf.eth0.forwarding=0", "sysctl -n net.ipv4.conf.eth0.forwarding", "1", "net.ipv4.conf.*.forwarding"},
-		{"forwarding of a pod", "sysctl -qw net.ipv4.conf." + iface + ".forwarding=0", "sysctl -n net.ipv4.conf." + iface + ".forwarding", "1", "net.ipv4.conf.*.forwarding"},
-		{"proxy_arp", "sysctl -qw net.ipv4.conf." + iface + ".proxy_arp=0", "sysctl -n net.ipv4.conf." + iface + ".proxy_arp", "1", "net.ipv4.conf.*.proxy_arp"},
-		{"accept_ra", "sysctl -qw net.ipv6.conf." + iface + ".accept_ra=1", "sysctl -n net.ipv6.conf." + iface + ".accept_ra", "0", "net.ipv6.conf.*.accept_ra"},
-		{"disable_ipv6", "sysctl -qw net.ipv6.conf." + iface + ".disable_ipv6=0", "sysctl -n net.ipv6.conf." + iface + ".disable_ipv6", "1", "net.ipv6.conf.*.disable_ipv6"},
+		{"forwarding of the uplink", "sysctl -qw net.ipv4.conf.eth0.forwarding=0",
+			"sysctl -n net.ipv4.conf.eth0.forwarding", "1", "net.ipv4.conf.*.forwarding"},
+		{"forwarding of a pod", "sysctl -qw net.ipv4.conf." + iface + ".forwarding=0",
+			"sysctl -n net.ipv4.conf." + iface + ".forwarding", "1", "net.ipv4.conf.*.forwarding"},
+		{"proxy_arp", "sysctl -qw net.ipv4.conf." + iface + ".proxy_arp=0",
+			"sysctl -n net.ipv4.conf." + iface + ".proxy_arp", "1", "net.ipv4.conf.*.proxy_arp"},
+		{"accept_ra", "sysctl -qw net.ipv6.conf." + iface + ".accept_ra=1",
+			"sysctl -n net.ipv6.conf." + iface + ".accept_ra", "0", "net.ipv6.conf.*.accept_ra"},
+		{"disable_ipv6", "sysctl -qw net.ipv6.conf." + iface + ".disable_ipv6=0",
+			"sysctl -n net.ipv6.conf." + iface + ".disable_ipv6", "1", "net.ipv6.conf.*.disable_ipv6"},
 		{"MTU", "ip link set " + iface + " mtu 1000", "ip -o link show " + iface, "mtu 1500 ", "interface MTU"},
 		{"up", "ip link set " + iface + " down", "ip -o link show " + iface, "UP", "interface up (IFF_UP)"},
 	} {

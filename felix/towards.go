@@ -61,5 +61,7 @@ func (d *Dataplane) others(is6 bool) (out []netip.Addr) {
 
 // touches reports whether one of the links that lead to the nodes may have changed.
 func (in inner) touches(c iface.Changes) bool {
-	return in.on && slices.ContainsFunc(slices.Collect(maps.Keys(c.Links)), func(index int) bool { return in.links[index] || len(in.links) == 0 })
+	return in.on && slices.ContainsFunc(slices.Collect(maps.Keys(c.Links)), func(index int) bool {
+		return in.links[index] || len(in.links) == 0
+	})
 }

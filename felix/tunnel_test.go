@@ -107,7 +107,9 @@ func withTunnel() State {
 	in.Nodes = []calc.Node{{Name: "b", IPv4: netip.MustParsePrefix("192.0.2.2/24")}, {Name: "c", IPv4: netip.MustParsePrefix("192.0.2.3/24")}}
 	in.Pools[0].IPIPMode, in.Pools[0].Sends = state.Always, state.IPIPAlways
 	in.Pools = append(in.Pools, calc.Pool{Name: "plain", CIDR: netip.MustParsePrefix("10.245.0.0/16")})
-	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("10.245.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
+	in.Learned = append(in.Learned, calc.Learned{
+		Prefix: netip.MustParsePrefix("10.245.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
+	})
 	in.Tunnels = state.Tunnels{state.EncapIPIP: {
 		LinkSpec: state.TunnelLink, Addr: netip.MustParseAddr(tunnelAddr),
 		Pools: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
@@ -178,7 +180,8 @@ func TestTunnelLife(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	s := d.Status()
-	if !s.Tunnels[state.EncapIPIP].Ready || s.Tunnels[state.EncapIPIP].Wanted == nil || s.Tunnels[state.EncapIPIP].Wanted.MTU != 1480 || s.Tunnels[state.EncapIPIP].Unavailable != "" || len(s.Conditions) != 0 {
+	if !s.Tunnels[state.EncapIPIP].Ready || s.Tunnels[state.EncapIPIP].Wanted == nil ||
+		s.Tunnels[state.EncapIPIP].Wanted.MTU != 1480 || s.Tunnels[state.EncapIPIP].Unavailable != "" || len(s.Conditions) != 0 {
 		t.Errorf("status: %+v, tunnel %+v", s, s.Tunnels[state.EncapIPIP])
 	}
 	if !w.whole() || !guarded(t) {
@@ -253,7 +256,9 @@ func TestKernelWithoutIPIP(t *testing.T) {
 	}
 	// What comes later is applied all the same.
 	in := withTunnel()
-	in.Learned = append(in.Learned, calc.Learned{Prefix: netip.MustParsePrefix("10.245.2.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.3")}})
+	in.Learned = append(in.Learned, calc.Learned{
+		Prefix: netip.MustParsePrefix("10.245.2.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.3")},
+	})
 	w.set(t, d, in)
 	if got := w.RouteTable(); !slices.Contains(got, "10.245.2.0/26 via 192.0.2.3 dev eth0 proto 70") {
 		t.Errorf("routes: %q", got)
@@ -265,7 +270,8 @@ func TestKernelWithoutIPIP(t *testing.T) {
 	// Somebody loads it: the fallback device appears by itself.
 	w.AddLink(nl.Link{Name: state.TunnelDevice, Kind: "ipip", MTU: 1480})
 	nltest.Eventually(t, "the device is taken into use", w.whole)
-	nltest.Eventually(t, "nothing is complained of", func() bool { s := d.Status(); return len(s.Conditions) == 0 && s.Tunnels[state.EncapIPIP].Ready })
+	nltest.Eventually(t, "nothing is complained of",
+		func() bool { s := d.Status(); return len(s.Conditions) == 0 && s.Tunnels[state.EncapIPIP].Ready })
 	if !guarded(t) {
 		t.Error("IPIP is taken from anybody")
 	}

@@ -37,7 +37,8 @@ func TestPoolOverTheNodes(t *testing.T) {
 		t.Errorf("the control has no route: the test says nothing:\n%s", got)
 	}
 	for _, line := range strings.Split(got, "\n") {
-		if strings.HasPrefix(strings.TrimPrefix(line, "blackhole "), "192.0.2.") && strings.Contains(line, "proto 70") && !strings.HasPrefix(line, "192.0.2.128/26") {
+		if strings.HasPrefix(strings.TrimPrefix(line, "blackhole "), "192.0.2.") &&
+			strings.Contains(line, "proto 70") && !strings.HasPrefix(line, "192.0.2.128/26") {
 			t.Errorf("written: %s", line)
 		}
 	}

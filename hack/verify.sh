@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails when formatting, vet or a generated file is off, and says which.
+# Fails when formatting, vet, lint or a generated file is off, and says which.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,7 @@ fi
 go vet ./...
 go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers ./internal/settingsreport
 go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel
+go tool -modfile=hack/tools/lint/go.mod golangci-lint run
 bash -n hack/*.sh .ci/run
 
 fresh=$(mktemp)
@@ -21,4 +22,4 @@ if ! diff -u manifests/manx.yaml "$fresh" >&2; then
 	exit 1
 fi
 hack/tools/verify.sh
-echo 'verify: formatting, vet and generated files are as they should be'
+echo 'verify: formatting, vet, lint and generated files are as they should be'

@@ -38,7 +38,8 @@ func TestObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := o.Spec.Attributes[0]
-	if *a.HandleID != "k8s-pod-network.4F1c" || a.Secondary["pod"] == "" || a.Secondary["node"] != "node1" || !strings.HasSuffix(a.Secondary["timestamp"], " +0000 UTC") {
+	if *a.HandleID != "k8s-pod-network.4F1c" || a.Secondary["pod"] == "" ||
+		a.Secondary["node"] != "node1" || !strings.HasSuffix(a.Secondary["timestamp"], " +0000 UTC") {
 		t.Errorf("attributes %+v", a)
 	}
 	if *o.Spec.Affinity != "host:node1" || o.Spec.StrictAffinity || len(o.Spec.Unallocated) != 63 || *o.Spec.Allocations[0] != 0 {
@@ -185,7 +186,10 @@ func TestSixtyAtOnce(t *testing.T) {
 	n.flush()
 	b.TakeOps()
 	// While the first write is under way the others queue up.
-	b.SetHook(func(context.Context, fake.Op) (error, error) { time.Sleep(2 * time.Millisecond); return nil, nil })
+	b.SetHook(func(context.Context, fake.Op) (error, error) {
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // how long a request takes
+		return nil, nil
+	})
 	var wg sync.WaitGroup
 	for i := range 60 {
 		wg.Go(func() { n.assign(fmt.Sprintf("pod-%d", i)) })

@@ -32,21 +32,21 @@ func TestRecheckBacksOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		block := a.Blocks()[0].CIDR
-		time.Sleep(time.Minute) // the handle is written, nothing else is to be done
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock: the handle is written, nothing else is to be done
 		b.SetHook(func(context.Context, fake.Op) (before, after error) { return errors.New("away"), nil })
 		b.TakeOps()
 		a.Recheck(netip.PrefixFrom(block.Addr(), 32))
-		time.Sleep(10 * time.Minute)
+		time.Sleep(10 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if n := len(b.TakeOps()); n < 5 || n > 60 {
 			t.Errorf("%d requests in ten minutes; want 5 to 60", n)
 		}
 		b.SetHook(nil)
-		time.Sleep(30 * time.Second)
+		time.Sleep(30 * time.Second) //nolint:forbidigo // the bubble's clock
 		if n := len(b.TakeOps()); n == 0 || n > 4 {
 			t.Errorf("%d requests in half a minute after the server is back; want some and few", n)
 		}
 		a.Recheck(netip.PrefixFrom(block.Addr(), 32)) // as fast as ever
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second)                   //nolint:forbidigo // the bubble's clock
 		if n := len(b.TakeOps()); n == 0 {
 			t.Error("not read again within two seconds")
 		}

@@ -92,7 +92,10 @@ func TestBorrow(t *testing.T) {
 func TestBorrowTogether(t *testing.T) {
 	b, s, _, borrower := lenderAndBorrower(t, "10.0.0.0/26", 26)
 	// While the first write is under way the others queue up.
-	b.SetHook(func(context.Context, fake.Op) (error, error) { time.Sleep(2 * time.Millisecond); return nil, nil })
+	b.SetHook(func(context.Context, fake.Op) (error, error) {
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // how long a request takes
+		return nil, nil
+	})
 	b.TakeOps()
 	var wg sync.WaitGroup
 	for i := range 40 {

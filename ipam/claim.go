@@ -131,7 +131,9 @@ func (a *Allocator) finishClaims(ctx context.Context, fam family.Family) (got bo
 
 // whyFull describes what the node has, for when it cannot have more.
 func (a *Allocator) whyFull(c *claim, config v1.IPAMConfigSpec) *PoolFullError {
-	e := &PoolFullError{Node: a.Node, Family: c.family, Use: c.use, Skipped: c.skipped, Want: c.want, Free: c.free, NoClaims: !config.AutoAllocateBlocks}
+	e := &PoolFullError{
+		Node: a.Node, Family: c.family, Use: c.use, Skipped: c.skipped, Want: c.want, Free: c.free, NoClaims: !config.AutoAllocateBlocks,
+	}
 	for _, p := range c.pools {
 		e.Pools = append(e.Pools, PoolUse{Pool: p, Blocks: p.NumBlocks()})
 	}

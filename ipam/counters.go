@@ -26,6 +26,7 @@ func (a *Allocator) Counters() Counters {
 	c := &a.counters
 	return Counters{
 		Assigned: c.assigned.Load(), Released: c.released.Load(), BlockWrites: c.blockWrites.Load(), Conflicts: c.conflicts.Load(),
-		Claims: c.claims.Load(), Borrowed: c.borrowed.Load(), Reclaimed: c.reclaimed.Load(), GivenBack: c.givenBack.Load(), Repaired: c.repaired.Load(),
+		Claims: c.claims.Load(), Borrowed: c.borrowed.Load(), Reclaimed: c.reclaimed.Load(),
+		GivenBack: c.givenBack.Load(), Repaired: c.repaired.Load(),
 	}
 }

@@ -77,7 +77,10 @@ func TestCrowdedNodes(t *testing.T) {
 				}
 				n.flush()
 				c := n.Counters()
-				sum.Assigned, sum.Borrowed, sum.Reclaimed, sum.GivenBack = sum.Assigned+c.Assigned, sum.Borrowed+c.Borrowed, sum.Reclaimed+c.Reclaimed, sum.GivenBack+c.GivenBack
+				sum.Assigned += c.Assigned
+				sum.Borrowed += c.Borrowed
+				sum.Reclaimed += c.Reclaimed
+				sum.GivenBack += c.GivenBack
 				if got := n.Borrowed(); config == strict && (len(got) > 0 || c.Borrowed > 0) {
 					t.Errorf("%v are borrowed although that is forbidden", got)
 				}
@@ -194,7 +197,8 @@ func thousandAtOnce(t *testing.T, s store.Store) {
 		c := n.Counters()
 		conflicts, writes, claims = conflicts+c.Conflicts, writes+c.BlockWrites, claims+c.Claims
 	}
-	t.Logf("1000 addresses in %s: %d block writes, %d claims, %d conflicts (%.3f an assignment)", took, writes, claims, conflicts, float64(conflicts)/1000)
+	t.Logf("1000 addresses in %s: %d block writes, %d claims, %d conflicts (%.3f an assignment)",
+		took, writes, claims, conflicts, float64(conflicts)/1000)
 	if conflicts > 100 {
 		t.Errorf("%d conflicts for 1000 assignments, want 100 at most", conflicts)
 	}

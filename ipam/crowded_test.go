@@ -40,7 +40,10 @@ func crowd(t *testing.T) *crowded {
 
 func (c *crowded) config(name string, b store.Backend) ipam.Config {
 	pools := []*v1.IPPool{ipPool("p", "10.0.0.0/29", 31)}
-	return ipam.Config{Node: name, Store: store.New(b), Pools: func() []*v1.IPPool { return pools }, Clock: c.now.now, SurplusGrace: time.Minute}
+	return ipam.Config{
+		Node: name, Store: store.New(b), Pools: func() []*v1.IPPool { return pools },
+		Clock: c.now.now, SurplusGrace: time.Minute,
+	}
 }
 
 // crowdedStory is the life of a node that claims, takes over, borrows and gives

@@ -156,7 +156,9 @@ func (a *Allocator) blockAt(ctx context.Context, want *exact) (*v1.IPAMBlock, er
 			want.cidr = cidr
 			return o, nil
 		default:
-			return nil, &AddrError{want.addr, fmt.Sprintf("its block would be %s, which overlaps block %s of another size; release that one first", want.cidr, cidr)}
+			return nil, &AddrError{
+				want.addr, fmt.Sprintf("its block would be %s, which overlaps block %s of another size; release that one first", want.cidr, cidr),
+			}
 		}
 	}
 	return nil, nil
@@ -170,9 +172,12 @@ func (r *round) claimFor(ctx context.Context, want *exact, config v1.IPAMConfigS
 		owned := a.blocksOf(family.Of(want.cidr.Addr()))
 		switch limit := config.BlockLimit(); {
 		case !config.AutoAllocateBlocks:
-			return &AddrError{want.addr, fmt.Sprintf("nobody has its block %s and IPAMConfig autoAllocateBlocks is false; set it to true", want.cidr)}
+			return &AddrError{
+				want.addr, fmt.Sprintf("nobody has its block %s and IPAMConfig autoAllocateBlocks is false; set it to true", want.cidr),
+			}
 		case owned >= limit:
-			return &AddrError{want.addr, fmt.Sprintf("nobody has its block %s, this node has %d and IPAMConfig maxBlocksPerHost allows %d; raise it", want.cidr, owned, limit)}
+			return &AddrError{want.addr, fmt.Sprintf("nobody has its block %s, this node has %d and IPAMConfig maxBlocksPerHost allows %d; raise it",
+				want.cidr, owned, limit)}
 		}
 	}
 	got, err := a.claimAt(ctx, want.cidr)

@@ -56,8 +56,10 @@ func TestExact(t *testing.T) {
 		{"in a disabled pool", []string{"10.9.0.1"}, "", "pool off (10.9.0.0/24), which is disabled", ""},
 		{"taken in its own block", []string{"10.0.0.0"}, "", "already assigned to handle first, pod default/first on node n1", "n1"},
 		{"taken in another's block", []string{"10.0.0.64"}, "", "already assigned to handle theirs, pod default/theirs on node other", "other"},
-		{"no block may be claimed", []string{"10.0.0.200"}, `{"strictAffinity":true,"autoAllocateBlocks":false}`, "autoAllocateBlocks is false", ""},
-		{"no further block", []string{"10.0.0.200"}, `{"strictAffinity":true,"autoAllocateBlocks":true,"maxBlocksPerHost":1}`, "maxBlocksPerHost allows 1", ""},
+		{"no block may be claimed", []string{"10.0.0.200"},
+			`{"strictAffinity":true,"autoAllocateBlocks":false}`, "autoAllocateBlocks is false", ""},
+		{"no further block", []string{"10.0.0.200"},
+			`{"strictAffinity":true,"autoAllocateBlocks":true,"maxBlocksPerHost":1}`, "maxBlocksPerHost allows 1", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := &fake.Backend{}

@@ -43,7 +43,9 @@ type visit struct {
 	failing bool           // has been logged
 }
 
-func newHandleWriter(t *store.Table[v1.IPAMHandle], node string, counts func(string) (map[netip.Prefix]int, map[netip.Prefix]bool), log *slog.Logger) *handleWriter {
+func newHandleWriter(
+	t *store.Table[v1.IPAMHandle], node string, counts func(string) (map[netip.Prefix]int, map[netip.Prefix]bool), log *slog.Logger,
+) *handleWriter {
 	return &handleWriter{
 		table: t, node: node, counts: counts, log: log, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		waiting: map[string]*visit{}, known: map[string]*v1.IPAMHandle{},
@@ -278,7 +280,8 @@ func (w *handleWriter) replace(ctx context.Context, have, want *v1.IPAMHandle) (
 	switch {
 	case len(want.Spec.Block) == 0:
 		return nil, w.table.Delete(ctx, have)
-	case maps.Equal(have.Spec.Block, want.Spec.Block) && maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations):
+	case maps.Equal(have.Spec.Block, want.Spec.Block) &&
+		maps.Equal(have.Labels, want.Labels) && maps.Equal(have.Annotations, want.Annotations):
 		return have, nil
 	default:
 		return w.table.Update(ctx, want)

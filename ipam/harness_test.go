@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
@@ -106,11 +107,7 @@ func (c *clock) advance(d time.Duration) { c.passed.Add(int64(d)) }
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !met(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in 30 s: not %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, met)
 }
 
 // settings stores the cluster's IPAMConfig.
@@ -268,25 +265,30 @@ func (t *tap) call(op fake.Op, do func() error) error {
 }
 
 func (t *tap) Get(ctx context.Context, resource, name string) (out []byte, err error) {
-	err = t.call(fake.Op{Verb: "get", Resource: resource, Name: name}, func() (err error) { out, err = t.Backend.Get(ctx, resource, name); return err })
+	err = t.call(fake.Op{Verb: "get", Resource: resource, Name: name},
+		func() (err error) { out, err = t.Backend.Get(ctx, resource, name); return err })
 	return out, err
 }
 
 func (t *tap) List(ctx context.Context, resource, selector string) (out []json.RawMessage, err error) {
-	err = t.call(fake.Op{Verb: "list", Resource: resource}, func() (err error) { out, err = t.Backend.List(ctx, resource, selector); return err })
+	err = t.call(fake.Op{Verb: "list", Resource: resource},
+		func() (err error) { out, err = t.Backend.List(ctx, resource, selector); return err })
 	return out, err
 }
 
 func (t *tap) Create(ctx context.Context, resource string, object []byte) (out []byte, err error) {
-	err = t.call(fake.Op{Verb: "create", Resource: resource}, func() (err error) { out, err = t.Backend.Create(ctx, resource, object); return err })
+	err = t.call(fake.Op{Verb: "create", Resource: resource},
+		func() (err error) { out, err = t.Backend.Create(ctx, resource, object); return err })
 	return out, err
 }
 
 func (t *tap) Update(ctx context.Context, resource, name string, object []byte) (out []byte, err error) {
-	err = t.call(fake.Op{Verb: "update", Resource: resource, Name: name}, func() (err error) { out, err = t.Backend.Update(ctx, resource, name, object); return err })
+	err = t.call(fake.Op{Verb: "update", Resource: resource, Name: name},
+		func() (err error) { out, err = t.Backend.Update(ctx, resource, name, object); return err })
 	return out, err
 }
 
 func (t *tap) Delete(ctx context.Context, resource, name, uid, version string) error {
-	return t.call(fake.Op{Verb: "delete", Resource: resource, Name: name}, func() error { return t.Backend.Delete(ctx, resource, name, uid, version) })
+	return t.call(fake.Op{Verb: "delete", Resource: resource, Name: name},
+		func() error { return t.Backend.Delete(ctx, resource, name, uid, version) })
 }

@@ -111,7 +111,8 @@ func TestStartWhileLocked(t *testing.T) {
 	b.TakeOps()
 	on := func() bool { return true }
 	again := syncWith(t, ipam.Config{
-		Node: "n1", Store: store.New(b).Guarded(on), Locked: on, Pools: func() []*v1.IPPool { return []*v1.IPPool{ipPool("p", "10.0.0.0/24", 26)} },
+		Node: "n1", Store: store.New(b).Guarded(on), Locked: on,
+		Pools: func() []*v1.IPPool { return []*v1.IPPool{ipPool("p", "10.0.0.0/24", 26)} },
 		InUse: func() map[netip.Addr]string { return map[netip.Addr]string{netip.MustParseAddr("10.0.0.9"): "other"} },
 	})
 	if got := again.Held("h"); len(got) != 1 || got[0] != held || len(again.Blocks()) != 1 {

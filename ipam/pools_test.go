@@ -92,7 +92,10 @@ func TestNamespacesShareBlocks(t *testing.T) {
 	nobody := ipPool("z", "10.2.0.0/20", 26)
 	nobody.Spec.NamespaceSelector = "!has(tenant)"
 	n := newNode(t, store.New(b), "n1", tenant, nobody)
-	b.SetHook(func(context.Context, fake.Op) (error, error) { time.Sleep(time.Millisecond); return nil, nil })
+	b.SetHook(func(context.Context, fake.Op) (error, error) {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // how long a request takes
+		return nil, nil
+	})
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -158,7 +161,8 @@ func TestExhaustedFast(t *testing.T) {
 	start := time.Now()
 	_, err := n.Assign(ctx(t), request("first"))
 	t.Logf("the first answer took %s", time.Since(start))
-	const want = "pool 10.0.0.0/19 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed; nothing to borrow: no free address in the 1024 blocks of others"
+	const want = "pool 10.0.0.0/19 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed; " +
+		"nothing to borrow: no free address in the 1024 blocks of others"
 	if !errors.As(err, new(*ipam.PoolFullError)) || !strings.Contains(err.Error(), want) {
 		t.Errorf("error\n%v, want\n%s", err, want)
 	}

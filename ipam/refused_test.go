@@ -30,7 +30,8 @@ func TestOneRefusedBlock(t *testing.T) {
 	refuse := func(reads bool) {
 		b.SetHook(func(_ context.Context, op fake.Op) (before, after error) {
 			if op.Resource == v1.PluralIPAMBlocks && op.Name == v1.BlockName(bad) && (reads || op.Write()) {
-				return apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(op.Resource).GroupResource(), op.Name, errors.New("denied by a policy")), nil
+				return apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(op.Resource).GroupResource(),
+					op.Name, errors.New("denied by a policy")), nil
 			}
 			return nil, nil
 		})
@@ -87,7 +88,8 @@ func TestRefusedClaims(t *testing.T) {
 			first = op.Name
 		}
 		if all || op.Name == first {
-			return apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(op.Resource).GroupResource(), op.Name, errors.New("denied by a policy")), nil
+			return apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(op.Resource).GroupResource(),
+				op.Name, errors.New("denied by a policy")), nil
 		}
 		return nil, nil
 	})

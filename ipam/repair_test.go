@@ -113,7 +113,8 @@ func TestRepair(t *testing.T) {
 			n.flush()
 			audit(t, s)
 			// Without its owner's name a collector could never tell that it is leaked.
-			if e, ok := blockAt(t, s, addr).Holder(addr); !ok || e.Attrs["pod"] != "pod-of-h" || e.Attrs["namespace"] != "default" || e.Attrs["node"] != "n1" {
+			if e, ok := blockAt(t, s, addr).Holder(addr); !ok || e.Attrs["pod"] != "pod-of-h" ||
+				e.Attrs["namespace"] != "default" || e.Attrs["node"] != "n1" {
 				t.Errorf("the block says of %s: %+v", addr, e)
 			}
 		})
@@ -146,12 +147,13 @@ func TestRepairElsewhere(t *testing.T) {
 	}{
 		"block gone":                {"10.0.0.5", "", func(*testing.T, store.Store) {}, ""},
 		"block gone, pool disabled": {"10.9.0.5", "", func(*testing.T, store.Store) {}, ""},
-		"block gone, limit reached": {"10.0.0.5", `{"strictAffinity":true,"autoAllocateBlocks":false,"maxBlocksPerHost":1}`, func(*testing.T, store.Store) {}, ""},
-		"block another's":           {"10.0.0.5", "", others, ""},
-		"block another's, strict":   {"10.0.0.5", strict, others, "strictAffinity"},
-		"borrowed without a label":  {"10.0.0.5", strict, unlabelled, ""},
-		"address another's":         {"10.0.0.64", "", others, "already assigned to handle theirs"},
-		"pool gone":                 {"10.55.0.1", "", func(*testing.T, store.Store) {}, "none of the 2 IPPools"},
+		"block gone, limit reached": {"10.0.0.5", `{"strictAffinity":true,"autoAllocateBlocks":false,"maxBlocksPerHost":1}`,
+			func(*testing.T, store.Store) {}, ""},
+		"block another's":          {"10.0.0.5", "", others, ""},
+		"block another's, strict":  {"10.0.0.5", strict, others, "strictAffinity"},
+		"borrowed without a label": {"10.0.0.5", strict, unlabelled, ""},
+		"address another's":        {"10.0.0.64", "", others, "already assigned to handle theirs"},
+		"pool gone":                {"10.55.0.1", "", func(*testing.T, store.Store) {}, "none of the 2 IPPools"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := &fake.Backend{}

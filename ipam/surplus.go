@@ -62,7 +62,8 @@ func (a *Allocator) hasRoomBeside(blocks []*entry, o *entry, pools []*v1.IPPool)
 	}
 	reserved := a.reserved()
 	for _, other := range blocks {
-		if other.cidr != o.cidr && other.usable() && !other.stale && home.CIDR.Contains(other.cidr.Addr()) && other.block.Available(reserved) > 0 {
+		if other.cidr != o.cidr && other.usable() && !other.stale &&
+			home.CIDR.Contains(other.cidr.Addr()) && other.block.Available(reserved) > 0 {
 			return true
 		}
 	}

@@ -103,7 +103,8 @@ func TestPoolTurnsAway(t *testing.T) {
 	rack.Spec.NodeSelector = "rack == '1'"
 	pools := []*v1.IPPool{rack, ipPool("rest", "10.1.0.0/24", 30)}
 	n := syncWith(t, ipam.Config{
-		Node: "n1", Store: s, Pools: func() []*v1.IPPool { return pools }, NodeLabels: func() map[string]string { return labels.Load().(map[string]string) },
+		Node: "n1", Store: s, Pools: func() []*v1.IPPool { return pools },
+		NodeLabels: func() map[string]string { return labels.Load().(map[string]string) },
 	})
 	for i := range 5 {
 		n.assign(fmt.Sprint(i))

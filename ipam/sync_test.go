@@ -56,13 +56,15 @@ func TestSyncFinishes(t *testing.T) {
 		want     v1.AffinityState // empty: not ours
 	}{
 		{"claim cut off before the block", newAffinity(cidr, "n1", v1.AffinityPending), nil, v1.AffinityConfirmed},
-		{"claim cut off before the confirmation", newAffinity(cidr, "n1", v1.AffinityPending), newBlockObject(t, cidr, "n1"), v1.AffinityConfirmed},
+		{"claim cut off before the confirmation", newAffinity(cidr, "n1", v1.AffinityPending),
+			newBlockObject(t, cidr, "n1"), v1.AffinityConfirmed},
 		{"claim lost to another", newAffinity(cidr, "n1", v1.AffinityPending), newBlockObject(t, cidr, "n2"), ""},
 		{"block lost", newAffinity(cidr, "n1", v1.AffinityConfirmed), nil, v1.AffinityConfirmed},
 		{"block of another", newAffinity(cidr, "n1", v1.AffinityConfirmed), newBlockObject(t, cidr, "n2"), ""},
 		{"block of nobody", newAffinity(cidr, "n1", v1.AffinityConfirmed), newBlockObject(t, cidr, ""), ""},
 		{"old affinity", old, newBlockObject(t, cidr, "n1", "h"), v1.AffinityConfirmed},
-		{"being deleted while in use", newAffinity(cidr, "n1", v1.AffinityPendingDeletion), newBlockObject(t, cidr, "n1", "h"), v1.AffinityConfirmed},
+		{"being deleted while in use", newAffinity(cidr, "n1", v1.AffinityPendingDeletion),
+			newBlockObject(t, cidr, "n1", "h"), v1.AffinityConfirmed},
 		{"being deleted", newAffinity(cidr, "n1", v1.AffinityPendingDeletion), newBlockObject(t, cidr, "n1"), ""},
 		{"being deleted, block of another", newAffinity(cidr, "n1", v1.AffinityPendingDeletion), newBlockObject(t, cidr, "n2"), ""},
 		{"being deleted, block gone", newAffinity(cidr, "n1", v1.AffinityPendingDeletion), nil, ""},
@@ -173,7 +175,8 @@ func TestMalformedBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, spec := range []string{
-		`{"cidr":"10.0.0.0/30","affinity":"host:n1","allocations":[null,null,null,null],"unallocated":[0,0,1,2],"attributes":[],"strictAffinity":false}`,
+		`{"cidr":"10.0.0.0/30","affinity":"host:n1","allocations":[null,null,null,null],` +
+			`"unallocated":[0,0,1,2],"attributes":[],"strictAffinity":false}`,
 		`{"cidr":"10.0.0.0/30","affinity":"host:n1","allocations":"many"}`,
 	} {
 		b.PutRaw(v1.PluralIPAMBlocks, "10-0-0-0-30", `{"metadata":{"name":"10-0-0-0-30","resourceVersion":"900","uid":"u"},"spec":`+spec+`}`)
@@ -204,11 +207,15 @@ func TestFull(t *testing.T) {
 		{"no pool", nil, "", 0, []string{"no IPPool of this family", "create one"}},
 		{"disabled", disabled, "", 0, []string{"off: is disabled"}},
 		{"pool full", ipPool("p", "10.0.0.0/30", 31), "", 4, []string{
-			"pool 10.0.0.0/30 (p) is full: 2 of 2 blocks claimed", "nothing to borrow: no free address in the 0 blocks of others", "add a pool or release blocks (manxctl ipam check)"}},
-		{"strict", ipPool("p", "10.0.0.0/30", 31), `{"strictAffinity":true,"autoAllocateBlocks":true}`, 4, []string{"2 of 2 blocks claimed", "strictAffinity is true, so no address is borrowed"}},
-		{"limit", ipPool("p", "10.0.0.0/24", 31), `{"strictAffinity":true,"autoAllocateBlocks":true,"maxBlocksPerHost":3}`, 6, []string{"maxBlocksPerHost allows 3", "raise it"}},
+			"pool 10.0.0.0/30 (p) is full: 2 of 2 blocks claimed", "nothing to borrow: no free address in the 0 blocks of others",
+			"add a pool or release blocks (manxctl ipam check)"}},
+		{"strict", ipPool("p", "10.0.0.0/30", 31), `{"strictAffinity":true,"autoAllocateBlocks":true}`, 4,
+			[]string{"2 of 2 blocks claimed", "strictAffinity is true, so no address is borrowed"}},
+		{"limit", ipPool("p", "10.0.0.0/24", 31), `{"strictAffinity":true,"autoAllocateBlocks":true,"maxBlocksPerHost":3}`, 6,
+			[]string{"maxBlocksPerHost allows 3", "raise it"}},
 		{"default limit", ipPool("p", "10.0.0.0/24", 32), "", 20, []string{"maxBlocksPerHost allows 20"}},
-		{"no claims", ipPool("p", "10.0.0.0/24", 31), `{"strictAffinity":false,"autoAllocateBlocks":false}`, 0, []string{"autoAllocateBlocks is false"}},
+		{"no claims", ipPool("p", "10.0.0.0/24", 31), `{"strictAffinity":false,"autoAllocateBlocks":false}`, 0,
+			[]string{"autoAllocateBlocks is false"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := &fake.Backend{}

@@ -24,7 +24,8 @@ func TestPoolBecomesUnusable(t *testing.T) {
 	}{
 		"nodeSelector":      {func(p *v1.IPPool) { p.Spec.NodeSelector = "rack = 1" }, nil, "malformed nodeSelector", true},
 		"namespaceSelector": {func(p *v1.IPPool) { p.Spec.NamespaceSelector = "has(" }, nil, "malformed namespaceSelector", true},
-		"over the nodes":    {func(*v1.IPPool) {}, map[string]string{"p": "contains 10.0.0.77, the address of node n7"}, "10.0.0.77, the address of node n7", false},
+		"over the nodes": {func(*v1.IPPool) {}, map[string]string{"p": "contains 10.0.0.77, the address of node n7"},
+			"10.0.0.77, the address of node n7", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var pools atomic.Pointer[[]*v1.IPPool]
@@ -33,7 +34,11 @@ func TestPoolBecomesUnusable(t *testing.T) {
 			pools.Store(&before)
 			barred.Store(&map[string]string{})
 			s := store.New(&fake.Backend{})
-			n := syncWith(t, ipam.Config{Node: "n1", Store: s, Pools: func() []*v1.IPPool { return *pools.Load() }, Barred: func() map[string]string { return *barred.Load() }})
+			n := syncWith(t, ipam.Config{
+				Node: "n1", Store: s,
+				Pools:  func() []*v1.IPPool { return *pools.Load() },
+				Barred: func() map[string]string { return *barred.Load() },
+			})
 			used := n.assign("used")
 			if _, err := n.Assign(ctx(t), exactly("other", "10.0.0.200")); err != nil { // a second block
 				t.Fatal(err)

@@ -46,7 +46,8 @@ func (k Kind) Findings(object map[string]any) []Finding {
 	spec, _ := object["spec"].(map[string]any)
 	if !k.reads(name) {
 		return []Finding{{Field: "metadata.name", Value: bounded(name), Effect: NoEffect,
-			Why: fmt.Sprintf("the object is not read; %s is the name of those that are", strings.ReplaceAll(strings.Join(k.Only, " or "), "node.", "node.NODE"))}}
+			Why: fmt.Sprintf("the object is not read; %s is the name of those that are",
+				strings.ReplaceAll(strings.Join(k.Only, " or "), "node.", "node.NODE"))}}
 	}
 	var out []Finding
 	k.walk("spec", spec, &out)

@@ -34,7 +34,8 @@ func TestFindings(t *testing.T) {
 		{kind: "ClusterInformation", name: "default", spec: `{"clusterGUID":"1","clusterType":"k8s","datastoreReady":true}`},
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"loadBalancer":{"assignIPs":"RequestedServicesOnly"}}}`},
 		// Nor does what Calico's own start writes.
-		{kind: "KubeControllersConfiguration", name: "default", spec: `{"logSeverityScreen":"Info","healthChecks":"Enabled","prometheusMetricsPort":9094,
+		{kind: "KubeControllersConfiguration", name: "default",
+			spec: `{"logSeverityScreen":"Info","healthChecks":"Enabled","prometheusMetricsPort":9094,
 			"etcdV3CompactionPeriod":"10m0s","controllers":{"node":{"reconcilerPeriod":"5m0s","leakGracePeriod":"15m0s","syncLabels":"Enabled",
 			"hostEndpoint":{"autoCreate":"Disabled"}},"policy":{"reconcilerPeriod":"5m0s"}}}`},
 		// Acted on, and empty values.
@@ -53,8 +54,11 @@ func TestFindings(t *testing.T) {
 		{kind: "BGPFilter", name: "f", spec: `{"exportV4":[{"action":"Accept","cidr":"10.0.0.0/8"}]}`},
 		// Unknown, and of Calico.
 		{kind: "FelixConfiguration", name: "default", spec: `{"ipipMtu":1400,"bpfEnabled":true,"nonsense":[1],"wireguardEnable":true}`,
-			want: []string{"spec.bpfEnabled: a field of Calico's", "spec.ipipMtu: no such field, ignored; did you mean ipipMTU?", "spec.nonsense: no such field, ignored",
-				"spec.wireguardEnable: no such field, ignored; did you mean wireguardEnabled?"}},
+			want: []string{
+				"spec.bpfEnabled: a field of Calico's", "spec.ipipMtu: no such field, ignored; did you mean ipipMTU?",
+				"spec.nonsense: no such field, ignored",
+				"spec.wireguardEnable: no such field, ignored; did you mean wireguardEnabled?",
+			}},
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"node":{"leakGracePeriods":"5m"}}}`,
 			want: []string{"spec.controllers.node.leakGracePeriods: no such field, ignored; did you mean leakGracePeriod?"}},
 		// Names that no program reads.

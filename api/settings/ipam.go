@@ -4,8 +4,9 @@ var ipPool = Kind{
 	Kind: "IPPool", Plural: "ippools",
 	Entries: []Entry{
 		acted("spec.cidr", "ipam/pool.TestSelect"),
-		refused("spec.vxlanMode", "this version of Manx does not carry VXLAN: packets to the pool's addresses travel as they are, and no new address is assigned "+
-			"from it; set ipipMode, or Never", "Never"),
+		refused("spec.vxlanMode",
+			"this version of Manx does not carry VXLAN: packets to the pool's addresses travel as they are, and no new address is assigned "+
+				"from it; set ipipMode, or Never", "Never"),
 		acted("spec.ipipMode", "internal/agent.TestModeStatus"),
 		acted("spec.natOutgoing", "felix/calc.TestCalculate"),
 		acted("spec.disabled", "ipam/pool.TestSelect"),

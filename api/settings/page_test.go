@@ -44,7 +44,8 @@ func objectsPage() string {
 What Manx does with each field of Calico's objects. All are stored and come back as they were.
 
 - **acted on**: what it asks for happens.
-- **refused**: the node or the pool is not ready while it is set, or the pod is not started: going on as if nothing had been said would be a matter of
+- **refused**: the node or the pool is not ready while it is set, or the pod is not started: ` +
+		`going on as if nothing had been said would be a matter of
   safety, or of who reaches whom.
 - **no effect**: nothing follows from it. Where a value is given, that one asks for what happens anyway, and only others are reported.
 
@@ -52,7 +53,8 @@ What is set and has no effect is told in these places, and everything there goes
 
 | where | what | by |
 |---|---|---|
-| an Event ` + "`SettingWithoutEffect`" + ` or ` + "`SettingRefused`" + ` on the object | its fields, once after each change of what is said | manx-controllers; of a pod, the agent of its node |
+| an Event ` + "`SettingWithoutEffect`" + ` or ` + "`SettingRefused`" +
+		` on the object | its fields, once after each change of what is said | manx-controllers; of a pod, the agent of its node |
 | the condition ` + "`SettingsEffective`" + ` of an IPPool | its fields | manx-controllers |
 | the condition ` + "`ManxSettingsEffective`" + ` of every Node | what is without effect on this node, of all objects | the node's agent |
 | ` + "`manxctl status`" + ` | every field, by object | the agents; manxctl itself where it reads the Kubernetes API |
@@ -67,14 +69,20 @@ What is set and has no effect is told in these places, and everything there goes
 		}
 		table(&b, "field", k.Entries)
 		if len(k.Calico) > 0 {
-			fmt.Fprintf(&b, "\nFields of Calico's that are stored and have no effect: `%s`. Any other field is named as unknown, with the nearest known name.\n", strings.Join(k.Calico, "`, `"))
+			fmt.Fprintf(&b, "\nFields of Calico's that are stored and have no effect: `%s`. "+
+				"Any other field is named as unknown, with the nearest known name.\n", strings.Join(k.Calico, "`, `"))
 		}
 	}
-	b.WriteString("\n## Kinds that are not there\n\nThe CustomResourceDefinitions of Calico's policy (Tier, NetworkPolicy, GlobalNetworkPolicy, their staged forms, NetworkSet, GlobalNetworkSet,\n" +
-		"HostEndpoint) are not installed: this version of Manx has no policy, and the API server refuses such an object, which `calicoctl apply` says of\n" +
-		"the Tier that it looks for first. Kubernetes' own NetworkPolicies are accepted by every cluster and not enforced; a namespace that has some gets an\n" +
+	b.WriteString("\n## Kinds that are not there\n\n" +
+		"The CustomResourceDefinitions of Calico's policy (Tier, NetworkPolicy, GlobalNetworkPolicy, their staged forms, " +
+		"NetworkSet, GlobalNetworkSet,\n" +
+		"HostEndpoint) are not installed: this version of Manx has no policy, and the API server refuses such an object, " +
+		"which `calicoctl apply` says of\n" +
+		"the Tier that it looks for first. Kubernetes' own NetworkPolicies are accepted by every cluster and not enforced; " +
+		"a namespace that has some gets an\n" +
 		"Event and the condition `ManxNetworkPolicyEnforced=False`.\n")
-	b.WriteString("\n## Annotations of pods\n\nThose of pools may stand on the namespace too. A pod with one that is refused is not started, and its Event says why; " +
+	b.WriteString("\n## Annotations of pods\n\n" +
+		"Those of pools may stand on the namespace too. A pod with one that is refused is not started, and its Event says why; " +
 		"one without effect has an Event.\n\n")
 	table(&b, "annotation", settings.PodAnnotations)
 	b.WriteString("\n## Annotations of Nodes\n\n")
@@ -91,7 +99,8 @@ func cniPage() string {
 	b.WriteString(`# Keys of the CNI configuration
 
 ` + generated + `
-Manx's entry in the CNI configuration takes Calico's keys, so that an existing configuration can be carried over. A bad value fails the request with the
+Manx's entry in the CNI configuration takes Calico's keys, so that an existing configuration can be carried over. ` +
+		`A bad value fails the request with the
 key, the value and what is accepted. Keys that neither Manx, Calico nor the CNI specification has are named, with the nearest known name.
 
 `)

@@ -10,7 +10,8 @@ import (
 
 // AboutPods reports whether an annotation of a pod or a namespace is about its network.
 func AboutPods(name string) bool {
-	return slices.ContainsFunc(podPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) || slices.Contains(namesOf(PodAnnotations), name)
+	return slices.ContainsFunc(podPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) ||
+		slices.Contains(namesOf(PodAnnotations), name)
 }
 
 // OfPod returns which annotations of a pod have no effect, by name, and those that

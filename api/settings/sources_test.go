@@ -47,7 +47,8 @@ func TestNamesInTheSourcesHaveEntries(t *testing.T) {
 		{"variables of install-cni", names(source(t, "../../cni-plugin/install/install.go"), `"([A-Z][A-Z0-9]*_[A-Z0-9_]+)"`), install, 9},
 		{"keys of the CNI configuration", keysOf(t, "../../cni-plugin/plugin/netconf.go"), entryNames(settings.CNIKeys), 15},
 		{"annotations of objects", names(source(t, "../v1/annotations.go"), `Annotation\w+ = "([^"]+)"`), nodes, 7},
-		{"annotations of pods", names(source(t, "../../internal/agent/podrequest.go"), `annotation\w+ *= "([^"]+)"`), entryNames(settings.PodAnnotations), 5},
+		{"annotations of pods", names(source(t, "../../internal/agent/podrequest.go"), `annotation\w+ *= "([^"]+)"`),
+			entryNames(settings.PodAnnotations), 5},
 	} {
 		if len(tt.found) < tt.least {
 			t.Errorf("%s: only %v found in the source", tt.what, tt.found)

@@ -3,10 +3,11 @@ package settings
 const (
 	onlyKubernetes = "the Kubernetes API is the only datastore"
 	whyMTU         = "this version of Manx has no such tunnel"
-	whyClear       = "this version of Manx does not encrypt, and traffic must not leave in clear when encryption was asked for; false comes before a FelixConfiguration's "
-	whyNoTypha     = "agents watch the Kubernetes API themselves"
-	whyStderr      = "Manx logs to standard error only"
-	whyNoToken     = "the CNI plugin has no credential to refresh"
+	whyClear       = "this version of Manx does not encrypt, and traffic must not leave in clear when encryption was asked for; " +
+		"false comes before a FelixConfiguration's "
+	whyNoTypha = "agents watch the Kubernetes API themselves"
+	whyStderr  = "Manx logs to standard error only"
+	whyNoToken = "the CNI plugin has no credential to refresh"
 )
 
 var falsy = []string{"false", "0", "no", "n", "f"}
@@ -24,7 +25,8 @@ var Variables = []Entry{
 	stops("FELIX_WIREGUARDENABLED", whyClear+"wireguardEnabled", falsy...),
 	stops("FELIX_WIREGUARDENABLEDV6", whyClear+"wireguardEnabledV6", falsy...),
 	stops("CALICO_IPV6POOL_VXLAN", "this version of Manx has no VXLAN; packets to an IPv6 pool travel as they are", "never", "off"),
-	stops("FELIX_DEFAULTENDPOINTTOHOSTACTION", "this version of Manx has no policy: pods reach their own host; it comes before a FelixConfiguration's defaultEndpointToHostAction", "accept", "return"),
+	stops("FELIX_DEFAULTENDPOINTTOHOSTACTION", "this version of Manx has no policy: pods reach their own host; "+
+		"it comes before a FelixConfiguration's defaultEndpointToHostAction", "accept", "return"),
 	none("CALICO_DISABLE_FILE_LOGGING", whyStderr, "true"),
 	none("CALICO_STARTUP_LOGLEVEL", "FELIX_LOGSEVERITYSCREEN holds from the first line on"),
 	none("CALICO_K8S_NODE_REF", "the Kubernetes Node is the one that NODENAME names"),
@@ -65,11 +67,15 @@ type InstallVariable struct {
 
 // InstallVariables are all that install-cni reads, in the order of the docs.
 var InstallVariables = []InstallVariable{
-	{"CNI_NETWORK_CONFIG", "", "The CNI configuration list, with placeholders that are filled in: `__KUBERNETES_NODE_NAME__`, `__CNI_MTU__`, `__LOG_LEVEL__`, " +
-		"`__DATASTORE_TYPE__` and `__KUBECONFIG_FILEPATH__`, which is empty. The manifest takes it from the ConfigMap `manx-config`. Its keys are in [cni.md](cni.md)."},
+	{"CNI_NETWORK_CONFIG", "",
+		"The CNI configuration list, with placeholders that are filled in: `__KUBERNETES_NODE_NAME__`, `__CNI_MTU__`, `__LOG_LEVEL__`, " +
+			"`__DATASTORE_TYPE__` and `__KUBECONFIG_FILEPATH__`, which is empty. " +
+			"The manifest takes it from the ConfigMap `manx-config`. Its keys are in [cni.md](cni.md)."},
 	{"CNI_NETWORK_CONFIG_FILE", "", "A file with the list, in place of `CNI_NETWORK_CONFIG`."},
-	{"CNI_CONF_NAME", "10-manx.conflist", "The configuration's file name in the node's directory; it ends in `.conflist`. Container runtimes use the first file by name."},
-	{"CNI_EXCLUSIVE", "false", "`true` takes CNI configurations of other plugins that come before by name out of the way, under another name; they come back at uninstallation."},
+	{"CNI_CONF_NAME", "10-manx.conflist",
+		"The configuration's file name in the node's directory; it ends in `.conflist`. Container runtimes use the first file by name."},
+	{"CNI_EXCLUSIVE", "false", "`true` takes CNI configurations of other plugins that come before by name out of the way, " +
+		"under another name; they come back at uninstallation."},
 	{"KUBERNETES_NODE_NAME", "", "The node's name, for the placeholder of that name."},
 	{"NODENAME", "", "The same, when `KUBERNETES_NODE_NAME` is empty."},
 	{"CNI_MTU", "0", "The MTU of pods in bytes, for the placeholder; 0: the agent decides. Set it for manx-node too."},

@@ -132,15 +132,20 @@ func refusedConfigs(t *testing.T, client dynamic.Interface) {
 		{false, true, ""}, {true, true, ""}, {true, false, ""}, {false, false, "strictAffinity false needs autoAllocateBlocks true"},
 	} {
 		_, err := resource(client, v1.PluralIPAMConfigs).Create(t.Context(),
-			object("IPAMConfig", fmt.Sprintf("config-%d", i), map[string]any{"strictAffinity": c.strict, "autoAllocateBlocks": c.auto}), metav1.CreateOptions{})
+			object("IPAMConfig", fmt.Sprintf("config-%d", i),
+				map[string]any{"strictAffinity": c.strict, "autoAllocateBlocks": c.auto}), metav1.CreateOptions{})
 		expect(t, fmt.Sprintf("strict %v, auto %v", c.strict, c.auto), err, c.refused)
 	}
 }
 
 // keepsUnknownSettings: a setting that a later Calico has comes back as it was.
 func keepsUnknownSettings(t *testing.T, client dynamic.Interface) {
-	spec := map[string]any{"someday": map[string]any{"x": int64(1)}, "controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "5m0s"}}}
-	got, err := resource(client, v1.PluralKubeControllersConfigurations).Create(t.Context(), object("KubeControllersConfiguration", "default", spec), metav1.CreateOptions{})
+	spec := map[string]any{
+		"someday":     map[string]any{"x": int64(1)},
+		"controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "5m0s"}},
+	}
+	got, err := resource(client, v1.PluralKubeControllersConfigurations).Create(t.Context(),
+		object("KubeControllersConfiguration", "default", spec), metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

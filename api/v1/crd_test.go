@@ -78,7 +78,8 @@ func TestCRDs(t *testing.T) {
 	for _, k := range v1.Kinds {
 		c := readCRD(t, k.Plural)
 		n := c.Spec.Names
-		if c.Metadata.Name != k.Plural+"."+v1.GroupName || n.Kind != k.Kind || n.ListKind != k.Kind+"List" || n.Plural != k.Plural || c.Spec.Scope != "Cluster" || !slices.Equal(n.Categories, []string{"manx"}) {
+		if c.Metadata.Name != k.Plural+"."+v1.GroupName || n.Kind != k.Kind || n.ListKind != k.Kind+"List" ||
+			n.Plural != k.Plural || c.Spec.Scope != "Cluster" || !slices.Equal(n.Categories, []string{"manx"}) {
 			t.Errorf("%s: %+v", k.Kind, c.Spec)
 		}
 		if len(c.Spec.Versions) != 1 || c.Spec.Versions[0].Name != "v1" || !c.Spec.Versions[0].Storage {
@@ -95,7 +96,9 @@ func TestCRDs(t *testing.T) {
 		if spec.Preserve != slices.Contains([]string{v1.PluralFelixConfigurations, v1.PluralKubeControllersConfigurations}, k.Plural) {
 			t.Errorf("%s: preserves unknown fields: %v", k.Kind, spec.Preserve)
 		}
-		if _, status := v.Subresources["status"]; status != slices.Contains([]string{v1.PluralCalicoNodeStatuses, v1.PluralIPPools, v1.PluralKubeControllersConfigurations}, k.Plural) {
+		if _, status := v.Subresources["status"]; status != slices.Contains([]string{
+			v1.PluralCalicoNodeStatuses, v1.PluralIPPools, v1.PluralKubeControllersConfigurations,
+		}, k.Plural) {
 			t.Errorf("%s: status subresource: %v", k.Kind, status)
 		}
 	}
@@ -103,7 +106,8 @@ func TestCRDs(t *testing.T) {
 	if allocations.Items == nil || !allocations.Items.Nullable {
 		t.Error("the items of an IPAMBlock's allocations are not nullable")
 	}
-	if d := readCRD(t, v1.PluralBlockAffinities).Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"].Properties["deleted"]; d.Type != "string" {
+	affinity := readCRD(t, v1.PluralBlockAffinities).Spec.Versions[0].Schema.OpenAPIV3Schema
+	if d := affinity.Properties["spec"].Properties["deleted"]; d.Type != "string" {
 		t.Errorf("a BlockAffinity's deleted is a %s, want a string", d.Type)
 	}
 	mtu := readCRD(t, v1.PluralFelixConfigurations).Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"].Properties["ipipMTU"]
@@ -161,7 +165,8 @@ func TestWideColumns(t *testing.T) {
 	for plural, want := range map[string][]string{
 		v1.PluralIPAMBlocks:      {"CIDR", "Owner", "Claimed", "Sequence", "Holders", "Age"},
 		v1.PluralBlockAffinities: {"Node", "CIDR", "State", "Type", "Age"},
-		v1.PluralIPPools:         {"CIDR", "IPIP", "VXLAN", "NAT", "Disabled", "Ready", "Selector", "Blocks", "Addresses", "Capacity", "Use", "Age"},
+		v1.PluralIPPools: {"CIDR", "IPIP", "VXLAN", "NAT", "Disabled",
+			"Ready", "Selector", "Blocks", "Addresses", "Capacity", "Use", "Age"},
 	} {
 		var got []string
 		for _, c := range readCRD(t, plural).Spec.Versions[0].AdditionalPrinterColumns {

@@ -189,7 +189,8 @@ const PoolNotExported = "NotExported"
 // NotExportedText says what disableBGPExport costs a pool whose routes other nodes have
 // from BGP.
 func NotExportedText(p *IPPool) string {
-	return fmt.Sprintf("spec.disableBGPExport is true and ipipMode is %s: other nodes have their routes from BGP, so that the pool's pods (%s) "+
+	return fmt.Sprintf("spec.disableBGPExport is true and ipipMode is %s: "+
+		"other nodes have their routes from BGP, so that the pool's pods (%s) "+
 		"cannot be reached from other nodes; set disableBGPExport to false if that is not meant", p.ipipMode(), p.Spec.CIDR)
 }
 

@@ -17,20 +17,27 @@ func TestIPPoolValidate(t *testing.T) {
 	}{
 		{"plain", v1.IPPoolSpec{CIDR: "10.244.0.0/16"}, nil},
 		{"everything", v1.IPPoolSpec{CIDR: "10.244.0.0/16", IPIPMode: v1.EncapCrossSubnet, VXLANMode: v1.EncapNever, BlockSize: 20,
-			AllowedUses: []v1.IPPoolAllowedUse{v1.UseTunnel, v1.UseWorkload, v1.UseLoadBalancer}, AssignmentMode: v1.AssignManual, NodeSelector: "x"}, nil},
+			AllowedUses:    []v1.IPPoolAllowedUse{v1.UseTunnel, v1.UseWorkload, v1.UseLoadBalancer},
+			AssignmentMode: v1.AssignManual, NodeSelector: "x"}, nil},
 		{"one block", v1.IPPoolSpec{CIDR: "10.244.0.0/26"}, nil},
 		{"IPv6", v1.IPPoolSpec{CIDR: "fd00::/48", VXLANMode: v1.EncapAlways, BlockSize: 128}, nil},
 		{"no cidr", v1.IPPoolSpec{}, []string{`spec.cidr ""`}},
 		{"host bits", v1.IPPoolSpec{CIDR: "10.244.0.1/16"}, []string{"want 10.244.0.0/16"}},
 		{"mapped", v1.IPPoolSpec{CIDR: "::ffff:10.0.0.0/112"}, []string{"write the IPv4 range"}},
-		{"smaller than a block", v1.IPPoolSpec{CIDR: "10.244.0.0/27"}, []string{"spec.blockSize 26: a block must fit in the pool 10.244.0.0/27; want 27 to 32"}},
+		{"smaller than a block", v1.IPPoolSpec{CIDR: "10.244.0.0/27"},
+			[]string{"spec.blockSize 26: a block must fit in the pool 10.244.0.0/27; want 27 to 32"}},
 		{"blocks too large", v1.IPPoolSpec{CIDR: "10.0.0.0/8", BlockSize: 19}, []string{"want 20 to 32"}},
 		{"blocks of the other family", v1.IPPoolSpec{CIDR: "fd00::/48", BlockSize: 26}, []string{"want 116 to 128"}},
-		{"both encapsulations", v1.IPPoolSpec{CIDR: "10.0.0.0/16", IPIPMode: v1.EncapAlways, VXLANMode: v1.EncapCrossSubnet}, []string{"only one encapsulation"}},
+		{"both encapsulations", v1.IPPoolSpec{CIDR: "10.0.0.0/16", IPIPMode: v1.EncapAlways, VXLANMode: v1.EncapCrossSubnet},
+			[]string{"only one encapsulation"}},
 		{"IPIP for IPv6", v1.IPPoolSpec{CIDR: "fd00::/48", IPIPMode: v1.EncapAlways}, []string{"IPIP carries IPv4 only"}},
 		{"multicast", v1.IPPoolSpec{CIDR: "224.0.0.0/16"}, []string{"cannot be assigned"}},
-		{"all at once", v1.IPPoolSpec{CIDR: "x", IPIPMode: "always", VXLANMode: "on", AssignmentMode: "auto", AllowedUses: []v1.IPPoolAllowedUse{v1.UseTunnel, "Pods"}},
-			[]string{`spec.ipipMode "always": want one of Never, Always, CrossSubnet`, `spec.vxlanMode "on"`, `spec.assignmentMode "auto": want one of Automatic, Manual`, `spec.allowedUses[1] "Pods"`, "only one encapsulation", `spec.cidr "x"`}},
+		{"all at once", v1.IPPoolSpec{
+			CIDR: "x", IPIPMode: "always", VXLANMode: "on", AssignmentMode: "auto", AllowedUses: []v1.IPPoolAllowedUse{v1.UseTunnel, "Pods"},
+		}, []string{
+			`spec.ipipMode "always": want one of Never, Always, CrossSubnet`, `spec.vxlanMode "on"`,
+			`spec.assignmentMode "auto": want one of Automatic, Manual`, `spec.allowedUses[1] "Pods"`, "only one encapsulation", `spec.cidr "x"`,
+		}},
 	} {
 		err := (&v1.IPPool{Spec: c.spec}).Validate()
 		if len(c.want) == 0 {

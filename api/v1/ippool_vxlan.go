@@ -16,5 +16,6 @@ func (p *IPPool) Uncarried() string {
 	if !p.Spec.VXLANMode.on() {
 		return ""
 	}
-	return fmt.Sprintf("asks for VXLAN (vxlanMode %s), which this version of Manx does not carry; set ipipMode, or vxlanMode Never", p.Spec.VXLANMode)
+	return fmt.Sprintf("asks for VXLAN (vxlanMode %s), which this version of Manx does not carry; set ipipMode, or vxlanMode Never",
+		p.Spec.VXLANMode)
 }

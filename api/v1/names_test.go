@@ -81,7 +81,8 @@ func TestUserMetadata(t *testing.T) {
 		t.Errorf("own metadata: %v %v %v", labels, annotations, err)
 	}
 	kept := metav1.ObjectMeta{Annotations: map[string]string{v1.AnnotationMetadata: `{"labels":{"b":"2"},"creationTimestamp":null}`}}
-	if labels, annotations, err := v1.UserMetadata(kept); err != nil || !maps.Equal(labels, map[string]string{"b": "2"}) || annotations != nil {
+	if labels, annotations, err := v1.UserMetadata(kept); err != nil ||
+		!maps.Equal(labels, map[string]string{"b": "2"}) || annotations != nil {
 		t.Errorf("kept metadata: %v %v %v", labels, annotations, err)
 	}
 	kept.Annotations[v1.AnnotationMetadata] = "{"

@@ -31,12 +31,14 @@ func TestPaths(t *testing.T) {
 		{"a pool kept out of BGP", self, list{"10.9.0.64/26"}, nil, nil},
 		{"nothing", self, nil, nil, nil},
 		{"no address yet", netip.Addr{}, list{"10.244.3.0/26"}, list{"10.244.9.9"}, nil},
-		{"borrowed, sorted among the blocks", self, list{"10.244.3.0/26"}, list{"10.244.9.9", "10.244.1.7"}, list{"10.244.1.7/32", "10.244.3.0/26", "10.244.9.9/32"}},
+		{"borrowed, sorted among the blocks", self, list{"10.244.3.0/26"},
+			list{"10.244.9.9", "10.244.1.7"}, list{"10.244.1.7/32", "10.244.3.0/26", "10.244.9.9/32"}},
 		{"borrowed without a block", self, nil, list{"10.244.9.9"}, list{"10.244.9.9/32"}},
 		{"borrowed twice", self, nil, list{"10.244.9.9", "10.244.9.9"}, list{"10.244.9.9/32"}},
 		{"borrowed outside every pool", self, nil, list{"10.245.0.1", "192.0.2.1", "::ffff:10.244.9.9"}, nil},
 		{"borrowed in a pool kept out of BGP", self, nil, list{"10.9.0.65"}, nil},
-		{"borrowed inside an own block", self, list{"10.244.3.0/26"}, list{"10.244.3.0", "10.244.3.63", "10.244.3.64"}, list{"10.244.3.0/26", "10.244.3.64/32"}},
+		{"borrowed inside an own block", self, list{"10.244.3.0/26"},
+			list{"10.244.3.0", "10.244.3.63", "10.244.3.64"}, list{"10.244.3.0/26", "10.244.3.64/32"}},
 		{"borrowed from an own block of one address", self, list{"10.8.0.1/32"}, list{"10.8.0.1"}, list{"10.8.0.1/32"}},
 		{"borrowed inside an own block that is kept out of BGP", self, list{"10.9.0.64/26"}, list{"10.9.0.65"}, nil},
 		{"borrowed, no address", self, nil, list{"-"}, nil},
@@ -102,7 +104,8 @@ func TestPathsOfBothFamilies(t *testing.T) {
 	}
 	blocks := prefixes("fd10:244::140/122", "10.244.1.0/26", "fd10:9::40/122", "fd10:245::40/122", "fd10:244::40/122")
 	borrowed := []netip.Addr{
-		netip.MustParseAddr("fd10:244::9:9"), netip.MustParseAddr("10.244.9.9"), netip.MustParseAddr("fd10:244::141"), netip.MustParseAddr("fd10:9::9:9"),
+		netip.MustParseAddr("fd10:244::9:9"), netip.MustParseAddr("10.244.9.9"),
+		netip.MustParseAddr("fd10:244::141"), netip.MustParseAddr("fd10:9::9:9"),
 	}
 	four, six := []string{"10.244.1.0/26 10.0.0.1", "10.244.9.9/32 10.0.0.1"}, []string{
 		"fd10:244::40/122 fd00::1", "fd10:244::140/122 fd00::1", "fd10:244::9:9/128 fd00::1",

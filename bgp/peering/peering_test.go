@@ -106,11 +106,13 @@ func TestPeersOfBothFamilies(t *testing.T) {
 			six("Mesh_2001_db8_0_1__9", "b", "2001:db8:0:1::9", false),
 		}, nil},
 		// As text "fd00::9" > "fd00::10", and "fd00::1:0" > "fd00::10".
-		{"who dials is decided as text, each family for itself", mesh("self", self, dual("a", "10.0.0.1", "fd00::9"), dual("b", "10.0.0.9", "fd00::1:0")), []bgp.Peer{
-			peer("Mesh_10_0_0_1", "a", "10.0.0.1", 64512, false), peer("Mesh_10_0_0_9", "b", "10.0.0.9", 64512, true),
-			six("Mesh_fd00__9", "a", "fd00::9", true), six("Mesh_fd00__1_0", "b", "fd00::1:0", true),
-		}, nil},
-		{"a node without IPv6", mesh("self", self, dual("b", "10.0.1.1", "")), []bgp.Peer{peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true)}, nil},
+		{"who dials is decided as text, each family for itself",
+			mesh("self", self, dual("a", "10.0.0.1", "fd00::9"), dual("b", "10.0.0.9", "fd00::1:0")), []bgp.Peer{
+				peer("Mesh_10_0_0_1", "a", "10.0.0.1", 64512, false), peer("Mesh_10_0_0_9", "b", "10.0.0.9", 64512, true),
+				six("Mesh_fd00__9", "a", "fd00::9", true), six("Mesh_fd00__1_0", "b", "fd00::1:0", true),
+			}, nil},
+		{"a node without IPv6", mesh("self", self, dual("b", "10.0.1.1", "")),
+			[]bgp.Peer{peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true)}, nil},
 		{"a node without IPv4", mesh("self", self, dual("b", "", "fd00::1")), []bgp.Peer{six("Mesh_fd00__1", "b", "fd00::1", false)}, nil},
 		{"we without IPv6", mesh("self", dual("self", "10.0.0.10", ""), dual("b", "10.0.1.1", "fd00::1")), []bgp.Peer{
 			peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true),
@@ -147,7 +149,9 @@ func TestPeersOfBothFamilies(t *testing.T) {
 // Whatever the addresses, of two nodes exactly one dials, and both agree that
 // there is a session.
 func TestOneEndDials(t *testing.T) {
-	ips := []string{"10.0.0.1", "10.0.0.2", "10.0.0.9", "10.0.0.10", "10.0.0.99", "10.0.0.100", "9.255.0.1", "192.168.1.1", "10.10.0.1", "2.0.0.2"}
+	ips := []string{
+		"10.0.0.1", "10.0.0.2", "10.0.0.9", "10.0.0.10", "10.0.0.99", "10.0.0.100", "9.255.0.1", "192.168.1.1", "10.10.0.1", "2.0.0.2",
+	}
 	var nodes []bgp.Node
 	for _, ip := range ips {
 		nodes = append(nodes, node(ip, ip))
@@ -171,7 +175,9 @@ func TestOneEndDials(t *testing.T) {
 
 // The same of IPv6, with addresses that are shortened in many ways.
 func TestOneEndDialsIPv6(t *testing.T) {
-	ips := []string{"fd00::1", "fd00::9", "fd00::10", "fd00::1:0", "fd00:0:0:1::", "fd00:1::", "fd00::ffff:10.0.0.1", "2001:db8::1", "fd00::a", "fd00::A0"}
+	ips := []string{
+		"fd00::1", "fd00::9", "fd00::10", "fd00::1:0", "fd00:0:0:1::", "fd00:1::", "fd00::ffff:10.0.0.1", "2001:db8::1", "fd00::a", "fd00::A0",
+	}
 	var nodes []bgp.Node
 	for _, ip := range ips {
 		nodes = append(nodes, bgp.Node{Name: ip, IPv6: addr(ip)})

@@ -215,7 +215,9 @@ func TestUnprovenOfBothFamiliesIsBounded(t *testing.T) {
 // family throughout: prefix, next hops and sessions.
 func TestNothingCrossesFamilies(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	addrs := []netip.Addr{self, nodeB, nodeC, self6, nodeB6, nodeC6, {}, netip.MustParseAddr("::ffff:10.0.0.2"), netip.MustParseAddr("fe80::2")}
+	addrs := []netip.Addr{
+		self, nodeB, nodeC, self6, nodeB6, nodeC6, {}, netip.MustParseAddr("::ffff:10.0.0.2"), netip.MustParseAddr("fe80::2"),
+	}
 	one := func() netip.Addr { return addrs[r.IntN(len(addrs))] }
 	prefix := func() netip.Prefix {
 		a4, a6 := netip.AddrFrom4([4]byte{10, 244, byte(r.IntN(4)), byte(r.IntN(256))}), netip.MustParseAddr("fd10:244::").As16()

@@ -222,7 +222,8 @@ func TestUnprovenIsBounded(t *testing.T) {
 	}
 	tab.Learned()
 	addrs, changed := tab.Unproven()
-	if len(addrs) != MaxUnproven || !changed || !slices.IsSortedFunc(addrs, netip.Prefix.Compare) || len(slices.Compact(slices.Clone(addrs))) != len(addrs) {
+	if len(addrs) != MaxUnproven || !changed || !slices.IsSortedFunc(addrs, netip.Prefix.Compare) ||
+		len(slices.Compact(slices.Clone(addrs))) != len(addrs) {
 		t.Fatalf("%d unproven (changed %t), want %d, sorted, none twice: %v", len(addrs), changed, MaxUnproven, addrs)
 	}
 	per := map[netip.Prefix]int{}
@@ -309,7 +310,9 @@ func TestNothingInOwnBlocksButLent(t *testing.T) {
 func BenchmarkLentChanges(b *testing.B) {
 	var tab Table
 	r := rules()
-	r.Accept = append(r.Accept, bgp.Statement{Name: "big", Prefix: netip.MustParsePrefix("11.0.0.0/8"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB}})
+	r.Accept = append(r.Accept, bgp.Statement{
+		Name: "big", Prefix: netip.MustParsePrefix("11.0.0.0/8"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB},
+	})
 	r.Lent = map[netip.Addr]netip.Addr{}
 	for i := range 300 {
 		r.Lent[netip.AddrFrom4([4]byte{10, 244, byte(16 + i>>6), byte(i)})] = nodeB

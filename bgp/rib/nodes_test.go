@@ -12,7 +12,10 @@ import (
 func TestPoolOverTheNodes(t *testing.T) {
 	nodes := []netip.Addr{nodeB, nodeC}
 	var tab Table
-	tab.SetRules(Rules{Self: self, Accept: []bgp.Statement{{Name: "pool", Prefix: netip.MustParsePrefix("10.0.0.0/24"), MinBits: 25, MaxBits: 32, NextHops: nodes}}})
+	tab.SetRules(Rules{
+		Self:   self,
+		Accept: []bgp.Statement{{Name: "pool", Prefix: netip.MustParsePrefix("10.0.0.0/24"), MinBits: 25, MaxBits: 32, NextHops: nodes}},
+	})
 	for _, p := range []string{
 		"10.0.0.0/26",   // all nodes
 		"10.0.0.1/32",   // this one
@@ -29,6 +32,9 @@ func TestPoolOverTheNodes(t *testing.T) {
 	}
 
 	// A node that goes is no reason any more.
-	tab.SetRules(Rules{Self: self, Accept: []bgp.Statement{{Name: "pool", Prefix: netip.MustParsePrefix("10.0.0.0/24"), MinBits: 25, MaxBits: 32, NextHops: nodes[:1]}}})
+	tab.SetRules(Rules{
+		Self:   self,
+		Accept: []bgp.Statement{{Name: "pool", Prefix: netip.MustParsePrefix("10.0.0.0/24"), MinBits: 25, MaxBits: 32, NextHops: nodes[:1]}},
+	})
 	want(t, &tab, "10.0.0.3/32[10.0.0.2] 10.0.0.77/32[10.0.0.2] 10.0.0.128/26[10.0.0.2]")
 }

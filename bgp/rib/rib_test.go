@@ -246,7 +246,8 @@ func TestIncrementalIsFresh(t *testing.T) {
 		netip.MustParsePrefix("10.244.1.5/32"), netip.MustParsePrefix("10.244.1.6/32")}
 	alternatives := []Rules{
 		rules(), {Self: self}, {Self: nodeB, Accept: rules().Accept},
-		lending(netip.MustParseAddr("10.244.1.5"), nodeB), lending(netip.MustParseAddr("10.244.1.5"), nodeC), lending(netip.MustParseAddr("10.244.1.6"), nodeB),
+		lending(netip.MustParseAddr("10.244.1.5"), nodeB), lending(netip.MustParseAddr("10.244.1.5"), nodeC),
+		lending(netip.MustParseAddr("10.244.1.6"), nodeB),
 	}
 	for range 200 {
 		var tab Table

@@ -124,5 +124,6 @@ func (r *Reconciler) overLimit(s *bgp.Session) {
 	s.OverLimit = true
 	s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
 	r.table.Ban(s.Peer.Addr)
-	r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr, "node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause.String())
+	r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr,
+		"node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause.String())
 }

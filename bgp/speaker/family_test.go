@@ -23,10 +23,14 @@ var (
 
 // dual is desired of a node with both families: two announcements of IPv4, one of IPv6.
 func dual(nodes ...netip.Addr) speaker.Desired {
-	d := desired(64512, nodes...)
+	d := desired(nodes...)
 	d.Global.ListenAddr6 = self6
-	d.Import = append(d.Import, bgp.Statement{Name: "p6", Prefix: netip.MustParsePrefix("fd10:244::/48"), MinBits: 122, MaxBits: 122, NextHops: []netip.Addr{nodeB6, nodeC6}})
-	d.Paths = append(d.Paths, bgp.Path{Prefix: netip.MustParsePrefix("10.244.9.9/32"), NextHop: self, LocalPref: 100}, bgp.Path{Prefix: own6, NextHop: self6, LocalPref: 100})
+	d.Import = append(d.Import, bgp.Statement{
+		Name: "p6", Prefix: netip.MustParsePrefix("fd10:244::/48"), MinBits: 122, MaxBits: 122, NextHops: []netip.Addr{nodeB6, nodeC6},
+	})
+	d.Paths = append(d.Paths,
+		bgp.Path{Prefix: netip.MustParsePrefix("10.244.9.9/32"), NextHop: self, LocalPref: 100},
+		bgp.Path{Prefix: own6, NextHop: self6, LocalPref: 100})
 	d.Own = append(d.Own, own6)
 	return d
 }
@@ -75,7 +79,8 @@ func TestTwoSessionsOfANode(t *testing.T) {
 	if !strings.Contains(r.learned(), their6.String()) {
 		t.Error("the restarting session's block was dropped")
 	}
-	if s, s6 := r.session(nodeB), r.session(nodeB6); s.Flaps != 0 || s.Restarting || !s.EndOfRIB || s6.Flaps != 1 || !s6.Restarting || s6.EndOfRIB {
+	if s, s6 := r.session(nodeB), r.session(nodeB6); s.Flaps != 0 || s.Restarting ||
+		!s.EndOfRIB || s6.Flaps != 1 || !s6.Restarting || s6.EndOfRIB {
 		t.Errorf("sessions %+v and %+v", s, s6)
 	}
 	r.clock.add(2 * time.Minute)
@@ -129,7 +134,7 @@ func TestOverLimitOfOneFamily(t *testing.T) {
 func TestListenAddr6EndsRun(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512))
+	r.SetDesired(desired())
 	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26")
 	r.SetDesired(dual())
 	if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "has changed") {
@@ -154,7 +159,9 @@ func TestUnprovenOfIPv6(t *testing.T) {
 	r.run()
 	lent := netip.MustParsePrefix("fd10:244::105/128")
 	d := dual(nodeB6)
-	d.Import = append(d.Import, bgp.Statement{Name: "a6", Prefix: netip.MustParsePrefix("fd10:244::/48"), MinBits: 128, MaxBits: 128, NextHops: []netip.Addr{nodeB6, nodeC6}})
+	d.Import = append(d.Import, bgp.Statement{
+		Name: "a6", Prefix: netip.MustParsePrefix("fd10:244::/48"), MinBits: 128, MaxBits: 128, NextHops: []netip.Addr{nodeB6, nodeC6},
+	})
 	r.SetDesired(d)
 	r.wait("the peer", func() bool { return r.session(nodeB6).State == bgp.Idle })
 	r.establish(nodeB6, lent)

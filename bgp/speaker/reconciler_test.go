@@ -16,6 +16,7 @@ import (
 
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/bgp/speaker"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -195,10 +196,8 @@ func (r *rig) run() {
 
 func (r *rig) wait(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: not within 30 s; log:\n%s", what, r.log)
-		}
+	if !testwait.Poll(30*time.Second, ok) {
+		r.t.Fatalf("%s: not within 30 s; log:\n%s", what, r.log)
 	}
 }
 
@@ -237,15 +236,17 @@ var (
 	their = netip.MustParsePrefix("10.244.2.0/26")
 )
 
-func desired(as uint32, nodes ...netip.Addr) speaker.Desired {
+func desired(nodes ...netip.Addr) speaker.Desired {
 	d := speaker.Desired{
 		Global: bgp.Global{AS: 64512, RouterID: self, ListenAddr: self, ListenPort: 179},
-		Policy: bgp.Policy{Import: []bgp.Statement{{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}}}},
-		Paths:  []bgp.Path{{Prefix: own, NextHop: self, LocalPref: 100}},
-		Own:    []netip.Prefix{own},
+		Policy: bgp.Policy{Import: []bgp.Statement{
+			{Name: "p", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{nodeB, nodeC}},
+		}},
+		Paths: []bgp.Path{{Prefix: own, NextHop: self, LocalPref: 100}},
+		Own:   []netip.Prefix{own},
 	}
 	for _, n := range nodes {
-		d.Peers = append(d.Peers, bgp.Peer{Name: n.String(), Addr: n, AS: as, MaxPrefixes: 10})
+		d.Peers = append(d.Peers, bgp.Peer{Name: n.String(), Addr: n, AS: d.Global.AS, MaxPrefixes: 10})
 	}
 	return d
 }
@@ -255,15 +256,15 @@ func desired(as uint32, nodes ...netip.Addr) speaker.Desired {
 func TestOrder(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512, nodeB))
+	r.SetDesired(desired(nodeB))
 	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26", "add 10.0.0.2 as 64512 restarting=true")
-	r.SetDesired(desired(64512, nodeB, nodeC))
+	r.SetDesired(desired(nodeB, nodeC))
 	r.expect("add 10.0.0.3 as 64512 restarting=false")
-	r.SetDesired(desired(64512, nodeC))
+	r.SetDesired(desired(nodeC))
 	r.expect("delete 10.0.0.2")
-	r.SetDesired(desired(64512, nodeB, nodeC))
+	r.SetDesired(desired(nodeB, nodeC))
 	r.expect("add 10.0.0.2 as 64512 restarting=false")
-	d := desired(64512, nodeB, nodeC)
+	d := desired(nodeB, nodeC)
 	d.Peers[0].AS = 65001 // another peer altogether
 	d.Paths = nil
 	r.SetDesired(d)
@@ -278,8 +279,9 @@ func TestFailuresStayPending(t *testing.T) {
 		r.fake.fail[call] = true
 	}
 	r.run()
-	r.SetDesired(desired(64512, nodeB, nodeC))
-	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26", "add 10.0.0.2 as 64512 restarting=true", "add 10.0.0.3 as 64512 restarting=true")
+	r.SetDesired(desired(nodeB, nodeC))
+	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26",
+		"add 10.0.0.2 as 64512 restarting=true", "add 10.0.0.3 as 64512 restarting=true")
 	r.wait("the error in the status", func() bool {
 		e := r.Status().LastError
 		return strings.Contains(e, "announce 10.244.1.0/26: no") && strings.Contains(e, "add peer 10.0.0.2: no")
@@ -296,7 +298,7 @@ func TestStartIsTriedAgain(t *testing.T) {
 	r := newRig(t)
 	r.fake.fail["start 10.0.0.1"] = true
 	r.run()
-	r.SetDesired(desired(64512))
+	r.SetDesired(desired())
 	r.expect("start 10.0.0.1")
 	r.fake.set(func() { clear(r.fake.fail) })
 	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26")
@@ -306,10 +308,10 @@ func TestLatestDesiredWins(t *testing.T) {
 	r := newRig(t)
 	r.fake.hold = make(chan struct{})
 	r.run()
-	r.SetDesired(desired(64512, nodeB))
+	r.SetDesired(desired(nodeB))
 	for range 100 {
-		r.SetDesired(desired(64512, nodeB, nodeC))
-		r.SetDesired(desired(64512, nodeC))
+		r.SetDesired(desired(nodeB, nodeC))
+		r.SetDesired(desired(nodeC))
 	}
 	close(r.fake.hold)
 	r.wait("the last value applied", func() bool {
@@ -327,9 +329,9 @@ func TestLatestDesiredWins(t *testing.T) {
 func TestAnotherGlobalEndsRun(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512))
+	r.SetDesired(desired())
 	r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26")
-	d := desired(64512)
+	d := desired()
 	d.Global.AS = 65000
 	r.SetDesired(d)
 	if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "has changed") {
@@ -349,7 +351,7 @@ func (r *rig) up(peer netip.Addr) {
 func TestSessions(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512, nodeB))
+	r.SetDesired(desired(nodeB))
 	r.wait("the peer", func() bool { return r.session(nodeB).State == bgp.Idle })
 	r.clock.add(time.Second)
 	since := r.clock.read()
@@ -375,7 +377,7 @@ func TestSessions(t *testing.T) {
 	if s.Flaps != 1 || !s.Restarting || s.EndOfRIB || s.LastError != "hold timer" {
 		t.Errorf("lost: %+v", s)
 	}
-	r.SetDesired(desired(64512, nodeB)) // look again
+	r.SetDesired(desired(nodeB)) // look again
 	if !strings.Contains(r.learned(), their.String()) {
 		t.Error("a restarting peer's path was dropped")
 	}
@@ -387,12 +389,12 @@ func TestSessions(t *testing.T) {
 func TestRemovedPeer(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	r.SetDesired(desired(64512, nodeB))
+	r.SetDesired(desired(nodeB))
 	r.wait("the peer", func() bool { return r.session(nodeB).State == bgp.Idle })
 	r.up(nodeB)
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Idle, Restart: time.Hour})
 	r.fake.events.Best(their, nil) // kept
-	r.SetDesired(desired(64512))
+	r.SetDesired(desired())
 	r.wait("the kept path is gone with its peer", func() bool { return r.learned() == "[]" })
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Established})
 	r.fake.events.EndOfRIB(nodeB)
@@ -408,7 +410,7 @@ func TestOverLimit(t *testing.T) {
 		t.Run(fmt.Sprintf("hangsUp=%t", hangsUp), func(t *testing.T) {
 			r := newRig(t)
 			r.run()
-			r.SetDesired(desired(64512, nodeB))
+			r.SetDesired(desired(nodeB))
 			r.expect("start 10.0.0.1", "import 1", "announce 10.244.1.0/26", "add 10.0.0.2 as 64512 restarting=true")
 			r.up(nodeB)
 			if hangsUp {
@@ -425,7 +427,7 @@ func TestOverLimit(t *testing.T) {
 			r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Idle})
 			r.fake.events.Best(their, nil)
 			r.fake.set(func() { r.fake.over = netip.Addr{} })
-			r.SetDesired(desired(64512, nodeB, nodeC)) // somebody else joins
+			r.SetDesired(desired(nodeB, nodeC)) // another node joins
 			r.expect("add 10.0.0.3 as 64512 restarting=false")
 			r.clock.add(4 * time.Minute)
 			r.expect("add 10.0.0.2 as 64512 restarting=false")
@@ -443,8 +445,10 @@ func TestUnproven(t *testing.T) {
 	r := newRig(t)
 	r.run()
 	lent := netip.MustParsePrefix("10.244.1.5/32")
-	d := desired(64512, nodeB, nodeC)
-	d.Import = append(d.Import, bgp.Statement{Name: "a", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 32, MaxBits: 32, NextHops: []netip.Addr{nodeB, nodeC}})
+	d := desired(nodeB, nodeC)
+	d.Import = append(d.Import, bgp.Statement{
+		Name: "a", Prefix: netip.MustParsePrefix("10.244.0.0/16"), MinBits: 32, MaxBits: 32, NextHops: []netip.Addr{nodeB, nodeC},
+	})
 	r.SetDesired(d)
 	r.wait("the peers", func() bool { return r.session(nodeB).State == bgp.Idle && r.session(nodeC).State == bgp.Idle })
 	r.up(nodeB)

@@ -51,9 +51,10 @@ func command(use, short string, do func(context.Context, *slog.Logger) error) *c
 
 func uninstallCommand() *cobra.Command {
 	var opts agent.UninstallOptions
-	cmd := command("uninstall", "Remove every route, rule and file of Manx from this node; pods lose their network", func(ctx context.Context, log *slog.Logger) error {
-		return agent.Uninstall(ctx, log, opts)
-	})
+	cmd := command("uninstall", "Remove every route, rule and file of Manx from this node; pods lose their network",
+		func(ctx context.Context, log *slog.Logger) error {
+			return agent.Uninstall(ctx, log, opts)
+		})
 	cmd.Flags().BoolVar(&opts.Wait, "wait", false, "wait for the agent of this node to end")
 	cmd.Flags().BoolVar(&opts.Pods, "pods", false, "remove the interfaces of running pods, too")
 	return cmd

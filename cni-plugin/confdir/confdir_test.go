@@ -32,19 +32,30 @@ func TestLook(t *testing.T) {
 		ours   string
 		before string // name=plugin, with spaces in between
 	}{
-		"ours alone":                {map[string]string{"10-manx.conflist": ours}, "10-manx.conflist", ""},
-		"another after it":          {map[string]string{"10-manx.conflist": ours, "20-flannel.conflist": flannel}, "10-manx.conflist", ""},
-		"another before it":         {map[string]string{"10-manx.conflist": ours, "10-flannel.conflist": flannel}, "10-manx.conflist", "10-flannel.conflist=flannel"},
-		"two before it":             {map[string]string{"10-manx.conflist": ours, "05-cilium.conf": `{"type":"cilium-cni"}`, "10-kindnet.conflist": `{"plugins":[{"type":"ptp"}]}`}, "10-manx.conflist", "05-cilium.conf=cilium-cni 10-kindnet.conflist=ptp"},
-		"Multus before it":          {map[string]string{"10-manx.conflist": ours, "00-multus.conf": multus}, "10-manx.conflist", ""},
-		"Multus before another":     {map[string]string{"10-manx.conflist": ours, "00-multus.conf": multus, "10-calico.conflist": flannel}, "10-manx.conflist", "10-calico.conflist=flannel"},
-		"ours under another name":   {map[string]string{"05-net.conflist": ours, "10-flannel.conflist": flannel}, "05-net.conflist", ""},
-		"what is broken":            {map[string]string{"10-manx.conflist": ours, "05-x.conf": "{", "06-y.json": "", "07-z.conflist": `{"plugins":[]}`}, "10-manx.conflist", "05-x.conf=! 06-y.json=! 07-z.conflist="},
-		"what no runtime reads":     {map[string]string{"10-manx.conflist": ours, "05-x.txt": "{", "05-calico.conflist.manx_bak": flannel, "calico-kubeconfig": "x"}, "10-manx.conflist", ""},
-		"ours is gone":              {map[string]string{"20-flannel.conflist": flannel}, "", "20-flannel.conflist=flannel"},
-		"none":                      {nil, "", ""},
-		"a list that has a type":    {map[string]string{"05-a.conflist": `{"type":"manx","plugins":[{"type":"bridge"}]}`, "10-manx.conflist": ours}, "10-manx.conflist", "05-a.conflist=bridge"},
-		"manx is not first in line": {map[string]string{"05-a.conflist": `{"plugins":[{"type":"bridge"},{"type":"manx"}]}`, "10-manx.conflist": ours}, "10-manx.conflist", "05-a.conflist=bridge"},
+		"ours alone":       {map[string]string{"10-manx.conflist": ours}, "10-manx.conflist", ""},
+		"another after it": {map[string]string{"10-manx.conflist": ours, "20-flannel.conflist": flannel}, "10-manx.conflist", ""},
+		"another before it": {map[string]string{"10-manx.conflist": ours, "10-flannel.conflist": flannel},
+			"10-manx.conflist", "10-flannel.conflist=flannel"},
+		"two before it": {map[string]string{
+			"10-manx.conflist": ours, "05-cilium.conf": `{"type":"cilium-cni"}`, "10-kindnet.conflist": `{"plugins":[{"type":"ptp"}]}`,
+		}, "10-manx.conflist", "05-cilium.conf=cilium-cni 10-kindnet.conflist=ptp"},
+		"Multus before it": {map[string]string{"10-manx.conflist": ours, "00-multus.conf": multus}, "10-manx.conflist", ""},
+		"Multus before another": {map[string]string{"10-manx.conflist": ours, "00-multus.conf": multus, "10-calico.conflist": flannel},
+			"10-manx.conflist", "10-calico.conflist=flannel"},
+		"ours under another name": {map[string]string{"05-net.conflist": ours, "10-flannel.conflist": flannel}, "05-net.conflist", ""},
+		"what is broken": {map[string]string{"10-manx.conflist": ours, "05-x.conf": "{", "06-y.json": "", "07-z.conflist": `{"plugins":[]}`},
+			"10-manx.conflist", "05-x.conf=! 06-y.json=! 07-z.conflist="},
+		"what no runtime reads": {map[string]string{
+			"10-manx.conflist": ours, "05-x.txt": "{", "05-calico.conflist.manx_bak": flannel, "calico-kubeconfig": "x",
+		}, "10-manx.conflist", ""},
+		"ours is gone": {map[string]string{"20-flannel.conflist": flannel}, "", "20-flannel.conflist=flannel"},
+		"none":         {nil, "", ""},
+		"a list that has a type": {map[string]string{"05-a.conflist": `{"type":"manx","plugins":[{"type":"bridge"}]}`, "10-manx.conflist": ours},
+			"10-manx.conflist", "05-a.conflist=bridge"},
+		"manx is not first in line": {
+			map[string]string{"05-a.conflist": `{"plugins":[{"type":"bridge"},{"type":"manx"}]}`, "10-manx.conflist": ours},
+			"10-manx.conflist", "05-a.conflist=bridge",
+		},
 	} {
 		v, err := Look(dirOf(t, tc.files))
 		var before []string

@@ -219,7 +219,8 @@ func (c Config) others(log *slog.Logger) error {
 		return nil
 	}
 	if !c.Exclusive {
-		log.Warn("other CNI configurations come before Manx's by name, so the container runtime uses the first of them; remove them when Manx is to connect pods, or set CNI_EXCLUSIVE=true",
+		log.Warn("other CNI configurations come before Manx's by name, so the container runtime uses the first of them; "+
+			"remove them when Manx is to connect pods, or set CNI_EXCLUSIVE=true",
 			"files", before, "directory", c.NetTarget, "ours", c.ConfName)
 		return nil
 	}

@@ -161,7 +161,8 @@ func TestKeysWithoutEffectAreNamed(t *testing.T) {
 	c := host(t)
 	c.NetworkConfig = strings.Replace(template, `"policy":`, `"include_default_routes": true, "asign_ipv4": "x", "policy":`, 1)
 	log, err := run(t, c)
-	if err != nil || !strings.Contains(log, "keys of the CNI configuration have no effect") || !strings.Contains(log, "include_default_routes=true") || !strings.Contains(log, "asign_ipv4") {
+	if err != nil || !strings.Contains(log, "keys of the CNI configuration have no effect") ||
+		!strings.Contains(log, "include_default_routes=true") || !strings.Contains(log, "asign_ipv4") {
 		t.Errorf("%v: %s", err, log)
 	}
 }
@@ -191,7 +192,8 @@ func TestOtherConfigurationsAreMoved(t *testing.T) {
 		t.Errorf("a second run was not silent and idle: %v %s", err, log)
 	}
 	var out bytes.Buffer
-	if err := Uninstall(c, slog.New(slog.NewTextHandler(&out, nil))); err != nil || !strings.Contains(out.String(), `files="[05-cilium.conflist 10-calico.conflist]"`) {
+	if err := Uninstall(c, slog.New(slog.NewTextHandler(&out, nil))); err != nil ||
+		!strings.Contains(out.String(), `files="[05-cilium.conflist 10-calico.conflist]"`) {
 		t.Errorf("%v: %s", err, &out)
 	}
 	if got := tree(t, c.NetTarget); got["05-cilium.conflist"] == "" || got["10-calico.conflist"] == "" || len(got) != 5 {

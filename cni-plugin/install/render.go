@@ -34,7 +34,8 @@ func (c Config) render() (conflist []byte, types []string, err error) {
 		source, text = "CNI_NETWORK_CONFIG_FILE "+c.NetworkConfigFile, string(raw)
 	}
 	if strings.TrimSpace(text) == "" {
-		return nil, nil, fmt.Errorf("CNI_NETWORK_CONFIG is empty, want a CNI configuration list (or CNI_NETWORK_CONFIG_FILE with the path of one)")
+		return nil, nil,
+			fmt.Errorf("CNI_NETWORK_CONFIG is empty, want a CNI configuration list (or CNI_NETWORK_CONFIG_FILE with the path of one)")
 	}
 	if n, err := strconv.Atoi(c.MTU); err != nil || n < 0 || n > 65535 {
 		bad = append(bad, fmt.Sprintf("CNI_MTU is %q, want a number of bytes, 0 (the agent decides) to 65535", c.MTU))
@@ -58,7 +59,8 @@ func (c Config) render() (conflist []byte, types []string, err error) {
 		return p
 	})
 	if len(unknown) > 0 {
-		bad = append(bad, fmt.Sprintf("%s has the placeholders %s, want only %s: the plugin connects to nothing but its agent and no credential is written to the node",
+		bad = append(bad, fmt.Sprintf("%s has the placeholders %s, "+
+			"want only %s: the plugin connects to nothing but its agent and no credential is written to the node",
 			source, strings.Join(unknown, ", "), strings.Join(slices.Sorted(maps.Keys(values)), ", ")))
 	}
 	if len(bad) > 0 {

@@ -46,7 +46,8 @@ func (c Config) agree(ctx context.Context, conflist []byte, types []string, log 
 			continue
 		}
 		agreed = slices.DeleteFunc(agreed, func(v string) bool { return slices.Contains(lacks, v) })
-		log.Warn("a plugin of the CNI configuration does not speak a version that it offers; the configuration goes without, and below "+gcVersion+" the container runtime sends no GC and no STATUS",
+		log.Warn("a plugin of the CNI configuration does not speak a version that it offers; "+
+			"the configuration goes without, and below "+gcVersion+" the container runtime sends no GC and no STATUS",
 			"plugin", name, "lacks", lacks, "speaks", speaks, "why", why)
 	}
 	if slices.Equal(agreed, offered) {

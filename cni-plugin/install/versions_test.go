@@ -15,7 +15,8 @@ func program(versions ...string) string {
 	if len(versions) == 0 {
 		return "#!/bin/sh\necho no idea; exit 1\n"
 	}
-	return fmt.Sprintf("#!/bin/sh\n[ $CNI_COMMAND = VERSION ] || exit 1\necho '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"%s\"]}'\n", strings.Join(versions, `","`))
+	return fmt.Sprintf("#!/bin/sh\n[ $CNI_COMMAND = VERSION ] || exit 1\necho '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"%s\"]}'\n",
+		strings.Join(versions, `","`))
 }
 
 // A configuration offers what all of its plugins speak, and the log names the plugin
@@ -35,8 +36,9 @@ func TestVersionsAreAgreed(t *testing.T) {
 		versions            []string
 		says                string
 	}{
-		"all can":                  {offers("1.0.0", "1.0.0", "1.1.0"), all, all, "1.0.0", []string{"1.0.0", "1.1.0"}, ""},
-		"portmap of 2023":          {offers("1.0.0", "1.0.0", "1.1.0"), all, program("0.4.0", "1.0.0"), "1.0.0", nil, `plugin=portmap lacks=[1.1.0] speaks="[0.4.0 1.0.0]"`},
+		"all can": {offers("1.0.0", "1.0.0", "1.1.0"), all, all, "1.0.0", []string{"1.0.0", "1.1.0"}, ""},
+		"portmap of 2023": {offers("1.0.0", "1.0.0", "1.1.0"), all, program("0.4.0", "1.0.0"),
+			"1.0.0", nil, `plugin=portmap lacks=[1.1.0] speaks="[0.4.0 1.0.0]"`},
 		"an older manx is kept":    {offers("1.0.0", "1.0.0", "1.1.0"), program("1.0.0"), all, "1.0.0", nil, "plugin=manx lacks=[1.1.0]"},
 		"one does not answer":      {offers("1.0.0", "1.0.0", "1.1.0"), all, program(), "1.0.0", nil, "plugin=portmap lacks=[1.1.0]"},
 		"one is no program":        {offers("1.0.0", "1.0.0", "1.1.0"), all, "text", "1.0.0", nil, "it did not answer VERSION"},
@@ -62,7 +64,8 @@ func TestVersionsAreAgreed(t *testing.T) {
 			if err := json.Unmarshal(raw, &list); err != nil {
 				t.Fatalf("%s: %v", raw, err)
 			}
-			if list.CNIVersion != tc.base || !slices.Equal(list.CNIVersions, tc.versions) || list.Name != "k8s-pod-network" || len(list.Plugins) != 2 {
+			if list.CNIVersion != tc.base || !slices.Equal(list.CNIVersions, tc.versions) ||
+				list.Name != "k8s-pod-network" || len(list.Plugins) != 2 {
 				t.Errorf("%s", raw)
 			}
 			if strings.Contains(log, "level=WARN") != (tc.says != "") || !strings.Contains(log, tc.says) {

@@ -28,7 +28,8 @@ func TestAddThenDel(t *testing.T) {
 		result.Interfaces[1].Name != "eth0" || result.Interfaces[1].Sandbox != pod.Path {
 		t.Errorf("interfaces: %v", result.Interfaces)
 	}
-	if len(result.IPs) != 1 || result.IPs[0].Address.String() != "10.99.1.1/32" || *result.IPs[0].Interface != 1 || result.IPs[0].Gateway != nil {
+	if len(result.IPs) != 1 || result.IPs[0].Address.String() != "10.99.1.1/32" ||
+		*result.IPs[0].Interface != 1 || result.IPs[0].Gateway != nil {
 		t.Errorf("addresses: %v", result.IPs)
 	}
 	checkHostSide(t, r.node, host)
@@ -101,7 +102,8 @@ func checkPodSide(t *testing.T, pod *nettest.Namespace, mac string) {
 	if lo := pod.Link(t, "lo"); lo.Attrs().Flags&net.FlagUp == 0 {
 		t.Error("lo is down")
 	}
-	if addrs := pod.IP(t, "-o address show dev eth0"); strings.Count(addrs, "\n") != 1 || !strings.Contains(addrs, "inet 10.99.1.1/32 scope global eth0") {
+	if addrs := pod.IP(t, "-o address show dev eth0"); strings.Count(addrs, "\n") != 1 ||
+		!strings.Contains(addrs, "inet 10.99.1.1/32 scope global eth0") {
 		t.Errorf("addresses: %s", addrs)
 	}
 	want := "default via 169.254.1.1 dev eth0 \n169.254.1.1 dev eth0 scope link \n"
@@ -139,7 +141,8 @@ func TestDualStack(t *testing.T) {
 		t.Errorf("CHECK: %+v", err)
 	}
 	r.node.SetSysctl(t, "ipv6/conf/"+nodeapi.HostIfaceName("default", "web")+"/accept_ra", "1")
-	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil || !strings.Contains(err.Msg, "accept_ra is 1, want 0") {
+	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil ||
+		!strings.Contains(err.Msg, "accept_ra is 1, want 0") {
 		t.Errorf("CHECK: %+v", err)
 	}
 }
@@ -192,7 +195,8 @@ func TestHardwareAddress(t *testing.T) {
 		t.Errorf("CHECK: %+v", err)
 	}
 	pod.IP(t, "link set eth0 address 0a:58:0a:f4:00:0a")
-	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil || !strings.Contains(err.Msg, mac) {
+	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil ||
+		!strings.Contains(err.Msg, mac) {
 		t.Errorf("CHECK of another address: %+v", err)
 	}
 	r.mustDel(idA, "web", pod.Path)
@@ -283,7 +287,9 @@ func TestBadNamespace(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for path, code := range map[string]uint{"/run/netns/manx-absent": types.ErrInvalidNetNS, file: types.ErrInvalidNetNS, r.node.Path: types.ErrIOFailure} {
+	for path, code := range map[string]uint{
+		"/run/netns/manx-absent": types.ErrInvalidNetNS, file: types.ErrInvalidNetNS, r.node.Path: types.ErrIOFailure,
+	} {
 		if _, err := r.run(call{verb: "ADD", id: "c", pod: "web", netns: path}); err == nil || err.Code != code {
 			t.Errorf("ADD into %s: %+v, want code %d", path, err, code)
 		}

@@ -46,7 +46,8 @@ func (l *attachmentLists) take(key string, raw json.RawMessage) (want string) {
 func (c *NetConf) attachments() (map[types.GCAttachment]bool, error) {
 	if len(c.lists) == 0 {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
-			"GC of network %s: the network configuration has neither %s (null counts as absent), so nothing is known to be unused and nothing is removed; want %s",
+			"GC of network %s: the network configuration has neither %s (null counts as absent), "+
+				"so nothing is known to be unused and nothing is removed; want %s",
 			c.Name, strings.Join(listKeys, " nor "), wantList), "")
 	}
 	valid := map[types.GCAttachment]bool{}

@@ -21,7 +21,8 @@ func TestCheckFindsDamage(t *testing.T) {
 		says   string
 		damage func(t *testing.T, r *rig, pod *nettest.Namespace, prev *current.Result)
 	}{
-		{"the node has no interface " + host, func(t *testing.T, r *rig, _ *nettest.Namespace, _ *current.Result) { r.node.IP(t, "link del "+host) }},
+		{"the node has no interface " + host,
+			func(t *testing.T, r *rig, _ *nettest.Namespace, _ *current.Result) { r.node.IP(t, "link del "+host) }},
 		{host + " is down", func(t *testing.T, r *rig, _ *nettest.Namespace, _ *current.Result) {
 			r.node.IP(t, "link set "+host+" down")
 		}},
@@ -98,7 +99,8 @@ func TestCheckWithoutAgentOrResult(t *testing.T) {
 		t.Errorf("CHECK without prevResult: %+v", err)
 	}
 	r.stop()
-	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil || err.Code != types.ErrTryAgainLater {
+	if _, err := r.run(call{verb: "CHECK", id: idA, pod: "web", netns: pod.Path, prev: result}); err == nil ||
+		err.Code != types.ErrTryAgainLater {
 		t.Errorf("CHECK without an agent: %+v", err)
 	}
 }
@@ -151,7 +153,8 @@ func TestVersionAndIPAMName(t *testing.T) {
 	cmd.Stdin = strings.NewReader(`{"name":"n","cniVersion":"1.0.0"}`)
 	out, err := cmd.Output()
 	var e types.Error
-	if err == nil || json.Unmarshal(out, &e) != nil || e.Code != types.ErrInvalidNetworkConfig || !strings.Contains(e.Msg, "the node's agent") {
+	if err == nil || json.Unmarshal(out, &e) != nil || e.Code != types.ErrInvalidNetworkConfig ||
+		!strings.Contains(e.Msg, "the node's agent") {
 		t.Errorf("manx-ipam ADD: %s, %v", out, err)
 	}
 }
@@ -182,7 +185,8 @@ func TestStatusAndGC(t *testing.T) {
 	if _, err := r.run(call{verb: "STATUS"}); err == nil || err.Code != types.ErrPluginNotAvailable {
 		t.Errorf("STATUS without an agent: %+v", err)
 	}
-	if _, err := r.run(call{verb: "GC", change: map[string]any{"cni.dev/valid-attachments": []any{}}}); err == nil || err.Code != types.ErrTryAgainLater {
+	if _, err := r.run(call{verb: "GC", change: map[string]any{"cni.dev/valid-attachments": []any{}}}); err == nil ||
+		err.Code != types.ErrTryAgainLater {
 		t.Errorf("GC without an agent: %+v", err)
 	}
 }

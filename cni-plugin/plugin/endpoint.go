@@ -24,7 +24,8 @@ func parseArgs(args string) (podArgs, error) {
 		}
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return p, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS has %q, want KEY=VALUE pairs with ';' between them", pair), "")
+			return p, types.NewError(types.ErrInvalidEnvironmentVariables,
+				fmt.Sprintf("CNI_ARGS has %q, want KEY=VALUE pairs with ';' between them", pair), "")
 		}
 		switch key {
 		case "K8S_POD_NAMESPACE":

@@ -134,7 +134,8 @@ func TestGCOfOneNetworkLeavesOthers(t *testing.T) {
 	pods := map[string]*nettest.Namespace{}
 	for i, network := range networks {
 		pods[network] = nettest.New(t, "pod")
-		if _, err := r.add(r.list(network), r.interfaceOf(fmt.Sprintf("c%d", i), fmt.Sprintf("pod-%d", i), "eth0", pods[network].Path)); err != nil {
+		if _, err := r.add(r.list(network),
+			r.interfaceOf(fmt.Sprintf("c%d", i), fmt.Sprintf("pod-%d", i), "eth0", pods[network].Path)); err != nil {
 			t.Fatal(err)
 		}
 	}

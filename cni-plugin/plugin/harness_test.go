@@ -208,7 +208,9 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &rig{
 		t: t, node: node, socket: filepath.Join(dir, "manx.sock"),
-		agent: &fakeAgent{t: t, node: node, held: map[string][]netip.Addr{}, next: netip.MustParseAddr("10.99.1.0"), next6: netip.MustParseAddr("fd00:99::6")},
+		agent: &fakeAgent{
+			t: t, node: node, held: map[string][]netip.Addr{}, next: netip.MustParseAddr("10.99.1.0"), next6: netip.MustParseAddr("fd00:99::6"),
+		},
 	}
 	r.conf = map[string]any{
 		"name": "k8s-pod-network", "cniVersion": "1.0.0", "type": "manx", "log_level": "info",

@@ -18,13 +18,13 @@ import (
 
 const gateway6 = "fe80::ecee:eeff:feee:eeee"
 
-// newRig6 is a node with IPv6 whose network gives pods the families.
-func newRig6(t *testing.T, ipv4, ipv6 bool) *rig {
+// newRig6 is a node with IPv6 whose network gives pods it, and IPv4 as told.
+func newRig6(t *testing.T, ipv4 bool) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.node.IP(t, "address add fd00:99::1/128 dev lo")
 	r.node.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
-	r.conf["ipam"] = map[string]any{"type": "manx-ipam", "assign_ipv4": fmt.Sprint(ipv4), "assign_ipv6": fmt.Sprint(ipv6)}
+	r.conf["ipam"] = map[string]any{"type": "manx-ipam", "assign_ipv4": fmt.Sprint(ipv4), "assign_ipv6": "true"}
 	return r
 }
 
@@ -55,17 +55,18 @@ func TestIPv6(t *testing.T) {
 			pod.SetSysctl(t, "ipv6/conf/all/disable_ipv6", "1")
 			pod.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
 		}},
-		{"a router's settings in the pod, IPv6 off for new interfaces of the node", true, []string{"10.99.1.1/32", "fd00:99::7/128"}, func(t *testing.T, r *rig, pod *nettest.Namespace) {
-			pod.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
-			pod.SetSysctl(t, "ipv6/conf/default/accept_dad", "2")
-			r.node.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
-		}},
+		{"a router's settings in the pod, IPv6 off for new interfaces of the node", true,
+			[]string{"10.99.1.1/32", "fd00:99::7/128"}, func(t *testing.T, r *rig, pod *nettest.Namespace) {
+				pod.SetSysctl(t, "ipv6/conf/all/forwarding", "1")
+				pod.SetSysctl(t, "ipv6/conf/default/accept_dad", "2")
+				r.node.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
+			}},
 		{"no link-local addresses of EUI-64 on the node", false, []string{"fd00:99::7/128"}, func(t *testing.T, r *rig, _ *nettest.Namespace) {
 			r.node.SetSysctl(t, "ipv6/conf/default/addr_gen_mode", "1") // IN6_ADDR_GEN_MODE_NONE
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRig6(t, tc.ipv4, true)
+			r := newRig6(t, tc.ipv4)
 			pod := nettest.New(t, "pod")
 			if tc.prep != nil {
 				tc.prep(t, r, pod)
@@ -119,7 +120,8 @@ func checkResult6(t *testing.T, result *current.Result, pod *nettest.Namespace, 
 	if !slices.Equal(got, addrs) || len(result.Routes) > 0 {
 		t.Errorf("addresses %v, routes %v; want %v and no routes", got, result.Routes, addrs)
 	}
-	if len(result.Interfaces) != 2 || result.Interfaces[0].Sandbox != "" || result.Interfaces[1].Name != "eth0" || result.Interfaces[1].Sandbox != pod.Path {
+	if len(result.Interfaces) != 2 || result.Interfaces[0].Sandbox != "" ||
+		result.Interfaces[1].Name != "eth0" || result.Interfaces[1].Sandbox != pod.Path {
 		t.Errorf("interfaces %v", result.Interfaces)
 	}
 }
@@ -166,7 +168,8 @@ func checkPod6(t *testing.T, pod *nettest.Namespace, addrs []string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the pod has %q; want %q", got, want)
 	}
-	if got := pod.IP(t, "-6 route show default"); !strings.HasPrefix(got, "default via "+gateway6+" dev eth0 ") || strings.Count(got, "\n") != 1 {
+	if got := pod.IP(t, "-6 route show default"); !strings.HasPrefix(got, "default via "+gateway6+" dev eth0 ") ||
+		strings.Count(got, "\n") != 1 {
 		t.Errorf("IPv6 default routes: %s", got)
 	}
 	if got := pod.IP(t, "-4 route show"); (len(addrs) == 2) != strings.Contains(got, "169.254.1.1") || len(addrs) == 1 && got != "" {
@@ -195,7 +198,7 @@ func checkSysctls(t *testing.T, where string, ns *nettest.Namespace, want map[st
 
 // A network that lets pods forward packets lets them forward those of both families.
 func TestForwardingIPv6(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	r.conf["container_settings"] = map[string]any{"allow_ip_forwarding": true}
 	pod := nettest.New(t, "pod")
 	pod.SetSysctl(t, "ipv4/ip_forward", "1")
@@ -222,7 +225,7 @@ func TestCheckFindsDamageOfBothFamilies(t *testing.T) {
 		{says: "the pod lacks the route 0.0.0.0/0 via 169.254.1.1 dev eth0", ns: "pod", line: "route del default"},
 	} {
 		t.Run(tc.says, func(t *testing.T) {
-			r := newRig6(t, true, true)
+			r := newRig6(t, true)
 			pod := nettest.New(t, "pod")
 			result := r.mustAdd(idA, "web", pod)
 			switch tc.ns {
@@ -244,7 +247,7 @@ func TestCheckFindsDamageOfBothFamilies(t *testing.T) {
 // A pod with both families goes while no agent runs: nothing of it is left on the
 // node, and the agent that comes back releases both addresses.
 func TestDualStackDelWithoutAgent(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	pod := nettest.New(t, "pod")
 	r.mustAdd(idA, "web", pod)
 	r.stop()
@@ -266,7 +269,7 @@ func TestDualStackDelWithoutAgent(t *testing.T) {
 
 // The kernel has no IPv6 on an interface whose MTU is below IPv6's smallest.
 func TestIPv6NeedsItsMTU(t *testing.T) {
-	r := newRig6(t, true, true)
+	r := newRig6(t, true)
 	pod := nettest.New(t, "pod")
 	for name, set := range map[string]func(mtu int){
 		"of the configuration": func(mtu int) { r.conf["mtu"] = mtu },
@@ -274,7 +277,8 @@ func TestIPv6NeedsItsMTU(t *testing.T) {
 	} {
 		set(1279)
 		_, err := r.run(call{verb: "ADD", id: idA, pod: "web", netns: pod.Path})
-		if err == nil || err.Code != types.ErrIOFailure || !strings.Contains(err.Msg, "give eth0 an IPv6 address with an MTU of 1279: want 1280 at least") {
+		if err == nil || err.Code != types.ErrIOFailure ||
+			!strings.Contains(err.Msg, "give eth0 an IPv6 address with an MTU of 1279: want 1280 at least") {
 			t.Errorf("%s: %+v", name, err)
 		}
 		if pod.Link(t, "eth0") != nil || len(r.agent.held) != 0 {

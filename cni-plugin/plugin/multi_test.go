@@ -45,7 +45,8 @@ func (r *runtime) attach(network, id, pod, ifName string, ns *nettest.Namespace)
 	}
 	a.host = now.Interfaces[0].Name
 	a.addr, _ = netip.AddrFromSlice(now.IPs[0].Address.IP.To4())
-	if l := r.node.Link(r.t, a.host); l == nil || l.Attrs().Alias != (attachment.ID{Network: network, ContainerID: id, IfName: ifName}).Alias() {
+	if l := r.node.Link(r.t, a.host); l == nil ||
+		l.Attrs().Alias != (attachment.ID{Network: network, ContainerID: id, IfName: ifName}).Alias() {
 		r.t.Errorf("host side of %s: %+v", ifName, l)
 	}
 	return a

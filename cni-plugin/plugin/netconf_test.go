@@ -17,7 +17,8 @@ const calicoConf = `{
   "name": "k8s-pod-network", "cniVersion": "0.3.1", "type": "manx", "mode": "", "log_level": "info",
   "log_file_path": "/var/log/calico/cni/cni.log", "log_file_max_size": 100, "log_file_max_age": 30, "log_file_max_count": 10,
   "datastore_type": "kubernetes", "nodename": "n1", "nodename_file": "/x", "nodename_file_optional": false, "mtu": 1440, "num_queues": 1,
-  "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true", "ipv4_pools": ["default-ipv4-ippool", "10.1.0.0/16"], "ipv6_pools": []},
+  "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true",
+    "ipv4_pools": ["default-ipv4-ippool", "10.1.0.0/16"], "ipv6_pools": []},
   "ipam_lock_file": "/x", "policy": {"type": "k8s"}, "kubernetes": {"kubeconfig": "/etc/cni/net.d/calico-kubeconfig", "node_name": "n1"},
   "feature_control": {"ip_addrs_no_ipam": true, "floating_ips": false}, "container_settings": {"allow_ip_forwarding": true},
   "include_default_routes": true, "readiness_gates": ["http://localhost:9099/readiness"], "policy_setup_timeout_seconds": 0,
@@ -35,7 +36,8 @@ func TestParseNetConf(t *testing.T) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
 	least, err := ParseNetConf([]byte(`{"name":"n","cniVersion":"1.0.0","mtu":null}`))
-	if want := (&NetConf{CNIVersion: "1.0.0", Name: "n", Socket: nodeapi.DefaultSocket, IPv4: true}); err != nil || !reflect.DeepEqual(least, want) {
+	if want := (&NetConf{CNIVersion: "1.0.0", Name: "n", Socket: nodeapi.DefaultSocket, IPv4: true}); err != nil ||
+		!reflect.DeepEqual(least, want) {
 		t.Errorf("got %+v, %v", least, err)
 	}
 }
@@ -63,8 +65,9 @@ func TestParseNetConfRefuses(t *testing.T) {
 		`{"kubernetes":{"kubeconfig":[]}}`:                     `kubernetes.kubeconfig is [], want a string`,
 		`{"require_mtu_file":"x"}`:                             `require_mtu_file is "x", want true or false`,
 		`{"readiness_gates":"x"}`:                              `readiness_gates is "x", want a list of strings`,
-		`{"name":"ipip-tunnel-addr-node1"}`:                    `name is "ipip-tunnel-addr-node1", want a name that does not begin as the IPAM handle of a tunnel's address`,
-		`{"num_queues":"1","mtu":"1"}`:                         `mtu is "1", want a number of bytes, 0 (the agent decides) or 576 to 65535; num_queues is "1", want`,
+		`{"name":"ipip-tunnel-addr-node1"}`: `name is "ipip-tunnel-addr-node1", ` +
+			`want a name that does not begin as the IPAM handle of a tunnel's address`,
+		`{"num_queues":"1","mtu":"1"}`: `mtu is "1", want a number of bytes, 0 (the agent decides) or 576 to 65535; num_queues is "1", want`,
 	} {
 		c, err := ParseNetConf([]byte(conf))
 		var e *types.Error
@@ -89,7 +92,9 @@ func TestBadConfigurationThroughThePlugin(t *testing.T) {
 	if err == nil || err.Code != types.ErrInvalidNetworkConfig || !strings.Contains(err.Msg, `mtu is "big", want a number of bytes`) {
 		t.Errorf("ADD: %+v", err)
 	}
-	if _, err = r.run(call{verb: "ADD", id: "c", pod: "web", netns: "/run/netns/x", change: map[string]any{"cniVersion": "0.2.0"}}); err == nil || err.Code != types.ErrIncompatibleCNIVersion {
+	if _, err = r.run(call{
+		verb: "ADD", id: "c", pod: "web", netns: "/run/netns/x", change: map[string]any{"cniVersion": "0.2.0"},
+	}); err == nil || err.Code != types.ErrIncompatibleCNIVersion {
 		t.Errorf("ADD with version 0.2.0: %+v", err)
 	}
 }

@@ -32,7 +32,8 @@ func Main(program string) {
 // refuseIPAM answers whoever runs manx-ipam as a plugin of its own.
 func refuseIPAM(*skel.CmdArgs) error {
 	return types.NewError(types.ErrInvalidNetworkConfig,
-		`manx-ipam assigns no addresses by itself: the plugin "manx" gets them from the node's agent; use ipam.type "manx-ipam" only below type "manx"`, "")
+		`manx-ipam assigns no addresses by itself: the plugin "manx" gets them from the node's agent; `+
+			`use ipam.type "manx-ipam" only below type "manx"`, "")
 }
 
 // trace prints how long the steps of a verb took, when asked to.

@@ -32,7 +32,7 @@ func TestSlowAgentAndStoppedPlugin(t *testing.T) {
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(nodeapi.Silence + nodeapi.Patience) // what the test is about
+	time.Sleep(nodeapi.Silence + nodeapi.Patience) //nolint:forbidigo // how long the plugin is stopped is what the test is about
 	if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

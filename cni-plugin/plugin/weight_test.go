@@ -28,7 +28,9 @@ func TestWeight(t *testing.T) {
 		t.Fatal(err)
 	}
 	deps := strings.Fields(string(out))
-	for _, heavy := range []string{"net/http", "crypto/sha1", "crypto/tls", "text/template", "github.com/spf13/cobra", "github.com/vishvananda/netlink", "k8s.io/klog/v2"} {
+	for _, heavy := range []string{
+		"net/http", "crypto/sha1", "crypto/tls", "text/template", "github.com/spf13/cobra", "github.com/vishvananda/netlink", "k8s.io/klog/v2",
+	} {
 		if slices.Contains(deps, heavy) {
 			t.Errorf("the plugin imports %s", heavy)
 		}

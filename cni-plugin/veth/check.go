@@ -135,7 +135,8 @@ func (p podState) missing(a netip.Addr, ifName string, table int) (wrong []strin
 	if table != unix.RT_TABLE_MAIN {
 		where = fmt.Sprintf(" in table %d", table)
 	}
-	if want := netip.PrefixFrom(gateway, 32); a.Is4() && !p.routes[podRoute{table: table, oif: p.eth.index, dst: want, scope: unix.RT_SCOPE_LINK}] {
+	if want := netip.PrefixFrom(gateway, 32); a.Is4() &&
+		!p.routes[podRoute{table: table, oif: p.eth.index, dst: want, scope: unix.RT_SCOPE_LINK}] {
 		wrong = append(wrong, fmt.Sprintf("the pod lacks the route %s dev %s scope link%s", want, ifName, where))
 	}
 	if want := defaultOf(a); !p.routes[podRoute{table: table, oif: p.eth.index, dst: want, via: gateway, scope: unix.RT_SCOPE_UNIVERSE}] {

@@ -149,7 +149,8 @@ func writeSysctls(list []sysctl) error {
 		if err := s.write(); err != nil {
 			err = fmt.Errorf("set sysctl %s=%s: %w", sysctlRoot+s.path, s.value, err)
 			if errors.Is(err, unix.ENOENT) && strings.HasPrefix(s.path, "ipv6/") {
-				err = fmt.Errorf("%w; the pod has an IPv6 address and the interface has no IPv6: is the node's kernel started with ipv6.disable=1?", err)
+				err = fmt.Errorf("%w; the pod has an IPv6 address and the interface has no IPv6: is the node's kernel started with ipv6.disable=1?",
+					err)
 			}
 			return err
 		}

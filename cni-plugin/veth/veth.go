@@ -162,7 +162,8 @@ func (p *Pair) Configure(s Settings) error {
 	has := familiesOf(s.Addrs)
 	if mtu := cmp.Or(s.MTU, p.MTU); has.ipv6 && mtu < minMTU6 {
 		// The kernel would take IPv6 off the interface without a word.
-		return fmt.Errorf("give %s an IPv6 address with an MTU of %d: want %d at least (RFC 8200 section 5); raise the MTU of pods, or give them IPv4 only", p.cfg.IfName, mtu, minMTU6)
+		return fmt.Errorf("give %s an IPv6 address with an MTU of %d: want %d at least (RFC 8200 section 5); "+
+			"raise the MTU of pods, or give them IPv4 only", p.cfg.IfName, mtu, minMTU6)
 	}
 	if err := p.configureHost(s.MTU, has); err != nil {
 		return err

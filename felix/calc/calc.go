@@ -137,7 +137,8 @@ func (c *calculation) reportPools() {
 					"plain routes are written until one of them is Never", p.IPIPMode, p.VXLANMode, p.Name, p.CIDR)
 		default:
 			c.condition(state.EncapsulationUnsupported, p.Name,
-				"vxlanMode %s of pool %s (%s) is not carried by this version of Manx: no address is assigned from the pool, and packets to those in use travel as they are; "+
+				"vxlanMode %s of pool %s (%s) is not carried by this version of Manx: "+
+					"no address is assigned from the pool, and packets to those in use travel as they are; "+
 					"set ipipMode, or vxlanMode Never", p.VXLANMode, p.Name, p.CIDR)
 		}
 	}

@@ -37,8 +37,10 @@ func learned(prefix string, hops ...string) Learned {
 // base is a node with two own blocks, two peers and a pod.
 func base() input {
 	return input{Cluster{
-		Node:      Node{Name: "a", IPv4: pfx("192.168.0.11/24")},
-		Pools:     []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: state.Never, VXLANMode: state.Never}},
+		Node: Node{Name: "a", IPv4: pfx("192.168.0.11/24")},
+		Pools: []Pool{
+			{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), NATOutgoing: true, IPIPMode: state.Never, VXLANMode: state.Never},
+		},
 		OwnBlocks: []netip.Prefix{pfx("10.244.0.0/26"), pfx("10.244.7.9/32")},
 		Learned:   []Learned{learned("10.244.1.0/26", "192.168.0.12"), learned("10.244.2.0/26", "192.168.0.13")},
 	}, Host{
@@ -90,7 +92,8 @@ var cases = []struct {
 }{
 	{"plain", func(*input) {}},
 	{"next-hop-off-link", func(in *input) {
-		in.Learned = append(in.Learned, learned("10.244.4.0/26", "10.9.9.9"), learned("10.244.3.0/26", "10.9.9.9"), learned("10.244.5.0/26", "10.9.9.8"))
+		in.Learned = append(in.Learned, learned("10.244.4.0/26", "10.9.9.9"),
+			learned("10.244.3.0/26", "10.9.9.9"), learned("10.244.5.0/26", "10.9.9.8"))
 	}},
 	{"second-next-hop-on-link", func(in *input) {
 		in.Learned = []Learned{learned("10.244.1.0/26", "10.9.9.9", "192.168.0.12", "192.168.0.13")}
@@ -119,7 +122,11 @@ var cases = []struct {
 			learned("10.244.9.0/27", "192.168.0.13")) // not heard of yet
 	}},
 	{"pool-over-the-nodes", func(in *input) {
-		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24")}, {Name: "c", IPv4: pfx("192.168.0.13/24")}, {Name: "d", IPv4: pfx("10.9.0.4/24")}}
+		in.Nodes = []Node{
+			{Name: "b", IPv4: pfx("192.168.0.12/24")},
+			{Name: "c", IPv4: pfx("192.168.0.13/24")},
+			{Name: "d", IPv4: pfx("10.9.0.4/24")},
+		}
 		in.Pools = append(in.Pools, Pool{Name: "over", CIDR: pfx("192.168.0.0/16")}, Pool{Name: "far", CIDR: pfx("10.9.0.0/24")})
 		in.OwnBlocks = append(in.OwnBlocks, pfx("192.168.0.0/28"), pfx("192.168.0.192/28"))
 		in.Gateways = addrs("192.168.0.81")

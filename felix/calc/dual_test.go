@@ -73,7 +73,9 @@ var dualCases = []struct {
 		in.Learned = append(in.Learned, learned("fd00:10:244:1::3/128", "2001:db8::12"))
 	}},
 	{"two-pods-one-address", func(in *input) {
-		in.Endpoints = append(in.Endpoints, state.Endpoint{Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("fd00:10:244::5", "10.244.0.6")})
+		in.Endpoints = append(in.Endpoints, state.Endpoint{
+			Iface: "cali2", Network: "n", ContainerID: "c2", Addrs: addrs("fd00:10:244::5", "10.244.0.6"),
+		})
 	}},
 	{"ipip", func(in *input) { // IPv4's alone, even if somebody says otherwise
 		in.Pools[0].Sends, in.Pools[1].Sends = state.IPIPAlways, state.IPIPAlways

@@ -13,7 +13,8 @@ import (
 )
 
 func tunnel() state.Tunnels {
-	return state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, MTU: 1480, Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}}
+	return state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, MTU: 1480,
+		Addr: netip.MustParseAddr("10.244.0.1"), Pools: []netip.Prefix{pfx("10.244.0.0/16")}}}
 }
 
 // cluster is node a, sending everything through IPIP, with b and c in its own
@@ -112,7 +113,8 @@ var ipipCases = []struct {
 	}},
 	{"ours-by-way-of-another", func(in *input) {
 		in.OwnBlocks = nil // the informer is ahead of IPAM
-		in.Learned = append(in.Learned, learned("10.244.0.0/26", "192.168.0.12"), learned("10.244.5.0/26", "192.168.0.11"), learned("10.244.6.0/26"))
+		in.Learned = append(in.Learned, learned("10.244.0.0/26", "192.168.0.12"),
+			learned("10.244.5.0/26", "192.168.0.11"), learned("10.244.6.0/26"))
 	}},
 	{"a-part-of-a-foreign-block", func(in *input) {
 		in.Learned = append(in.Learned,
@@ -206,7 +208,9 @@ func TestIPIPInvariants(t *testing.T) {
 			in.Tunnels = tunnel()
 		}
 		for i, mode := range []state.Way{state.Plain, state.IPIPAlways, state.IPIPCrossSubnet} {
-			in.Pools = append(in.Pools, Pool{Name: mode.String(), CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24), Sends: mode})
+			in.Pools = append(in.Pools, Pool{
+				Name: mode.String(), CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24), Sends: mode,
+			})
 		}
 		isNode := map[netip.Addr]bool{}
 		for i := range 6 {
@@ -254,7 +258,8 @@ func TestIPIPInvariants(t *testing.T) {
 				if in.Tunnels == nil || !route.OnLink || !isNode[route.Gw] || !mode.Encapsulates() || mode == state.IPIPCrossSubnet && onLink {
 					t.Fatalf("wrongly encapsulated (pool sends %s): %s", mode, route)
 				}
-				if i := slices.IndexFunc(in.Nodes, func(n Node) bool { return n.Name == in.Owners[l.Prefix] }); i >= 0 && in.Nodes[i].IPv4.Addr() != route.Gw {
+				if i := slices.IndexFunc(in.Nodes, func(n Node) bool { return n.Name == in.Owners[l.Prefix] }); i >= 0 &&
+					in.Nodes[i].IPv4.Addr() != route.Gw {
 					t.Fatalf("%s belongs to %v", route, in.Nodes[i])
 				}
 				seen["encapsulated "+mode.String()]++
@@ -303,7 +308,8 @@ func TestIndex(t *testing.T) {
 		t.Errorf("lengths %v", x.lengths)
 	}
 	for p, want := range map[string]string{
-		"10.1.0.7/32": "one", "10.1.0.8/32": "block", "10.1.0.0/26": "block", "10.1.0.0/25": "eight", "10.2.0.0/26": "eight", "10.0.0.0/7": "", "11.0.0.0/26": "",
+		"10.1.0.7/32": "one", "10.1.0.8/32": "block", "10.1.0.0/26": "block",
+		"10.1.0.0/25": "eight", "10.2.0.0/26": "eight", "10.0.0.0/7": "", "11.0.0.0/26": "",
 	} {
 		if _, got, found := x.longest(pfx(p)); got != want || found != (want != "") {
 			t.Errorf("%s: got %q (%t), want %q", p, got, found, want)
@@ -321,7 +327,9 @@ func BenchmarkCalculate100kIPIP(b *testing.B) {
 	in.Tunnels, in.Owners = tunnel(), map[netip.Prefix]string{}
 	in.Pools = append(in.Pools, Pool{Name: "big", CIDR: pfx("11.0.0.0/8"), IPIPMode: state.Always, Sends: state.IPIPAlways})
 	for i := range 5000 {
-		in.Nodes = append(in.Nodes, Node{Name: fmt.Sprint("node-", i), IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 16)})
+		in.Nodes = append(in.Nodes, Node{
+			Name: fmt.Sprint("node-", i), IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 16),
+		})
 	}
 	for i := range 100_000 {
 		a := netip.AddrFrom4([4]byte{11, byte(i >> 10), byte(i >> 2), byte(i << 6)})

@@ -35,7 +35,10 @@ func TestProbe(t *testing.T) {
 		},
 		{
 			"both families", Config{
-				Root: fstest.MapFS{"proc/sys/net/ipv4/ip_forward": file("1\n"), "proc/sys/net/ipv6/conf/all/forwarding": file("0\n"), "sys/module/ipip/refcnt": file("0")},
+				Root: fstest.MapFS{
+					"proc/sys/net/ipv4/ip_forward":          file("1\n"),
+					"proc/sys/net/ipv6/conf/all/forwarding": file("0\n"), "sys/module/ipip/refcnt": file("0"),
+				},
 				IPv6: true, Prober: prober{VXLAN: nil, WireGuard: nil}, NftVersion: "nftables v1.0.6",
 			},
 			[]Capability{
@@ -51,14 +54,16 @@ func TestProbe(t *testing.T) {
 			},
 			[]Capability{
 				{Forwarding, false, "net.ipv4.ip_forward = 0"}, {Nftables, false, "no nft"}, {VXLAN, false, "not permitted"},
-				{WireGuard, false, "the kernel has no such link kind and no module for it"}, {IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
+				{WireGuard, false, "the kernel has no such link kind and no module for it"},
+				{IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
 			},
 		},
 		{
 			"nothing", Config{Root: fstest.MapFS{}},
 			[]Capability{
 				{Forwarding, false, "open proc/sys/net/ipv4/ip_forward: file does not exist"}, {Nftables, false, ""},
-				{VXLAN, false, "not probed"}, {WireGuard, false, "not probed"}, {IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
+				{VXLAN, false, "not probed"}, {WireGuard, false, "not probed"},
+				{IPIP, false, "module ipip is not loaded; it is loaded when a pool asks for IPIP"},
 			},
 		},
 	} {

@@ -35,12 +35,12 @@ func TestLinksThatStayDown(t *testing.T) {
 			}
 		}
 		look(nil)
-		time.Sleep(stuckAfter)
+		time.Sleep(stuckAfter) //nolint:forbidigo // the bubble's clock
 		look(map[string]string{"cali1": "manx:net.c1"})
 		k.ChangeLink("cali1", func(l *nl.Link) { l.Alias = "manx:net.c3" }) // the next pod's
 		look(nil)
 		k.ChangeLink("cali1", func(l *nl.Link) { l.Up = true })
-		time.Sleep(2 * stuckAfter)
+		time.Sleep(2 * stuckAfter) //nolint:forbidigo // the bubble's clock
 		look(nil)
 	})
 }

@@ -157,11 +157,13 @@ func (d *Driver) logOrphans(now map[string]string) {
 // that had the interface before and are obsolete now.
 func (d *Driver) Add(ep state.Endpoint) (link nl.Link, obsolete []state.Route, err error) {
 	if ep.ContainerID == "" || ep.Network == "" || !strings.HasPrefix(ep.Iface, state.InterfacePrefix) || len(ep.Addrs) == 0 {
-		return nl.Link{}, nil, fmt.Errorf("endpoint %+v: want an interface %s…, a network, a container ID and an address", ep, state.InterfacePrefix)
+		return nl.Link{}, nil, fmt.Errorf("endpoint %+v: want an interface %s…, a network, a container ID and an address",
+			ep, state.InterfacePrefix)
 	}
 	link, err = d.cfg.Kernel.LinkByName(ep.Iface)
 	if errors.Is(err, nl.ErrNotFound) {
-		return nl.Link{}, nil, fmt.Errorf("endpoint %s: interface %s does not exist (any longer): create it first: %w", ep.Handle(), ep.Iface, err)
+		return nl.Link{}, nil, fmt.Errorf("endpoint %s: interface %s does not exist (any longer): create it first: %w",
+			ep.Handle(), ep.Iface, err)
 	}
 	if err != nil {
 		return nl.Link{}, nil, fmt.Errorf("endpoint %s: %w", ep.Handle(), err)

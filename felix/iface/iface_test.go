@@ -162,7 +162,7 @@ func TestWatcher(t *testing.T) {
 		}
 		before := wakes.Load()
 		k.fail <- errors.New("broken")
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // the bubble's clock
 		synctest.Wait()
 		if k.starts.Load() != 2 || !w.Take().Everything || wakes.Load() == before {
 			t.Error("not started again, or not looked at everything then")

@@ -37,7 +37,8 @@ func (d *Driver) Conditions() (out []state.Condition) {
 		remedy := "find out what sets it, such as a file in /etc/sysctl.d, tuned, NetworkManager or an operator"
 		if g.failed {
 			text = fmt.Sprintf("of %s it is %d, and cannot be set to %d: %v: ", some(names), r.was, r.want, r.err)
-			remedy = fmt.Sprintf("set it on the node, sysctl -w %s=%d, and find out what else sets it", strings.Replace(g.what, "*", names[0], 1), r.want)
+			remedy = fmt.Sprintf("set it on the node, sysctl -w %s=%d, and find out what else sets it",
+				strings.Replace(g.what, "*", names[0], 1), r.want)
 		}
 		if g.what == linkMTU || g.what == linkUp {
 			remedy = "find out what changes the interfaces of pods on this node"

@@ -251,7 +251,9 @@ func (d *Driver) check(l nl.Link, w Want) (out []comparison) {
 		up = 1
 	}
 	return append(out,
-		comparison{thing: thing{l.Name, linkMTU}, link: l, is: l.MTU, want: mtu, set: func() error { return d.cfg.Kernel.LinkSetMTU(l.Index, mtu) }},
+		comparison{thing: thing{l.Name, linkMTU}, link: l, is: l.MTU, want: mtu, set: func() error {
+			return d.cfg.Kernel.LinkSetMTU(l.Index, mtu)
+		}},
 		comparison{thing: thing{l.Name, linkUp}, link: l, is: up, want: 1, set: func() error { return d.cfg.Kernel.LinkSetUp(l.Index, true) }},
 	)
 }

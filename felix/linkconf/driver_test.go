@@ -35,13 +35,20 @@ func newWorld() *world {
 	w := &world{k: nltest.NewKernel(), wants: []linkconf.Want{{Name: "eth0", Values: []linkconf.Value{{Setting: nl.Forwarding, Want: 1}}}}}
 	w.k.AddLink(nl.Link{Name: "eth0", MTU: 1500, Up: true, Settings: nl.Settings{}.With(nl.Forwarding, 1)})
 	w.asked = func() []linkconf.Want { return w.wants }
-	w.d = linkconf.New(linkconf.Config{Kernel: w.k, Wants: func() []linkconf.Want { return w.asked() }, Wake: func(after time.Duration) { w.wakes = append(w.wakes, after) }})
+	w.d = linkconf.New(linkconf.Config{
+		Kernel: w.k,
+		Wants:  func() []linkconf.Want { return w.asked() },
+		Wake:   func(after time.Duration) { w.wakes = append(w.wakes, after) },
+	})
 	return w
 }
 
 func (w *world) pod(name, alias string) {
 	w.k.AddLink(nl.Link{Name: name, Alias: alias, MTU: 1400, Up: true, Settings: nl.Settings{}.With(nl.ProxyARP, 1).With(nl.AcceptRA6, 0)})
-	w.wants = append(w.wants, linkconf.Want{Name: name, Alias: alias, Values: []linkconf.Value{{Setting: nl.ProxyARP, Want: 1}, {Setting: nl.AcceptRA6, Want: 0}, {Setting: nl.DisableIPv6, Want: 1}}})
+	w.wants = append(w.wants, linkconf.Want{
+		Name: name, Alias: alias,
+		Values: []linkconf.Value{{Setting: nl.ProxyARP, Want: 1}, {Setting: nl.AcceptRA6, Want: 0}, {Setting: nl.DisableIPv6, Want: 1}},
+	})
 }
 
 func (w *world) apply() []string {
@@ -85,7 +92,7 @@ func TestFight(t *testing.T) {
 		w.apply()
 		writes := 0
 		const long = 30 * time.Minute
-		for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { //nolint:forbidigo // the bubble's clock
 			w.k.Set("eth0", nl.Forwarding, 0)
 			w.d.Touch(2)
 			w.d.Touch(1)
@@ -95,16 +102,18 @@ func TestFight(t *testing.T) {
 		if writes < 10 || writes > 40 {
 			t.Errorf("%d writes in %s", writes, long)
 		}
-		if got := w.conditions(); len(got) != 1 || !strings.Contains(got[0], "net.ipv4.conf.*.forwarding: of eth0 it was 0, and has been set to 1 again") || !strings.Contains(got[0], "find out what sets it") {
+		if got := w.conditions(); len(got) != 1 ||
+			!strings.Contains(got[0], "net.ipv4.conf.*.forwarding: of eth0 it was 0, and has been set to 1 again") ||
+			!strings.Contains(got[0], "find out what sets it") {
 			t.Errorf("says %q", got)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
 		w.apply()
-		time.Sleep(9 * time.Minute)
+		time.Sleep(9 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if w.apply(); len(w.conditions()) != 1 {
 			t.Errorf("nine minutes later it says %q", w.conditions())
 		}
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // the bubble's clock
 		if w.apply(); len(w.conditions()) != 0 {
 			t.Errorf("after a while it still says %q", w.conditions())
 		}
@@ -130,7 +139,10 @@ func TestRefused(t *testing.T) {
 		t.Errorf("wrote %q", log)
 	}
 	got := strings.Join(w.conditions(), "\n")
-	for _, part := range []string{"net.ipv6.conf.*.accept_ra: of cali1, cali2 it is 1, and cannot be set to 0: read-only file system", "sysctl -w net.ipv6.conf.cali1.accept_ra=0"} {
+	for _, part := range []string{
+		"net.ipv6.conf.*.accept_ra: of cali1, cali2 it is 1, and cannot be set to 0: read-only file system",
+		"sysctl -w net.ipv6.conf.cali1.accept_ra=0",
+	} {
 		if !strings.Contains(got, part) {
 			t.Errorf("%q lacks %q", got, part)
 		}

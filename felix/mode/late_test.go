@@ -27,7 +27,8 @@ func TestOldWords(t *testing.T) {
 		tunnel bool
 	}{
 		{
-			name: "a node that is down sent what the pool asks for now: the others are on their way there", target: state.IPIPAlways, uid: "u", gen: 9,
+			name:   "a node that is down sent what the pool asks for now: the others are on their way there",
+			target: state.IPIPAlways, uid: "u", gen: 9,
 			others: []Words{
 				about("u", 3, state.IPIPAlways, state.IPIPAlways, Sending, ""),
 				about("u", 9, state.Plain, state.IPIPAlways, Preparing, ""), about("u", 9, state.Plain, state.IPIPAlways, Preparing, ""),
@@ -40,12 +41,14 @@ func TestOldWords(t *testing.T) {
 			want:   Word{Sends: state.Plain, Target: state.Plain, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
 		},
 		{
-			name: "this node spoke of the one before", target: state.Plain, uid: "new", gen: 1, own: about("old", 7, state.IPIPAlways, state.IPIPAlways, Sending, ""),
+			name: "this node spoke of the one before", target: state.Plain, uid: "new",
+			gen: 1, own: about("old", 7, state.IPIPAlways, state.IPIPAlways, Sending, ""),
 			others: []Words{about("new", 1, state.Plain, state.Plain, Sending, "")},
 			want:   Word{Sends: state.Plain, Target: state.Plain, Stage: Sending, Gen: 1, UID: "new"}, tunnel: true,
 		},
 		{
-			name: "an agent that says no UID is believed", target: state.IPIPAlways, uid: "u", gen: 2, own: about("u", 2, state.Plain, state.IPIPAlways, Verified, ""),
+			name: "an agent that says no UID is believed", target: state.IPIPAlways, uid: "u",
+			gen: 2, own: about("u", 2, state.Plain, state.IPIPAlways, Verified, ""),
 			others: []Words{about("", 2, state.Plain, state.IPIPAlways, Verified, "")},
 			want:   Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Verified, Gen: 2, UID: "u"}, tunnel: true,
 		},
@@ -69,7 +72,8 @@ func TestBroken(t *testing.T) {
 	for _, stage := range []Stage{Accepting, Verified} {
 		for _, force := range []bool{false, true} {
 			in := Input{
-				Pools: []Pool{{Name: pool, Target: state.IPIPAlways, Gen: 2, Force: force}}, Own: about("", 2, state.Plain, state.IPIPAlways, stage, ""),
+				Pools:         []Pool{{Name: pool, Target: state.IPIPAlways, Gen: 2, Force: force}},
+				Own:           about("", 2, state.Plain, state.IPIPAlways, stage, ""),
 				Others:        []Peer{{Name: "node1", Words: about("", 2, state.Plain, state.IPIPAlways, Verified, "")}},
 				TunnelProblem: "no module ipip", NotReady: "gone", Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {}},
 			}
@@ -90,7 +94,8 @@ func TestStuck(t *testing.T) {
 		Pools: pools, Own: about("", 2, state.Plain, state.Plain, Verified, ""), ApplyError: why, TunnelUp: true,
 		Others: []Peer{{Name: "node1", Words: about("", 2, state.Plain, state.Plain, Sending, "")}},
 	})
-	if w := d.Own[pool]; w.Stage != Verified || w.Why != why || len(d.Held) != 1 || !strings.Contains(d.Held[0].Message, "this node ("+why+")") {
+	if w := d.Own[pool]; w.Stage != Verified || w.Why != why || len(d.Held) != 1 ||
+		!strings.Contains(d.Held[0].Message, "this node ("+why+")") {
 		t.Errorf("on the node itself: %+v, held %v", w, d.Held)
 	}
 	d = Step(Input{
@@ -107,7 +112,8 @@ func TestWordOfNoPool(t *testing.T) {
 	in := Input{
 		Pools: []Pool{{Name: pool, Target: state.Plain}}, Own: about("", 0, state.Plain, state.Plain, Sending, ""), Applied: true,
 		Others: []Peer{{Name: "node1", Words: Words{
-			pool: {Sends: state.Plain, Target: state.Plain, Stage: Sending}, "gone": {Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending},
+			pool:   {Sends: state.Plain, Target: state.Plain, Stage: Sending},
+			"gone": {Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending},
 		}}},
 	}
 	for _, up := range []bool{false, true} {
@@ -123,7 +129,9 @@ func TestWordOfNoPool(t *testing.T) {
 func TestManyPools(t *testing.T) {
 	in := Input{TunnelProblem: strings.Repeat("no module ipip; ", 100)}
 	for i := range 1000 {
-		in.Pools = append(in.Pools, Pool{Name: fmt.Sprintf("tenant-%04d", i), Gen: 1, UID: "9b2f7c1e-3a0d-4d77-9c3c-0f5e4f0a1b2c", Target: state.Plain})
+		in.Pools = append(in.Pools, Pool{
+			Name: fmt.Sprintf("tenant-%04d", i), Gen: 1, UID: "9b2f7c1e-3a0d-4d77-9c3c-0f5e4f0a1b2c", Target: state.Plain,
+		})
 	}
 	in.Pools[0].Target, in.Own = state.IPIPAlways, Words{in.Pools[0].Name: {Sends: state.Plain, Target: state.Plain, Stage: Sending}}
 	d := Step(in)

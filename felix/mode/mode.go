@@ -203,7 +203,8 @@ func missing(in Input, p Pool, stage Stage) (out []string) {
 		case ok && w.heard(p):
 			out = append(out, fmt.Sprintf("%s (%s)", o.Name, w.Stage))
 		case ok && w.Unknown != "":
-			out = append(out, fmt.Sprintf("%s (its agent says of the pool what this one does not know, %s: run one version of Manx on all nodes)", o.Name, w.Unknown))
+			out = append(out,
+				fmt.Sprintf("%s (its agent says of the pool what this one does not know, %s: run one version of Manx on all nodes)", o.Name, w.Unknown))
 		case o.Unreadable != "":
 			out = append(out, fmt.Sprintf("%s (%s: run one version of Manx on all nodes)", o.Name, o.Unreadable))
 		default:

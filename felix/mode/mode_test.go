@@ -47,18 +47,23 @@ func TestStep(t *testing.T) {
 		{
 			name: "a node that joins during a change starts where the change starts", in: unready, target: state.IPIPAlways,
 			others: []Words{settledNever, word(state.Plain, state.IPIPAlways, Accepting)},
-			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "this node (no device yet)",
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"},
+			tunnel: true, held: "this node (no device yet)",
 		},
 		{
 			name: "a change begins with preparing", in: unready, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"}, tunnel: true, held: "node1 (has not answered",
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no device yet"},
+			tunnel: true, held: "node1 (has not answered",
 		},
 		{
-			name: "pods that send large packets come first", in: Input{PodsNotReady: "MTU"}, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "MTU"}, tunnel: true, held: "this node (MTU), node1 (has not answered",
+			name: "pods that send large packets come first", in: Input{PodsNotReady: "MTU"},
+			target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "MTU"},
+			tunnel: true, held: "this node (MTU), node1 (has not answered",
 		},
 		{
-			name: "but do not matter to plain routes", in: Input{PodsNotReady: "MTU"}, target: state.Plain, own: settledAlways, others: []Words{settledAlways},
+			name: "but do not matter to plain routes", in: Input{PodsNotReady: "MTU"},
+			target: state.Plain, own: settledAlways, others: []Words{settledAlways},
 			want: Word{Sends: state.IPIPAlways, Target: state.Plain, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 		{
@@ -66,8 +71,10 @@ func TestStep(t *testing.T) {
 			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 		{
-			name: "a node without ipip says so", in: Input{TunnelProblem: "no module ipip"}, target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
-			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no module ipip"}, tunnel: true, held: "this node (no module ipip)",
+			name: "a node without ipip says so", in: Input{TunnelProblem: "no module ipip"},
+			target: state.IPIPAlways, own: settledNever, others: []Words{settledNever},
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Preparing, Why: "no module ipip"},
+			tunnel: true, held: "this node (no module ipip)",
 		},
 		{
 			name: "it is named by the others", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Accepting),
@@ -83,7 +90,8 @@ func TestStep(t *testing.T) {
 			name: "probes failed", target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Accepting),
 			in:     Input{Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {Failed: []string{"node1 does not answer"}}}},
 			others: []Words{word(state.Plain, state.IPIPAlways, Accepting)},
-			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting, Why: "node1 does not answer"}, tunnel: true, held: "this node (node1 does not answer)",
+			want:   Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting, Why: "node1 does not answer"},
+			tunnel: true, held: "this node (node1 does not answer)",
 		},
 		{
 			name: "all verified: send", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Verified),
@@ -96,19 +104,23 @@ func TestStep(t *testing.T) {
 			want:   Word{Sends: state.IPIPAlways, Target: state.IPIPAlways, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "called back before it had left", in: ready, target: state.Plain, own: word(state.Plain, state.IPIPAlways, Accepting), others: []Words{settledNever},
+			name: "called back before it had left", in: ready, target: state.Plain,
+			own: word(state.Plain, state.IPIPAlways, Accepting), others: []Words{settledNever},
 			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending},
 		},
 		{
-			name: "the device stays while another node still sends", in: ready, target: state.Plain, own: settledNever, others: []Words{word(state.IPIPAlways, state.Plain, Verified)},
+			name: "the device stays while another node still sends", in: ready, target: state.Plain,
+			own: settledNever, others: []Words{word(state.IPIPAlways, state.Plain, Verified)},
 			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "the device stays while another node's routes are being written", in: Input{TunnelUp: true, Applied: true}, target: state.Plain, own: settledNever, others: []Words{word(state.Plain, state.Plain, Verified)},
+			name: "the device stays while another node's routes are being written", in: Input{TunnelUp: true, Applied: true},
+			target: state.Plain, own: settledNever, others: []Words{word(state.Plain, state.Plain, Verified)},
 			want: Word{Sends: state.Plain, Target: state.Plain, Stage: Sending}, tunnel: true,
 		},
 		{
-			name: "an annotation edited by hand is put right", in: ready, target: state.IPIPAlways, own: word(state.Plain, state.IPIPAlways, Sending), others: []Words{settledNever},
+			name: "an annotation edited by hand is put right", in: ready, target: state.IPIPAlways,
+			own: word(state.Plain, state.IPIPAlways, Sending), others: []Words{settledNever},
 			want: Word{Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}, tunnel: true, held: "node1 (has not answered",
 		},
 	} {
@@ -214,8 +226,11 @@ func TestNewerPeer(t *testing.T) {
 		other: parseWord([]byte(`{"sends":"VXLANAlways","target":"VXLANAlways","stage":"sending"}`)),
 	}}
 	in := Input{
-		Pools:  []Pool{{Name: pool, Target: state.IPIPAlways}, {Name: other, Target: state.IPIPAlways}},
-		Own:    Words{pool: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Verified}, other: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting}},
+		Pools: []Pool{{Name: pool, Target: state.IPIPAlways}, {Name: other, Target: state.IPIPAlways}},
+		Own: Words{
+			pool:  {Sends: state.Plain, Target: state.IPIPAlways, Stage: Verified},
+			other: {Sends: state.Plain, Target: state.IPIPAlways, Stage: Accepting},
+		},
 		Others: []Peer{newer}, Applied: true, Probes: map[state.Way]Probe{state.IPIPAlways: {}},
 	}
 	d := Step(in)
@@ -225,7 +240,8 @@ func TestNewerPeer(t *testing.T) {
 	if w := d.Own[other]; w.Sends != state.Plain || w.Stage != Accepting {
 		t.Errorf("the pool of which the newer says what this one does not know: %+v, want it accepting", w)
 	}
-	if len(d.Held) != 1 || d.Held[0].Pool != other || !strings.Contains(d.Held[0].Message, `newer (its agent says of the pool what this one does not know, sends "VXLANAlways": run one version of Manx on all nodes)`) {
+	if len(d.Held) != 1 || d.Held[0].Pool != other || !strings.Contains(d.Held[0].Message,
+		`newer (its agent says of the pool what this one does not know, sends "VXLANAlways": run one version of Manx on all nodes)`) {
 		t.Errorf("held: %+v", d.Held)
 	}
 
@@ -244,7 +260,8 @@ func TestNewerPeer(t *testing.T) {
 		// A node that joins sends plain, and does not take it that the pool is new to all.
 		for target, stage := range map[state.Way]Stage{state.Plain: Sending, state.IPIPAlways: Accepting} {
 			d := Step(Input{Pools: []Pool{{Name: pool, Target: target}}, Others: []Peer{peer}, Applied: true})
-			if w := d.Own[pool]; w.Sends != state.Plain || w.Stage != stage || target == state.IPIPAlways && (len(d.Held) != 1 || strings.Contains(d.Held[0].Message, "has not answered")) {
+			if w := d.Own[pool]; w.Sends != state.Plain || w.Stage != stage ||
+				target == state.IPIPAlways && (len(d.Held) != 1 || strings.Contains(d.Held[0].Message, "has not answered")) {
 				t.Errorf("%s, a node joins a pool in mode %s: %+v, held %+v", name, target, w, d.Held)
 			}
 		}
@@ -273,7 +290,8 @@ func FuzzNewerPeer(f *testing.F) {
 		}
 		alone := in
 		alone.Others = []Peer{{Name: "newer", Words: Words{pool: words[pool]}}}
-		if got, want := Step(in), Step(alone); !got.Own.Equal(want.Own) || len(got.Held) != len(want.Held) || got.Own[pool].Sends != state.IPIPAlways {
+		if got, want := Step(in), Step(alone); !got.Own.Equal(want.Own) ||
+			len(got.Held) != len(want.Held) || got.Own[pool].Sends != state.IPIPAlways {
 			t.Fatalf("%s: %+v, without the other pool %+v", text, got, want)
 		}
 	})
@@ -324,7 +342,8 @@ func simulate(t *testing.T, r *rand.Rand) {
 		for _, from := range nodes {
 			for _, to := range nodes {
 				if from != to && from.route != state.Unsaid && from.route != state.Plain && to.route != state.Unsaid && !to.device {
-					t.Fatalf("%s sends %s to %s, which does not accept it\n%s", from.name, from.route, to.name, strings.Join(log[max(0, len(log)-40):], "\n"))
+					t.Fatalf("%s sends %s to %s, which does not accept it\n%s",
+						from.name, from.route, to.name, strings.Join(log[max(0, len(log)-40):], "\n"))
 				}
 			}
 		}
@@ -346,10 +365,8 @@ func simulate(t *testing.T, r *rand.Rand) {
 					join()
 				}
 			}
-		} else {
-			if n.dead {
-				n.dead, n.pool = false, Pool{}
-			}
+		} else if n.dead {
+			n.dead, n.pool = false, Pool{}
 		}
 		if n.dead {
 			continue

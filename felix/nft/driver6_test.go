@@ -82,7 +82,8 @@ func TestRepair6(t *testing.T) {
 		nltest.Run(t, "nft", damage)
 		d.QueueResync()
 		apply(t, d)
-		if diff := cmp.Diff(sorted(strings.ReplaceAll(want, "table ip6 manx", "table ip manx")), sorted(strings.ReplaceAll(list6(t), "table ip6 manx", "table ip manx"))); diff != "" {
+		if diff := cmp.Diff(sorted(strings.ReplaceAll(want, "table ip6 manx", "table ip manx")),
+			sorted(strings.ReplaceAll(list6(t), "table ip6 manx", "table ip manx"))); diff != "" {
 			t.Errorf("%s: not repaired (-want +got):\n%s", damage, diff)
 		}
 	}
@@ -126,7 +127,7 @@ func TestAbsent(t *testing.T) {
 		t.Errorf("the table stays: %+v", again.Status())
 	}
 	// Gone for good: it is not looked for again.
-	r.fail = func(what string) error { return errors.New(what) }
+	r.fail = errors.New
 	again.QueueResync()
 	apply(t, again)
 	r.fail = nil
@@ -149,7 +150,7 @@ func TestAbsent(t *testing.T) {
 
 	// Where nft cannot be, there is nothing to remove and nothing to say.
 	none, r := newDriver6(t)
-	r.fail = func(what string) error { return errors.New(what) }
+	r.fail = errors.New
 	none.SetAbsent()
 	apply(t, none)
 	if len(none.Conditions()) != 0 {

@@ -123,7 +123,8 @@ func portmap(t *testing.T, verb string, hostPort, podPort int) {
 	if verb == "DEL" {
 		cmd = exec.Command("/usr/lib/cni/portmap") // the test's context has ended
 	}
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=manx-portmap-test", "CNI_NETNS=/run/netns/pod", "CNI_IFNAME=eth0", "CNI_PATH=/usr/lib/cni")
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=manx-portmap-test",
+		"CNI_NETNS=/run/netns/pod", "CNI_IFNAME=eth0", "CNI_PATH=/usr/lib/cni")
 	cmd.Stdin = bytes.NewReader(conf)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("portmap %s (of Debian's containernetworking-plugins): %v: %s", verb, err, out)

@@ -302,7 +302,11 @@ func TestCountsSurvive(t *testing.T) {
 	d, r := newDriver(t)
 	f := filter("10.244.0.0/16")
 	d.SetTable(rules.IPv4(f))
-	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod}, {Reason: rules.DropVXLANFromPod}, {Reason: rules.DropLoopbackFromPod}}, d.Dropped()); diff != "" {
+	if diff := cmp.Diff([]state.DropCount{
+		{Reason: rules.DropIPIPFromPod},
+		{Reason: rules.DropVXLANFromPod},
+		{Reason: rules.DropLoopbackFromPod},
+	}, d.Dropped()); diff != "" {
 		t.Errorf("before the first look (-want +got):\n%s", diff)
 	}
 	apply(t, d)
@@ -310,7 +314,8 @@ func TestCountsSurvive(t *testing.T) {
 		t.Helper()
 		send(t, raw, "169.254.1.1", 0, "x")
 		nltest.Eventually(t, "the rule has counted", func() bool {
-			out, err := nltest.TryRun("sh", "-c", "nft list chain ip manx raw-prerouting | grep -c 'packets "+fmt.Sprint(packetsInKernel)+" .*IPIP from a pod'")
+			out, err := nltest.TryRun("sh", "-c",
+				"nft list chain ip manx raw-prerouting | grep -c 'packets "+fmt.Sprint(packetsInKernel)+" .*IPIP from a pod'")
 			return err == nil && out == "1"
 		})
 	}
@@ -362,7 +367,8 @@ func TestCountsSurvive(t *testing.T) {
 	again, r := newDriver(t)
 	again.SetTable(rules.IPv4(f))
 	apply(t, again)
-	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod, Packets: 1}, {Reason: rules.DropLoopbackFromPod}}, again.Dropped()); diff != "" || r.runs != 0 {
+	if diff := cmp.Diff([]state.DropCount{{Reason: rules.DropIPIPFromPod, Packets: 1}, {Reason: rules.DropLoopbackFromPod}},
+		again.Dropped()); diff != "" || r.runs != 0 {
 		t.Errorf("a restart: %d transactions, (-want +got):\n%s", r.runs, diff)
 	}
 }

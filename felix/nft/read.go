@@ -121,7 +121,8 @@ func droppingForwardChains(f family.Family, out []byte) ([]state.Condition, erro
 	var found []state.Condition
 	for _, o := range l.Objects {
 		c := o.Chain
-		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" || (c.Family != string(nameOf(f)) && (c.Family != "inet" || f != family.IPv4)) {
+		if c == nil || c.Hook != string(state.Forward) || c.Policy != "drop" ||
+			(c.Family != string(nameOf(f)) && (c.Family != "inet" || f != family.IPv4)) {
 			continue
 		}
 		name := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)

@@ -207,7 +207,8 @@ func TestWatchIPv6(t *testing.T) {
 func TestForgetConnections6(t *testing.T) {
 	h := open(t)
 	uplink6(t, h)
-	nltest.Run(t, "nft", "add table inet track; add chain inet track out { type filter hook output priority 0; }; add rule inet track out ct state new counter")
+	nltest.Run(t, "nft", "add table inet track; add chain inet track out { type filter hook output priority 0; "+
+		"}; add rule inet track out ct state new counter")
 	t.Cleanup(func() { nltest.Run(t, "nft", "delete table inet track") })
 	for _, to := range []string{"::1", "2001:db8::1", "192.0.2.1"} {
 		nltest.Run(t, "ping", "-n", "-c1", "-W10", to)

@@ -146,13 +146,15 @@ func TestHops(t *testing.T) {
 		t.Fatal(err)
 	}
 	nltest.Run(t, "ip", "route", "add", "198.51.100.0/24",
-		"nexthop", "via", "192.0.2.7", "dev", "eth0", "nexthop", "via", "192.0.2.8", "dev", "eth1", "onlink", "nexthop", "via", "192.0.2.9", "dev", "eth0")
+		"nexthop", "via", "192.0.2.7", "dev", "eth0", "nexthop", "via", "192.0.2.8",
+		"dev", "eth1", "onlink", "nexthop", "via", "192.0.2.9", "dev", "eth0")
 	nltest.Run(t, "ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.7", "dev", "eth0")
 	got := map[string]nl.Route{}
 	if err := h.Routes(state.MainTable, func(r nl.Route) { got[r.Dst.String()] = r }); err != nil {
 		t.Fatal(err)
 	}
-	if r := got["198.51.100.0/24"]; !r.Multipath || r.LinkIndex != 0 || !slices.Equal(r.Hops, []int{eth0.Index, eth1.Index, eth0.Index}) || !r.Over(eth1.Index) {
+	if r := got["198.51.100.0/24"]; !r.Multipath || r.LinkIndex != 0 ||
+		!slices.Equal(r.Hops, []int{eth0.Index, eth1.Index, eth0.Index}) || !r.Over(eth1.Index) {
 		t.Errorf("several next hops: %+v", r)
 	}
 	if r := got["203.0.113.0/24"]; r.Multipath || len(r.Hops) != 0 || !r.Over(eth0.Index) || r.Over(eth1.Index) {
@@ -333,7 +335,8 @@ func TestForgetConnections(t *testing.T) {
 	h := open(t)
 	uplink(t, h)
 	// Connection tracking starts when a rule asks for it.
-	nltest.Run(t, "nft", "add table ip track; add chain ip track out { type filter hook output priority 0; }; add rule ip track out ct state new counter")
+	nltest.Run(t, "nft",
+		"add table ip track; add chain ip track out { type filter hook output priority 0; }; add rule ip track out ct state new counter")
 	t.Cleanup(func() { nltest.Run(t, "nft", "delete table ip track") })
 	for _, to := range []string{"127.0.0.1", "192.0.2.1"} {
 		nltest.Run(t, "ping", "-n", "-c1", "-W10", to)

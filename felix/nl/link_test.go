@@ -189,7 +189,8 @@ func TestAddrs(t *testing.T) {
 	if got := addrsOf(t, h, l); !slices.Equal(got, want) {
 		t.Errorf("have %v, want %v", got, want)
 	}
-	if out := nltest.Run(t, "ip", "-o", "addr", "show", "dev", "eth0"); !strings.Contains(out, "inet 10.244.0.1/32 brd 10.244.0.1 scope global eth0") {
+	out := nltest.Run(t, "ip", "-o", "addr", "show", "dev", "eth0")
+	if !strings.Contains(out, "inet 10.244.0.1/32 brd 10.244.0.1 scope global eth0") {
 		t.Errorf("addresses: %s", out)
 	}
 	if out := nltest.Run(t, "ip", "route", "show", "10.244.0.0/31"); out != "" {

@@ -18,7 +18,8 @@ import (
 // watch listens on two sockets: what happens to links, their addresses and their
 // settings must not be lost in a storm of route changes.
 func watch(ctx context.Context, ns netns.NsHandle, ownPort func() uint32, event func(Event)) error {
-	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+	links, err := subscribe(ns, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return err
 	}

@@ -219,7 +219,8 @@ func TestIPv6Refused(t *testing.T) {
 	if err := d.Apply(t.Context()); err == nil || !strings.Contains(err.Error(), "is 2001:db8:9::1 still in a subnet of eth0?") {
 		t.Errorf("a next hop off link: %v", err)
 	}
-	if err := d.AddNow(off, []state.Route{link6("2001:db8:1::5/128", "eth1")}); err == nil || !strings.Contains(err.Error(), "net.ipv6.conf.eth1.disable_ipv6") {
+	if err := d.AddNow(off, []state.Route{link6("2001:db8:1::5/128", "eth1")}); err == nil ||
+		!strings.Contains(err.Error(), "net.ipv6.conf.eth1.disable_ipv6") {
 		t.Errorf("an interface without IPv6: %v", err)
 	}
 }

@@ -157,7 +157,8 @@ func TestAddChangeRemove(t *testing.T) {
 			l, _ := k.LinkByName("eth0")
 			k.AddAddr(l.Index, netip.MustParsePrefix("192.0.2.1/24"))
 		}
-		d.SetRoutes(set(hole("10.244.0.0/26"), onDev("10.244.0.5/32", "eth0"), via("10.244.1.0/26", "192.0.2.2"), via("10.244.2.0/26", "192.0.2.3"), mtu))
+		d.SetRoutes(set(hole("10.244.0.0/26"), onDev("10.244.0.5/32", "eth0"),
+			via("10.244.1.0/26", "192.0.2.2"), via("10.244.2.0/26", "192.0.2.3"), mtu))
 		apply(t, d)
 		want(t, k,
 			"10.244.0.5/32 dev eth0 scope link proto 70",
@@ -167,7 +168,8 @@ func TestAddChangeRemove(t *testing.T) {
 			"blackhole 10.244.0.0/26 proto 70")
 		// A next hop moves, a blackhole becomes a route, a route a blackhole,
 		// one goes.
-		d.SetRoutes(set(via("10.244.0.0/26", "192.0.2.4"), onDev("10.244.0.5/32", "eth0"), via("10.244.1.0/26", "192.0.2.4"), hole("10.244.2.0/26")))
+		d.SetRoutes(set(via("10.244.0.0/26", "192.0.2.4"), onDev("10.244.0.5/32", "eth0"),
+			via("10.244.1.0/26", "192.0.2.4"), hole("10.244.2.0/26")))
 		apply(t, d)
 		want(t, k,
 			"10.244.0.0/26 via 192.0.2.4 dev eth0 proto 70",
@@ -249,7 +251,8 @@ func TestForeignRouteInTheWay(t *testing.T) {
 		if s := d.Status(); s.Foreign != 2 || s.Pending != 0 {
 			t.Errorf("status: %+v", s)
 		}
-		if err := d.AddNow(mustLink(t, k, "eth0"), []state.Route{via("10.244.1.0/26", "192.0.2.2")}); err == nil || !strings.Contains(err.Error(), "not ours") {
+		if err := d.AddNow(mustLink(t, k, "eth0"), []state.Route{via("10.244.1.0/26", "192.0.2.2")}); err == nil ||
+			!strings.Contains(err.Error(), "not ours") {
 			t.Errorf("AddNow over a foreign route: %v", err)
 		}
 		k.del(t, "10.244.1.0/26")
@@ -442,7 +445,8 @@ func TestOrder(t *testing.T) {
 	d.SetRoutes(set(via("10.244.0.0/16", "192.0.2.2"), via("10.244.5.0/26", "192.0.2.3")))
 	apply(t, d)
 	got := strings.Join(k.TakeLog(), "\n")
-	if want := "added 10.244.0.0/16 via 192.0.2.2 dev eth0\nreplaced 10.244.5.0/26 via 192.0.2.3 dev eth0\ndeleted 10.244.1.0/26 via 192.0.2.2 dev eth0"; got != want {
+	if want := "added 10.244.0.0/16 via 192.0.2.2 dev eth0\n" +
+		"replaced 10.244.5.0/26 via 192.0.2.3 dev eth0\ndeleted 10.244.1.0/26 via 192.0.2.2 dev eth0"; got != want {
 		t.Errorf("changes:\n%s", cmp.Diff(want, got))
 	}
 }

@@ -75,7 +75,8 @@ func IPv6(f state.PacketFilter) state.Table {
 		{InIface: podInterfaces, ICMPv6: state.ICMPv6Router, Counted: true, Verdict: state.VerdictDrop, Comment: DropRouterFromPod},
 		toLoopback(loopback6),
 		{InIface: podInterfaces, ICMPv6: state.ICMPv6Listeners, SrcSet: SetOnLink, Verdict: state.VerdictAccept, Comment: "multicast listener"},
-		{InIface: podInterfaces, ICMPv6: state.ICMPv6Solicitation, Src: unspecified6, Verdict: state.VerdictAccept, Comment: "duplicate address detection"},
+		{InIface: podInterfaces, ICMPv6: state.ICMPv6Solicitation, Src: unspecified6,
+			Verdict: state.VerdictAccept, Comment: "duplicate address detection"},
 		{InIface: podInterfaces, Src: linkLocal6, Verdict: state.VerdictDrop, Comment: "a link-local address: it would become a neighbour"},
 		ownAddress(),
 	}

@@ -28,7 +28,10 @@ func addrs(in ...string) []netip.Addr {
 func filters() map[string]state.PacketFilter {
 	masq := state.Masquerade{
 		Sources: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("2001:db8::/64")},
-		Inside:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fd00::/8")},
+		Inside: []netip.Prefix{
+			netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("172.20.0.0/16"),
+			netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("fd00::/8"),
+		},
 	}
 	nodes := addrs("192.0.2.3", "192.0.2.1", "2001:db8::1", "192.0.2.3", "192.0.2.20")
 	return map[string]state.PacketFilter{
@@ -37,7 +40,8 @@ func filters() map[string]state.PacketFilter {
 		"tunnel":        {Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, VXLANPort: 8472},
 		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
-			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, AllowIPIPFromPods: true, AllowVXLANFromPods: true,
+			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice},
+			AllowIPIPFromPods: true, AllowVXLANFromPods: true,
 		},
 	}
 }

@@ -174,7 +174,8 @@ func (d *Driver) save() {
 	err := d.cfg.Memory.Save(devices)
 	switch {
 	case err != nil && !d.unsaved:
-		d.cfg.Log.Warn("what devices were before the tunnel is not saved; trying again; the next process would leave them as they are", "err", err)
+		d.cfg.Log.Warn("what devices were before the tunnel is not saved; "+
+			"trying again; the next process would leave them as they are", "err", err)
 	case err == nil && d.unsaved:
 		d.cfg.Log.Info("what devices were before the tunnel is saved after failing")
 	}

@@ -47,7 +47,8 @@ func TestWithoutFallbackDevice(t *testing.T) {
 	}
 	w.wanting(t)
 	w.expect(t, "made", asWanted)
-	if out := w.ns.Run(t, "ip", "-d", "link", "show", "tunl0"); !strings.Contains(out, "ipip any remote any local any ttl inherit nopmtudisc") {
+	out := w.ns.Run(t, "ip", "-d", "link", "show", "tunl0")
+	if !strings.Contains(out, "ipip any remote any local any ttl inherit nopmtudisc") {
 		t.Errorf("not set up like the fallback device: %s", out)
 	}
 }

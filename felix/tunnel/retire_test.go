@@ -81,7 +81,7 @@ func TestWasUpBefore(t *testing.T) {
 	for name, retire := range map[string]func(*testing.T, *world, *tunnel.Driver){
 		"by the same process": func(t *testing.T, _ *world, d *tunnel.Driver) { d.SetTunnel(nil); apply(t, d) },
 		"by a later one":      func(t *testing.T, w *world, _ *tunnel.Driver) { w.wanting(t); apply(t, w.restarted(t)) },
-		"uninstalled":         func(t *testing.T, w *world, d *tunnel.Driver) { must(t, d.Uninstall(t.Context())) },
+		"uninstalled":         func(t *testing.T, _ *world, d *tunnel.Driver) { must(t, d.Uninstall(t.Context())) },
 		"after a failure": func(t *testing.T, w *world, d *tunnel.Driver) {
 			if w.fake != nil {
 				w.fake.FailWith(func(op nltest.Op, _ string) error {

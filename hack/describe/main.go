@@ -46,7 +46,8 @@ func describe(dir string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		if !slices.ContainsFunc(k.Entries, func(e settings.Entry) bool { return e.Effect == settings.ActedOn }) {
-			schema["description"] = strings.TrimSpace(described(schema["description"]) + "\nThis version of Manx acts on nothing in it: see each field.")
+			schema["description"] = strings.TrimSpace(described(schema["description"]) +
+				"\nThis version of Manx acts on nothing in it: see each field.")
 		}
 		walk(k, "", schema)
 		out, err := yaml.Marshal(crd)

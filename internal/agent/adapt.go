@@ -174,7 +174,9 @@ func bgpCluster(node string, s *datastore.Snapshot, own []netip.Prefix) bgp.Clus
 	}
 	for _, p := range s.Pools {
 		bits, sizes := sizesOf(p, s.Owners, own)
-		c.Pools = append(c.Pools, bgp.Pool{Name: p.Name, CIDR: cidrOf(p), BlockBits: bits, Sizes: sizes, DisableBGPExport: p.Spec.DisableBGPExport})
+		c.Pools = append(c.Pools, bgp.Pool{
+			Name: p.Name, CIDR: cidrOf(p), BlockBits: bits, Sizes: sizes, DisableBGPExport: p.Spec.DisableBGPExport,
+		})
 	}
 	return c
 }
@@ -217,7 +219,8 @@ func addressesOfNode(self startup.Result) (out []netip.Prefix) {
 func ipv6Refusal(node string, self netip.Prefix, pools []*apiv1.IPPool) error {
 	if !self.IsValid() {
 		return nodeapi.Errorf(nodeapi.CodeInvalidConfig,
-			"node %s has no IPv6 address, for IP6 is not set there: set IP6=autodetect, or the node's address, in the environment of manx-node; or ask for IPv4 alone", node)
+			"node %s has no IPv6 address, for IP6 is not set there: "+
+				"set IP6=autodetect, or the node's address, in the environment of manx-node; or ask for IPv4 alone", node)
 	}
 	if !slices.ContainsFunc(pools, func(p *apiv1.IPPool) bool { return cidrOf(p).Addr().Is6() }) {
 		return nodeapi.Errorf(nodeapi.CodeTryAgain,
@@ -301,7 +304,8 @@ func (d dataplaneAdaptor) CheckEndpoint(ctx context.Context, iface, handle strin
 	eps := d.Endpoints()
 	i := slices.IndexFunc(eps, func(e state.Endpoint) bool { return e.Iface == iface })
 	if i < 0 || eps[i].Handle() != handle {
-		return nodeapi.Errorf(nodeapi.CodeInternal, "interface %s is not the one with the IPAM handle %s as far as the agent knows", iface, handle)
+		return nodeapi.Errorf(nodeapi.CodeInternal, "interface %s is not the one with the IPAM handle %s as far as the agent knows",
+			iface, handle)
 	}
 	ok, err := d.HasRoutes(ctx, eps[i])
 	if err != nil {

@@ -101,7 +101,8 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 func refuseUnsupported(c config.Config) error {
 	var errs []error
 	if c.BGP.Backend != config.BackendBGP {
-		errs = append(errs, fmt.Errorf("CALICO_NETWORKING_BACKEND=%q: this version routes over BGP only; want %q", c.BGP.Backend, config.BackendBGP))
+		errs = append(errs,
+			fmt.Errorf("CALICO_NETWORKING_BACKEND=%q: this version routes over BGP only; want %q", c.BGP.Backend, config.BackendBGP))
 	}
 	if c.Dataplane.NFTables == config.NFTablesDisabled {
 		errs = append(errs, fmt.Errorf("FELIX_NFTABLESMODE=%q: this version has no iptables backend; want %s or %s",
@@ -154,7 +155,9 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a Kubernetes client: %w", err)
 	}
-	a.datastore, err = datastore.New(datastore.Config{Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Own: addressesOfNode(a.identity), Log: a.log})
+	a.datastore, err = datastore.New(datastore.Config{
+		Kubernetes: a.kube, Dynamic: custom, Metadata: meta, Node: a.node, Own: addressesOfNode(a.identity), Log: a.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -174,7 +177,8 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.ipam = ipam.New(ipam.Config{
-		Node: a.node, Store: store.Guarded(a.locked), Pools: a.pools, NodeLabels: a.nodeLabels, Reserved: a.reserved, Barred: a.barred, InUse: a.inUse.addresses,
+		Node: a.node, Store: store.Guarded(a.locked), Pools: a.pools, NodeLabels: a.nodeLabels,
+		Reserved: a.reserved, Barred: a.barred, InUse: a.inUse.addresses,
 		Owner: a.ownerOf, Locked: a.locked,
 		Log: a.log.With("component", "ipam"),
 	})
@@ -284,7 +288,8 @@ func orNone(p netip.Prefix) string {
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
-		annotate: a.annotator.add, mtu: a.podMTU, status: func() status.Node { return bounded(a.status()) }, attempts: &a.leaked.attempts, observe: a.observe,
+		annotate: a.annotator.add, mtu: a.podMTU, status: func() status.Node { return bounded(a.status()) },
+		attempts: &a.leaked.attempts, observe: a.observe,
 		ignored: a.ignored, locked: a.locked, unused: a.cniConf.unused,
 	}
 	a.serving.Store(true)

@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/internal/config"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam"
 )
 
@@ -77,7 +78,8 @@ func (r *recorder) CheckEndpoint(context.Context, string, string) error { return
 func newPodAPI() (*podAPI, *recorder) {
 	r := &recorder{held: map[string][]netip.Addr{}}
 	return &podAPI{
-		node: "node1", lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, ipam: r, dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 }, ipv6: func() error { return nil },
+		node: "node1", lookup: func(context.Context, nodeapi.Endpoint) (podMeta, error) { return podMeta{}, nil }, ipam: r,
+		dataplane: r, annotate: func(podRecord) {}, mtu: func() int { return 1500 }, ipv6: func() error { return nil },
 		status: func() status.Node { return status.Node{Name: "node1"} }, observe: func(string, time.Time, error) {},
 	}, r
 }
@@ -151,7 +153,8 @@ func TestFullPoolIsRetryableAndSaysHowFull(t *testing.T) {
 	r.failAssign = errors.New("pool 10.244.0.0/16 (default-ipv4-ippool) is full: 1024 of 1024 blocks claimed")
 	_, err := p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
 	coded := nodeapi.AsError(err)
-	if coded.Code != nodeapi.CodeTryAgain || !strings.Contains(coded.Error(), "1024 of 1024") || !strings.Contains(coded.Error(), "default/web") {
+	if coded.Code != nodeapi.CodeTryAgain || !strings.Contains(coded.Error(), "1024 of 1024") ||
+		!strings.Contains(coded.Error(), "default/web") {
 		t.Fatalf("Add: code %d, %v; want code 11 and a message naming pod and pool", coded.Code, err)
 	}
 }
@@ -161,7 +164,9 @@ func TestAddPassesTheWishOn(t *testing.T) {
 	p, r := newPodAPI()
 	p.lookup = func(_ context.Context, e nodeapi.Endpoint) (podMeta, error) {
 		return podMeta{
-			annotations:     map[string]string{annotationPools4: `["a", "10.1.0.0/16"]`, annotationPools6: `["b"]`, annotationMAC: "0A:58:00:00:00:09"},
+			annotations: map[string]string{
+				annotationPools4: `["a", "10.1.0.0/16"]`, annotationPools6: `["b"]`, annotationMAC: "0A:58:00:00:00:09",
+			},
 			namespaceLabels: map[string]string{"team": e.Namespace},
 		}, nil
 	}
@@ -170,7 +175,8 @@ func TestAddPassesTheWishOn(t *testing.T) {
 		t.Fatalf("Add: %+v, %v", reply, err)
 	}
 	q := r.request
-	if !slices.Equal(q.Pools4, []string{"a", "10.1.0.0/16"}) || !slices.Equal(q.Pools6, []string{"b"}) || q.NamespaceLabels["team"] != "default" || q.Num4 != 1 || q.Num6 != 0 {
+	if !slices.Equal(q.Pools4, []string{"a", "10.1.0.0/16"}) || !slices.Equal(q.Pools6, []string{"b"}) ||
+		q.NamespaceLabels["team"] != "default" || q.Num4 != 1 || q.Num6 != 0 {
 		t.Errorf("request %+v", q)
 	}
 	if a := q.Attrs; a["pod"] != "web" || a["namespace"] != "default" || a["node"] != "node1" || a["timestamp"] == "" {
@@ -180,7 +186,9 @@ func TestAddPassesTheWishOn(t *testing.T) {
 	// Who chose a pool is said when it has nothing.
 	r.failAssign = errors.New("pool a is full")
 	_, err = p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
-	if want := "assign an address to pod default/web as chosen by the annotation cni.projectcalico.org/ipv4pools of its pod: pool a is full"; err == nil || err.Error() != want {
+	const want = "assign an address to pod default/web as chosen by the annotation " +
+		"cni.projectcalico.org/ipv4pools of its pod: pool a is full"
+	if err == nil || err.Error() != want {
 		t.Errorf("Add: %v; want %s", err, want)
 	}
 }
@@ -192,7 +200,9 @@ func TestAddNeedsTheAnnotations(t *testing.T) {
 	p.lookup = func(context.Context, nodeapi.Endpoint) (podMeta, error) {
 		return podMeta{}, errors.New("API server away")
 	}
-	if _, err := p.Add(context.Background(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true}); nodeapi.AsError(err).Code != nodeapi.CodeTryAgain {
+	if _, err := p.Add(context.Background(), nodeapi.AddRequest{
+		Endpoint: testEndpoint, IPv4: true,
+	}); nodeapi.AsError(err).Code != nodeapi.CodeTryAgain {
 		t.Errorf("Add: %v; want code 11", err)
 	}
 	if len(r.calls) > 0 {
@@ -275,23 +285,20 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 	p, _ := newPodAPI()
 	socket := filepath.Join(t.TempDir(), "run", "manx.sock")
 	removed := 0
-	remove := func(context.Context) error { removed++; return nil }
+	remove := func(context.Context) error { removed++; return nil } //nolint:unparam // uninstall calls what may fail
 	try := func() error {
 		return uninstall(t.Context(), slog.New(slog.DiscardHandler), socket, false, remove)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- nodeapi.Serve(ctx, socket, p, slog.New(slog.DiscardHandler)) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	testwait.Succeeds(t, 30*time.Second, "the agent answers", func() error {
 		c, err := nodeapi.Dial(t.Context(), socket)
-		if err == nil {
-			c.Close()
-			break
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		return c.Close()
+	})
 	if err := try(); err == nil || !strings.Contains(err.Error(), "manxctl uninstall") || removed != 0 {
 		t.Fatalf("beside an agent: %v, removed %d times", err, removed)
 	}

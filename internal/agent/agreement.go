@@ -60,7 +60,8 @@ func (g *agreement) hear(s *datastore.Snapshot) (said announcement, times uint64
 	if !g.loaded { // what an agent before this one has said
 		words, err := mode.Parse(self.PoolModes)
 		if err != nil {
-			g.log.Warn("what this node has said of its pools is not understood; it begins again", "annotation", apiv1.AnnotationNodePoolModes, "err", err)
+			g.log.Warn("what this node has said of its pools is not understood; it begins again",
+				"annotation", apiv1.AnnotationNodePoolModes, "err", err)
 		}
 		g.loaded, g.said = true, announcement{words, shown}
 	}
@@ -178,7 +179,8 @@ func (g *agreement) peers(s *datastore.Snapshot) (out []mode.Peer) {
 func (g *agreement) read(n datastore.Node) mode.Peer {
 	words, err := mode.Parse(n.PoolModes)
 	if err != nil {
-		g.log.Warn("what a node says of its pools cannot be read; run one version of Manx on all nodes", "node", n.Name, "annotation", apiv1.AnnotationNodePoolModes, "err", err)
+		g.log.Warn("what a node says of its pools cannot be read; run one version of Manx on all nodes",
+			"node", n.Name, "annotation", apiv1.AnnotationNodePoolModes, "err", err)
 		return mode.Peer{Unreadable: "its annotation " + apiv1.AnnotationNodePoolModes + " cannot be read"}
 	}
 	var unknown []string

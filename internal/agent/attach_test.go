@@ -96,7 +96,9 @@ func (n *plugged) start() {
 		n.t.Fatal(err)
 	}
 	pools := []*apiv1.IPPool{{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: apiv1.IPPoolSpec{CIDR: "10.244.0.0/16", BlockSize: 26}}}
-	n.ipam = ipam.New(ipam.Config{Node: "node1", Store: n.store, Pools: func() []*apiv1.IPPool { return pools }, InUse: n.inUse.addresses, Log: log})
+	n.ipam = ipam.New(ipam.Config{
+		Node: "node1", Store: n.store, Pools: func() []*apiv1.IPPool { return pools }, InUse: n.inUse.addresses, Log: log,
+	})
 	n.dataplane, err = felix.New(felix.Config{
 		Log: log, Interval: 10 * time.Millisecond,
 		Addresses: func() map[string][]netip.Addr {
@@ -156,7 +158,9 @@ type port struct {
 
 func (n *plugged) port(network, id, pod, ifName string, ns nltest.NS) *port {
 	n.t.Helper()
-	list, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"name":%q,"cniVersion":"1.1.0","plugins":[{"type":"manx","socket":%q,"ipam":{"type":"manx-ipam"}}]}`, network, n.socket))
+	list, err := libcni.ConfListFromBytes(fmt.Appendf(nil,
+		`{"name":%q,"cniVersion":"1.1.0","plugins":[{"type":"manx","socket":%q,"ipam":{"type":"manx-ipam"}}]}`,
+		network, n.socket))
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -72,7 +72,8 @@ func (p *podAPI) Add(ctx context.Context, req nodeapi.AddRequest) (reply nodeapi
 	}
 	end, err := p.attempts.begin(ctx, req.Endpoint)
 	if err != nil {
-		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: the addresses of an earlier try are being released: %w", req.Namespace, req.Pod, err))
+		return reply, retryable(fmt.Errorf("assign an address to pod %s/%s: the addresses of an earlier try are being released: %w",
+			req.Namespace, req.Pod, err))
 	}
 	defer end()
 	meta, err := p.lookup(ctx, req.Endpoint)

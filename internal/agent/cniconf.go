@@ -56,7 +56,8 @@ func (c *cniConf) look() {
 	now, known := "", err == nil
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		now = "the CNI configuration directory is not mounted at " + c.dir + ": not watching whether another plugin's configuration comes before Manx's"
+		now = "the CNI configuration directory is not mounted at " + c.dir +
+			": not watching whether another plugin's configuration comes before Manx's"
 	case err != nil:
 		now = err.Error()
 	default:
@@ -94,7 +95,8 @@ func (c *cniConf) conditions() []state.Condition {
 	if v.Ours == "" {
 		says := "none of the node's CNI configurations is Manx's, so the container runtime has no network for pods"
 		if len(v.Before) > 0 {
-			says = fmt.Sprintf("none of the node's CNI configurations is Manx's; the container runtime uses %s, %s, for pods", v.Before[0].Name, v.Before[0])
+			says = fmt.Sprintf("none of the node's CNI configurations is Manx's; the container runtime uses %s, %s, for pods",
+				v.Before[0].Name, v.Before[0])
 		}
 		return []state.Condition{{Kind: state.CNIConfigMissing, Subject: "/etc/cni/net.d",
 			Message: says + ": delete the manx-node pod of this node, whose container install-cni writes 10-manx.conflist again"}}
@@ -107,8 +109,10 @@ func (c *cniConf) conditions() []state.Condition {
 		names = append(names, "/etc/cni/net.d/"+f.Name)
 	}
 	return []state.Condition{{Kind: state.CNIConfigShadowed, Subject: strings.Join(names, ", "),
-		Message: fmt.Sprintf("it comes before %s by name, so the container runtime uses %s, %s, and Manx gets no pod: remove it from the node (rm %s) if that plugin is gone, "+
-			"or set CNI_EXCLUSIVE=true in the container install-cni of the DaemonSet manx-node, which moves it out of the way; pods that it was used for have to be deleted once",
+		Message: fmt.Sprintf("it comes before %s by name, "+
+			"so the container runtime uses %s, %s, and Manx gets no pod: remove it from the node (rm %s) if that plugin is gone, "+
+			"or set CNI_EXCLUSIVE=true in the container install-cni of the DaemonSet manx-node, which moves it out of the way; "+
+			"pods that it was used for have to be deleted once",
 			v.Ours, v.Before[0].Name, v.Before[0], strings.Join(names, " "))}}
 }
 

@@ -46,7 +46,9 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 		modes: newModes("n1", log, modeActions{}, func() {}), cniConf: newCNIConf(dir, log),
 	}
 	var err error
-	if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
+	if a.dataplane, err = felix.New(felix.Config{
+		Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil },
+	}); err != nil {
 		t.Fatal(err)
 	}
 	a.snapshot.Store(&datastore.Snapshot{})
@@ -73,7 +75,8 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 	wantNone := func(what string) {
 		t.Helper()
 		nltest.Eventually(t, what, func() bool {
-			return told(state.CNIConfigShadowed) == "" && told(state.CNIConfigMissing) == "" && !unready(state.CNIConfigShadowed) && !unready(state.CNIConfigMissing)
+			return told(state.CNIConfigShadowed) == "" && told(state.CNIConfigMissing) == "" &&
+				!unready(state.CNIConfigShadowed) && !unready(state.CNIConfigMissing)
 		})
 	}
 	want := func(what string, kind state.ConditionKind, parts ...string) {
@@ -92,7 +95,8 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 	wantNone("alone")
 	for _, name := range []string{"05-cilium.conflist", "10-calico.conflist", "10-flannel.conflist", "10-kindnet.conflist"} {
 		put(name, `{"plugins":[{"type":"another"}]}`)
-		want(name, state.CNIConfigShadowed, "/etc/cni/net.d/"+name, "the plugin another", "Manx gets no pod", "rm /etc/cni/net.d/"+name, "CNI_EXCLUSIVE=true")
+		want(name, state.CNIConfigShadowed, "/etc/cni/net.d/"+name, "the plugin another",
+			"Manx gets no pod", "rm /etc/cni/net.d/"+name, "CNI_EXCLUSIVE=true")
 		take(name)
 		wantNone("without " + name)
 	}

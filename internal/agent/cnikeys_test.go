@@ -45,7 +45,8 @@ func TestKeysWithoutEffect(t *testing.T) {
 	put("")
 	want()
 	put(`,"readiness_gates":["x"],"ipam":{"asign_ipv4":"true"}`)
-	const ours = `/etc/cni/net.d/10-manx.conflist: ipam.asign_ipv4: no such key, ignored; did you mean ipam.assign_ipv4?; readiness_gates=["x"] has no effect`
+	const ours = `/etc/cni/net.d/10-manx.conflist: ipam.asign_ipv4: no such key, ignored; ` +
+		`did you mean ipam.assign_ipv4?; readiness_gates=["x"] has no effect`
 	want(ours)
 	c.unused("k8s-pod-network", []string{"the same"})
 	want(ours)
@@ -68,13 +69,15 @@ func TestTypoOfAnotherNetwork(t *testing.T) {
 	n := newPlugged(t)
 	pod := nltest.NewNS(t)
 	p := n.port("blue", "b", "web", "eth0", pod)
-	list, err := libcni.ConfListFromBytes([]byte(`{"name":"blue","cniVersion":"1.0.0","plugins":[{"type":"manx","socket":"` + n.socket + `","include_default_route":true,"ipam":{"type":"manx-ipam"}}]}`))
+	list, err := libcni.ConfListFromBytes([]byte(`{"name":"blue","cniVersion":"1.0.0","plugins":[{"type":"manx","socket":"` +
+		n.socket + `","include_default_route":true,"ipam":{"type":"manx-ipam"}}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.list = list
 	p.add()
-	if got := n.conf.keyConditions(); len(got) != 1 || got[0].Subject != "CNI network blue" || !strings.Contains(got[0].Message, "did you mean include_default_routes?") {
+	if got := n.conf.keyConditions(); len(got) != 1 || got[0].Subject != "CNI network blue" ||
+		!strings.Contains(got[0].Message, "did you mean include_default_routes?") {
 		t.Errorf("%+v", got)
 	}
 	p.del()

@@ -15,8 +15,10 @@ var wireGuard = []struct {
 	of    func(apiv1.FelixConfigurationSpec) *bool
 	off   func(config.Dataplane) bool // by the environment, which comes first
 }{
-	{"wireguardEnabled", func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabled }, func(d config.Dataplane) bool { return d.WireGuardOff }},
-	{"wireguardEnabledV6", func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabledV6 }, func(d config.Dataplane) bool { return d.WireGuardOffV6 }},
+	{"wireguardEnabled", func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabled },
+		func(d config.Dataplane) bool { return d.WireGuardOff }},
+	{"wireguardEnabledV6", func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabledV6 },
+		func(d config.Dataplane) bool { return d.WireGuardOffV6 }},
 }
 
 // notEncrypted says which FelixConfiguration asks for the encryption of this node's
@@ -30,8 +32,10 @@ func notEncrypted(node string, set config.Dataplane, s *datastore.Snapshot) (out
 		}
 		out = append(out, state.Condition{
 			Kind: state.EncryptionUnsupported, Subject: "FelixConfiguration " + object,
-			Message: fmt.Sprintf("%s is true, and this version of Manx has no WireGuard: packets of pods are not encrypted; set it to false if that is "+
-				"meant: kubectl patch felixconfigurations.%s %s --type merge -p '{\"spec\":{\"%s\":false}}'", w.field, apiv1.GroupName, object, w.field),
+			Message: fmt.Sprintf("%s is true, and this version of Manx has no WireGuard: packets of pods are not encrypted; "+
+				"set it to false if that is meant: "+
+				"kubectl patch felixconfigurations.%s %s --type merge -p '{\"spec\":{\"%s\":false}}'",
+				w.field, apiv1.GroupName, object, w.field),
 		})
 	}
 	return out

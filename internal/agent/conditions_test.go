@@ -79,7 +79,9 @@ func testAgent(t *testing.T) *Agent {
 		speaker: speaker.New(speaker.Config{}), ipam: ipam.New(ipam.Config{Node: "n1"}), modes: newModes("n1", log, modeActions{}, func() {}),
 	}
 	var err error
-	if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
+	if a.dataplane, err = felix.New(felix.Config{
+		Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil },
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return a

@@ -60,7 +60,8 @@ func TestShippedConfiguration(t *testing.T) {
 		t.Fatalf("build the reference plugins: %v: %s", err, out)
 	}
 	older := t.TempDir()
-	const says = "#!/bin/sh\nif [ $CNI_COMMAND = VERSION ]; then echo '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"0.4.0\",\"1.0.0\"]}'; exit; fi\nexec "
+	const says = "#!/bin/sh\nif [ $CNI_COMMAND = VERSION ]; " +
+		"then echo '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"0.4.0\",\"1.0.0\"]}'; exit; fi\nexec "
 	if err := os.WriteFile(filepath.Join(older, "portmap"), []byte(says+filepath.Join(reference, "portmap")+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}

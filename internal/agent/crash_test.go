@@ -83,7 +83,10 @@ func (w *world) start(k kill) *life {
 		{ObjectMeta: metav1.ObjectMeta{Name: "six"}, Spec: apiv1.IPPoolSpec{CIDR: "fd00:10::/120", BlockSize: 125}},
 	}
 	l := &life{world: w, kill: k}
-	l.ipam = ipam.New(ipam.Config{Node: "node1", Store: w.store, Pools: func() []*apiv1.IPPool { return pools }, InUse: w.inUse, Ticks: make(chan time.Time)})
+	l.ipam = ipam.New(ipam.Config{
+		Node: "node1", Store: w.store, Pools: func() []*apiv1.IPPool { return pools },
+		InUse: w.inUse, Ticks: make(chan time.Time),
+	})
 	l.api = &podAPI{
 		node: "node1", lookup: l.lookup, ipam: l, dataplane: l, annotate: l.annotate, mtu: func() int { return 1500 },
 		ipv6:   func() error { return nil },

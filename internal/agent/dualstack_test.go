@@ -57,7 +57,9 @@ func TestSpeakerOfBothFamilies(t *testing.T) {
 	if len(conflicts) > 0 {
 		t.Errorf("conflicts: %v", conflicts)
 	}
-	if want := (bgp.Global{AS: 64512, RouterID: addr("192.0.2.1"), ListenAddr: addr("192.0.2.1"), ListenAddr6: addr("fd00::1"), ListenPort: 179}); d.Global != want {
+	if want := (bgp.Global{
+		AS: 64512, RouterID: addr("192.0.2.1"), ListenAddr: addr("192.0.2.1"), ListenAddr6: addr("fd00::1"), ListenPort: 179,
+	}); d.Global != want {
 		t.Errorf("global %+v; want %+v", d.Global, want)
 	}
 	var peers, paths, hops []string
@@ -76,19 +78,25 @@ func TestSpeakerOfBothFamilies(t *testing.T) {
 		}
 	}
 	for what, lists := range map[string][2][]string{
-		"peers": {peers, {"Mesh_192_0_2_2 192.0.2.2 from 192.0.2.1", "Mesh_192_0_2_3 192.0.2.3 from 192.0.2.1", "Mesh_fd00__2 fd00::2 from fd00::1"}},
-		"paths": {paths, {"10.244.0.0/26 via 192.0.2.1", "10.244.9.1/32 via 192.0.2.1", "fd00:10::/122 via fd00::1", "fd00:10::99:1/128 via fd00::1"}},
+		"peers": {peers,
+			{"Mesh_192_0_2_2 192.0.2.2 from 192.0.2.1", "Mesh_192_0_2_3 192.0.2.3 from 192.0.2.1", "Mesh_fd00__2 fd00::2 from fd00::1"}},
+		"paths": {paths,
+			{"10.244.0.0/26 via 192.0.2.1", "10.244.9.1/32 via 192.0.2.1", "fd00:10::/122 via fd00::1", "fd00:10::99:1/128 via fd00::1"}},
 	} {
 		if slices.Sort(lists[0]); !slices.Equal(lists[0], lists[1]) {
 			t.Errorf("%s: %q\nwant %q", what, lists[0], lists[1])
 		}
 	}
-	for _, want := range []string{"10.244.0.0/16 via 192.0.2.2", "10.244.0.0/16 via 192.0.2.3", "fd00:10::/48 via fd00::2", "fd00:20::/48 via fd00::2"} {
+	for _, want := range []string{
+		"10.244.0.0/16 via 192.0.2.2", "10.244.0.0/16 via 192.0.2.3", "fd00:10::/48 via fd00::2", "fd00:20::/48 via fd00::2",
+	} {
 		if !slices.Contains(hops, want) {
 			t.Errorf("accepted are %q; want %s", hops, want)
 		}
 	}
-	if want := map[netip.Addr]netip.Addr{addr("10.244.0.5"): addr("192.0.2.2"), addr("fd00:10::5"): addr("fd00::2")}; fmt.Sprint(d.Lent) != fmt.Sprint(want) {
+	if want := map[netip.Addr]netip.Addr{
+		addr("10.244.0.5"): addr("192.0.2.2"), addr("fd00:10::5"): addr("fd00::2"),
+	}; fmt.Sprint(d.Lent) != fmt.Sprint(want) {
 		t.Errorf("lent %v; want %v", d.Lent, want)
 	}
 
@@ -119,8 +127,10 @@ func TestIPv6Refused(t *testing.T) {
 		code  int // 0: not refused
 		want  []string
 	}{
-		"a node without": {netip.Prefix{}, dualCluster().Pools, nodeapi.CodeInvalidConfig, []string{"node n1 has no IPv6 address", "IP6 is not set", "set IP6=autodetect"}},
-		"no pool":        {have, dualCluster().Pools[:1], nodeapi.CodeTryAgain, []string{"the cluster has no IPv6 pool", "create an IPPool, or set CALICO_IPV6POOL_CIDR"}},
+		"a node without": {netip.Prefix{}, dualCluster().Pools, nodeapi.CodeInvalidConfig,
+			[]string{"node n1 has no IPv6 address", "IP6 is not set", "set IP6=autodetect"}},
+		"no pool": {have, dualCluster().Pools[:1], nodeapi.CodeTryAgain,
+			[]string{"the cluster has no IPv6 pool", "create an IPPool, or set CALICO_IPV6POOL_CIDR"}},
 		"no pool at all": {have, nil, nodeapi.CodeTryAgain, []string{"the cluster has no IPv6 pool"}},
 		"all there":      {have, dualCluster().Pools, 0, nil},
 	} {
@@ -139,7 +149,8 @@ func TestIPv6Refused(t *testing.T) {
 				if err == nil || nodeapi.AsError(err).Code != tt.code || len(r.calls) > 0 {
 					t.Fatalf("Add: %v, calls %q; want code %d and nothing assigned", err, r.calls, tt.code)
 				}
-				for _, want := range append(tt.want, `pod default/web asks for an IPv6 address (ipam.assign_ipv6="true" of the network configuration): `, "or ask for IPv4 alone") {
+				for _, want := range append(tt.want,
+					`pod default/web asks for an IPv6 address (ipam.assign_ipv6="true" of the network configuration): `, "or ask for IPv4 alone") {
 					if !strings.Contains(err.Error(), want) {
 						t.Errorf("%v; want %q in it", err, want)
 					}
@@ -179,7 +190,8 @@ func TestAddOfBothFamilies(t *testing.T) {
 				t.Error(err)
 			}
 			other := append(slices.Clone(reply.Addrs[:len(reply.Addrs)-1]), netip.MustParseAddr("fd00:10::2"))
-			if err := p.Check(t.Context(), nodeapi.CheckRequest{Endpoint: testEndpoint, Addrs: other}); err == nil || !strings.Contains(err.Error(), "fd00:10::2") {
+			if err := p.Check(t.Context(), nodeapi.CheckRequest{Endpoint: testEndpoint, Addrs: other}); err == nil ||
+				!strings.Contains(err.Error(), "fd00:10::2") {
 				t.Errorf("CHECK of another IPv6 address: %v", err)
 			}
 			if err := p.Abort(t.Context(), nodeapi.AddRequest{Endpoint: testEndpoint}); err != nil || len(r.held) > 0 {
@@ -196,12 +208,17 @@ func TestAddressChanges(t *testing.T) {
 		was, now startup.Result
 		want     string
 	}{
-		"nothing":    {was, was, ""},
-		"IPv4":       {was, startup.Result{Address: prefix("192.0.2.9/24"), Address6: was.Address6}, "the node's address changed from 192.0.2.1/24 to 192.0.2.9/24: starting again with it"},
-		"IPv6":       {was, startup.Result{Address: was.Address, Address6: prefix("fd00::9/64")}, "the node's IPv6 address changed from fd00::1/64 to fd00::9/64: starting again with it"},
-		"the length": {was, startup.Result{Address: was.Address, Address6: prefix("fd00::1/80")}, "the node's IPv6 address changed from fd00::1/64 to fd00::1/80: starting again with it"},
-		"IPv6 goes":  {was, startup.Result{Address: was.Address}, "the node's IPv6 address changed from fd00::1/64 to none: starting again with it"},
-		"IPv6 comes": {startup.Result{Address: was.Address}, was, "the node's IPv6 address changed from none to fd00::1/64: starting again with it"},
+		"nothing": {was, was, ""},
+		"IPv4": {was, startup.Result{Address: prefix("192.0.2.9/24"), Address6: was.Address6},
+			"the node's address changed from 192.0.2.1/24 to 192.0.2.9/24: starting again with it"},
+		"IPv6": {was, startup.Result{Address: was.Address, Address6: prefix("fd00::9/64")},
+			"the node's IPv6 address changed from fd00::1/64 to fd00::9/64: starting again with it"},
+		"the length": {was, startup.Result{Address: was.Address, Address6: prefix("fd00::1/80")},
+			"the node's IPv6 address changed from fd00::1/64 to fd00::1/80: starting again with it"},
+		"IPv6 goes": {was, startup.Result{Address: was.Address},
+			"the node's IPv6 address changed from fd00::1/64 to none: starting again with it"},
+		"IPv6 comes": {startup.Result{Address: was.Address}, was,
+			"the node's IPv6 address changed from none to fd00::1/64: starting again with it"},
 	} {
 		got := ""
 		if err := addressChanged(tt.was, tt.now); err != nil {
@@ -287,8 +304,9 @@ func TestStatusOfBothFamilies(t *testing.T) {
 	dp := felix.Status{Uplinks: [2]calc.Uplink{{Name: "eth0"}, {Name: "eth1"}}}
 	g := bgp.Global{AS: 64512, RouterID: netip.MustParseAddr("192.0.2.1")}
 	for want, six := range map[string]netip.Prefix{
-		`{"ipv4":"192.0.2.1/24","reason":"first-found","interface":"eth0","mtu":1500,"as":64512,"routerID":"192.0.2.1"}`:                                                                  {},
-		`{"ipv4":"192.0.2.1/24","reason":"first-found","interface":"eth0","ipv6":"fd00::1/64","reason6":"IP6 is empty","interface6":"eth1","mtu":1500,"as":64512,"routerID":"192.0.2.1"}`: netip.MustParsePrefix("fd00::1/64"),
+		`{"ipv4":"192.0.2.1/24","reason":"first-found","interface":"eth0","mtu":1500,"as":64512,"routerID":"192.0.2.1"}`: {},
+		`{"ipv4":"192.0.2.1/24","reason":"first-found","interface":"eth0","ipv6":"fd00::1/64",` +
+			`"reason6":"IP6 is empty","interface6":"eth1","mtu":1500,"as":64512,"routerID":"192.0.2.1"}`: netip.MustParsePrefix("fd00::1/64"),
 	} {
 		self.Address6 = six
 		if got, err := json.Marshal(addressOf(self, dp, g, 1500)); err != nil || string(got) != want {
@@ -306,7 +324,8 @@ func TestPoolNotesOfBothFamilies(t *testing.T) {
 	a := &Agent{settings: settings}
 	s := dualCluster()
 	s.Pools[0].Spec.NATOutgoing, s.Pools = true, s.Pools[:2]
-	if notes := a.poolNotes(s); len(notes) != 1 || notes[0].Subject != "IPPool six" || !strings.Contains(notes[0].Text, "CALICO_IPV6POOL_NAT_OUTGOING") {
+	if notes := a.poolNotes(s); len(notes) != 1 || notes[0].Subject != "IPPool six" ||
+		!strings.Contains(notes[0].Text, "CALICO_IPV6POOL_NAT_OUTGOING") {
 		t.Errorf("%+v", notes)
 	}
 }

@@ -92,7 +92,10 @@ type addrRanges struct {
 // tunnelRanges are the pools in IPIP that a node may have an address of, and all pools.
 func tunnelRanges(s *datastore.Snapshot, node string) (out addrRanges) {
 	self, _ := s.Node(node)
-	selected, _, _ := pool.Select(s.Pools, pool.Query{Family: family.IPv4, Use: apiv1.UseTunnel, Encap: ipipEncap.asked, Barred: s.Barred, NodeLabels: self.Labels}) // it fails for pools by name only
+	// it fails for pools by name only
+	selected, _, _ := pool.Select(s.Pools, pool.Query{
+		Family: family.IPv4, Use: apiv1.UseTunnel, Encap: ipipEncap.asked, Barred: s.Barred, NodeLabels: self.Labels,
+	})
 	for _, p := range selected {
 		out.from = append(out.from, p.CIDR)
 	}

@@ -100,7 +100,8 @@ const agentGoneEvery = 500 * time.Millisecond
 func uninstall(ctx context.Context, log *slog.Logger, socket string, wait bool, remove func(context.Context) error) error {
 	for waited := false; answers(ctx, socket); waited = true {
 		if !wait {
-			return fmt.Errorf("uninstall: an agent runs on this node and would write everything again (it answers on %s); stop it first: manxctl uninstall does both", socket)
+			return fmt.Errorf("uninstall: an agent runs on this node and would write everything again (it answers on %s); "+
+				"stop it first: manxctl uninstall does both", socket)
 		}
 		if !waited {
 			log.Info("waiting for the agent of this node to end", "socket", socket)

@@ -92,14 +92,14 @@ func TestConditionIsAssertedWithABound(t *testing.T) {
 		if f.writes != 1 || !up.says(f.own) {
 			t.Fatalf("%d writes, %+v", f.writes, f.own)
 		}
-		time.Sleep(insist.Calm)
+		time.Sleep(insist.Calm) //nolint:forbidigo // the bubble's clock
 		f.own.Unavailable = datastore.NodeCondition{Status: corev1.ConditionTrue, Reason: "CalicoIsDown"}
 		look(up)
 		if f.writes != 2 || !up.says(f.own) {
 			t.Errorf("changed by another after a calm time: %d writes, %+v", f.writes, f.own)
 		}
 		f.writes = 0
-		for end := time.Now().Add(fightTime); time.Now().Before(end); time.Sleep(markEvery) {
+		for end := time.Now().Add(fightTime); time.Now().Before(end); time.Sleep(markEvery) { //nolint:forbidigo // the bubble's clock
 			f.own.Unavailable = datastore.NodeCondition{Status: corev1.ConditionTrue, Reason: "CalicoIsDown"}
 			look(up)
 		}
@@ -114,7 +114,7 @@ func TestConditionIsAssertedWithABound(t *testing.T) {
 		}
 		// An API server that refuses is asked as seldom.
 		f.fail, f.writes = errors.New("no"), 0
-		for end := time.Now().Add(fightTime); time.Now().Before(end); time.Sleep(markEvery) {
+		for end := time.Now().Add(fightTime); time.Now().Before(end); time.Sleep(markEvery) { //nolint:forbidigo // the bubble's clock
 			f.own.Unavailable = datastore.NodeCondition{}
 			m.look(t.Context(), f.own, startup.Result{}, down, true, time.Now())
 		}

@@ -103,7 +103,9 @@ func (u *inUse) addresses() map[netip.Addr]string {
 // and that IPAM has lost: in this node's own blocks, where IPAM would know if they
 // were anybody's. Their pods keep their routes until IPAM has the addresses again. In
 // another node's block the address may be another pod's by now, and there IPAM decides.
-func withInUse(held map[string][]netip.Addr, lent map[netip.Addr]string, own []netip.Prefix, inUse map[netip.Addr]string) map[string][]netip.Addr {
+func withInUse(
+	held map[string][]netip.Addr, lent map[netip.Addr]string, own []netip.Prefix, inUse map[netip.Addr]string,
+) map[string][]netip.Addr {
 	taken := map[netip.Addr]bool{}
 	for _, addrs := range held {
 		for _, a := range addrs {

@@ -97,7 +97,10 @@ func TestInUseOfBothFamilies(t *testing.T) {
 	both := k.AddLink(nl.Link{Name: "cali1", Alias: "manx:net.both", Kind: "veth", Up: true})
 	only6 := k.AddLink(nl.Link{Name: "cali2", Alias: "manx:net.six", Kind: "veth", Up: true})
 	route := func(l nl.Link, dst, gw string, scope state.Scope) {
-		r := nl.Route{Route: state.Route{Dst: netip.MustParsePrefix(dst), Dev: l.Name, Scope: scope, Table: state.MainTable}, Protocol: state.RouteProtocol, Plain: true}
+		r := nl.Route{
+			Route:    state.Route{Dst: netip.MustParsePrefix(dst), Dev: l.Name, Scope: scope, Table: state.MainTable},
+			Protocol: state.RouteProtocol, Plain: true,
+		}
 		if gw != "" {
 			r.Gw = netip.MustParseAddr(gw)
 		}
@@ -114,7 +117,9 @@ func TestInUseOfBothFamilies(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddr
-	if got, want := u.addresses(), map[netip.Addr]string{addr("10.0.0.1"): "net.both", addr("fd00::1"): "net.both", addr("fd00::2"): "net.six"}; !maps.Equal(got, want) {
+	if got, want := u.addresses(), map[netip.Addr]string{
+		addr("10.0.0.1"): "net.both", addr("fd00::1"): "net.both", addr("fd00::2"): "net.six",
+	}; !maps.Equal(got, want) {
 		t.Errorf("%v; want %v", got, want)
 	}
 	if got := u.interfaceOf("net.six"); got != "cali2" {

@@ -20,7 +20,9 @@ type ipamMetric struct {
 }
 
 func ipamTotal(name, help string, read func(ipam.Counters) uint64) ipamMetric {
-	return ipamMetric{prometheus.NewDesc(name, help, nil, nil), prometheus.CounterValue, func(n ipamNumbers) float64 { return float64(read(n.Counters)) }}
+	return ipamMetric{prometheus.NewDesc(name, help, nil, nil), prometheus.CounterValue, func(n ipamNumbers) float64 {
+		return float64(read(n.Counters))
+	}}
 }
 
 func ipamGauge(name, help string, read func(ipamNumbers) int) ipamMetric {
@@ -30,13 +32,19 @@ func ipamGauge(name, help string, read func(ipamNumbers) int) ipamMetric {
 var ipamMetrics = []ipamMetric{
 	ipamTotal("manx_ipam_assigned_total", "Addresses that this node has assigned.", func(c ipam.Counters) uint64 { return c.Assigned }),
 	ipamTotal("manx_ipam_released_total", "Addresses that this node has released.", func(c ipam.Counters) uint64 { return c.Released }),
-	ipamTotal("manx_ipam_block_writes_total", "Writes of blocks that changed addresses; one may serve several pods.", func(c ipam.Counters) uint64 { return c.BlockWrites }),
-	ipamTotal("manx_ipam_conflicts_total", "Writes of blocks that were repeated because somebody else was faster.", func(c ipam.Counters) uint64 { return c.Conflicts }),
+	ipamTotal("manx_ipam_block_writes_total", "Writes of blocks that changed addresses; one may serve several pods.",
+		func(c ipam.Counters) uint64 { return c.BlockWrites }),
+	ipamTotal("manx_ipam_conflicts_total", "Writes of blocks that were repeated because somebody else was faster.",
+		func(c ipam.Counters) uint64 { return c.Conflicts }),
 	ipamTotal("manx_ipam_claims_total", "Blocks that this node has claimed.", func(c ipam.Counters) uint64 { return c.Claims }),
-	ipamTotal("manx_ipam_borrows_total", "Addresses that this node has assigned from blocks of other nodes.", func(c ipam.Counters) uint64 { return c.Borrowed }),
-	ipamTotal("manx_ipam_blocks_reclaimed_total", "Empty blocks that this node has taken from other nodes.", func(c ipam.Counters) uint64 { return c.Reclaimed }),
-	ipamTotal("manx_ipam_blocks_given_back_total", "Empty blocks that this node has given back.", func(c ipam.Counters) uint64 { return c.GivenBack }),
-	ipamTotal("manx_ipam_repaired_total", "Addresses of running pods that the blocks had lost and have again.", func(c ipam.Counters) uint64 { return c.Repaired }),
+	ipamTotal("manx_ipam_borrows_total", "Addresses that this node has assigned from blocks of other nodes.",
+		func(c ipam.Counters) uint64 { return c.Borrowed }),
+	ipamTotal("manx_ipam_blocks_reclaimed_total", "Empty blocks that this node has taken from other nodes.",
+		func(c ipam.Counters) uint64 { return c.Reclaimed }),
+	ipamTotal("manx_ipam_blocks_given_back_total", "Empty blocks that this node has given back.",
+		func(c ipam.Counters) uint64 { return c.GivenBack }),
+	ipamTotal("manx_ipam_repaired_total", "Addresses of running pods that the blocks had lost and have again.",
+		func(c ipam.Counters) uint64 { return c.Repaired }),
 	ipamGauge("manx_ipam_borrowed", "Addresses of this node's pods in blocks of other nodes.", func(n ipamNumbers) int { return n.Borrows }),
 	ipamGauge("manx_ipam_lent", "Addresses of this node's blocks that other nodes hold.", func(n ipamNumbers) int { return n.Lends }),
 }

@@ -69,7 +69,8 @@ func isolated(node string, s *datastore.Snapshot, sessions []bgp.Session) (why s
 		why = fmt.Sprintf("all other nodes have the annotation %s: route reflectors are in no mesh, and no BGPPeer is for this node: "+
 			"create one whose peerSelector selects them, or remove the annotation from them", apiv1.AnnotationNodeRouteReflector)
 	default:
-		why = "no other node has an address of its own to which a session could be made: see what the status page says of addresses that several nodes claim"
+		why = "no other node has an address of its own to which a session could be made: " +
+			"see what the status page says of addresses that several nodes claim"
 	}
 	return "it has no BGP session to any other node: " + why, noPeerGrace
 }

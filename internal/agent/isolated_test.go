@@ -15,7 +15,8 @@ import (
 // A node without a session to any other says so, with the reason and the remedy, unless
 // it needs none or sessions are about to come.
 func TestIsolated(t *testing.T) {
-	mesh, off := datastore.BGPConfiguration{NodeToNodeMesh: true, AS: 64512, ListenPort: 179}, datastore.BGPConfiguration{AS: 64512, ListenPort: 179}
+	mesh := datastore.BGPConfiguration{NodeToNodeMesh: true, AS: 64512, ListenPort: 179}
+	off := datastore.BGPConfiguration{AS: 64512, ListenPort: 179}
 	named := func(name, addr string) datastore.Node {
 		n := datastore.Node{Name: name}
 		if addr != "" {
@@ -44,13 +45,16 @@ func TestIsolated(t *testing.T) {
 		{"all is well", mesh, []datastore.Node{n1, n2, n3}, 2, "", 0},
 		{"one session will do", mesh, []datastore.Node{n1, n2, n3}, 1, "", 0},
 		{"the only session is down", mesh, []datastore.Node{n1, n2}, 0, "", 0},
-		{"all sessions are down", mesh, []datastore.Node{n1, n2, n3}, 0, "none of its 2 BGP sessions is established (10.0.0.2, 10.0.0.3): check that TCP port 179 is open", noSessionGrace},
+		{"all sessions are down", mesh, []datastore.Node{n1, n2, n3}, 0,
+			"none of its 2 BGP sessions is established (10.0.0.2, 10.0.0.3): check that TCP port 179 is open", noSessionGrace},
 		{"the mesh is off", off, []datastore.Node{n1, n2, n3}, 0, `nodeToNodeMeshEnabled of BGPConfiguration default is false`, noPeerGrace},
 		{"the mesh is off, two nodes", off, []datastore.Node{n1, n2}, 0, `-p '{"spec":{"nodeToNodeMeshEnabled":true}}'`, noPeerGrace},
-		{"it is a route reflector", mesh, []datastore.Node{reflector(n1), n2, n3}, 0, "kubectl annotate node n1 projectcalico.org/RouteReflectorClusterID-", noPeerGrace},
+		{"it is a route reflector", mesh, []datastore.Node{reflector(n1), n2, n3}, 0,
+			"kubectl annotate node n1 projectcalico.org/RouteReflectorClusterID-", noPeerGrace},
 		{"the others are", mesh, []datastore.Node{n1, reflector(n2), reflector(n3)}, 0, "all other nodes have the annotation", noPeerGrace},
 		{"one of the others is", mesh, []datastore.Node{n1, reflector(n2), n3}, 1, "", 0},
-		{"they claim one address", mesh, []datastore.Node{n1, n2, named("n3", "10.0.0.2/24")}, 0, "addresses that several nodes claim", noPeerGrace},
+		{"they claim one address", mesh, []datastore.Node{n1, n2, named("n3", "10.0.0.2/24")},
+			0, "addresses that several nodes claim", noPeerGrace},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := &datastore.Snapshot{Nodes: tc.nodes, BGP: tc.bgp}
@@ -101,12 +105,14 @@ func TestIsolatedNodeIsNotReady(t *testing.T) {
 	if m := a.mark(); m.status != "True" || m.reason != "NoBGPSession" || !strings.Contains(m.message, "nodeToNodeMeshEnabled") {
 		t.Errorf("the Node is to say %+v", m)
 	}
-	if err := a.ready(); err == nil || !strings.Contains(err.Error(), string(state.NoBGPSession)+": Node n1: it has no BGP session to any other node") {
+	if err := a.ready(); err == nil ||
+		!strings.Contains(err.Error(), string(state.NoBGPSession)+": Node n1: it has no BGP session to any other node") {
 		t.Errorf("ready: %v", err)
 	}
 	said := false
 	for _, c := range a.status().Conditions {
-		said = said || c.Type == string(state.NoBGPSession) && strings.Contains(c.Message, "kubectl patch bgpconfigurations.crd.projectcalico.org default")
+		said = said || c.Type == string(state.NoBGPSession) &&
+			strings.Contains(c.Message, "kubectl patch bgpconfigurations.crd.projectcalico.org default")
 	}
 	if !said {
 		t.Errorf("conditions %+v", a.status().Conditions)

@@ -112,7 +112,8 @@ func (l *leaked) sweep(ctx context.Context) error {
 	}
 	for _, s := range due {
 		if link := routed[s.handle]; link != "" {
-			l.complain(s, fmt.Sprintf("a route leads to %v, on interface %s, which is not ours: remove the route when it is left over", s.addrs, link))
+			l.complain(s,
+				fmt.Sprintf("a route leads to %v, on interface %s, which is not ours: remove the route when it is left over", s.addrs, link))
 			continue
 		}
 		if err := l.give(ctx, s); err != nil {
@@ -259,5 +260,6 @@ func (l *leaked) complain(s suspect, why string) {
 		return
 	}
 	l.failed[s.handle] = why
-	l.log.Warn("addresses of a container without an interface are kept, will be looked at again", "pod", s.pod, "handle", s.handle, "addrs", s.addrs, "why", why)
+	l.log.Warn("addresses of a container without an interface are kept, will be looked at again",
+		"pod", s.pod, "handle", s.handle, "addrs", s.addrs, "why", why)
 }

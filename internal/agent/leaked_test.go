@@ -57,7 +57,10 @@ func TestTriesWithoutDELAreReleased(t *testing.T) {
 	defer kernel.Close()
 
 	pools := []*apiv1.IPPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: apiv1.IPPoolSpec{CIDR: "10.244.0.0/26"}}}
-	addrs := ipam.New(ipam.Config{Node: "node1", Store: store.New(&fake.Backend{}), Pools: func() []*apiv1.IPPool { return pools }, Ticks: make(chan time.Time)})
+	addrs := ipam.New(ipam.Config{
+		Node: "node1", Store: store.New(&fake.Backend{}), Pools: func() []*apiv1.IPPool { return pools },
+		Ticks: make(chan time.Time),
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- addrs.Run(ctx) }()
@@ -158,18 +161,24 @@ func TestLeakedKeeps(t *testing.T) {
 	addr := netip.MustParseAddr("10.244.0.5")
 	pod := map[string]string{"pod": "web", "namespace": "default", "node": "node1"}
 	route := func(k *nltest.Kernel, link nl.Link) {
-		k.AddRoute(nl.Route{Route: state.Route{Dst: netip.PrefixFrom(addr, 32), Dev: link.Name, Scope: state.ScopeLink, Table: state.MainTable}, LinkIndex: link.Index, Protocol: 3})
+		k.AddRoute(nl.Route{
+			Route:     state.Route{Dst: netip.PrefixFrom(addr, 32), Dev: link.Name, Scope: state.ScopeLink, Table: state.MainTable},
+			LinkIndex: link.Index, Protocol: 3,
+		})
 	}
 	for name, tt := range map[string]struct {
 		attrs   map[string]string
 		prepare func(*leaked, *nltest.Kernel)
 		kept    bool
 	}{
-		"nothing speaks for it":         {pod, func(*leaked, *nltest.Kernel) {}, false},
-		"an interface":                  {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:" + web}) }, true},
-		"one under another name":        {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:" + web}) }, true},
-		"one of another network":        {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:other.web1"}) }, true},
-		"one of another container":      {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:net.web2"}) }, false},
+		"nothing speaks for it": {pod, func(*leaked, *nltest.Kernel) {}, false},
+		"an interface":          {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:" + web}) }, true},
+		"one under another name": {pod,
+			func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:" + web}) }, true},
+		"one of another network": {pod,
+			func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: "cali0", Alias: "manx:other.web1"}) }, true},
+		"one of another container": {pod,
+			func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface, Alias: "manx:net.web2"}) }, false},
 		"Calico's interface of the pod": {pod, func(_ *leaked, k *nltest.Kernel) { k.AddLink(nl.Link{Name: iface}) }, true},
 		"a route to a link":             {pod, func(_ *leaked, k *nltest.Kernel) { route(k, k.AddLink(nl.Link{Name: "tap0"})) }, true},
 		"the dataplane has it": {pod, func(l *leaked, _ *nltest.Kernel) {
@@ -235,7 +244,10 @@ func TestLeakedFailures(t *testing.T) {
 		holders: func() map[string]ipam.Holder {
 			out := map[string]ipam.Holder{}
 			for _, name := range []string{"a", "b", "c"} {
-				out["net."+name] = ipam.Holder{Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.5")}, Attrs: map[string]string{"pod": name, "namespace": "default"}}
+				out["net."+name] = ipam.Holder{
+					Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.5")},
+					Attrs: map[string]string{"pod": name, "namespace": "default"},
+				}
 			}
 			return out
 		},

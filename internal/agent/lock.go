@@ -31,7 +31,8 @@ func (a *Agent) heed(now *datastore.Snapshot) (s *datastore.Snapshot, unlocked b
 	case was:
 		return before, false
 	}
-	a.log.Warn("datastoreReady of ClusterInformation default is false: nothing is assigned or released and no route is changed until it is true again")
+	a.log.Warn("datastoreReady of ClusterInformation default is false: " +
+		"nothing is assigned or released and no route is changed until it is true again")
 	if before == nil {
 		return now, false
 	}
@@ -47,7 +48,8 @@ func lockCondition(s *datastore.Snapshot) []state.Condition {
 	}
 	return []state.Condition{{
 		Kind: state.DatastoreLocked, Subject: "ClusterInformation/" + apiv1.DefaultName,
-		Message: "spec.datastoreReady=false: a migration is under way, or was left unfinished: nothing is assigned or released and no route is changed " +
+		Message: "spec.datastoreReady=false: " +
+			"a migration is under way, or was left unfinished: nothing is assigned or released and no route is changed " +
 			"until it is true again (calicoctl datastore migrate unlock)",
 	}}
 }

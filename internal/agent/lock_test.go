@@ -64,7 +64,8 @@ func TestDatastoreLocked(t *testing.T) {
 		"abort": func() error { return api.Abort(t.Context(), nodeapi.AddRequest{Endpoint: testEndpoint}) },
 	} {
 		var coded *nodeapi.Error
-		if err := do(); !errors.As(err, &coded) || coded.Code != nodeapi.CodeTryAgain || !strings.Contains(coded.Msg, "datastoreReady of ClusterInformation default is false") {
+		if err := do(); !errors.As(err, &coded) || coded.Code != nodeapi.CodeTryAgain ||
+			!strings.Contains(coded.Msg, "datastoreReady of ClusterInformation default is false") {
 			t.Errorf("%s while locked: %v", what, err)
 		}
 	}
@@ -93,7 +94,8 @@ func TestStartsWhileLocked(t *testing.T) {
 	a := servingAgent(t, nil, nil)
 	a.snapshot.Store(nil)
 	locked := customObject("ClusterInformation", "default", map[string]any{"datastoreReady": false})
-	first := snapshotFrom(t, []runtime.Object{clusterNode("n1", "10.0.0.1/24")}, customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16"}), locked)
+	first := snapshotFrom(t, []runtime.Object{clusterNode("n1", "10.0.0.1/24")},
+		customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16"}), locked)
 	for i, now := range []*datastore.Snapshot{first, snapshotFrom(t, nil, locked)} {
 		s, unlocked := a.heed(now)
 		a.snapshot.Store(s)

@@ -101,6 +101,7 @@ func (m *nodeMarker) done(component, what string, i insist.Insistence, err error
 	case err != nil:
 		m.say(component, err)
 	case i.Fought():
-		m.say(component, fmt.Errorf("another program changes %s again and again, and this agent sets it back: find out what else writes nodes/status (another network plugin, an operator)", what))
+		m.say(component, fmt.Errorf("another program changes %s again and again, "+
+			"and this agent sets it back: find out what else writes nodes/status (another network plugin, an operator)", what))
 	}
 }

@@ -19,19 +19,29 @@ type metrics struct {
 // Descriptions of what is read from status at every scrape. The page
 // docs/reference/metrics.md is generated from them.
 var (
-	descSession    = prometheus.NewDesc("manx_bgp_session_up", "1 when the BGP session with the peer is Established, 0 otherwise.", []string{"peer"}, nil)
-	descRoutes     = prometheus.NewDesc("manx_bgp_routes", "Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.", []string{"peer", "direction"}, nil)
-	descAddresses  = prometheus.NewDesc("manx_ipam_addresses", "Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)
-	descBlocks     = prometheus.NewDesc("manx_ipam_blocks", "Blocks that this node owns.", nil, nil)
-	descEndpoints  = prometheus.NewDesc("manx_endpoints", "Pods attached to this node.", nil, nil)
-	descObjects    = prometheus.NewDesc("manx_dataplane_objects", "Kernel objects that the driver holds.", []string{"driver"}, nil)
-	descPending    = prometheus.NewDesc("manx_dataplane_pending", "Kernel objects of the driver that are not as wanted yet.", []string{"driver"}, nil)
-	descFailures   = prometheus.NewDesc("manx_dataplane_failures_total", "Writes of the driver that the kernel refused.", []string{"driver"}, nil)
-	descConditions = prometheus.NewDesc("manx_conditions", "Conditions that need somebody's attention, by type; manxctl status has their texts.", []string{"type"}, nil)
-	descPoolMode   = prometheus.NewDesc("manx_pool_mode", "1 for the way this node sends packets to the pool (mode), the ipipMode the pool asks for (target) and how far the change to it is (stage).", []string{"pool", "mode", "target", "stage"}, nil)
-	descTunnel     = prometheus.NewDesc("manx_tunnel_ready", "1 when the tunnel device is as it should be, 0 when it is not; absent when none is wanted.", []string{"device"}, nil)
-	descDropped    = prometheus.NewDesc("manx_dropped_packets_total", "Packets that the packet filter refused, by reason.", []string{"reason"}, nil)
-	descReady      = prometheus.NewDesc("manx_ready", "1 when the agent is ready, 0 otherwise.", nil, nil)
+	descSession = prometheus.NewDesc("manx_bgp_session_up",
+		"1 when the BGP session with the peer is Established, 0 otherwise.", []string{"peer"}, nil)
+	descRoutes = prometheus.NewDesc("manx_bgp_routes",
+		"Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.",
+		[]string{"peer", "direction"}, nil)
+	descAddresses = prometheus.NewDesc("manx_ipam_addresses",
+		"Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)
+	descBlocks    = prometheus.NewDesc("manx_ipam_blocks", "Blocks that this node owns.", nil, nil)
+	descEndpoints = prometheus.NewDesc("manx_endpoints", "Pods attached to this node.", nil, nil)
+	descObjects   = prometheus.NewDesc("manx_dataplane_objects", "Kernel objects that the driver holds.", []string{"driver"}, nil)
+	descPending   = prometheus.NewDesc("manx_dataplane_pending",
+		"Kernel objects of the driver that are not as wanted yet.", []string{"driver"}, nil)
+	descFailures = prometheus.NewDesc("manx_dataplane_failures_total",
+		"Writes of the driver that the kernel refused.", []string{"driver"}, nil)
+	descConditions = prometheus.NewDesc("manx_conditions",
+		"Conditions that need somebody's attention, by type; manxctl status has their texts.", []string{"type"}, nil)
+	descPoolMode = prometheus.NewDesc("manx_pool_mode", "1 for the way this node sends packets to the pool (mode), "+
+		"the ipipMode the pool asks for (target) and how far the change to it is (stage).", []string{"pool", "mode", "target", "stage"}, nil)
+	descTunnel = prometheus.NewDesc("manx_tunnel_ready",
+		"1 when the tunnel device is as it should be, 0 when it is not; absent when none is wanted.", []string{"device"}, nil)
+	descDropped = prometheus.NewDesc("manx_dropped_packets_total",
+		"Packets that the packet filter refused, by reason.", []string{"reason"}, nil)
+	descReady = prometheus.NewDesc("manx_ready", "1 when the agent is ready, 0 otherwise.", nil, nil)
 )
 
 func newMetrics(read func() status.Node, ipam func() (ipamNumbers, bool)) *metrics {
@@ -53,7 +63,10 @@ func (m *metrics) observe(verb string, started time.Time, err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending, descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady} {
+	for _, d := range []*prometheus.Desc{
+		descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending,
+		descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady,
+	} {
 		ch <- d
 	}
 	for _, i := range ipamMetrics {

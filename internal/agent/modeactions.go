@@ -23,7 +23,8 @@ func (a *Agent) modeActions() modeActions {
 		heldAddresses: func() []netip.Addr { return a.ipam.Held(handle) },
 		holdAddresses: func(ctx context.Context, n int) ([]netip.Addr, error) {
 			return a.ipam.Assign(ctx, ipam.Request{
-				Handle: handle, Attrs: map[string]string{"node": a.node, "type": ipipEncap.addressType}, Num4: n, Use: apiv1.UseTunnel, Encap: ipipEncap.asked,
+				Handle: handle, Attrs: map[string]string{"node": a.node, "type": ipipEncap.addressType},
+				Num4: n, Use: apiv1.UseTunnel, Encap: ipipEncap.asked,
 			})
 		},
 		releaseAddress: func(ctx context.Context, addr netip.Addr) error { return a.ipam.ReleaseAddr(ctx, handle, addr) },
@@ -44,7 +45,8 @@ func (a *Agent) modeActions() modeActions {
 			return rx + tx, known, err
 		},
 		changed: func(pool string, was, is state.Way) {
-			a.datastore.NodeEvent(a.node, "PoolModeChanged", fmt.Sprintf("packets to pool %s now travel with ipipMode %s, before with %s", pool, is, was))
+			a.datastore.NodeEvent(a.node, "PoolModeChanged",
+				fmt.Sprintf("packets to pool %s now travel with ipipMode %s, before with %s", pool, is, was))
 		},
 		after: time.After,
 	}
@@ -103,7 +105,8 @@ func (r netReach) probes(node string, target state.Way) (configs []preflight.Con
 			t.TunnelAddr = r.tunnels[name] // CheckPod goes there
 			plain = append(plain, t)
 		default:
-			failed = append(failed, fmt.Sprintf("%s (%s) is in no subnet of %s, so that no plain route leads there: use CrossSubnet", name, t.Addr, r.uplink.Name))
+			failed = append(failed, fmt.Sprintf("%s (%s) is in no subnet of %s, so that no plain route leads there: use CrossSubnet",
+				name, t.Addr, r.uplink.Name))
 		}
 	}
 	add := func(kind preflight.Kind, targets []preflight.Target, size int) {

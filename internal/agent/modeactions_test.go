@@ -16,10 +16,13 @@ import (
 // node1 and node2 are in one subnet, node3 is in another; node2 has no tunnel.
 func reachInTest(set modeSettings) netReach {
 	s := &datastore.Snapshot{Nodes: []datastore.Node{
-		{Name: "node1", IPv4: netip.MustParsePrefix("10.0.0.1/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.1")}}},
+		{Name: "node1", IPv4: netip.MustParsePrefix("10.0.0.1/24"),
+			Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.1")}}},
 		{Name: "node2", IPv4: netip.MustParsePrefix("10.0.0.2/24")},
-		{Name: "node3", IPv4: netip.MustParsePrefix("10.0.1.3/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.3")}}},
-		{Name: "node4", IPv4: netip.MustParsePrefix("10.0.0.4/24"), Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.4")}}},
+		{Name: "node3", IPv4: netip.MustParsePrefix("10.0.1.3/24"),
+			Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.3")}}},
+		{Name: "node4", IPv4: netip.MustParsePrefix("10.0.0.4/24"),
+			Tunnels: map[apiv1.Encap]datastore.NodeTunnel{apiv1.EncapIPIP: {Addr: netip.MustParseAddr("10.244.0.4")}}},
 		{Name: "no agent"},
 	}}
 	uplink := calc.Uplink{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, MTU: 1500}
@@ -109,7 +112,8 @@ func TestUnansweredProbes(t *testing.T) {
 	a := preflight.Target{Name: "a", Addr: netip.MustParseAddr("10.0.0.2")}
 	b := preflight.Target{Name: "b", Addr: netip.MustParseAddr("10.0.0.3")}
 	got := unanswered([]preflight.Result{
-		{Peer: a, Check: preflight.CheckTCP}, {Peer: a, Check: preflight.CheckMTU}, {Peer: a, Check: preflight.CheckPod, Detail: "its hardware address is not known"},
+		{Peer: a, Check: preflight.CheckTCP}, {Peer: a, Check: preflight.CheckMTU},
+		{Peer: a, Check: preflight.CheckPod, Detail: "its hardware address is not known"},
 		{Peer: b, Check: preflight.CheckTCP}, {Peer: b, Check: preflight.CheckMTU, Answered: true}, {Peer: b, Check: preflight.CheckPod},
 		{Peer: b, Check: preflight.CheckIPIP, Detail: "operation not permitted"}, {Peer: b, Check: preflight.CheckTunnel, Answered: true},
 	})

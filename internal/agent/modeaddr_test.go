@@ -41,7 +41,8 @@ func TestPoolOfOthers(t *testing.T) {
 				a := l.members[0]
 				a.stop()
 				a.start() // serving anew
-				l.wait(time.Minute, "a serves with a tunnel and without an address", func() bool { return a.serving && a.device != nil && len(a.held) == 0 })
+				l.wait(time.Minute, "a serves with a tunnel and without an address",
+					func() bool { return a.serving && a.device != nil && len(a.held) == 0 })
 				l.change(func() {
 					p := l.pools[0].DeepCopy()
 					p.Generation++
@@ -106,7 +107,8 @@ func TestPoolToGo(t *testing.T) {
 				})
 				l.wait(time.Minute, "the addresses have left the pool", func() bool {
 					return !slices.ContainsFunc(l.members, func(m *member) bool {
-						return slices.Contains(m.held, before[m.name]) || len(m.held) != len(others) || m.device == nil || m.device.Addr.IsValid() != (len(others) > 0) ||
+						return slices.Contains(m.held, before[m.name]) || len(m.held) != len(others) ||
+							m.device == nil || m.device.Addr.IsValid() != (len(others) > 0) ||
 							len(m.held) == 1 && m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] != m.held[0].String()
 					})
 				})

@@ -111,7 +111,7 @@ func (l *lab) arrive(target state.Way) {
 // wait waits in the bubble's time.
 func (l *lab) wait(within time.Duration, what string, ok func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // the bubble's clock
 		l.mu.Lock()
 		yes := ok()
 		l.mu.Unlock()
@@ -130,7 +130,7 @@ func (l *lab) wait(within time.Duration, what string, ok func() bool) {
 
 // pass lets time pass. Nothing runs when it returns, so that the test may look.
 func (l *lab) pass(d time.Duration) {
-	time.Sleep(d)
+	time.Sleep(d) //nolint:forbidigo // the bubble's clock
 	synctest.Wait()
 }
 
@@ -428,7 +428,7 @@ func (m *member) actions() modeActions {
 		},
 		setPodMTU: func(_ context.Context, mtu int) (int, []string, error) {
 			if d := read(l, &m.resists); d > 0 {
-				time.Sleep(d)
+				time.Sleep(d) //nolint:forbidigo // the bubble's clock
 			}
 			l.mu.Lock()
 			defer l.mu.Unlock()

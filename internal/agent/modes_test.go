@@ -32,7 +32,8 @@ func TestFirstStartInIPIP(t *testing.T) {
 			m.told(t, "starts", "tunnel up", "serves")
 			l.mu.Lock()
 			if len(m.held) != 1 || m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr] != m.held[0].String() || m.device.Addr != m.held[0] {
-				t.Errorf("%s: address %v in IPAM, %q published, %s on the device", m.name, m.held, m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr], m.device.Addr)
+				t.Errorf("%s: address %v in IPAM, %q published, %s on the device",
+					m.name, m.held, m.annotations[apiv1.AnnotationNodeIPIPTunnelAddr], m.device.Addr)
 			}
 			l.mu.Unlock()
 			if mtu := m.modes.newPodMTU(); mtu != tunnelMTU {
@@ -276,7 +277,7 @@ func TestPoolNotesComeAndGo(t *testing.T) {
 			{with(apiv1.EncapCrossSubnet), 1, 1},
 		} {
 			a.snapshot.Store(c.snap)
-			time.Sleep(2 * lookEvery)
+			time.Sleep(2 * lookEvery) //nolint:forbidigo // the bubble's clock
 			synctest.Wait()
 			notes := a.poolNotes(c.snap)
 			if len(notes) != c.notes || len(said) != c.warns {
@@ -306,7 +307,8 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 			{Name: "a", IPv4: netip.MustParsePrefix("192.0.2.1/24")},
 			{Name: "joining"}, // no agent has run there
 			{Name: "odd", IPv4: netip.MustParsePrefix("192.0.2.3/24"), PoolModes: "{"},
-			{Name: "z", IPv4: netip.MustParsePrefix("192.0.2.4/24"), PoolModes: `{"p4":{"sends":"Never","target":"Always","stage":"accepting","gen":7}}`},
+			{Name: "z", IPv4: netip.MustParsePrefix("192.0.2.4/24"),
+				PoolModes: `{"p4":{"sends":"Never","target":"Always","stage":"accepting","gen":7}}`},
 		},
 	}
 	want := []mode.Pool{{Name: "p4", Target: state.IPIPAlways, Gen: 7, Force: true}, {Name: "unsaid", Target: state.Plain}}
@@ -315,7 +317,8 @@ func TestIPIPPoolsAndPeers(t *testing.T) {
 	}
 	m := newModes("a", slog.New(slog.DiscardHandler), modeActions{}, func() {})
 	peers := m.agreement.peers(s)
-	if len(peers) != 2 || peers[0].Name != "odd" || peers[0].Words != nil || peers[0].Unreadable == "" || peers[1].Name != "z" || peers[1].Words["p4"].Stage != mode.Accepting {
+	if len(peers) != 2 || peers[0].Name != "odd" || peers[0].Words != nil || peers[0].Unreadable == "" ||
+		peers[1].Name != "z" || peers[1].Words["p4"].Stage != mode.Accepting {
 		t.Errorf("peers: %+v", peers)
 	}
 }

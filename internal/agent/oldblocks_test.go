@@ -25,12 +25,18 @@ func TestBlocksOfAnOlderSizeAreTaken(t *testing.T) {
 		refused  []netip.Prefix // announced by a peer that has no such block
 		borrowed netip.Addr
 	}{
-		"smaller than now":        {"10.0.0.0/16", 25, []netip.Prefix{prefix("10.0.0.0/26"), prefix("10.0.1.0/25")}, []netip.Prefix{prefix("10.0.0.0/16"), prefix("10.0.0.0/19"), prefix("10.0.0.0/27"), prefix("10.0.0.0/24"), prefix("10.1.0.0/26"), prefix("0.0.0.0/0")}, netip.MustParseAddr("10.0.9.9")},
-		"larger than now":         {"10.0.0.0/16", 28, []netip.Prefix{prefix("10.0.0.0/26"), prefix("10.0.16.0/20")}, []netip.Prefix{prefix("10.0.0.0/16")}, netip.Addr{}},
-		"all of the pool":         {"10.0.0.0/24", 26, []netip.Prefix{prefix("10.0.0.0/24")}, nil, netip.Addr{}},
-		"not all of a small pool": {"10.0.0.0/24", 26, []netip.Prefix{prefix("10.0.0.64/27")}, []netip.Prefix{prefix("10.0.0.0/24")}, netip.MustParseAddr("10.0.0.200")},
-		"one address":             {"10.0.0.0/24", 32, []netip.Prefix{prefix("10.0.0.64/28"), prefix("10.0.0.9/32")}, []netip.Prefix{prefix("10.0.0.0/24")}, netip.Addr{}},
-		"IPv6":                    {"fd00:10::/48", 122, []netip.Prefix{prefix("fd00:10::/120"), prefix("fd00:10::400/124")}, []netip.Prefix{prefix("fd00:10::/48"), prefix("fd00:10::/64"), prefix("fd00:10::/115")}, netip.MustParseAddr("fd00:10::9:9")},
+		"smaller than now": {"10.0.0.0/16", 25, []netip.Prefix{prefix("10.0.0.0/26"), prefix("10.0.1.0/25")}, []netip.Prefix{
+			prefix("10.0.0.0/16"), prefix("10.0.0.0/19"), prefix("10.0.0.0/27"), prefix("10.0.0.0/24"), prefix("10.1.0.0/26"), prefix("0.0.0.0/0"),
+		}, netip.MustParseAddr("10.0.9.9")},
+		"larger than now": {"10.0.0.0/16", 28, []netip.Prefix{prefix("10.0.0.0/26"), prefix("10.0.16.0/20")},
+			[]netip.Prefix{prefix("10.0.0.0/16")}, netip.Addr{}},
+		"all of the pool": {"10.0.0.0/24", 26, []netip.Prefix{prefix("10.0.0.0/24")}, nil, netip.Addr{}},
+		"not all of a small pool": {"10.0.0.0/24", 26, []netip.Prefix{prefix("10.0.0.64/27")},
+			[]netip.Prefix{prefix("10.0.0.0/24")}, netip.MustParseAddr("10.0.0.200")},
+		"one address": {"10.0.0.0/24", 32, []netip.Prefix{prefix("10.0.0.64/28"), prefix("10.0.0.9/32")},
+			[]netip.Prefix{prefix("10.0.0.0/24")}, netip.Addr{}},
+		"IPv6": {"fd00:10::/48", 122, []netip.Prefix{prefix("fd00:10::/120"), prefix("fd00:10::400/124")},
+			[]netip.Prefix{prefix("fd00:10::/48"), prefix("fd00:10::/64"), prefix("fd00:10::/115")}, netip.MustParseAddr("fd00:10::9:9")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &datastore.Snapshot{

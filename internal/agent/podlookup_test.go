@@ -45,7 +45,9 @@ func (m memory) Namespace(string) (labels, annotations map[string]string, ok boo
 func TestLookup(t *testing.T) {
 	away := errors.New("connection refused")
 	cached := &datastore.PodMeta{UID: "u1", Annotations: map[string]string{annotationAddrs: "memory"}}
-	stored := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u2", Annotations: map[string]string{annotationAddrs: "API", "other": "x"}}}
+	stored := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default", Name: "web", UID: "u2", Annotations: map[string]string{annotationAddrs: "API", "other": "x"},
+	}}
 	mirror := stored.DeepCopy()
 	mirror.Annotations[corev1.MirrorPodAnnotationKey] = "static"
 	for name, tt := range map[string]struct {
@@ -67,9 +69,12 @@ func TestLookup(t *testing.T) {
 		"a cached pod's new namespace": {cache: memory{cached, false}, uid: "u1", pod: "memory", ns: "API", asked: 1},
 		"unknown to everybody":         {cache: memory{nil, false}, uid: "u1", asked: 1},
 		"a container of no pod":        {cache: memory{nil, true}, ns: "memory", asked: 1},
-		"replaced by another":          {cache: memory{cached, true}, uid: "u3", stored: stored, asked: 1, err: "pod default/web has the UID u2 now, want u3: it was replaced"},
-		"API server away":              {cache: memory{nil, true}, uid: "u1", fail: away, asked: 1, err: "read pod default/web, for its annotations, from the Kubernetes API: connection refused"},
-		"away for the namespace":       {cache: memory{cached, false}, uid: "u1", fail: away, asked: 1, err: "read namespace default, for its annotations, from the Kubernetes API: connection refused"},
+		"replaced by another": {cache: memory{cached, true}, uid: "u3", stored: stored,
+			asked: 1, err: "pod default/web has the UID u2 now, want u3: it was replaced"},
+		"API server away": {cache: memory{nil, true}, uid: "u1", fail: away, asked: 1,
+			err: "read pod default/web, for its annotations, from the Kubernetes API: connection refused"},
+		"away for the namespace": {cache: memory{cached, false}, uid: "u1", fail: away, asked: 1,
+			err: "read namespace default, for its annotations, from the Kubernetes API: connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kube, meta := kubefake.NewClientset(), metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme())
@@ -111,7 +116,8 @@ func TestLookup(t *testing.T) {
 			if tt.ns != "" {
 				want.namespaceLabels, want.namespace = map[string]string{"known": tt.ns}, map[string]string{annotationPools4: `["` + tt.ns + `"]`}
 			}
-			if got.annotations[annotationAddrs] != want.annotations[annotationAddrs] || !maps.Equal(got.namespaceLabels, want.namespaceLabels) || !maps.Equal(got.namespace, want.namespace) {
+			if got.annotations[annotationAddrs] != want.annotations[annotationAddrs] ||
+				!maps.Equal(got.namespaceLabels, want.namespaceLabels) || !maps.Equal(got.namespace, want.namespace) {
 				t.Errorf("%+v; want %+v", got, want)
 			}
 		})

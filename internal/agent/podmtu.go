@@ -73,7 +73,8 @@ func (k *podMTUKeeper) keep(ctx context.Context) (ok bool) {
 	case err != nil:
 		problem = err.Error()
 	case len(failed) > 0:
-		problem = fmt.Sprintf("the MTU of %d running pods could not be made %d: %s", len(failed), want, strings.Join(failed[:min(3, len(failed))], "; "))
+		problem = fmt.Sprintf("the MTU of %d running pods could not be made %d: %s",
+			len(failed), want, strings.Join(failed[:min(3, len(failed))], "; "))
 	}
 	k.mu.Lock()
 	before := k.err

@@ -114,7 +114,8 @@ func wishOf(req nodeapi.AddRequest, meta podMeta) (podWish, error) {
 		w.takeAddrs(s.String(), named.value != "", pools4From, pools6From)
 	}
 	if w.families == (families{}) {
-		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig, `ipam.assign_ipv4 is "false", and so is ipam.assign_ipv6; want "true" for at least one`)
+		return w, nodeapi.Errorf(nodeapi.CodeInvalidConfig,
+			`ipam.assign_ipv4 is "false", and so is ipam.assign_ipv6; want "true" for at least one`)
 	}
 	return w, nil
 }

@@ -19,6 +19,7 @@ import (
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/datastore"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // A pod that asks for what does not happen starts, and has one Event that says so,
@@ -53,11 +54,12 @@ func TestPodWithSettingsWithoutEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := []string{"default Pod web u1 SettingWithoutEffect: cni.projectcalico.org/ipv4pool=x: no such annotation, ignored; did you mean cni.projectcalico.org/ipv4pools?; " +
+	want := []string{"default Pod web u1 SettingWithoutEffect: cni.projectcalico.org/ipv4pool=x: no such annotation, ignored; " +
+		"did you mean cni.projectcalico.org/ipv4pools?; " +
 		"kubernetes.io/egress-bandwidth=10M: this version of Manx does not limit what pods send or receive; " +
 		"of the namespace: qos.projectcalico.org/dscp=20: this version of Manx does not mark packets"}
 	var got []string
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && len(got) == 0; time.Sleep(5 * time.Millisecond) {
+	testwait.Poll(30*time.Second, func() bool {
 		list, err := kube.EventsV1().Events(corev1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +67,8 @@ func TestPodWithSettingsWithoutEffect(t *testing.T) {
 		for _, e := range list.Items {
 			got = append(got, fmt.Sprintf("%s %s %s %s %s: %s", e.Namespace, e.Regarding.Kind, e.Regarding.Name, e.Regarding.UID, e.Reason, e.Note))
 		}
-	}
+		return len(got) > 0
+	})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

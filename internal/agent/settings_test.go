@@ -33,7 +33,9 @@ func servingAgent(t *testing.T, env []string, s *datastore.Snapshot) *Agent {
 		node: "n1", settings: settings, log: log,
 		speaker: speaker.New(speaker.Config{}), ipam: ipam.New(ipam.Config{Node: "n1"}), modes: newModes("n1", log, modeActions{}, func() {}),
 	}
-	if a.dataplane, err = felix.New(felix.Config{Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil }}); err != nil {
+	if a.dataplane, err = felix.New(felix.Config{
+		Kernel: nltest.NewKernel(), Addresses: func() map[string][]netip.Addr { return nil },
+	}); err != nil {
 		t.Fatal(err)
 	}
 	a.snapshot.Store(s)
@@ -41,12 +43,8 @@ func servingAgent(t *testing.T, env []string, s *datastore.Snapshot) *Agent {
 	return a
 }
 
-func clusterNode(name, addr string, annotations ...string) *corev1.Node {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: addr}}}
-	for i := 0; i < len(annotations); i += 2 {
-		n.Annotations[annotations[i]] = annotations[i+1]
-	}
-	return n
+func clusterNode(name, addr string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: addr}}}
 }
 
 // A setting that is a matter of safety or of who reaches whom keeps the node from being
@@ -76,8 +74,9 @@ func TestSettingsWithoutEffect(t *testing.T) {
 		{name: "the host closed, the environment says otherwise", env: []string{"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT"},
 			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
 			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
-		{name: "a pool in VXLAN", objects: []runtime.Object{customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16", "vxlanMode": "Always"})},
-			lines: []string{"IPPool/p: spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}},
+		{name: "a pool in VXLAN",
+			objects: []runtime.Object{customObject("IPPool", "p", map[string]any{"cidr": "10.244.0.0/16", "vxlanMode": "Always"})},
+			lines:   []string{"IPPool/p: spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := servingAgent(t, tt.env, snapshotFrom(t, tt.nodes, tt.objects...))
@@ -137,7 +136,8 @@ func TestSettingsConditionIsBounded(t *testing.T) {
 	if len(lines) != 51 || lines[50].Object != "150 more objects" {
 		t.Errorf("%d lines, the last: %+v", len(lines), lines[len(lines)-1])
 	}
-	if c := settingsCondition(snapshotFrom(t, nil).WithoutEffect("n1")); c.Status != corev1.ConditionTrue || c.Reason != apiv1.ReasonSettingsEffective {
+	if c := settingsCondition(snapshotFrom(t, nil).WithoutEffect("n1")); c.Status != corev1.ConditionTrue ||
+		c.Reason != apiv1.ReasonSettingsEffective {
 		t.Errorf("nothing set: %+v", c)
 	}
 	grave := settingsCondition(snapshotOf(t, map[string]map[string]any{"default": {"wireguardEnabled": true}}).WithoutEffect("n1"))

@@ -16,6 +16,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/nodeapi"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam/store/fake"
 )
 
@@ -69,7 +70,8 @@ func TestSlowAPIServerIsNamed(t *testing.T) {
 	_, err := l.api.Add(short(), nodeapi.AddRequest{Endpoint: e, IPv4: true})
 	wantError(t, err, `assign an address to pod default/web: `+unanswered+remedy)
 	err = l.api.Del(short(), nodeapi.DelRequest{Endpoint: endpoint("warm", "cali0")})
-	wantError(t, err, `release the addresses of container warm: the API server has not answered the write of block 10\.244\.0\.\d+/29 for \S+ m?s`+remedy)
+	wantError(t, err,
+		`release the addresses of container warm: the API server has not answered the write of block 10\.244\.0\.\d+/29 for \S+ m?s`+remedy)
 	release()
 	l.mustDel(e)
 	l.checkGone(e)
@@ -92,17 +94,13 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	dial := func() *nodeapi.Client {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-			c, err := nodeapi.Dial(t.Context(), socket)
-			if err == nil {
-				t.Cleanup(func() { c.Close() })
-				return c
-			}
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-		}
+	dial := func() (c *nodeapi.Client) {
+		testwait.Succeeds(t, 30*time.Second, "the agent answers", func() (err error) {
+			c, err = nodeapi.Dial(t.Context(), socket)
+			return err
+		})
+		t.Cleanup(func() { c.Close() })
+		return c
 	}
 	gone := endpoint("gone", "cali1")
 	release := l.holdWrites()
@@ -110,7 +108,8 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 	defer stop()
 	c := dial()
 	_, err := c.Add(short, nodeapi.AddRequest{Endpoint: gone, IPv4: true})
-	wantError(t, err, `the Manx agent of this node is not done with add after [\d.]+ s: the API server has not answered the write of block 10\.244\.0\.\d+/29 for [\d.]+ m?s: check the API server and the network between it and this node`)
+	wantError(t, err, `the Manx agent of this node is not done with add after [\d.]+ s: the API server has not answered the write `+
+		`of block 10\.244\.0\.\d+/29 for [\d.]+ m?s: check the API server and the network between it and this node`)
 	if !errors.As(err, new(*nodeapi.SlowError)) {
 		t.Errorf("%T; want a SlowError", err)
 	}
@@ -126,11 +125,8 @@ func TestSlowAPIServerThroughTheSocket(t *testing.T) {
 	if err != nil || len(reply.Addrs) != 1 {
 		t.Fatalf("%v, %v", reply, err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); len(l.ipam.Held(handleOf(gone))) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the address of the plugin that gave up is not given back")
-		}
-	}
+	testwait.Until(t, 30*time.Second, "the address of the plugin that gave up is given back",
+		func() bool { return len(l.ipam.Held(handleOf(gone))) == 0 })
 }
 
 // An API server that takes connections and says nothing.
@@ -144,5 +140,6 @@ func TestSlowLookupIsNamed(t *testing.T) {
 	p, _ := newPodAPI()
 	p.lookup = (&podLookup{cache: memory{nil, true}, kube: kube, timeout: 20 * time.Millisecond}).find
 	_, err = p.Add(t.Context(), nodeapi.AddRequest{Endpoint: testEndpoint, IPv4: true})
-	wantError(t, err, `assign an address to pod default/web: the API server has not answered the read of pod default/web, for its annotations, for \d+ ms: check the API server and the network between it and this node`)
+	wantError(t, err, `assign an address to pod default/web: the API server has not answered the read of pod default/web, `+
+		`for its annotations, for \d+ ms: check the API server and the network between it and this node`)
 }

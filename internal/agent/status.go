@@ -61,7 +61,9 @@ func (a *Agent) status() status.Node {
 		n.Conditions = append(n.Conditions, status.Condition{Type: string(c.Kind), Message: c.Subject + ": " + c.Message})
 	}
 	for _, i := range snap.Invalid {
-		n.Conditions = append(n.Conditions, status.Condition{Type: "InvalidObject", Message: fmt.Sprintf("%s %s ignored: %s", i.Kind, i.Name, i.Reason)})
+		n.Conditions = append(n.Conditions, status.Condition{
+			Type: "InvalidObject", Message: fmt.Sprintf("%s %s ignored: %s", i.Kind, i.Name, i.Reason),
+		})
 	}
 	for _, d := range dp.Dropped {
 		n.Dropped = append(n.Dropped, status.Drop{Reason: d.Reason, Packets: d.Packets})
@@ -70,7 +72,9 @@ func (a *Agent) status() status.Node {
 		n.Conditions = append(n.Conditions, status.Condition{Type: "StartupNote", Message: note.Subject + ": " + note.Text})
 	}
 	for reason, count := range sp.Refused {
-		n.Conditions = append(n.Conditions, status.Condition{Type: "PathsRefused", Message: fmt.Sprintf("%d BGP paths not used: %s", count, reason)})
+		n.Conditions = append(n.Conditions, status.Condition{
+			Type: "PathsRefused", Message: fmt.Sprintf("%d BGP paths not used: %s", count, reason),
+		})
 	}
 	if dp.InSync { // before, the pods' interfaces have not been read back
 		n.Addresses = a.addresses()
@@ -98,7 +102,9 @@ func (a *Agent) addresses() *status.Addresses {
 func addressesOf(endpoints []state.Endpoint, learned []bgp.Learned, converged bool) *status.Addresses {
 	out := &status.Addresses{Interfaces: []status.Interface{}, Learned: []status.Learned{}, Converged: converged}
 	for _, e := range endpoints {
-		out.Interfaces = append(out.Interfaces, status.Interface{Name: e.Iface, Handle: e.Handle(), Namespace: e.Namespace, Pod: e.Pod, Addrs: e.Addrs})
+		out.Interfaces = append(out.Interfaces, status.Interface{
+			Name: e.Iface, Handle: e.Handle(), Namespace: e.Namespace, Pod: e.Pod, Addrs: e.Addrs,
+		})
 	}
 	for _, l := range learned {
 		out.Learned = append(out.Learned, status.Learned{Prefix: l.Prefix, NextHops: l.NextHops})

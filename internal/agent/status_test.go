@@ -21,7 +21,8 @@ func TestAddresses(t *testing.T) {
 		"some": {
 			[]state.Endpoint{{Iface: "cali1", Network: "net", ContainerID: "c", Namespace: "default", Pod: "web", Addrs: []netip.Addr{addr}}},
 			[]bgp.Learned{{Prefix: netip.MustParsePrefix("10.244.1.0/26"), NextHops: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}},
-			`{"interfaces":[{"name":"cali1","handle":"net.c","namespace":"default","pod":"web","addrs":["10.244.0.5"]}],"learned":[{"prefix":"10.244.1.0/26","nextHops":["192.0.2.2"]}],"converged":true}`,
+			`{"interfaces":[{"name":"cali1","handle":"net.c","namespace":"default","pod":"web","addrs":["10.244.0.5"]}],` +
+				`"learned":[{"prefix":"10.244.1.0/26","nextHops":["192.0.2.2"]}],"converged":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,7 +26,7 @@ func TestFirstSyncBacksOff(t *testing.T) {
 					synced = true
 					break
 				}
-				time.Sleep(startEvery)
+				time.Sleep(startEvery) //nolint:forbidigo // the bubble's clock
 			}
 			return synced, len(b.TakeOps())
 		}

@@ -30,10 +30,13 @@ func TestPodsThatLostTheirAnnotations(t *testing.T) {
 	var pods []datastore.PodMeta
 	var endpoints []state.Endpoint
 	for name, annotations := range map[string]map[string]string{
-		"right": right, "changed": with("cni.projectcalico.org/podIP", "10.0.0.1/32"), "lost": with("cni.projectcalico.org/podIPs", ""), "never": nil,
+		"right": right, "changed": with("cni.projectcalico.org/podIP", "10.0.0.1/32"),
+		"lost": with("cni.projectcalico.org/podIPs", ""), "never": nil,
 	} {
 		pods = append(pods, datastore.PodMeta{Namespace: "ns", Name: name, UID: "u-" + name, Annotations: annotations})
-		endpoints = append(endpoints, state.Endpoint{Iface: nodeapi.HostIfaceName("ns", name), Network: "k8s-pod-network", ContainerID: "c1", Addrs: addrs})
+		endpoints = append(endpoints, state.Endpoint{
+			Iface: nodeapi.HostIfaceName("ns", name), Network: "k8s-pod-network", ContainerID: "c1", Addrs: addrs,
+		})
 	}
 	endpoints = append(endpoints, state.Endpoint{Iface: "cali-unknown", ContainerID: "c9", Addrs: addrs})
 	var names []string

@@ -22,8 +22,10 @@ func TestFloatingAddresses(t *testing.T) {
 	four := []Interface{floats("eth0", "10.0.0.99", "10.0.0.123/32", "10.0.0.99/24", "10.0.0.5/24", "10.0.0.124/32")}
 	six := []Interface{floats("eth0", "", "fd00::123/128", "fd00::3/64")}
 	for _, tc := range []resolveCase{
-		{name: "the newest is a /128", family: family.IPv6, ifaces: six, want: "fd00::3/64", reason: []string{"eth0 fd00::123/128 (a host address"}},
-		{name: "the newest is a /32", ifaces: four, want: "10.0.0.5/24", reason: []string{"10.0.0.123/32 (a host address", "10.0.0.99/24 (deprecated)"}},
+		{name: "the newest is a /128", family: family.IPv6, ifaces: six,
+			want: "fd00::3/64", reason: []string{"eth0 fd00::123/128 (a host address"}},
+		{name: "the newest is a /32", ifaces: four, want: "10.0.0.5/24",
+			reason: []string{"10.0.0.123/32 (a host address", "10.0.0.99/24 (deprecated)"}},
 		{name: "interface", method: "interface=eth0", ifaces: four, want: "10.0.0.5/24"},
 		{name: "skip-interface", method: "skip-interface=eth1", ifaces: four, want: "10.0.0.5/24"},
 		{name: "cidr", method: "cidr=10.0.0.0/24", ifaces: four, want: "10.0.0.5/24"},

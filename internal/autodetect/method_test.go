@@ -65,7 +65,7 @@ func TestParseAddress(t *testing.T) {
 		"10.0.0.5/33":   "!with a prefix length",
 		"10.0.0":        "!not an IPv4 address",
 		"Autodetect":    "!not an IPv4 address",
-		" 10.0.0.5":     "!not an IPv4 address",
+		" 10.0.0.5":     "!not an IPv4 address", //nolint:gocritic // the space is what is tried
 		"10.0.0.5/024":  "!with a prefix length",
 		"010.0.0.5":     "!not an IPv4 address",
 		"10.0.0.5,none": "!not an IPv4 address",
@@ -82,7 +82,10 @@ func TestParseAddress(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x", "fd00::5/64", "cidr=fd00::/8", "fd00000000000000000000000000000g 04 40 00 01 x"} {
+	for _, s := range []string{
+		"", "none", "10.0.0.5/24", "first-found", "interface=eth.*,(", "cidr=10.0.0.0/8", "can-reach=x",
+		"fd00::5/64", "cidr=fd00::/8", "fd00000000000000000000000000000g 04 40 00 01 x",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -228,7 +228,8 @@ func (r Request) reach(ctx context.Context) (Result, error) {
 func (r Request) internalIP() (Result, error) {
 	i := slices.IndexFunc(r.InternalIPs, r.Family.Has)
 	if i < 0 {
-		return Result{}, r.fail(fmt.Sprintf("the Node has no %s InternalIP in its status; set the kubelet's --node-ip", r.Family), r.candidates(nil, nil))
+		return Result{}, r.fail(fmt.Sprintf("the Node has no %s InternalIP in its status; set the kubelet's --node-ip", r.Family),
+			r.candidates(nil, nil))
 	}
 	a := r.InternalIPs[i]
 	if o, ok := owner(r.Interfaces, a); ok {

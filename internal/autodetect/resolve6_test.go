@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/internal/family"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // host6 is a machine with every kind of IPv6 address that the rules speak of.
@@ -41,8 +42,9 @@ func TestResolve6(t *testing.T) {
 			reason: []string{"eth0 2001:db8::aaaa/64 (temporary", "eth0 2001:db8::bbbb/64 (deprecated", "eth0 2001:db8::cccc/64 (tentative",
 				"eth0 fd00::5/64 (qualifies too", "eth1 fe80::7/64 (not a global unicast address)", "eth2 fd00:2::5/64 (interface is down)",
 				"docker0 fd00:d::1/64 (name of a bridge", "mapped ff02::1/16 (not a global", "storage (no IPv6 address)"}},
-		{name: "a unique local address is as good", ip: "autodetect", ifaces: []Interface{{Name: "eth0", Index: 2, Up: true, Addrs: pfx("fe80::5/64", "fd00::5/48")}},
-			want: "fd00::5/48", iface: "eth0"},
+		{name: "a unique local address is as good", ip: "autodetect",
+			ifaces: []Interface{{Name: "eth0", Index: 2, Up: true, Addrs: pfx("fe80::5/64", "fd00::5/48")}},
+			want:   "fd00::5/48", iface: "eth0"},
 		{name: "first-found prefers the InternalIP", ip: "autodetect", internal: addrs("10.0.0.5", "fd00::5"), want: "fd00::5/64", iface: "eth0",
 			reason: []string{"Node's InternalIP"}},
 		{name: "InternalIP on the loopback", ip: "autodetect", internal: addrs("fd00:ff::1"), want: "fd00:ff::1/128", iface: "lo"},
@@ -51,28 +53,37 @@ func TestResolve6(t *testing.T) {
 		{name: "no IPv6 address", ip: "autodetect", ifaces: host(),
 			// host() has a ULA on storage; without it nothing is left.
 			want: "fd00::7/64", iface: "storage"},
-		{name: "no IPv6 address at all", ip: "autodetect", ifaces: host()[:6], fail: []string{`IP6_AUTODETECTION_METHOD="first-found": no address qualifies`,
-			"eth1 (no IPv6 address)", "eth0 fe80::1/64 (not a global unicast address)", "want first-found, interface=REGEX",
-			"or set IP6 to this node's IPv6 address, or to none for a node without IPv6"}},
+		{name: "no IPv6 address at all", ip: "autodetect", ifaces: host()[:6],
+			fail: []string{`IP6_AUTODETECTION_METHOD="first-found": no address qualifies`,
+				"eth1 (no IPv6 address)", "eth0 fe80::1/64 (not a global unicast address)", "want first-found, interface=REGEX",
+				"or set IP6 to this node's IPv6 address, or to none for a node without IPv6"}},
 
 		{name: "interface", ip: "autodetect", method: "interface=docker0", want: "fd00:d::1/64", iface: "docker0"},
-		{name: "interface, only link-local", ip: "autodetect", method: "interface=eth1", fail: []string{"eth1 fe80::7/64 (not a global unicast address)"}},
-		{name: "skip-interface", ip: "autodetect", method: "skip-interface=eth0", fail: []string{"eth0 2001:db8::5/64 (name matches skip-interface)"}},
+		{name: "interface, only link-local", ip: "autodetect", method: "interface=eth1",
+			fail: []string{"eth1 fe80::7/64 (not a global unicast address)"}},
+		{name: "skip-interface", ip: "autodetect", method: "skip-interface=eth0",
+			fail: []string{"eth0 2001:db8::5/64 (name matches skip-interface)"}},
 		{name: "cidr", ip: "autodetect", method: "cidr=fd00::/64", want: "fd00::5/64", iface: "eth0"},
-		{name: "cidr takes no temporary address", ip: "autodetect", method: "cidr=2001:db8::aaaa/128", fail: []string{"2001:db8::aaaa/64 (temporary"}},
-		{name: "can-reach", ip: "autodetect", method: "can-reach=2001:4860:4860::8888", reach: "2001:db8::5", want: "2001:db8::5/64", iface: "eth0"},
+		{name: "cidr takes no temporary address", ip: "autodetect",
+			method: "cidr=2001:db8::aaaa/128", fail: []string{"2001:db8::aaaa/64 (temporary"}},
+		{name: "can-reach", ip: "autodetect", method: "can-reach=2001:4860:4860::8888",
+			reach: "2001:db8::5", want: "2001:db8::5/64", iface: "eth0"},
 		{name: "can-reach, from a temporary one", ip: "autodetect", method: "can-reach=2001:4860:4860::8888", reach: "2001:db8::aaaa",
 			fail: []string{"the source address towards 2001:4860:4860::8888 is 2001:db8::aaaa of eth0: temporary"}},
-		{name: "can-reach, a neighbour", ip: "autodetect", method: "can-reach=router", reach: "fe80::5", fail: []string{"which other nodes cannot reach"}},
-		{name: "kubernetes-internal-ip", ip: "autodetect", method: "kubernetes-internal-ip", internal: addrs("10.0.0.5", "fd00::5"), want: "fd00::5/64", iface: "eth0"},
+		{name: "can-reach, a neighbour", ip: "autodetect", method: "can-reach=router",
+			reach: "fe80::5", fail: []string{"which other nodes cannot reach"}},
+		{name: "kubernetes-internal-ip", ip: "autodetect", method: "kubernetes-internal-ip",
+			internal: addrs("10.0.0.5", "fd00::5"), want: "fd00::5/64", iface: "eth0"},
 		{name: "kubernetes-internal-ip, none", ip: "autodetect", method: "kubernetes-internal-ip", internal: addrs("10.0.0.5"),
 			fail: []string{"no IPv6 InternalIP", "--node-ip"}},
 
 		{name: "the one in use qualifies", ip: "autodetect", stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0", reason: []string{"in use"}},
 		{name: "the one in use is about to go", ip: "autodetect", stored: "2001:db8::bbbb/64", want: "2001:db8::5/64", iface: "eth0"},
-		{name: "autodetect fails, stored is local", ip: "autodetect", method: "interface=ens", stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0",
+		{name: "autodetect fails, stored is local", ip: "autodetect",
+			method: "interface=ens", stored: "fd00::5/64", want: "fd00::5/64", iface: "eth0",
 			reason: []string{"autodetection failed"}},
-		{name: "autodetect fails, stored is not local", ip: "autodetect", method: "interface=ens", stored: "fd00::99/64", fail: []string{"fd00::99/64, is on no interface"}},
+		{name: "autodetect fails, stored is not local", ip: "autodetect", method: "interface=ens",
+			stored: "fd00::99/64", fail: []string{"fd00::99/64, is on no interface"}},
 		{name: "explicit CIDR", ip: "fd00::5/48", want: "fd00::5/48", iface: "eth0", reason: []string{"given: IP6=fd00::5/48"}},
 		{name: "explicit bare", ip: "fd00::5", want: "fd00::5/64", iface: "eth0", reason: []string{"prefix length from eth0"}},
 		{name: "explicit bare, foreign", ip: "fd00::77", want: "fd00::77/128", reason: []string{"no interface of this host owns it"}},
@@ -220,20 +231,15 @@ func TestSystem6(t *testing.T) {
 		}
 		// A new address is tentative until the kernel's worker has looked at it.
 		var ifaces []Interface
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-			var err error
-			if ifaces, err = Interfaces(); err != nil {
-				t.Error(err)
-				return
-			}
-			told := unfitOf(ifaces)
-			if told["fd00:0:0:1::/64 of eth0 temporary"] && told["fd00:0:0:2::/64 of eth0 deprecated"] {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("unfit addresses %v; want a temporary and a deprecated one of eth0 within 10 s", told)
-				return
-			}
+		var told map[string]bool
+		var err error
+		if !testwait.Poll(30*time.Second, func() bool {
+			ifaces, err = Interfaces()
+			told = unfitOf(ifaces)
+			return err != nil || told["fd00:0:0:1::/64 of eth0 temporary"] && told["fd00:0:0:2::/64 of eth0 deprecated"]
+		}) || err != nil {
+			t.Errorf("%v; unfit addresses %v; want a temporary and a deprecated one of eth0 within 30 s", err, told)
+			return
 		}
 		for _, method := range []string{"first-found", "can-reach=2001:db8::1", "interface=eth0", "cidr=fd00:0:0::/46"} {
 			m, err := ParseMethod6(method)
@@ -241,7 +247,9 @@ func TestSystem6(t *testing.T) {
 				t.Error(err)
 				continue
 			}
-			res, err := Resolve(context.Background(), Request{Family: family.IPv6, IP: Address{kind: detect}, Method: m, Interfaces: ifaces, Reach: Reach6})
+			res, err := Resolve(context.Background(), Request{
+				Family: family.IPv6, IP: Address{kind: detect}, Method: m, Interfaces: ifaces, Reach: Reach6,
+			})
 			if err != nil || res.Addr != netip.MustParsePrefix("fd00:0:0:1::5/64") || res.Interface != "eth0" {
 				t.Errorf("%s: %+v, %v; want fd00:0:0:1::5/64 of eth0", method, res, err)
 			}

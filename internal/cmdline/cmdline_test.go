@@ -20,7 +20,8 @@ func tree() *cobra.Command {
 	root := &cobra.Command{Use: "tool", Short: "A tool"}
 	root.PersistentFlags().String("context", "", "of all")
 	try := &cobra.Command{Use: "preflight", Short: "Try", Args: cobra.NoArgs}
-	try.AddCommand(&cobra.Command{Use: "ipip", Short: "IPIP", Args: cobra.NoArgs, RunE: ran}, &cobra.Command{Use: "bgp", Short: "BGP", RunE: ran},
+	try.AddCommand(&cobra.Command{Use: "ipip", Short: "IPIP", Args: cobra.NoArgs, RunE: ran},
+		&cobra.Command{Use: "bgp", Short: "BGP", RunE: ran},
 		&cobra.Command{Use: "node", Hidden: true, RunE: ran})
 	build := &cobra.Command{Use: "build [PROGRAM…]", Short: "Build", ValidArgs: []string{"kubelet", "kubectl"}, RunE: ran}
 	release := &cobra.Command{Use: "release", Short: "Release", RunE: ran}
@@ -43,7 +44,8 @@ func TestRun(t *testing.T) {
 		code int
 		says string
 	}{
-		"preflight ipp":                {2, "tool: unknown command \"ipp\": did you mean ipip? Want one of bgp, ipip\nSee \"tool preflight --help\".\n"},
+		"preflight ipp": {2,
+			"tool: unknown command \"ipp\": did you mean ipip? Want one of bgp, ipip\nSee \"tool preflight --help\".\n"},
 		"preflight nod":                {2, `unknown command "nod": want one of bgp, ipip`},
 		"preflight":                    {2, "tool: a command is missing: want one of bgp, ipip\n"},
 		"":                             {2, "Usage:\n  tool [command]\n"},

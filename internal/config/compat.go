@@ -29,7 +29,8 @@ func checkCompat(env map[string]string) (warnings []Warning, errs []error) {
 
 // serviceLink matches what the kubelet puts into every container's environment
 // for a Service called calico-… in its namespace. Those are not settings.
-var serviceLink = regexp.MustCompile(`^CALICO_[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+var serviceLink = regexp.MustCompile(
+	`^CALICO_[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // unknown reports variables in Calico's name spaces that are not read.
 func unknown(env map[string]string) (out []Warning) {

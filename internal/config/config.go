@@ -293,7 +293,8 @@ func (c *Config) checkPools() (errs []error) {
 	}{{c.Pool, "CALICO_IPV4POOL", 32}, {c.Pool6, "CALICO_IPV6POOL", 128}} {
 		p, cidr := f.pool, f.variable+"_CIDR"
 		if v, ok := c.given[cidr]; ok && skip {
-			errs = append(errs, fmt.Errorf("NO_DEFAULT_POOLS=%q with %s=%q: contradictory; want one of them unset", c.given["NO_DEFAULT_POOLS"], cidr, v))
+			errs = append(errs,
+				fmt.Errorf("NO_DEFAULT_POOLS=%q with %s=%q: contradictory; want one of them unset", c.given["NO_DEFAULT_POOLS"], cidr, v))
 		}
 		if p.CIDR.IsValid() && p.BlockSize > 0 && p.BlockSize < p.CIDR.Bits() {
 			errs = append(errs, fmt.Errorf("%s_BLOCK_SIZE=%d with %s=%q: a block is larger than the pool; want a block size of %d to %d",
@@ -301,8 +302,9 @@ func (c *Config) checkPools() (errs []error) {
 		}
 	}
 	if p := c.Pool; encapsulates(p.IPIP) && encapsulates(p.VXLAN) {
-		errs = append(errs, fmt.Errorf("CALICO_IPV4POOL_IPIP=%q with CALICO_IPV4POOL_VXLAN=%q: a pool has one encapsulation; want one of them Never",
-			c.given["CALICO_IPV4POOL_IPIP"], c.given["CALICO_IPV4POOL_VXLAN"]))
+		errs = append(errs,
+			fmt.Errorf("CALICO_IPV4POOL_IPIP=%q with CALICO_IPV4POOL_VXLAN=%q: a pool has one encapsulation; want one of them Never",
+				c.given["CALICO_IPV4POOL_IPIP"], c.given["CALICO_IPV4POOL_VXLAN"]))
 	}
 	return errs
 }
@@ -312,14 +314,17 @@ func (c *Config) checkPools() (errs []error) {
 func (c *Config) checkIPv6() (warnings []Warning, errs []error) {
 	a := c.Address
 	if a.IPv6Support != nil && !*a.IPv6Support && a.WantsIPv6() {
-		errs = append(errs, fmt.Errorf("FELIX_IPV6SUPPORT=%q with IP6=%q: contradictory; want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset for one without",
+		errs = append(errs, fmt.Errorf("FELIX_IPV6SUPPORT=%q with IP6=%q: contradictory; "+
+			"want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset for one without",
 			c.given["FELIX_IPV6SUPPORT"], c.given["IP6"]))
 	}
 	if v, ok := c.given["IP6_AUTODETECTION_METHOD"]; ok && !a.IP6.Detects() {
 		warnings = append(warnings, Warning{"IP6_AUTODETECTION_METHOD", v, "no effect: IP6 is not autodetect"})
 	}
 	if v, ok := c.given["CALICO_IPV6POOL_CIDR"]; ok && c.Pool6.CIDR.IsValid() && !a.WantsIPv6() {
-		warnings = append(warnings, Warning{"CALICO_IPV6POOL_CIDR", v, "the pool is made, but this node has no IPv6: set IP6 to autodetect, or to the node's IPv6 address"})
+		warnings = append(warnings, Warning{
+			"CALICO_IPV6POOL_CIDR", v, "the pool is made, but this node has no IPv6: set IP6 to autodetect, or to the node's IPv6 address",
+		})
 	}
 	return warnings, errs
 }

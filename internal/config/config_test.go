@@ -48,7 +48,8 @@ func TestValues(t *testing.T) {
 		{env: "CALICO_IPV4POOL_CIDR=10.244.0.0/16", get: pool, want: "10.244.0.0/16"},
 		{env: "CALICO_IPV4POOL_CIDR=10.244.7.0/16", get: pool, want: "10.244.0.0/16", note: "read as 10.244.0.0/16"},
 		{env: "CALICO_IPV4POOL_CIDR=none", get: func(c Config) any { return c.Pool.Skip }, want: true},
-		{env: "CALICO_IPV4POOL_CIDR=10.244.0.0/33", note: `CALICO_IPV4POOL_CIDR="10.244.0.0/33": not an IPv4 CIDR; want e.g. 10.244.0.0/16, or "none"`},
+		{env: "CALICO_IPV4POOL_CIDR=10.244.0.0/33",
+			note: `CALICO_IPV4POOL_CIDR="10.244.0.0/33": not an IPv4 CIDR; want e.g. 10.244.0.0/16, or "none"`},
 		{env: "CALICO_IPV4POOL_CIDR=10.244.0.0", note: "not an IPv4 CIDR"},
 		{env: "CALICO_IPV4POOL_CIDR=fd00::/48", note: "not an IPv4 CIDR"},
 		{env: "CALICO_IPV4POOL_CIDR=169.254.0.0/17", note: "overlaps 169.254.0.0/16"},
@@ -61,7 +62,8 @@ func TestValues(t *testing.T) {
 		{env: "CALICO_IPV4POOL_IPIP=cross-subnet", get: ipip, want: v1.EncapCrossSubnet},
 		{env: "CALICO_IPV4POOL_IPIP=off", get: ipip, want: v1.EncapNever},
 		{env: "CALICO_IPV4POOL_IPIP=", get: ipip, want: v1.EncapNever},
-		{env: "CALICO_IPV4POOL_IPIP=on", note: `CALICO_IPV4POOL_IPIP="on": not one of the accepted words; want Always, CrossSubnet, Cross-Subnet, Never or Off`},
+		{env: "CALICO_IPV4POOL_IPIP=on",
+			note: `CALICO_IPV4POOL_IPIP="on": not one of the accepted words; want Always, CrossSubnet, Cross-Subnet, Never or Off`},
 		{env: "CALICO_IPV4POOL_VXLAN=Always", get: func(c Config) any { return c.Pool.VXLAN }, want: v1.EncapAlways},
 		{env: "CALICO_IPV4POOL_VXLAN=true", note: "not one of the accepted words"},
 		{env: "CALICO_IPV4POOL_BLOCK_SIZE=20", get: func(c Config) any { return c.Pool.BlockSize }, want: 20},
@@ -79,7 +81,8 @@ func TestValues(t *testing.T) {
 		{env: "IP=10.0.0.5/24", get: func(c Config) any { return c.Address.IP.String() }, want: "10.0.0.5/24"},
 		{env: "IP=auto", note: `IP="auto": not an IPv4 address; want empty, autodetect, none, or`},
 		{env: "IP_AUTODETECTION_METHOD=cidr=10.0.0.0/8", get: func(c Config) any { return c.Address.Method.String() }, want: "cidr=10.0.0.0/8"},
-		{env: "IP_AUTODETECTION_METHOD=interface:eth0", note: `IP_AUTODETECTION_METHOD="interface:eth0": not an autodetection method; want first-found, interface=REGEX`},
+		{env: "IP_AUTODETECTION_METHOD=interface:eth0",
+			note: `IP_AUTODETECTION_METHOD="interface:eth0": not an autodetection method; want first-found, interface=REGEX`},
 		{env: "AUTODETECT_POLL_INTERVAL=5m", get: func(c Config) any { return c.Address.PollInterval }, want: 5 * time.Minute},
 		{env: "AUTODETECT_POLL_INTERVAL=60", note: "not a duration; want a duration such as 60s"},
 		{env: "AUTODETECT_POLL_INTERVAL=1ms", note: "shorter than a second"},
@@ -88,21 +91,25 @@ func TestValues(t *testing.T) {
 		{env: "IP6=autodetect", get: func(c Config) any { return c.Address.WantsIPv6() && c.Address.IP6.Detects() }, want: true},
 		{env: "IP6=fd00::5/64", get: func(c Config) any { return c.Address.IP6.String() }, want: "fd00::5/64"},
 		{env: "IP6=fd00::5", get: func(c Config) any { return c.Address.WantsIPv6() }, want: true},
-		{env: "IP6=10.0.0.5", note: `IP6="10.0.0.5": not an IPv6 address; want empty or none for a node without IPv6, autodetect, or this node's IPv6 address such as fd00::5`},
+		{env: "IP6=10.0.0.5", note: `IP6="10.0.0.5": not an IPv6 address; ` +
+			`want empty or none for a node without IPv6, autodetect, or this node's IPv6 address such as fd00::5`},
 		{env: "IP6=fe80::1", note: `IP6="fe80::1": not a unicast address that other nodes can reach`},
-		{env: "IP6_AUTODETECTION_METHOD=cidr=10.0.0.0/8", note: `IP6_AUTODETECTION_METHOD="cidr=10.0.0.0/8": "10.0.0.0/8" is not a CIDR of IPv6; want first-found`},
+		{env: "IP6_AUTODETECTION_METHOD=cidr=10.0.0.0/8",
+			note: `IP6_AUTODETECTION_METHOD="cidr=10.0.0.0/8": "10.0.0.0/8" is not a CIDR of IPv6; want first-found`},
 		{env: "FELIX_IPV6SUPPORT=false", get: func(c Config) any { return *c.Address.IPv6Support }, want: false},
 		{env: "FELIX_IPV6SUPPORT=True", get: func(c Config) any { return *c.Address.IPv6Support }, want: true},
 		{env: "FELIX_IPV6SUPPORT=maybe", note: `FELIX_IPV6SUPPORT="maybe": not a boolean; want empty, or true`},
 		{env: "CALICO_IPV6POOL_CIDR=none", get: func(c Config) any { return c.Pool6.Skip && !c.Pool.Skip }, want: true},
-		{env: "CALICO_IPV6POOL_CIDR=10.244.0.0/16", note: `CALICO_IPV6POOL_CIDR="10.244.0.0/16": not an IPv6 CIDR; want e.g. fd00:10:244::/48, or "none"`},
+		{env: "CALICO_IPV6POOL_CIDR=10.244.0.0/16",
+			note: `CALICO_IPV6POOL_CIDR="10.244.0.0/16": not an IPv6 CIDR; want e.g. fd00:10:244::/48, or "none"`},
 		{env: "CALICO_IPV6POOL_CIDR=fd00::", note: "not an IPv6 CIDR"},
 		{env: "CALICO_IPV6POOL_CIDR=fe80::/64", note: "overlaps fe80::/10, whose addresses cannot be given to pods"},
 		{env: "CALICO_IPV6POOL_CIDR=::ffff:10.0.0.0/112", note: "not an IPv6 CIDR"},
 		{env: "CALICO_IPV6POOL_CIDR=::/0", note: "overlaps ::/8"},
 		{env: "CALICO_IPV6POOL_CIDR=64:ff9b::/96", note: "overlaps ::/8"},
 		{env: "CALICO_IPV6POOL_CIDR=ff00::/16", note: "overlaps ff00::/8"},
-		{env: "CALICO_IPV6POOL_CIDR=fd00::/124", note: `CALICO_IPV6POOL_BLOCK_SIZE=122 with CALICO_IPV6POOL_CIDR="fd00::/124": a block is larger than the pool; want a block size of 124 to 128`},
+		{env: "CALICO_IPV6POOL_CIDR=fd00::/124", note: `CALICO_IPV6POOL_BLOCK_SIZE=122 with CALICO_IPV6POOL_CIDR="fd00::/124": ` +
+			`a block is larger than the pool; want a block size of 124 to 128`},
 		{env: "CALICO_IPV6POOL_BLOCK_SIZE=116", get: func(c Config) any { return c.Pool6.BlockSize }, want: 116},
 		{env: "CALICO_IPV6POOL_BLOCK_SIZE=115", note: `CALICO_IPV6POOL_BLOCK_SIZE="115": out of range; want 116 to 128`},
 		{env: "CALICO_IPV6POOL_BLOCK_SIZE=129", note: "out of range"},
@@ -110,7 +117,8 @@ func TestValues(t *testing.T) {
 		{env: "CALICO_IPV6POOL_NODE_SELECTOR=zone == 'a'", get: func(c Config) any { return c.Pool6.NodeSelector }, want: "zone == 'a'"},
 		{env: "CALICO_IPV6POOL_DISABLE_BGP_EXPORT=yes", get: func(c Config) any { return c.Pool6.DisableBGPExport }, want: true},
 		{env: "CALICO_IPV6POOL_VXLAN=Never", get: func(c Config) any { return c.Pool6.VXLAN }, want: v1.EncapMode("")},
-		{env: "CALICO_IPV6POOL_VXLAN=Always", note: `CALICO_IPV6POOL_VXLAN="Always": this version of Manx has no VXLAN; packets to an IPv6 pool travel as they are; want never, or unset`},
+		{env: "CALICO_IPV6POOL_VXLAN=Always", note: `CALICO_IPV6POOL_VXLAN="Always": this version of Manx has no VXLAN; ` +
+			`packets to an IPv6 pool travel as they are; want never, or unset`},
 		{env: "AS=64512", get: func(c Config) any { return c.BGP.AS }, want: uint32(64512)},
 		{env: "AS=1.10", get: func(c Config) any { return c.BGP.AS }, want: uint32(65546)},
 		{env: "AS=65535.65535", get: func(c Config) any { return c.BGP.AS }, want: uint32(4294967295)},
@@ -169,7 +177,9 @@ func TestValues(t *testing.T) {
 }
 
 func TestAllErrorsTogether(t *testing.T) {
-	_, _, err := Parse([]string{"CALICO_IPV4POOL_CIDR=x", "AS=x", "DATASTORE_TYPE=etcdv3", "CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Always"})
+	_, _, err := Parse([]string{
+		"CALICO_IPV4POOL_CIDR=x", "AS=x", "DATASTORE_TYPE=etcdv3", "CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Always",
+	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -211,14 +221,16 @@ func TestIPv6Support(t *testing.T) {
 		{[]string{"FELIX_IPV6SUPPORT=false", "IP6=none"}, false},
 		{[]string{"FELIX_IPV6SUPPORT=false"}, false},
 		{[]string{"FELIX_IPV6SUPPORT=true"}, false},
-		{[]string{"FELIX_IPV6SUPPORT=true", "IP6=autodetect", "IP6_AUTODETECTION_METHOD=interface=eth0", "CALICO_IPV6POOL_CIDR=fd00::/48"}, false},
+		{[]string{"FELIX_IPV6SUPPORT=true", "IP6=autodetect", "IP6_AUTODETECTION_METHOD=interface=eth0", "CALICO_IPV6POOL_CIDR=fd00::/48"},
+			false},
 		{[]string{"IP6=autodetect"}, false},
 	} {
 		_, warnings, err := Parse(tc.env)
 		if len(warnings) > 0 || (err != nil) != tc.bad {
 			t.Errorf("%v: %v, %v", tc.env, warnings, err)
 		}
-		if err != nil && !strings.Contains(err.Error(), "contradictory; want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset") {
+		if err != nil &&
+			!strings.Contains(err.Error(), "contradictory; want FELIX_IPV6SUPPORT true or unset for a node with IPv6, or IP6 none or unset") {
 			t.Errorf("%v: %v", tc.env, err)
 		}
 	}
@@ -226,7 +238,8 @@ func TestIPv6Support(t *testing.T) {
 
 func TestIPv6Pool(t *testing.T) {
 	c, warnings, err := Parse([]string{"IP6=autodetect", "CALICO_IPV6POOL_CIDR=fd00:10:244:0:7::/64", "CALICO_IPV6POOL_BLOCK_SIZE=120"})
-	if err != nil || c.Pool6.CIDR != netip.MustParsePrefix("fd00:10:244::/64") || c.Pool6.BlockSize != 120 || c.Pool6.Skip || c.Pool.Skip || c.Pool.CIDR.IsValid() {
+	if err != nil || c.Pool6.CIDR != netip.MustParsePrefix("fd00:10:244::/64") ||
+		c.Pool6.BlockSize != 120 || c.Pool6.Skip || c.Pool.Skip || c.Pool.CIDR.IsValid() {
 		t.Errorf("got %+v, %+v, %v", c.Pool6, c.Pool, err)
 	}
 	if len(warnings) != 1 || warnings[0].Text != "has host bits set; read as fd00:10:244::/64" {
@@ -248,10 +261,12 @@ func TestIPIPEnabledMayBeLeftOpen(t *testing.T) {
 			t.Errorf("FELIX_IPINIPENABLED=%q is %s, want %s", text, got, want)
 		}
 	}
-	if _, _, err := Parse([]string{"FELIX_IPINIPENABLED=perhaps"}); err == nil || !strings.Contains(err.Error(), `FELIX_IPINIPENABLED="perhaps": not a boolean; want empty, or true`) {
+	if _, _, err := Parse([]string{"FELIX_IPINIPENABLED=perhaps"}); err == nil ||
+		!strings.Contains(err.Error(), `FELIX_IPINIPENABLED="perhaps": not a boolean; want empty, or true`) {
 		t.Errorf("a bad value: %v", err)
 	}
-	if _, _, err := Parse([]string{"CALICO_IPV4POOL_IPIP=Allways"}); err == nil || !strings.Contains(err.Error(), `CALICO_IPV4POOL_IPIP="Allways": not one of the accepted words; want Always, CrossSubnet`) {
+	if _, _, err := Parse([]string{"CALICO_IPV4POOL_IPIP=Allways"}); err == nil ||
+		!strings.Contains(err.Error(), `CALICO_IPV4POOL_IPIP="Allways": not one of the accepted words; want Always, CrossSubnet`) {
 		t.Errorf("a mode that is misspelt: %v", err)
 	}
 }
@@ -287,7 +302,8 @@ func TestWarnings(t *testing.T) {
 // of Felix's that exist are not called unknown.
 func TestCalicoVariablesAreReported(t *testing.T) {
 	_, warnings, err := Parse([]string{
-		"BGP_LOGSEVERITYSCREEN=debug", "K8S_CLIENT_QPS=50", "K8S_CLIENT_BURST=100", "CNI_TOKEN_REFRESH_INTERVAL=1h", "ETCD_ENDPOINTS=http://192.0.2.1:2379",
+		"BGP_LOGSEVERITYSCREEN=debug", "K8S_CLIENT_QPS=50", "K8S_CLIENT_BURST=100",
+		"CNI_TOKEN_REFRESH_INTERVAL=1h", "ETCD_ENDPOINTS=http://192.0.2.1:2379",
 		"FELIX_BPFLOGLEVEL=Debug", "FELIX_workloadSourceSpoofing=Any",
 	})
 	if err != nil {

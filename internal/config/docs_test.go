@@ -42,12 +42,14 @@ func page() string {
 
 <!-- Generated from internal/config; change it there and run: go test ./internal/config -run TestSettingsPage -update -->
 
-manx-node and its init container install-cni are configured by environment variables, set in the DaemonSet. They have Calico's names and values.
+manx-node and its init container install-cni are configured by environment variables, set in the DaemonSet. ` +
+		`They have Calico's names and values.
 The keys of the CNI configuration are in [cni.md](cni.md), the fields of objects and the annotations in [objects.md](objects.md), what
 manx-controllers takes in [controllers.md](controllers.md).
 
 - An empty variable counts as not set.
-- Names that begin with ` + "`FELIX_`" + ` count in any case, as in Calico: ` + "`FELIX_IpInIpMtu` is `FELIX_IPINIPMTU`" + `. Two spellings with different values stop the start.
+- Names that begin with ` + "`FELIX_`" + ` count in any case, as in Calico: ` +
+		"`FELIX_IpInIpMtu` is `FELIX_IPINIPMTU`" + `. Two spellings with different values stop the start.
 - A bad value stops the start. All bad values are reported together, each with the variable, its value and what is accepted.
 - An unknown variable that starts with ` + "`FELIX_` or `CALICO_`" + ` is ignored and logged once, with the nearest known name.
 - A default pool is created only when the cluster has no pool of its family. Afterwards its variables have no effect; when they differ

@@ -120,7 +120,8 @@ func choice[T ~string](words ...string) kind[T] {
 	})
 }
 
-var encapMode = choice[v1.EncapMode]("Always", "Always", "CrossSubnet", "CrossSubnet", "Cross-Subnet", "CrossSubnet", "Never", "Never", "Off", "Never")
+var encapMode = choice[v1.EncapMode]("Always", "Always", "CrossSubnet",
+	"CrossSubnet", "Cross-Subnet", "CrossSubnet", "Never", "Never", "Off", "Never")
 
 var address = plain("address", autodetect.AddressForms, autodetect.ParseAddress)
 

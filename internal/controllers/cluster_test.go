@@ -31,6 +31,7 @@ import (
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/health"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam/block"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/crd"
@@ -86,13 +87,16 @@ func startCluster(t *testing.T) *testCluster {
 			t.Fatal(err)
 		}
 	}
-	if _, err := kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := kube.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	c.pool("p", "10.5.0.0/24", 29)
 	cfg, proxy := through(t, admin)
 	c.proxy = proxy
-	cfg.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:kube-system:manx-controllers", Groups: []string{"system:serviceaccounts"}}
+	cfg.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:kube-system:manx-controllers", Groups: []string{"system:serviceaccounts"},
+	}
 	c.run(cfg)
 	return c
 }
@@ -210,7 +214,10 @@ func (c *testCluster) getPool(name string) *v1.IPPool {
 // pod creates a pod of node that reports addr.
 func (c *testCluster) pod(name, node, addr string) {
 	c.t.Helper()
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
 	p, err := c.kube.CoreV1().Pods("ns").Create(c.t.Context(), p, metav1.CreateOptions{})
 	if err == nil {
 		p.Status.PodIP, p.Status.PodIPs = addr, []corev1.PodIP{{IP: addr}}
@@ -241,13 +248,12 @@ func (c *testCluster) tunnel(f *fixture, cidr, addr, node string) {
 // eventually waits until ok returns nothing; what it returns last is told.
 func eventually(t *testing.T, what string, ok func() string) {
 	t.Helper()
-	var why string
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if why = ok(); why == "" {
-			return
+	testwait.Succeeds(t, time.Minute, what, func() error {
+		if why := ok(); why != "" {
+			return errors.New(why)
 		}
-	}
-	t.Fatalf("%s: not within 60 s: %s", what, why)
+		return nil
+	})
 }
 
 // settles waits until what is stored is as wanted.
@@ -269,7 +275,9 @@ func (c *testCluster) quietWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := int64(1)
-	w, err := clients.watchKube.CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion, TimeoutSeconds: &second})
+	w, err := clients.watchKube.CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{
+		ResourceVersion: list.ResourceVersion, TimeoutSeconds: &second,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +304,8 @@ func (c *testCluster) poolStatus(t *testing.T) {
 			return "no status"
 		}
 		return cmp.Diff("[manx.io/ippool-in-use] Ready 1 1 256 0.4% | [] Overlaps",
-			fmt.Sprint(p.Finalizers, " ", p.Status.Conditions[0].Reason, " ", p.Status.Use.Blocks, " ", p.Status.Use.Addresses, " ", p.Status.Use.Capacity, " ", p.Status.Use.Percent,
+			fmt.Sprint(p.Finalizers, " ", p.Status.Conditions[0].Reason, " ", p.Status.Use.Blocks,
+				" ", p.Status.Use.Addresses, " ", p.Status.Use.Capacity, " ", p.Status.Use.Percent,
 				" | ", q.Finalizers, " ", q.Status.Conditions[0].Reason))
 	})
 	for plural, want := range map[string][]string{
@@ -382,7 +391,7 @@ func (c *testCluster) reconnect(t *testing.T) {
 	for time.Since(started) < 2*graceInTest {
 		c.proxy.cut()
 		cut = time.Now()
-		time.Sleep(graceInTest / 3)
+		time.Sleep(graceInTest / 3) //nolint:forbidigo // cuts come more often than the grace period
 		if f.state()["handle k.again"] == "" {
 			t.Fatalf("released %s after a reconnect", time.Since(cut))
 		}
@@ -402,7 +411,10 @@ func (c *testCluster) orphanedHandles(t *testing.T) {
 		wg.Go(func() {
 			for i := range ids {
 				id := fmt.Sprintf("k8s-pod-network.Orphan%d", i)
-				o := &v1.IPAMHandle{ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(id)}, Spec: v1.IPAMHandleSpec{HandleID: id, Block: map[string]int{"10.5.0.0/29": 1}}}
+				o := &v1.IPAMHandle{
+					ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(id)},
+					Spec:       v1.IPAMHandleSpec{HandleID: id, Block: map[string]int{"10.5.0.0/29": 1}},
+				}
 				if _, err := c.store.Handles.Create(t.Context(), o); err != nil {
 					t.Error(err)
 				}
@@ -434,18 +446,19 @@ func (c *testCluster) nodeGone(t *testing.T) {
 	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(graceInTest / 2) // less than the grace period
+	time.Sleep(graceInTest / 2) //nolint:forbidigo // less than the grace period
 	if _, err := c.kube.CoreV1().Nodes().Create(t.Context(), nodeObject("n2"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(graceInTest)
+	time.Sleep(graceInTest) //nolint:forbidigo // that nothing is released is seen over the grace period
 	f.want("a node that comes back loses nothing", before)
 
 	if err := c.kube.CoreV1().Nodes().Delete(t.Context(), "n2", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 5 { // which the pod collector of kube-controller-manager does
-		if err := c.kube.CoreV1().Pods("ns").Delete(t.Context(), fmt.Sprintf("gone-%d", i), metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+		if err := c.kube.CoreV1().Pods("ns").Delete(t.Context(),
+			fmt.Sprintf("gone-%d", i), metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -472,10 +485,15 @@ func (c *testCluster) poolDeleted(t *testing.T) {
 	})
 	eventually(t, "the empty block goes", func() string { return f.state()["block 10.5.0.24/29"] })
 	list, err := c.kube.EventsV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
-	if err != nil || !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool { return e.Reason == "IPPoolInUse" && e.Regarding.Name == "p" }) {
+	if err != nil ||
+		!slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool { return e.Reason == "IPPoolInUse" && e.Regarding.Name == "p" }) {
 		t.Errorf("no Event says that the pool is in use (%v)", err)
 	}
-	for _, r := range []struct{ cidr, handle string }{{"10.5.0.0/29", "k.live"}, {"10.5.0.0/29", "ipip-tunnel-addr-n1"}, {"10.5.0.16/29", "k.borrower"}} {
+	for _, r := range []struct{ cidr, handle string }{
+		{"10.5.0.0/29", "k.live"},
+		{"10.5.0.0/29", "ipip-tunnel-addr-n1"},
+		{"10.5.0.16/29", "k.borrower"},
+	} {
 		f.change(netip.MustParsePrefix(r.cidr), func(b *block.Block) { b.NextSequence(); b.ReleaseHandle(r.handle) })
 	}
 	eventually(t, "the pool goes", func() string {

@@ -225,7 +225,10 @@ func (p *program) session(ctx context.Context) error {
 		return runner.Run(ctx)
 	})
 	if p.settings.Collect {
-		c := &collector{watch: w, kube: p.clients.kube, sweep: sweeper.sweep, log: p.log, trouble: trouble{log: p.log, what: "collection"}, now: time.Now, beat: p.heart.Beat, grace: p.settings.LeakGrace}
+		c := &collector{
+			watch: w, kube: p.clients.kube, sweep: sweeper.sweep, log: p.log, trouble: trouble{log: p.log, what: "collection"},
+			now: time.Now, beat: p.heart.Beat, grace: p.settings.LeakGrace,
+		}
 		sweeper.refused = c.gc.Postpone
 		g.Go(func() error {
 			if !w.wait(ctx) {

@@ -52,7 +52,8 @@ func TestBackwards(t *testing.T) {
 		before, now string
 		want        bool
 	}{
-		{"10", "9", true}, {"10", "10", false}, {"9", "10", false}, {"", "5", false}, {"5", "", false}, {"x", "1", false}, {"99999999999", "100000000000", false},
+		{"10", "9", true}, {"10", "10", false}, {"9", "10", false}, {"", "5", false},
+		{"5", "", false}, {"x", "1", false}, {"99999999999", "100000000000", false},
 	} {
 		if got := backwards(c.before, c.now); got != c.want {
 			t.Errorf("from %q to %q: %v, want %v", c.before, c.now, got, c.want)

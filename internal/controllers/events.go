@@ -35,7 +35,8 @@ func (e *events) node(ctx context.Context, name, reason, note string) {
 
 // pool raises an Event about an IPPool.
 func (e *events) pool(ctx context.Context, p *v1.IPPool, kind, reason, note string) {
-	e.raise(ctx, kind, reason, note, corev1.ObjectReference{APIVersion: v1.SchemeGroupVersion.String(), Kind: kindPool, Name: p.Name, UID: p.UID})
+	e.raise(ctx, kind, reason, note,
+		corev1.ObjectReference{APIVersion: v1.SchemeGroupVersion.String(), Kind: kindPool, Name: p.Name, UID: p.UID})
 }
 
 func (e *events) raise(ctx context.Context, kind, reason, note string, about corev1.ObjectReference) {
@@ -44,7 +45,9 @@ func (e *events) raise(ctx context.Context, kind, reason, note string, about cor
 	now := time.Now()
 	event := &eventsv1.Event{
 		// Named as client-go's recorder does: by the time.
-		ObjectMeta:          metav1.ObjectMeta{Name: excerpt.Name(about.Name, fmt.Sprintf(".%x", now.UnixNano())), Namespace: metav1.NamespaceDefault},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: excerpt.Name(about.Name, fmt.Sprintf(".%x", now.UnixNano())), Namespace: metav1.NamespaceDefault,
+		},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: "manx.io/manx-controllers",
 		ReportingInstance:   e.instance,

@@ -27,7 +27,9 @@ var defaultLease = leaseTimes{lease: 15 * time.Second, renew: 10 * time.Second, 
 
 // whileLeading runs do whenever this process holds the lease, until ctx ends. The
 // lease is given up only after do has returned.
-func whileLeading(ctx context.Context, kube kubernetes.Interface, namespace string, t leaseTimes, log *slog.Logger, do func(context.Context)) error {
+func whileLeading(
+	ctx context.Context, kube kubernetes.Interface, namespace string, t leaseTimes, log *slog.Logger, do func(context.Context),
+) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find a name for the lease's holder: %w", err)

@@ -23,7 +23,12 @@ type live struct {
 }
 
 func newLive(kube kubernetes.Interface) *live {
-	return &live{kube: kube, facts: gc.Facts{Nodes: map[string]bool{}, Pods: map[gc.PodKey]gc.Pod{}}, pods: map[gc.PodKey]bool{}, nodes: map[string]bool{}}
+	return &live{
+		kube:  kube,
+		facts: gc.Facts{Nodes: map[string]bool{}, Pods: map[gc.PodKey]gc.Pod{}},
+		pods:  map[gc.PodKey]bool{},
+		nodes: map[string]bool{},
+	}
 }
 
 // judge is gc.Judge on what the API server says now.

@@ -32,13 +32,15 @@ func (c *testCluster) locked(t *testing.T) {
 		return "not locked"
 	})
 	f.assign("10.5.0.0/29", "10.5.0.2", "k.locked", "none", "n1")
-	for end := time.Now().Add(3 * graceInTest); time.Now().Before(end); time.Sleep(graceInTest / 10) {
+	for end := time.Now().Add(3 * graceInTest); time.Now().Before(end); {
+		time.Sleep(graceInTest / 10) //nolint:forbidigo // that nothing is released is seen over a time
 		if f.state()["handle k.locked"] == "" {
 			t.Fatal("released while the datastore is locked")
 		}
 	}
 	unlocked := time.Now()
-	if _, err := infos.Patch(t.Context(), "default", types.MergePatchType, []byte(`{"spec":{"datastoreReady":true}}`), metav1.PatchOptions{}); err != nil {
+	if _, err := infos.Patch(t.Context(), "default", types.MergePatchType,
+		[]byte(`{"spec":{"datastoreReady":true}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "released afterwards", func() string { return f.state()["handle k.locked"] })

@@ -18,13 +18,17 @@ const (
 // Descriptions of what is computed at every scrape, under Calico's names. The page
 // docs/reference/controllers.md is generated from them.
 var (
-	descInUse      = prometheus.NewDesc("ipam_allocations_in_use", "Addresses that are assigned, by the node that uses them.", []string{"ippool", "node"}, nil)
-	descBorrowed   = prometheus.NewDesc("ipam_allocations_borrowed", "Addresses that a node uses from a block that it does not own, by that node.", []string{"ippool", "node"}, nil)
+	descInUse = prometheus.NewDesc("ipam_allocations_in_use",
+		"Addresses that are assigned, by the node that uses them.", []string{"ippool", "node"}, nil)
+	descBorrowed = prometheus.NewDesc("ipam_allocations_borrowed",
+		"Addresses that a node uses from a block that it does not own, by that node.", []string{"ippool", "node"}, nil)
 	descBlocks     = prometheus.NewDesc("ipam_blocks", "Blocks, by the node that owns them.", []string{"ippool", "node"}, nil)
-	descCandidates = prometheus.NewDesc("ipam_allocations_gc_candidates", "Addresses that seem to be in no use, released once they have seemed so for the grace period.", []string{"ippool", "node"}, nil)
-	descSize       = prometheus.NewDesc("ipam_ippool_size", "Addresses of the pool's range.", []string{"ippool"}, nil)
-	descReserved   = prometheus.NewDesc("ipam_ippool_reserved", "Addresses of the pool that an IPReservation holds back.", []string{"ippool"}, nil)
-	descLeader     = prometheus.NewDesc("manx_controllers_leader", "1 when this process holds the lease, 0 otherwise.", nil, nil)
+	descCandidates = prometheus.NewDesc("ipam_allocations_gc_candidates",
+		"Addresses that seem to be in no use, released once they have seemed so for the grace period.", []string{"ippool", "node"}, nil)
+	descSize     = prometheus.NewDesc("ipam_ippool_size", "Addresses of the pool's range.", []string{"ippool"}, nil)
+	descReserved = prometheus.NewDesc("ipam_ippool_reserved",
+		"Addresses of the pool that an IPReservation holds back.", []string{"ippool"}, nil)
+	descLeader = prometheus.NewDesc("manx_controllers_leader", "1 when this process holds the lease, 0 otherwise.", nil, nil)
 )
 
 // metrics publishes what the leader sees; only manx_controllers_leader while

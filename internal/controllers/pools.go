@@ -119,7 +119,8 @@ func (p *pools) isFree(ctx context.Context, v *verdict, m *poolMemory, unreadabl
 		return false, err
 	}
 	if len(unreadable) > 0 {
-		v.text = fmt.Sprintf("deletion waits: IPAMBlock %s is malformed and may be of this pool; mend or delete it", slices.Min(slices.Collect(maps.Keys(unreadable))))
+		v.text = fmt.Sprintf("deletion waits: IPAMBlock %s is malformed and may be of this pool; mend or delete it",
+			slices.Min(slices.Collect(maps.Keys(unreadable))))
 		return false, nil
 	}
 	if quiet := m.deleting.Add(deletionQuiet).Sub(p.now()); quiet > 0 {
@@ -245,7 +246,8 @@ func (p *pools) tellFullness(ctx context.Context, v *verdict, m *poolMemory) {
 	if m.full == full {
 		reason = "IPPoolFull"
 	}
-	note := fmt.Sprintf("%d of %d addresses of %s are assigned (%s); add a pool before pods fail to start", v.use.Addresses, v.use.Capacity(), v.cidr, v.use.PercentText())
+	note := fmt.Sprintf("%d of %d addresses of %s are assigned (%s); add a pool before pods fail to start",
+		v.use.Addresses, v.use.Capacity(), v.cidr, v.use.PercentText())
 	p.log.Warn("pool is filling up", "pool", v.Name, "event", reason, "note", note)
 	p.events.pool(ctx, v.IPPool, corev1.EventTypeWarning, reason, note)
 }

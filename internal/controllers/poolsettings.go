@@ -25,7 +25,8 @@ func settleSettings(s *v1.IPPoolStatus, p *v1.IPPool, now metav1.Time) {
 		return
 	}
 	c := metav1.Condition{
-		Type: v1.ConditionPoolSettings, Status: metav1.ConditionFalse, Reason: v1.ReasonSettingWithoutEffect, Message: table.Summary(found, maxConditionText),
+		Type: v1.ConditionPoolSettings, Status: metav1.ConditionFalse,
+		Reason: v1.ReasonSettingWithoutEffect, Message: table.Summary(found, maxConditionText),
 		ObservedGeneration: p.Generation, LastTransitionTime: now,
 	}
 	if len(table.Grave(found)) > 0 {

@@ -31,8 +31,12 @@ func TestOneRefusedBlock(t *testing.T) {
 	if err := f.store.Affinities.Delete(t.Context(), must(f.store.Affinities.Get(t.Context(), v1.AffinityName("x", orphan)))); err != nil {
 		t.Fatal(err)
 	}
-	stale := must(f.store.Handles.Create(t.Context(), &v1.IPAMHandle{ObjectMeta: metav1.ObjectMeta{Name: "k.stale"}, Spec: v1.IPAMHandleSpec{HandleID: "k.stale", Block: map[string]int{"10.0.0.8/29": 1}}}))
-	refuse := apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(v1.PluralIPAMBlocks).GroupResource(), v1.BlockName(bad.Block), errors.New("denied by a policy"))
+	stale := must(f.store.Handles.Create(t.Context(), &v1.IPAMHandle{
+		ObjectMeta: metav1.ObjectMeta{Name: "k.stale"},
+		Spec:       v1.IPAMHandleSpec{HandleID: "k.stale", Block: map[string]int{"10.0.0.8/29": 1}},
+	}))
+	refuse := apierrors.NewForbidden(v1.SchemeGroupVersion.WithResource(v1.PluralIPAMBlocks).GroupResource(),
+		v1.BlockName(bad.Block), errors.New("denied by a policy"))
 	f.backend.SetHook(func(_ context.Context, op fake.Op) (before, after error) {
 		if op.Write() && op.Resource == v1.PluralIPAMBlocks && op.Name == v1.BlockName(bad.Block) {
 			return refuse, nil
@@ -44,7 +48,9 @@ func TestOneRefusedBlock(t *testing.T) {
 	plan := gc.Plan{
 		Releases: []gc.Release{bad, good},
 		Removals: []gc.Removal{{CIDR: netip.MustParsePrefix("10.0.0.16/29"), Node: "gone", Affinity: "gone-10-0-0-16-29"}},
-		Orphans:  []gc.Block{{Block: must(block.Parse(&must(f.store.Blocks.Get(t.Context(), v1.BlockName(orphan))).Spec)), Name: v1.BlockName(orphan)}},
+		Orphans: []gc.Block{
+			{Block: must(block.Parse(&must(f.store.Blocks.Get(t.Context(), v1.BlockName(orphan))).Spec)), Name: v1.BlockName(orphan)},
+		},
 		Handles: []gc.HandleFix{{Handle: gc.Handle{Name: "k.stale", ID: "k.stale", Version: stale.ResourceVersion,
 			Counts: map[netip.Prefix]int{netip.MustParsePrefix("10.0.0.8/29"): 1}}}},
 	}

@@ -156,7 +156,8 @@ func (s *sweeper) deleteLeaving(ctx context.Context, a gc.Affinity) error {
 	o, err := s.store.Affinities.Get(ctx, a.Name)
 	if err == nil && o.ResourceVersion == a.Version {
 		var object *v1.IPAMBlock
-		if object, _, err = s.block(ctx, a.CIDR); err == nil && (object == nil || object.Spec.Affinity == nil || *object.Spec.Affinity != v1.HostAffinity(a.Node)) {
+		if object, _, err = s.block(ctx, a.CIDR); err == nil &&
+			(object == nil || object.Spec.Affinity == nil || *object.Spec.Affinity != v1.HostAffinity(a.Node)) {
 			if err = s.store.Affinities.Delete(ctx, o); err == nil {
 				s.log.Info("affinity removed", "block", a.CIDR, "node", a.Node, "reason", "its deletion was cut off")
 			}

@@ -20,20 +20,25 @@ func (c *testCluster) settingsReport(t *testing.T) {
 	custom := dynamic.NewForConfigOrDie(c.admin)
 	create := func(plural, kind, name string, spec map[string]any) {
 		t.Helper()
-		_, err := custom.Resource(v1.SchemeGroupVersion.WithResource(plural)).Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": v1.SchemeGroupVersion.String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
-		}}, metav1.CreateOptions{})
+		_, err := custom.Resource(v1.SchemeGroupVersion.WithResource(plural)).Create(t.Context(),
+			&unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": v1.SchemeGroupVersion.String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
+			}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	create(v1.PluralBGPPeers, "BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(65001), "reachableBy": "192.0.2.2"})
 	create(v1.PluralIPPools, "IPPool", "vxlan", map[string]any{"cidr": "10.77.0.0/24", "vxlanMode": "Always"})
-	if _, err := c.kube.NetworkingV1().NetworkPolicies("ns").Create(t.Context(), &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := c.kube.NetworkingV1().NetworkPolicies("ns").Create(t.Context(),
+		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the Events", func() string {
-		missing := map[string]bool{"default BGPPeer tor SettingWithoutEffect": true, "default IPPool vxlan SettingRefused": true, "ns NetworkPolicy deny NetworkPolicyNotEnforced": true}
+		missing := map[string]bool{
+			"default BGPPeer tor SettingWithoutEffect": true, "default IPPool vxlan SettingRefused": true,
+			"ns NetworkPolicy deny NetworkPolicyNotEnforced": true,
+		}
 		list, err := c.kube.EventsV1().Events(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err.Error()
@@ -68,16 +73,19 @@ func (c *testCluster) settingsReport(t *testing.T) {
 		if p.Status == nil || len(p.Status.Conditions) != 2 {
 			return "no status"
 		}
-		return strings.TrimPrefix(p.Status.Conditions[0].Reason+" "+p.Status.Conditions[1].Reason, v1.PoolEncapsulation+" "+v1.ReasonSettingRefused)
+		return strings.TrimPrefix(p.Status.Conditions[0].Reason+" "+p.Status.Conditions[1].Reason,
+			v1.PoolEncapsulation+" "+v1.ReasonSettingRefused)
 	})
 	eventually(t, "the object of Calico's tools", func() string {
-		_, err := custom.Resource(v1.SchemeGroupVersion.WithResource(v1.PluralKubeControllersConfigurations)).Get(t.Context(), v1.DefaultName, metav1.GetOptions{})
+		_, err := custom.Resource(v1.SchemeGroupVersion.WithResource(v1.PluralKubeControllersConfigurations)).Get(t.Context(),
+			v1.DefaultName, metav1.GetOptions{})
 		if err != nil {
 			return err.Error()
 		}
 		return ""
 	})
-	if err := custom.Resource(v1.SchemeGroupVersion.WithResource(v1.PluralIPPools)).Delete(t.Context(), "vxlan", metav1.DeleteOptions{}); err != nil {
+	if err := custom.Resource(v1.SchemeGroupVersion.WithResource(v1.PluralIPPools)).Delete(t.Context(),
+		"vxlan", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

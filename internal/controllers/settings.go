@@ -96,7 +96,8 @@ var settings = []setting{
 	},
 	{
 		name: "METRICS_HOST", preset: "localhost", accepts: "localhost, a host name, or an IP address; 0.0.0.0 for every address",
-		doc:   "Where `/metrics` and the probes `/livez` and `/readyz` are served; `localhost` is 127.0.0.1. The manifest's probes ask 127.0.0.1.",
+		doc: "Where `/metrics` and the probes `/livez` and `/readyz` are served; " +
+			"`localhost` is 127.0.0.1. The manifest's probes ask 127.0.0.1.",
 		parse: func(s *Settings, value string) (string, error) { s.Host = value; return "", nil },
 	},
 	{

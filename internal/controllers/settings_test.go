@@ -21,7 +21,9 @@ import (
 var update = flag.Bool("update", false, "write generated pages instead of comparing them")
 
 func TestSettings(t *testing.T) {
-	defaults := Settings{Namespace: "kube-system", LogLevel: slog.LevelInfo, Collect: true, LeakGrace: 15 * time.Minute, Host: "localhost", Port: 9094}
+	defaults := Settings{
+		Namespace: "kube-system", LogLevel: slog.LevelInfo, Collect: true, LeakGrace: 15 * time.Minute, Host: "localhost", Port: 9094,
+	}
 	with := func(change func(*Settings)) Settings { s := defaults; change(&s); return s }
 	for _, c := range []struct {
 		env   []string
@@ -36,7 +38,10 @@ func TestSettings(t *testing.T) {
 		{[]string{"ENABLED_CONTROLLERS=Node, policy , nodes"}, defaults, "policy (Calico's; Manx does not have it), nodes (unknown)"},
 		{[]string{"ENABLED_CONTROLLERS=policy"}, with(func(s *Settings) { s.Collect = false }), "policy"},
 		{[]string{"LOG_LEVEL=Debug", "METRICS_HOST=0.0.0.0", "METRICS_PORT=19094", "KUBECONFIG=/k", "POD_NAMESPACE=net"},
-			Settings{Kubeconfig: "/k", Namespace: "net", LogLevel: slog.LevelDebug, Collect: true, LeakGrace: 15 * time.Minute, Host: "0.0.0.0", Port: 19094}, ""},
+			Settings{
+				Kubeconfig: "/k", Namespace: "net", LogLevel: slog.LevelDebug, Collect: true,
+				LeakGrace: 15 * time.Minute, Host: "0.0.0.0", Port: 19094,
+			}, ""},
 		{[]string{"DATASTORE_TYPE=kubernetes", "HEALTH_ENABLED=true"}, defaults, ""},
 		{[]string{"DATASTORE_TYPE=etcdv3"}, defaults, "no effect: the Kubernetes API is the only datastore"},
 	} {
@@ -52,7 +57,8 @@ func TestSettings(t *testing.T) {
 		}
 	}
 	_, _, err := ParseSettings([]string{"LEAK_GRACE_PERIOD=soon", "METRICS_PORT=0", "LOG_LEVEL=loud"})
-	if err == nil || strings.Count(err.Error(), "\n") != 2 || !strings.Contains(err.Error(), `LEAK_GRACE_PERIOD="soon"`) || !strings.Contains(err.Error(), "want 1 to 65535") {
+	if err == nil || strings.Count(err.Error(), "\n") != 2 ||
+		!strings.Contains(err.Error(), `LEAK_GRACE_PERIOD="soon"`) || !strings.Contains(err.Error(), "want 1 to 65535") {
 		t.Errorf("three bad values: %v", err)
 	}
 	if _, _, err := ParseSettings([]string{"LEAK_GRACE_PERIOD=-1m"}); err == nil {
@@ -78,12 +84,14 @@ func TestReferencePage(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", s.name, preset, s.accepts, s.doc)
 	}
-	b.WriteString("\nOf the KubeControllersConfiguration `default`, `spec.controllers.node.leakGracePeriod` has an effect. Its other settings, also\n" +
-		"ones that this version has never heard of, are kept and told of ([objects.md](objects.md)).\n\n## Accepted, no effect\n\n| variable | why |\n|---|---|\n")
+	b.WriteString("\nOf the KubeControllersConfiguration `default`, `spec.controllers.node.leakGracePeriod` has an effect. " +
+		"Its other settings, also\nones that this version has never heard of, are kept and told of ([objects.md](objects.md)).\n" +
+		"\n## Accepted, no effect\n\n| variable | why |\n|---|---|\n")
 	for _, c := range compatible {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", c.name, c.why)
 	}
-	b.WriteString("\n## Metrics\n\nServed at `/metrics` by the process that holds the lease, beside `manx_build_info` and those of the Go runtime and the\n" +
+	b.WriteString("\n## Metrics\n\nServed at `/metrics` by the process that holds the lease, " +
+		"beside `manx_build_info` and those of the Go runtime and the\n" +
 		"process. `ippool` is `no_ippool` and `node` is `no_node` where there is none.\n\n| metric | labels | meaning |\n|---|---|---|\n")
 	ch := make(chan *prometheus.Desc, 64)
 	newMetrics().Describe(ch)
@@ -107,8 +115,10 @@ func TestReferencePage(t *testing.T) {
 | False | ` + "`" + v1.PoolDisabled + "`" + ` | ` + "`spec.disabled`" + `: nothing new is assigned, what is in use stays. |
 | False | ` + "`" + v1.PoolInvalid + "`" + ` | The pool makes no sense and is ignored; the message says why. |
 | False | ` + "`" + v1.PoolOverlaps + "`" + ` | The pool shares addresses with an older one, which the message names, and is ignored. |
-| False | ` + "`" + v1.PoolEncapsulation + "`" + ` | The pool asks for VXLAN, which is not carried: nothing new is assigned, what is in use stays and travels as it is. |
-| False | ` + "`" + v1.PoolFinalizing + "`" + ` | The pool is being deleted and has addresses in use; the message says how many, and on which nodes. |
+| False | ` + "`" + v1.PoolEncapsulation + "`" +
+		` | The pool asks for VXLAN, which is not carried: nothing new is assigned, what is in use stays and travels as it is. |
+| False | ` + "`" + v1.PoolFinalizing + "`" +
+		` | The pool is being deleted and has addresses in use; the message says how many, and on which nodes. |
 
 A pool that is deleted keeps the finalizer ` + "`" + v1.FinalizerPoolInUse + "`" + ` until none of its addresses is in use, and its
 routes as long. ` + "`manxctl uninstall`" + ` takes the finalizer off, because without the controllers nobody else does.
@@ -121,9 +131,11 @@ routes as long. ` + "`manxctl uninstall`" + ` takes the finalizer off, because w
 | ` + "`IPPoolNearlyFull`" + ` | IPPool | 90 % of the pool's addresses are assigned; once, until it has fallen below 85 %. |
 | ` + "`IPPoolFull`" + ` | IPPool | Every address of the pool is assigned. |
 | ` + "`IPPoolInUse`" + ` | IPPool | The pool's deletion waits for addresses in use. |
-| ` + "`SettingWithoutEffect`" + ` | any object of Calico's | Fields are set that have no effect, see [objects.md](objects.md); once for each change of what is said. |
+| ` + "`SettingWithoutEffect`" +
+		` | any object of Calico's | Fields are set that have no effect, see [objects.md](objects.md); once for each change of what is said. |
 | ` + "`SettingRefused`" + ` | any object of Calico's | The same, when a node or the pool is not ready for it. |
-| ` + "`NetworkPolicyNotEnforced`" + ` | NetworkPolicy | The namespace has NetworkPolicies, which are not enforced; once in a namespace, whose condition ` + "`" + v1.ConditionNamespacePolicy + "`" + ` is False as long as it has some. |
+| ` + "`NetworkPolicyNotEnforced`" + ` | NetworkPolicy | The namespace has NetworkPolicies, which are not enforced; ` +
+		`once in a namespace, whose condition ` + "`" + v1.ConditionNamespacePolicy + "`" + ` is False as long as it has some. |
 
 ## Objects that are made
 

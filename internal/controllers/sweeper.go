@@ -114,7 +114,8 @@ func away(err error) bool {
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err)
+		return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) ||
+			apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err)
 	}
 	return errors.As(err, new(net.Error))
 }
@@ -191,7 +192,8 @@ func (r *run) releases(ctx context.Context, releases []gc.Release) {
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(released)) {
-		r.events.node(ctx, node, "AddressesReleased", fmt.Sprintf("%d addresses that no pod and no tunnel of this node has were released", released[node]))
+		r.events.node(ctx, node, "AddressesReleased",
+			fmt.Sprintf("%d addresses that no pod and no tunnel of this node has were released", released[node]))
 	}
 	for _, handle := range slices.Sorted(maps.Keys(handles)) {
 		if ctx.Err() != nil {
@@ -222,7 +224,9 @@ func (r *run) judged(ctx context.Context, group []gc.Release) (out []gc.Release,
 
 // releaseFrom frees those of the addresses in one block that are still assigned
 // as they were seen. It returns them, and the block afterwards.
-func (s *sweeper) releaseFrom(ctx context.Context, cidr netip.Prefix, releases []gc.Release) (done []gc.Release, after *block.Block, err error) {
+func (s *sweeper) releaseFrom(
+	ctx context.Context, cidr netip.Prefix, releases []gc.Release,
+) (done []gc.Release, after *block.Block, err error) {
 	err = store.Retry(ctx, func() error {
 		done = nil
 		object, b, err := s.block(ctx, cidr)

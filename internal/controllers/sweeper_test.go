@@ -64,7 +64,8 @@ func (f *fixture) claim(cidr, node string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if _, err := f.store.Blocks.Create(f.t.Context(), &v1.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: v1.BlockName(p)}, Spec: *b.Spec()}); err != nil {
+	if _, err := f.store.Blocks.Create(f.t.Context(),
+		&v1.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: v1.BlockName(p)}, Spec: *b.Spec()}); err != nil {
 		f.t.Fatal(err)
 	}
 	if _, err := f.store.Affinities.Create(f.t.Context(), &v1.BlockAffinity{
@@ -86,11 +87,16 @@ func (f *fixture) assign(cidr, addr, handle, pod, node string) gc.Release {
 		if err := b.AssignIP(netip.MustParseAddr(addr), block.Owner{Handle: handle, Attrs: attrs}); err != nil {
 			f.t.Fatal(err)
 		}
-		r = gc.Release{Block: p, Addr: netip.MustParseAddr(addr), Handle: handle, Sequence: b.Spec().SequenceNumber, Attrs: attrs, Reason: "it seems so"}
+		r = gc.Release{
+			Block: p, Addr: netip.MustParseAddr(addr), Handle: handle, Sequence: b.Spec().SequenceNumber, Attrs: attrs, Reason: "it seems so",
+		}
 	})
 	o, err := f.store.Handles.Get(f.t.Context(), v1.HandleName(handle))
 	if errors.Is(err, store.ErrNotFound) {
-		o, err = f.store.Handles.Create(f.t.Context(), &v1.IPAMHandle{ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(handle)}, Spec: v1.IPAMHandleSpec{HandleID: handle, Block: map[string]int{}}})
+		o, err = f.store.Handles.Create(f.t.Context(), &v1.IPAMHandle{
+			ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(handle)},
+			Spec:       v1.IPAMHandleSpec{HandleID: handle, Block: map[string]int{}},
+		})
 	}
 	if err == nil {
 		o.Spec.Block[cidr]++
@@ -194,7 +200,8 @@ func TestReleases(t *testing.T) {
 		t.Errorf("raced %v, counted %s", raced, diff)
 	}
 	events, err := f.kube.EventsV1().Events(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
-	if err != nil || len(events.Items) != 1 || events.Items[0].Regarding.Name != "n1" || !strings.HasPrefix(events.Items[0].Note, "2 addresses") {
+	if err != nil || len(events.Items) != 1 || events.Items[0].Regarding.Name != "n1" ||
+		!strings.HasPrefix(events.Items[0].Note, "2 addresses") {
 		t.Errorf("events %+v, %v", events.Items, err)
 	}
 }
@@ -266,7 +273,8 @@ func TestRemovals(t *testing.T) {
 		"block 10.0.0.8/29": " k.borrower", "handle k.borrower": "10.0.0.8/29",
 		"block 10.0.0.16/29": "n1", "affinity n1-10-0-0-16-29": "confirmed",
 	})
-	err := f.sweep(t.Context(), gc.Plan{Removals: []gc.Removal{{CIDR: netip.MustParsePrefix("10.0.0.16/29"), Node: "n1", Affinity: "n1-10-0-0-16-29"}}}, 0)
+	err := f.sweep(t.Context(),
+		gc.Plan{Removals: []gc.Removal{{CIDR: netip.MustParsePrefix("10.0.0.16/29"), Node: "n1", Affinity: "n1-10-0-0-16-29"}}}, 0)
 	if !errors.Is(err, errContradicted) {
 		t.Errorf("a node that exists: %v", err)
 	}
@@ -278,7 +286,8 @@ func TestRemovalWithPods(t *testing.T) {
 	f.claim("10.0.0.0/29", "gone")
 	f.assign("10.0.0.0/29", "10.0.0.1", "k.pod", "pod", "gone")
 	before := f.state()
-	err := f.sweep(t.Context(), gc.Plan{Removals: []gc.Removal{{CIDR: netip.MustParsePrefix("10.0.0.0/29"), Node: "gone", Affinity: "gone-10-0-0-0-29"}}}, 0)
+	err := f.sweep(t.Context(),
+		gc.Plan{Removals: []gc.Removal{{CIDR: netip.MustParsePrefix("10.0.0.0/29"), Node: "gone", Affinity: "gone-10-0-0-0-29"}}}, 0)
 	if !errors.Is(err, errContradicted) {
 		t.Errorf("%v", err)
 	}
@@ -356,7 +365,8 @@ func TestHandleFixes(t *testing.T) {
 	f.assign("10.0.0.0/29", "10.0.0.1", "k.wrong", "wrong", "n1")
 	for _, id := range []string{"k.Orphan", "k.young"} {
 		if _, err := f.store.Handles.Create(t.Context(), &v1.IPAMHandle{
-			ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(id)}, Spec: v1.IPAMHandleSpec{HandleID: id, Block: map[string]int{"10.0.0.0/29": 1, "10.0.9.0/29": 1}},
+			ObjectMeta: metav1.ObjectMeta{Name: v1.HandleName(id)},
+			Spec:       v1.IPAMHandleSpec{HandleID: id, Block: map[string]int{"10.0.0.0/29": 1, "10.0.9.0/29": 1}},
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -382,7 +392,9 @@ func TestHandleFixes(t *testing.T) {
 	}
 	young := fix("k.young", nil)
 	young.Version = "1" // it has changed since
-	plan := gc.Plan{Handles: []gc.HandleFix{fix("k.wrong", map[netip.Prefix]int{netip.MustParsePrefix("10.0.0.0/29"): 1}), fix("k.Orphan", nil), young}}
+	plan := gc.Plan{
+		Handles: []gc.HandleFix{fix("k.wrong", map[netip.Prefix]int{netip.MustParsePrefix("10.0.0.0/29"): 1}), fix("k.Orphan", nil), young},
+	}
 	if err := f.sweep(t.Context(), plan, 0); err != nil {
 		t.Fatal(err)
 	}

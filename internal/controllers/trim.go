@@ -113,7 +113,9 @@ func handleOf(o *v1.IPAMHandle) (*gc.Handle, error) {
 	if o.Spec.Deleted {
 		return nil, nil
 	}
-	h := &gc.Handle{Name: o.Name, Version: o.ResourceVersion, ID: o.Spec.HandleID, NodeHash: o.Labels[v1.LabelHostnameHash], Counts: map[netip.Prefix]int{}}
+	h := &gc.Handle{
+		Name: o.Name, Version: o.ResourceVersion, ID: o.Spec.HandleID, NodeHash: o.Labels[v1.LabelHostnameHash], Counts: map[netip.Prefix]int{},
+	}
 	for text, n := range o.Spec.Block {
 		cidr, err := netip.ParsePrefix(text)
 		if err != nil {

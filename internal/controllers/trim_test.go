@@ -28,13 +28,15 @@ func TestPodOf(t *testing.T) {
 		want        gc.Pod
 	}{
 		{"new", nil, corev1.PodStatus{Phase: corev1.PodPending}, gc.Pod{Node: "n1"}},
-		{"annotated before the kubelet reports", map[string]string{annotationPodIP: "10.0.0.1/32", annotationPodIPs: "10.0.0.1/32,fd00::1/128"}, corev1.PodStatus{},
+		{"annotated before the kubelet reports",
+			map[string]string{annotationPodIP: "10.0.0.1/32", annotationPodIPs: "10.0.0.1/32,fd00::1/128"}, corev1.PodStatus{},
 			gc.Pod{Node: "n1", Addrs: addrs("10.0.0.1", "fd00::1")}},
 		{"reported", nil, corev1.PodStatus{PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00:0::1"}}},
 			gc.Pod{Node: "n1", Addrs: addrs("10.0.0.1", "fd00::1")}},
 		{"mapped", nil, corev1.PodStatus{PodIP: "::ffff:10.0.0.1"}, gc.Pod{Node: "n1", Addrs: addrs("10.0.0.1")}},
 		{"nonsense", map[string]string{annotationPodIP: "x", annotationPodIPs: ",,"}, corev1.PodStatus{}, gc.Pod{Node: "n1"}},
-		{"annotation and status differ", map[string]string{annotationPodIP: "10.0.0.2"}, corev1.PodStatus{PodIP: "10.0.0.1"}, gc.Pod{Node: "n1", Addrs: addrs("10.0.0.1", "10.0.0.2")}},
+		{"annotation and status differ", map[string]string{annotationPodIP: "10.0.0.2"},
+			corev1.PodStatus{PodIP: "10.0.0.1"}, gc.Pod{Node: "n1", Addrs: addrs("10.0.0.1", "10.0.0.2")}},
 		{"failed", nil, corev1.PodStatus{Phase: corev1.PodFailed}, gc.Pod{Node: "n1", Finished: true}},
 		{"succeeded", nil, corev1.PodStatus{Phase: corev1.PodSucceeded}, gc.Pod{Node: "n1", Finished: true}},
 	} {
@@ -52,14 +54,18 @@ func TestTrimmedBlocks(t *testing.T) {
 	object := func(name string, spec map[string]any) *kept[*block.Block] {
 		t.Helper()
 		o, err := trim(&unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": v1.SchemeGroupVersion.String(), "kind": "IPAMBlock", "metadata": map[string]any{"name": name, "resourceVersion": "7"}, "spec": spec,
+			"apiVersion": v1.SchemeGroupVersion.String(), "kind": "IPAMBlock",
+			"metadata": map[string]any{"name": name, "resourceVersion": "7"}, "spec": spec,
 		}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return o.(*kept[*block.Block])
 	}
-	good := map[string]any{"cidr": "10.0.0.0/31", "allocations": []any{nil, nil}, "unallocated": []any{int64(0), int64(1)}, "attributes": []any{}, "strictAffinity": false}
+	good := map[string]any{
+		"cidr": "10.0.0.0/31", "allocations": []any{nil, nil}, "unallocated": []any{int64(0), int64(1)},
+		"attributes": []any{}, "strictAffinity": false,
+	}
 	if b := object("10-0-0-0-31", good); b.err != nil || b.value == nil || b.ResourceVersion != "7" || b.value.Free() != 2 {
 		t.Errorf("%+v", b)
 	}

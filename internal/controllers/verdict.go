@@ -42,7 +42,8 @@ func judgePools(pools []*v1.IPPool, blocks []gc.Block, reserved []netip.Prefix) 
 		cidr := p.Prefix()
 		if older := overlaps[p]; older != nil {
 			v.reason = v1.PoolOverlaps
-			v.text = fmt.Sprintf("ignored: cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint", cidr, older.Prefix(), older.Name)
+			v.text = fmt.Sprintf("ignored: cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint",
+				cidr, older.Prefix(), older.Name)
 			continue
 		}
 		if why := p.Uncarried(); why != "" {

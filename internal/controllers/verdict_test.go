@@ -58,7 +58,8 @@ func TestJudgePools(t *testing.T) {
 		{v1.PoolOverlaps, "overlaps 10.0.0.0/16 of pool a", 0, 0},
 		{v1.PoolInvalid, `spec.cidr "banana"`, 0, 0},
 		{v1.PoolFinalizing, "no address is in use any more", 1, 0},
-		{v1.PoolFinalizing, "waits for 7 addresses in use, on m0 (1), m1 (1), m2 (1), m3 (1), m4 (1), 2 more nodes; see kubectl get ipamblocks", 7, 7},
+		{v1.PoolFinalizing,
+			"waits for 7 addresses in use, on m0 (1), m1 (1), m2 (1), m3 (1), m4 (1), 2 more nodes; see kubectl get ipamblocks", 7, 7},
 		{v1.PoolDisabled, "spec.disabled", 0, 0},
 		{v1.PoolOverlaps, "of pool c", 0, 0},
 	}
@@ -72,11 +73,13 @@ func TestJudgePools(t *testing.T) {
 	if u := status.Use; u.Blocks != 1 || u.Addresses != 6 || u.Capacity != 1<<16 || u.Percent != "0.1%" {
 		t.Errorf("%+v", u)
 	}
-	if c := status.Conditions[0]; c.Status != metav1.ConditionTrue || c.Reason != v1.PoolReady || c.ObservedGeneration != 3 || c.LastTransitionTime.Unix() != 9 {
+	if c := status.Conditions[0]; c.Status != metav1.ConditionTrue || c.Reason != v1.PoolReady ||
+		c.ObservedGeneration != 3 || c.LastTransitionTime.Unix() != 9 {
 		t.Errorf("%+v", c)
 	}
 	got[0].Status = status
-	if again := got[0].status(metav1.NewTime(time.Unix(99, 0))); again.Conditions[0].LastTransitionTime.Unix() != 9 || len(again.Conditions) != 1 {
+	if again := got[0].status(metav1.NewTime(time.Unix(99, 0))); again.Conditions[0].LastTransitionTime.Unix() != 9 ||
+		len(again.Conditions) != 1 {
 		t.Errorf("the condition has not changed, but: %+v", again.Conditions)
 	}
 	if s := got[1].status(metav1.Now()); s.Use != nil || s.Conditions[0].Status != metav1.ConditionFalse {
@@ -97,7 +100,10 @@ func TestPoolsThatAreNotUsed(t *testing.T) {
 		aPool("garbled-too", "10.2.0.0/16", func(p *v1.IPPool) { p.Spec.NamespaceSelector = "has(" }),
 	}, blocks, nil)
 	bar(verdicts, v1.Network{
-		Nodes:    map[netip.Addr]string{netip.MustParseAddr("192.0.2.2"): "n2", netip.MustParseAddr("192.0.2.3"): "n3", netip.MustParseAddr("fd00::3"): "n3", netip.MustParseAddr("198.51.100.1"): "n4"},
+		Nodes: map[netip.Addr]string{
+			netip.MustParseAddr("192.0.2.2"): "n2", netip.MustParseAddr("192.0.2.3"): "n3",
+			netip.MustParseAddr("fd00::3"): "n3", netip.MustParseAddr("198.51.100.1"): "n4",
+		},
 		Services: []netip.Prefix{netip.MustParsePrefix("fd00:96::/108"), netip.MustParsePrefix("10.96.0.0/12")},
 	})
 	for i, want := range []struct{ reason, text string }{
@@ -128,8 +134,10 @@ func TestPoolNotExported(t *testing.T) {
 	quiet := func(p *v1.IPPool) { p.Spec.DisableBGPExport, p.Spec.IPIPMode = true, v1.EncapAlways }
 	v := judgePools([]*v1.IPPool{aPool("quiet", "10.0.0.0/16", quiet)}, nil, nil)[0]
 	v.Status = v.status(metav1.NewTime(time.Unix(9, 0)))
-	if c := v.Status.Conditions; len(c) != 2 || c[0].Status != metav1.ConditionTrue || c[1].Type != v1.ConditionPoolReachable || c[1].Status != metav1.ConditionFalse ||
-		c[1].Reason != v1.PoolNotExported || !strings.Contains(c[1].Message, "ipipMode is Always") || !strings.Contains(c[1].Message, "cannot be reached from other nodes") {
+	if c := v.Status.Conditions; len(c) != 2 || c[0].Status != metav1.ConditionTrue ||
+		c[1].Type != v1.ConditionPoolReachable || c[1].Status != metav1.ConditionFalse ||
+		c[1].Reason != v1.PoolNotExported || !strings.Contains(c[1].Message, "ipipMode is Always") ||
+		!strings.Contains(c[1].Message, "cannot be reached from other nodes") {
 		t.Errorf("conditions %+v", c)
 	}
 	if again := v.status(metav1.NewTime(time.Unix(99, 0))); again.Conditions[1].LastTransitionTime.Unix() != 9 {

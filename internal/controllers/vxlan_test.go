@@ -17,7 +17,8 @@ func TestPoolInVXLANIsNotReady(t *testing.T) {
 		aPool("a", "10.0.0.0/16", vxlan),
 		aPool("b", "10.1.0.0/16", vxlan, func(p *v1.IPPool) { p.Spec.Disabled = true }),
 	}, []gc.Block{aBlock(t, "10.0.0.0/26", "n1", 3, "n1")}, nil)
-	if g := got[0]; g.reason != v1.PoolEncapsulation || !strings.Contains(g.text, "asks for VXLAN (vxlanMode Always), which this version of Manx does not carry") || g.use.Addresses != 3 {
+	if g := got[0]; g.reason != v1.PoolEncapsulation ||
+		!strings.Contains(g.text, "asks for VXLAN (vxlanMode Always), which this version of Manx does not carry") || g.use.Addresses != 3 {
 		t.Errorf("%s %q %+v", g.reason, g.text, g.use)
 	}
 	if g := got[1]; g.reason != v1.PoolDisabled {

@@ -91,7 +91,9 @@ func newWatch(kube kubernetes.Interface, custom dynamic.Interface, e *epoch, cha
 		default:
 		}
 	}
-	for kind, tell := range map[string]func(){kindBlock: changed, kindPool: changed, kindReservation: changed, kindConfig: configured, kindInformation: w.lockChanged(changed)} {
+	for kind, tell := range map[string]func(){
+		kindBlock: changed, kindPool: changed, kindReservation: changed, kindConfig: configured, kindInformation: w.lockChanged(changed),
+	} {
 		_, err := w.informers[kind].AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { tell() }, UpdateFunc: func(_, _ any) { tell() }, DeleteFunc: func(any) { tell() },
 		})

@@ -74,7 +74,9 @@ func clusterObjects(t *testing.T) (core []runtime.Object, custom []runtime.Objec
 	four := aBlock(t, "172.16.0.0/30", "n2", 1, "n2")
 	broken := raw(t, "IPAMBlock", "10-0-0-8-29", map[string]any{"cidr": "10.0.0.8/29", "allocations": []any{nil}})
 	affinity := v1.BlockAffinitySpec{State: v1.AffinityConfirmed, Node: "n1", CIDR: "10.0.0.0/29", Deleted: "false"}
-	virtual := v1.BlockAffinitySpec{State: v1.AffinityConfirmed, Node: "load-balancer", Type: v1.AffinityTypeVirtual, CIDR: "10.0.1.0/29", Deleted: "false"}
+	virtual := v1.BlockAffinitySpec{
+		State: v1.AffinityConfirmed, Node: "load-balancer", Type: v1.AffinityTypeVirtual, CIDR: "10.0.1.0/29", Deleted: "false",
+	}
 	custom = []runtime.Object{
 		raw(t, "IPAMBlock", b.Name, b.Spec()), raw(t, "IPAMBlock", four.Name, four.Spec()), broken,
 		raw(t, "BlockAffinity", "n1-10-0-0-0-29", affinity), raw(t, "BlockAffinity", "lb", virtual),
@@ -82,7 +84,8 @@ func clusterObjects(t *testing.T) (core []runtime.Object, custom []runtime.Objec
 		raw(t, "IPAMHandle", "k.going", v1.IPAMHandleSpec{HandleID: "k.going", Block: map[string]int{}, Deleted: true}),
 		raw(t, "IPPool", "p", v1.IPPoolSpec{CIDR: "10.0.0.0/24"}),
 		raw(t, "IPReservation", "r", v1.IPReservationSpec{ReservedCIDRs: []string{"10.0.0.1", "10.0.0.4/30", "what"}}),
-		raw(t, "KubeControllersConfiguration", "default", map[string]any{"controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "3m0s"}}}),
+		raw(t, "KubeControllersConfiguration", "default",
+			map[string]any{"controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "3m0s"}}}),
 	}
 	return core, custom
 }
@@ -91,7 +94,8 @@ func TestSnapshot(t *testing.T) {
 	core, custom := clusterObjects(t)
 	w := startWatch(t, core, custom...)
 	s := w.snapshot()
-	if len(s.Blocks) != 2 || !s.Unreadable["10-0-0-8-29"] || len(s.Affinities) != 1 || len(s.Handles) != 1 || len(s.Nodes) != 2 || len(s.Pods) != 2 {
+	if len(s.Blocks) != 2 || !s.Unreadable["10-0-0-8-29"] || len(s.Affinities) != 1 ||
+		len(s.Handles) != 1 || len(s.Nodes) != 2 || len(s.Pods) != 2 {
 		t.Errorf("%+v", s)
 	}
 	if p := s.Pods[gc.PodKey{Namespace: "ns", Name: "live"}]; p.Node != "n1" || len(p.Addrs) != 1 {
@@ -106,7 +110,9 @@ func TestSnapshot(t *testing.T) {
 	if g, err := w.leakGrace(time.Minute); err != nil || g != 3*time.Minute {
 		t.Errorf("leak grace %s, %v", g, err)
 	}
-	bare := startWatch(t, nil, raw(t, "KubeControllersConfiguration", "default", map[string]any{"controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "soon"}}}))
+	bare := startWatch(t, nil, raw(t, "KubeControllersConfiguration", "default", map[string]any{
+		"controllers": map[string]any{"node": map[string]any{"leakGracePeriod": "soon"}},
+	}))
 	if g, err := bare.leakGrace(time.Minute); err == nil || g != time.Minute {
 		t.Errorf("leak grace %s, %v; want the setting's, and why", g, err)
 	}

@@ -100,7 +100,8 @@ func (p picture) summary() status.Summary {
 	if p.unknown == nil {
 		return status.Summarize(p.nodes, p.silent)
 	}
-	return status.Summarize(p.nodes, p.silent, status.Problem{Severity: status.SeverityWarning, Type: status.ProblemNodesUnknown, Message: p.unknown.Error()})
+	return status.Summarize(p.nodes, p.silent,
+		status.Problem{Severity: status.SeverityWarning, Type: status.ProblemNodesUnknown, Message: p.unknown.Error()})
 }
 
 // agents are those of a cluster.
@@ -154,11 +155,14 @@ func (a agents) remedy(of answer, pod *corev1.Pod, nodes []corev1.Node) string {
 			text += "; did you mean " + nearest.Name(of.node, names) + "?"
 		}
 	case pod == nil:
-		text = fmt.Sprintf("; kubectl -n %s describe daemonset %s says why; for a machine that is gone: kubectl delete node %s", a.namespace, agentDaemonSet, of.node)
+		text = fmt.Sprintf("; kubectl -n %s describe daemonset %s says why; for a machine that is gone: kubectl delete node %s",
+			a.namespace, agentDaemonSet, of.node)
 	case !running(pod):
 		text = fmt.Sprintf("; kubectl -n %s describe pod %s says why", pod.Namespace, pod.Name)
 	case errors.Is(of.err, errNoAnswer):
-		text = fmt.Sprintf("; the way to it leads through the API server and the kubelet of %s: give a busy one more time with --request-timeout 60s, or run manxctl status on the node itself (kubectl -n %s logs %s has the agent's log)", of.node, pod.Namespace, pod.Name)
+		text = fmt.Sprintf("; the way to it leads through the API server and the kubelet of %s: "+
+			"give a busy one more time with --request-timeout 60s, "+
+			"or run manxctl status on the node itself (kubectl -n %s logs %s has the agent's log)", of.node, pod.Namespace, pod.Name)
 	}
 	if why := notReady(nodes, of.node); why != "" {
 		text += "; Kubernetes says of the node: " + why

@@ -86,7 +86,7 @@ func TestAskAgentsIsBounded(t *testing.T) {
 					<-ctx.Done()
 					return nil, context.Cause(ctx)
 				}
-				time.Sleep(time.Second) // of the bubble's clock
+				time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock: how long an agent takes
 				return saysName(pod)
 			}, 10*time.Second, nodes, byNode)
 			if took := time.Since(start); took != tc.want {
@@ -111,11 +111,14 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 	going.DeletionTimestamp = &metav1.Time{Time: time.Unix(1e9, 0)}
 	going.Finalizers = []string{"test/kept"} // the fake wants a reason why it is still there
 	off := k8sNode("node3", "172.30.0.13/24")
-	off.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}}
+	off.Status.Conditions = []corev1.NodeCondition{
+		{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."},
+	}
 	objs := []runtime.Object{
 		k8sNode("node5", "172.30.0.15/24"), off, k8sNode("node2", "172.30.0.12/24"), k8sNode("node1", "172.30.0.11/24"),
 		k8sNode("new", ""), going,
-		agentPod("manx-a", "node1", corev1.PodRunning), agentPod("manx-b", "node2", corev1.PodRunning), agentPod("manx-e", "node6", corev1.PodPending),
+		agentPod("manx-a", "node1", corev1.PodRunning), agentPod("manx-b", "node2", corev1.PodRunning),
+		agentPod("manx-e", "node6", corev1.PodPending),
 	}
 	for name, tc := range map[string]struct {
 		names  []string
@@ -124,12 +127,15 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 	}{
 		"all": {want: []string{
 			"node node2: manxctl in pod manx-b: exit code 1",
-			"node node3: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node3; Kubernetes says of the node: NotReady: NodeStatusUnknown Kubelet stopped posting node status.",
+			"node node3: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: " +
+				"kubectl delete node node3; Kubernetes says of the node: NotReady: NodeStatusUnknown Kubelet stopped posting node status.",
 			"node node4: its agent (pod manx-d) is not running: Terminating; kubectl -n kube-system describe pod manx-d says why",
-			"node node5: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5",
+			"node node5: no agent runs there; " +
+				"kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5",
 			"node node6: its agent (pod manx-e) is not running: Pending; kubectl -n kube-system describe pod manx-e says why",
 		}},
-		"named":      {names: []string{"node5", "node1", "node5"}, want: []string{"node node5: no agent runs there; kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5"}},
+		"named": {names: []string{"node5", "node1", "node5"}, want: []string{"node node5: no agent runs there; " +
+			"kubectl -n kube-system describe daemonset manx-node says why; for a machine that is gone: kubectl delete node node5"}},
 		"named, one": {names: []string{"node1"}},
 		"named, wrongly": {names: []string{"node1", "nod2", "mars"}, want: []string{
 			"node mars: no agent runs there; nodes with one are node1, node2, node3, node5",
@@ -190,7 +196,8 @@ func TestNoAgents(t *testing.T) {
 	both := []string{
 		"to finish: manxctl uninstall --yes, then kubectl delete -f manx.yaml",
 		"kubectl -n kube-system rollout undo daemonset/manx-node && kubectl -n kube-system scale deployment/manx-controllers --replicas=1",
-		`kubectl -n kube-system patch daemonset/manx-node --type merge -p '{"spec":{"template":{"spec":{"nodeSelector":{"manx.io/uninstalled":null}}}}}'`,
+		`kubectl -n kube-system patch daemonset/manx-node --type merge -p ` +
+			`'{"spec":{"template":{"spec":{"nodeSelector":{"manx.io/uninstalled":null}}}}}'`,
 	}
 	for name, tc := range map[string]struct {
 		objs []runtime.Object
@@ -201,7 +208,8 @@ func TestNoAgents(t *testing.T) {
 		"never installed":                   {want: []string{"is Manx installed? " + create}, not: "undo"},
 		"taken off":                         {objs: []runtime.Object{taken}, want: both, not: create},
 		"being taken off, one does not end": {objs: []runtime.Object{taken, going}, want: both, not: create},
-		"installed, with no pod":            {objs: []runtime.Object{ds}, want: []string{"kubectl -n kube-system describe daemonset/manx-node"}, not: create},
+		"installed, with no pod": {objs: []runtime.Object{ds},
+			want: []string{"kubectl -n kube-system describe daemonset/manx-node"}, not: create},
 		"may not be known": {
 			objs: []runtime.Object{taken}, read: apierrors.NewForbidden(appsv1.Resource("daemonsets"), agentDaemonSet, errors.New("not you")),
 			want: []string{"no agents", "read DaemonSet manx-node", "forbidden"}, not: create,
@@ -209,7 +217,8 @@ func TestNoAgents(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset(tc.objs...)
-			client.PrependReactor("get", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) { return tc.read != nil, nil, tc.read })
+			client.PrependReactor("get", "daemonsets",
+				func(clienttesting.Action) (bool, runtime.Object, error) { return tc.read != nil, nil, tc.read })
 			_, err := agentPods(t.Context(), client, metav1.NamespaceSystem)
 			for _, want := range tc.want {
 				if err == nil || !strings.Contains(err.Error(), want) {

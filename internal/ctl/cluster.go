@@ -38,16 +38,20 @@ func agentPods(ctx context.Context, client kubernetes.Interface, namespace strin
 	ds, err := client.AppsV1().DaemonSets(namespace).Get(ctx, agentDaemonSet, metav1.GetOptions{})
 	switch {
 	case err == nil && stopped(ds):
-		return nil, fmt.Errorf("manxctl uninstall has stopped the agents: Manx is off the nodes, or on the way (DaemonSet %s in namespace %s selects nodes by %s); to finish: manxctl uninstall --yes, then kubectl delete -f manx.yaml; to have Manx again: %s; if the agents stay away, because a changed manx.yaml was applied in between: %s",
+		return nil, fmt.Errorf("manxctl uninstall has stopped the agents: Manx is off the nodes, or on the way "+
+			"(DaemonSet %s in namespace %s selects nodes by %s); to finish: manxctl uninstall --yes, then kubectl delete -f manx.yaml; "+
+			"to have Manx again: %s; if the agents stay away, because a changed manx.yaml was applied in between: %s",
 			agentDaemonSet, namespace, stoppedLabel, wayBack(namespace), unstop(namespace))
 	case len(pods.Items) > 0:
 		return pods.Items, nil
 	case err == nil:
-		return nil, fmt.Errorf("no agents (pods %[1]s) in namespace %[2]s, although DaemonSet %[3]s is there: kubectl -n %[2]s describe daemonset/%[3]s", agentSelector, namespace, agentDaemonSet)
+		return nil, fmt.Errorf("no agents (pods %[1]s) in namespace %[2]s, "+
+			"although DaemonSet %[3]s is there: kubectl -n %[2]s describe daemonset/%[3]s", agentSelector, namespace, agentDaemonSet)
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("no agents (pods %s) in namespace %s: is Manx installed? kubectl create -f manx.yaml", agentSelector, namespace)
 	default:
-		return nil, fmt.Errorf("no agents (pods %s) in namespace %s; why is not known: read DaemonSet %s: %w", agentSelector, namespace, agentDaemonSet, err)
+		return nil, fmt.Errorf("no agents (pods %s) in namespace %s; why is not known: read DaemonSet %s: %w",
+			agentSelector, namespace, agentDaemonSet, err)
 	}
 }
 

@@ -36,7 +36,8 @@ func newConnection(root *cobra.Command) *connection {
 	c := &connection{flags: pflag.NewFlagSet("", pflag.ContinueOnError), inCluster: rest.InClusterConfig}
 	c.flags.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster (default: the files of $KUBECONFIG, or ~/.kube/config)")
 	names := clientcmd.RecommendedConfigOverrideFlags("")
-	names.ContextOverrideFlags.Namespace = clientcmd.FlagInfo{}                                                     // of the agents, and a command's own
+	// of the agents, and a command's own
+	names.ContextOverrideFlags.Namespace = clientcmd.FlagInfo{}
 	names.AuthOverrideFlags.Username, names.AuthOverrideFlags.Password = clientcmd.FlagInfo{}, clientcmd.FlagInfo{} // no API server takes them
 	for flag, text := range map[*clientcmd.FlagInfo]string{
 		&names.CurrentContext:                             "context of the kubeconfig",
@@ -128,7 +129,8 @@ func (c *connection) userConfig() (*rest.Config, error) { return c.load(false) }
 
 // errNoKubeconfig says what is missing and where it was looked for.
 func errNoKubeconfig(files []string) error {
-	return fmt.Errorf("this command needs a kubeconfig (--kubeconfig, KUBECONFIG or ~/.kube/config), and there is none in %s: run it where kubectl works, or give --server and --token; the agent's own rights do not suffice", strings.Join(files, ", "))
+	return fmt.Errorf("this command needs a kubeconfig (--kubeconfig, KUBECONFIG or ~/.kube/config), and there is none in %s: "+
+		"run it where kubectl works, or give --server and --token; the agent's own rights do not suffice", strings.Join(files, ", "))
 }
 
 func (c *connection) load(inCluster bool) (*rest.Config, error) {

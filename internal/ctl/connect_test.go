@@ -29,7 +29,8 @@ type apiServers struct {
 func (a *apiServers) start(t *testing.T, name string) (url string) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.mu.Lock()
-		a.asked = append(a.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s", name, r.Header.Get("Impersonate-User"), strings.Join(r.Header.Values("Impersonate-Group"), ","))))
+		a.asked = append(a.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s",
+			name, r.Header.Get("Impersonate-User"), strings.Join(r.Header.Values("Impersonate-Group"), ","))))
 		a.mu.Unlock()
 		http.NotFound(w, r)
 	}))
@@ -90,7 +91,8 @@ func TestConnectionFlags(t *testing.T) {
 		{"--request-timeout soon", "", `--request-timeout="soon": want a time such as 10s`},
 	} {
 		for _, command := range []string{
-			"status --socket " + local, "preflight ipip", "preflight bgp", "ippool mode pool Always", "ipam show", "ipam check", "ipam release --ip 10.244.0.1",
+			"status --socket " + local, "preflight ipip", "preflight bgp",
+			"ippool mode pool Always", "ipam show", "ipam check", "ipam release --ip 10.244.0.1",
 			"ipam configure --strictaffinity true", "uninstall --yes --timeout 1s",
 		} {
 			if strings.HasPrefix(command, "status") && tc.flags == "" {
@@ -129,7 +131,9 @@ func TestConnectionFlagsAreRefused(t *testing.T) {
 	if got := strings.Join(without, ", "); got != "manxctl help, manxctl preflight node, manxctl version" {
 		t.Errorf("%s do not ask the cluster", got)
 	}
-	for _, args := range []string{"version --context a", "--as joe version", "preflight node ipip --token x", "completion bash --kubeconfig f"} {
+	for _, args := range []string{
+		"version --context a", "--as joe version", "preflight node ipip --token x", "completion bash --kubeconfig f",
+	} {
 		if _, err := run(strings.Fields(args)...); !cmdline.IsUsage(err) || !strings.Contains(err.Error(), "has no effect on manxctl") {
 			t.Errorf("%s: %v", args, err)
 		}
@@ -161,7 +165,8 @@ func TestConnectionInCluster(t *testing.T) {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 	cfg, err = load("--as", "joe", "--request-timeout", "7s", "--tls-server-name", "api")
-	if err != nil || cfg.Impersonate.UserName != "joe" || cfg.Timeout.Seconds() != 7 || cfg.ServerName != "api" || cfg.BearerToken != "secret" {
+	if err != nil || cfg.Impersonate.UserName != "joe" || cfg.Timeout.Seconds() != 7 ||
+		cfg.ServerName != "api" || cfg.BearerToken != "secret" {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 	if _, err := load("--context", "prod"); err == nil || !strings.Contains(err.Error(), `--context="prod"`) {

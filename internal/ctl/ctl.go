@@ -43,7 +43,8 @@ docs/reference/manxctl-output.md; fields are added, and neither renamed nor take
 	root.SetOut(out)
 	root.SetErr(errOut)
 	c := newConnection(root)
-	root.AddCommand(newStatusCommand(c), newPreflightCommand(c), newIPPoolCommand(c), newIPAMCommand(c), newUninstallCommand(c), newVersionCommand())
+	root.AddCommand(newStatusCommand(c), newPreflightCommand(c), newIPPoolCommand(c),
+		newIPAMCommand(c), newUninstallCommand(c), newVersionCommand())
 	withProgress(root)
 	cmdline.Strict(root)
 	return root

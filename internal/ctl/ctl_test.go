@@ -12,6 +12,7 @@ import (
 
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // agent answers status and nothing else.
@@ -40,18 +41,14 @@ func serveStatus(t *testing.T, n func() status.Node) string {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	testwait.Succeeds(t, 30*time.Second, "the agent answers", func() error {
 		c, err := nodeapi.Dial(context.Background(), socket)
-		if err == nil {
-			c.Close()
-			return socket
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return c.Close()
+	})
+	return socket
 }
 
 func run(args ...string) (string, error) {
@@ -86,7 +83,8 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("bad output format: %v", err)
 	}
 	absent := filepath.Join(t.TempDir(), "absent")
-	if _, err := run("status", "--socket", absent, "--kubeconfig", absent); err == nil || !strings.Contains(err.Error(), "no usable kubeconfig") {
+	if _, err := run("status", "--socket", absent, "--kubeconfig", absent); err == nil ||
+		!strings.Contains(err.Error(), "no usable kubeconfig") {
 		t.Errorf("neither agent nor kubeconfig: %v", err)
 	}
 }

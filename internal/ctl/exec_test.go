@@ -32,7 +32,8 @@ func forbid(w http.ResponseWriter, _ *http.Request) {
 
 const (
 	succeeded = `{"kind":"Status","apiVersion":"v1","status":"Success"}`
-	exitCode1 = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NonZeroExitCode","message":"exit code 1","details":{"causes":[{"reason":"ExitCode","message":"1"}]}}`
+	exitCode1 = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NonZeroExitCode",` +
+		`"message":"exit code 1","details":{"causes":[{"reason":"ExitCode","message":"1"}]}}`
 )
 
 // overSPDY answers as a container that prints these.
@@ -97,12 +98,14 @@ func TestExecFallsBack(t *testing.T) {
 		get, post http.HandlerFunc
 		err       string
 	}{
-		"a role without get":                {get: forbid, post: hello},
-		"a proxy that knows no WebSocket":   {get: says(http.StatusBadRequest, "upgrade?"), post: hello},
-		"a proxy that drops the upgrade":    {get: says(http.StatusOK, ""), post: hello},
-		"a command that fails":              {get: forbid, post: overSPDY("", "manxctl: no socket\n", exitCode1), err: "exit code 1: manxctl: no socket"},
-		"a role with neither get nor more":  {get: forbid, post: forbid, err: "not you"},
-		"a node that the server can't dial": {get: says(http.StatusInternalServerError, "no route to host"), post: says(http.StatusInternalServerError, "no route to host"), err: "no route to host"},
+		"a role without get":              {get: forbid, post: hello},
+		"a proxy that knows no WebSocket": {get: says(http.StatusBadRequest, "upgrade?"), post: hello},
+		"a proxy that drops the upgrade":  {get: says(http.StatusOK, ""), post: hello},
+		"a command that fails": {get: forbid,
+			post: overSPDY("", "manxctl: no socket\n", exitCode1), err: "exit code 1: manxctl: no socket"},
+		"a role with neither get nor more": {get: forbid, post: forbid, err: "not you"},
+		"a node that the server can't dial": {get: says(http.StatusInternalServerError, "no route to host"),
+			post: says(http.StatusInternalServerError, "no route to host"), err: "no route to host"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var posts atomic.Int32

@@ -72,7 +72,8 @@ func (f *ipamFlags) with(name string, run func(ipamAccess) error) error {
 		return nil
 	}
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
-		return fmt.Errorf("ipam %s: %w; use a kubeconfig whose user may do that: manxctl help ipam %s lists the rights that are needed", name, err, name)
+		return fmt.Errorf("ipam %s: %w; use a kubeconfig whose user may do that: manxctl help ipam %s lists the rights that are needed",
+			name, err, name)
 	}
 	return fmt.Errorf("ipam %s: %w", name, err)
 }

@@ -74,7 +74,8 @@ func (o *ipamCheckOptions) run(ctx context.Context, out io.Writer, a ipamAccess)
 	found := ipamreport.Check(cluster)
 	problems := found.Problems
 	if len(problems) > 0 {
-		end := progress.Wait(ctx, progress.Text(fmt.Sprintf("what seems wrong (%d) is looked at again %v after it was seen", len(problems), o.recheck)), "")
+		end := progress.Wait(ctx,
+			progress.Text(fmt.Sprintf("what seems wrong (%d) is looked at again %v after it was seen", len(problems), o.recheck)), "")
 		err := pause(ctx, o.recheck)
 		end()
 		if err != nil {

@@ -86,7 +86,8 @@ func (o *ipamConfigureOptions) validate() error {
 }
 
 // errNoBlocks is what the API server says of it too.
-var errNoBlocks = errors.New("strictAffinity false needs autoAllocateBlocks true: a node without a block of its own would borrow every address")
+var errNoBlocks = errors.New("strictAffinity false needs autoAllocateBlocks true: " +
+	"a node without a block of its own would borrow every address")
 
 func (o *ipamConfigureOptions) run(ctx context.Context, out io.Writer, a ipamAccess) error {
 	var spec apiv1.IPAMConfigSpec

@@ -46,9 +46,12 @@ func newIPAMCluster(t *testing.T) *ipamCluster {
 	c.store = store.New(c.backend)
 	c.put(apiv1.PluralIPPools, "IPPool", "default-ipv4-ippool", apiv1.IPPoolSpec{CIDR: "10.244.0.0/16"})
 	c.put(apiv1.PluralIPPools, "IPPool", "six", apiv1.IPPoolSpec{CIDR: "fd00:1::/112"})
-	c.put(apiv1.PluralClusterInformations, "ClusterInformation", "default", apiv1.ClusterInformationSpec{ClusterGUID: "abc", ClusterType: "k8s,bgp,kdd"})
+	c.put(apiv1.PluralClusterInformations, "ClusterInformation", "default",
+		apiv1.ClusterInformationSpec{ClusterGUID: "abc", ClusterType: "k8s,bgp,kdd"})
 	c.claim("node1", blockA, func(b *block.Block) {
-		c.must(b.AssignIP(netip.MustParseAddr("10.244.0.0"), block.Owner{Handle: "ipip-tunnel-addr-node1", Attrs: map[string]string{"node": "node1", "type": "ipipTunnelAddress"}}))
+		c.must(b.AssignIP(netip.MustParseAddr("10.244.0.0"), block.Owner{
+			Handle: "ipip-tunnel-addr-node1", Attrs: map[string]string{"node": "node1", "type": "ipipTunnelAddress"},
+		}))
 		c.assign(b, "10.244.0.1", "web", "node1")
 		c.assign(b, "10.244.0.2", "db", "node2")
 		c.assign(b, "10.244.0.3", "gone", "node1")
@@ -63,12 +66,16 @@ func newIPAMCluster(t *testing.T) *ipamCluster {
 	c.pod("web", "node1", "10.244.0.1")
 	c.pod("db", "node2", "10.244.0.2")
 	c.agent("node1", status.Addresses{
-		Interfaces: []status.Interface{{Name: "cali1", Handle: "net.web", Namespace: "default", Pod: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.1")}}},
-		Learned:    []status.Learned{learned("10.244.0.2/32", "192.0.2.2"), learned(blockB, "192.0.2.2")}, Converged: true,
+		Interfaces: []status.Interface{
+			{Name: "cali1", Handle: "net.web", Namespace: "default", Pod: "web", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.1")}},
+		},
+		Learned: []status.Learned{learned("10.244.0.2/32", "192.0.2.2"), learned(blockB, "192.0.2.2")}, Converged: true,
 	})
 	c.agent("node2", status.Addresses{
-		Interfaces: []status.Interface{{Name: "cali2", Handle: "net.db", Namespace: "default", Pod: "db", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.2")}}},
-		Learned:    []status.Learned{learned(blockA, "192.0.2.1")}, Converged: true,
+		Interfaces: []status.Interface{
+			{Name: "cali2", Handle: "net.db", Namespace: "default", Pod: "db", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.2")}},
+		},
+		Learned: []status.Learned{learned(blockA, "192.0.2.1")}, Converged: true,
 	})
 	return c
 }
@@ -106,7 +113,9 @@ func (c *ipamCluster) claim(node, cidr string, fill func(*block.Block)) {
 	c.must(err)
 	_, err = c.store.Affinities.Create(c.t.Context(), &apiv1.BlockAffinity{
 		ObjectMeta: metav1.ObjectMeta{Name: apiv1.AffinityName(node, p)},
-		Spec:       apiv1.BlockAffinitySpec{Node: node, CIDR: cidr, State: apiv1.AffinityConfirmed, Type: apiv1.AffinityTypeHost, Deleted: "false"},
+		Spec: apiv1.BlockAffinitySpec{
+			Node: node, CIDR: cidr, State: apiv1.AffinityConfirmed, Type: apiv1.AffinityTypeHost, Deleted: "false",
+		},
 	})
 	c.must(err)
 }

@@ -42,8 +42,9 @@ func newDualCluster(t *testing.T) *ipamCluster {
 		}
 	}
 	for _, n := range c.answers {
-		for i, iface := range n.Addresses.Interfaces {
-			n.Addresses.Interfaces[i].Addrs = append(iface.Addrs, netip.MustParseAddr(second[iface.Pod]))
+		for i := range n.Addresses.Interfaces {
+			iface := &n.Addresses.Interfaces[i]
+			iface.Addrs = append(iface.Addrs, netip.MustParseAddr(second[iface.Pod]))
 		}
 	}
 	return c
@@ -94,7 +95,9 @@ func TestReleaseIPv6(t *testing.T) {
 	// What is in use is kept, and named.
 	_, err = c.release(ipamReleaseOptions{ip: "fd00:1::41"})
 	wantError(t, err, "fd00:1::41: pod default/web on node node1")
-	c.agent("node1", status.Addresses{Interfaces: []status.Interface{{Name: "cali9", Handle: "net.lost", Addrs: []netip.Addr{netip.MustParseAddr("fd00:1::45")}}}})
+	c.agent("node1", status.Addresses{
+		Interfaces: []status.Interface{{Name: "cali9", Handle: "net.lost", Addrs: []netip.Addr{netip.MustParseAddr("fd00:1::45")}}},
+	})
 	c.change(block6, func(b *block.Block) { c.assign(b, "fd00:1::45", "lost", "node1") })
 	_, err = c.release(ipamReleaseOptions{ip: "fd00:1::45"})
 	wantError(t, err, "fd00:1::45: interface cali9 of node node1")

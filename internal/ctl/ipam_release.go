@@ -92,7 +92,8 @@ func (o *ipamReleaseOptions) oneAddress(ctx context.Context, out io.Writer, a ip
 	var want []ipamreport.Assignment
 	for _, b := range now.cluster.BlocksOf(addr) {
 		if b.Unreadable {
-			return fmt.Errorf("block %s, which has %s, is malformed: look at it with kubectl get ipamblock %s -o yaml, and repair it first", b.CIDR, addr, b.Name)
+			return fmt.Errorf("block %s, which has %s, is malformed: look at it with kubectl get ipamblock %s -o yaml, and repair it first",
+				b.CIDR, addr, b.Name)
 		}
 		for _, held := range b.Assigned {
 			if held.Addr == addr && !held.CoolingDown {
@@ -122,7 +123,8 @@ func (o *ipamReleaseOptions) fromReport(ctx context.Context, out io.Writer, a ip
 		return err
 	}
 	if info.Spec.ClusterGUID != report.ClusterGUID {
-		return fmt.Errorf("the report %s is of another cluster (its clusterGUID is %q, this cluster's %q): write one of this cluster with manxctl ipam check -o FILE", o.report, report.ClusterGUID, info.Spec.ClusterGUID)
+		return fmt.Errorf("the report %s is of another cluster (its clusterGUID is %q, this cluster's %q): "+
+			"write one of this cluster with manxctl ipam check -o FILE", o.report, report.ClusterGUID, info.Spec.ClusterGUID)
 	}
 	now, err := a.readNow(ctx)
 	if err != nil {
@@ -169,7 +171,10 @@ func (p present) find(l ipamreport.Assignment) (ipamreport.Assignment, bool) {
 }
 
 // release releases what is wanted and not in use, and puts the handles right.
-func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, leaked []ipamreport.LeakedHandle, done *IPAMRelease) error {
+func (o *ipamReleaseOptions) release(
+	ctx context.Context, out io.Writer, a ipamAccess, now present,
+	want []ipamreport.Assignment, leaked []ipamreport.LeakedHandle, done *IPAMRelease,
+) error {
 	want, kept, err := o.refuseUsed(ctx, out, a, now, want, done)
 	if err != nil {
 		return err
@@ -187,14 +192,17 @@ func (o *ipamReleaseOptions) release(ctx context.Context, out io.Writer, a ipamA
 	r.printf("Released %s; %s removed.\n", addresses(len(done.Released)), handles(len(done.Handles)))
 	slices.Sort(done.Handles)
 	if len(kept) > 0 {
-		r.errs = append(r.errs, fmt.Errorf("kept %s, in use by %s; --force releases what is in use too, and two pods may then get one address", addresses(len(kept)), strings.Join(kept, "; ")))
+		r.errs = append(r.errs, fmt.Errorf("kept %s, in use by %s; --force releases what is in use too, and two pods may then get one address",
+			addresses(len(kept)), strings.Join(kept, "; ")))
 	}
 	return errors.Join(r.errs...)
 }
 
 // refuseUsed returns what of want may be released, and who uses the rest. The agents
 // of the nodes concerned are asked what their kernels have.
-func (o *ipamReleaseOptions) refuseUsed(ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, done *IPAMRelease) (free []ipamreport.Assignment, kept []string, err error) {
+func (o *ipamReleaseOptions) refuseUsed(
+	ctx context.Context, out io.Writer, a ipamAccess, now present, want []ipamreport.Assignment, done *IPAMRelease,
+) (free []ipamreport.Assignment, kept []string, err error) {
 	if o.force || len(want) == 0 {
 		return want, nil, nil
 	}

@@ -91,7 +91,9 @@ func TestReleaseKeepsWhatIsInUse(t *testing.T) {
 		"borrowed":      {func(*ipamCluster) {}, "10.244.0.2", "pod default/db on node node2"},
 		"a pod, starts": {func(c *ipamCluster) { c.pod("gone", "node1", "") }, "10.244.0.3", "pod default/gone on node node1, which is starting"},
 		"an interface": {func(c *ipamCluster) {
-			c.agent("node1", status.Addresses{Interfaces: []status.Interface{{Name: "cali9", Handle: "net.gone", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.3")}}}})
+			c.agent("node1", status.Addresses{
+				Interfaces: []status.Interface{{Name: "cali9", Handle: "net.gone", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.3")}}},
+			})
 		}, "10.244.0.3", "interface cali9 of node node1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,7 +117,8 @@ func TestReleaseWithoutTheAgent(t *testing.T) {
 	c := newIPAMCluster(t)
 	delete(c.answers, "manx-node1")
 	out, err := c.release(ipamReleaseOptions{ip: "10.244.0.3"})
-	if wantError(t, err); !strings.Contains(out, "Node node1 is judged by the Kubernetes API alone: manxctl in pod manx-node1: connection refused") {
+	if wantError(t, err); !strings.Contains(out,
+		"Node node1 is judged by the Kubernetes API alone: manxctl in pod manx-node1: connection refused") {
 		t.Errorf("got\n%s", out)
 	}
 }
@@ -130,7 +133,8 @@ func TestReleaseRaces(t *testing.T) {
 		"another address": {func(c *ipamCluster) {
 			c.change(blockA, func(b *block.Block) { c.assign(b, "10.244.0.9", "new", "node1") })
 		}, "Released IP 10.244.0.3", false},
-		"released by somebody": {func(c *ipamCluster) { c.change(blockA, func(b *block.Block) { b.ReleaseHandle("net.gone") }) }, "has been released already, or has a new holder", false},
+		"released by somebody": {func(c *ipamCluster) { c.change(blockA, func(b *block.Block) { b.ReleaseHandle("net.gone") }) },
+			"has been released already, or has a new holder", false},
 		"assigned anew": {func(c *ipamCluster) {
 			c.change(blockA, func(b *block.Block) { b.ReleaseHandle("net.gone"); c.assign(b, "10.244.0.3", "new", "node1") })
 		}, "has a new holder", true},
@@ -187,7 +191,9 @@ func TestReleaseFails(t *testing.T) {
 func TestReleaseRepairsTheHandle(t *testing.T) {
 	c := newIPAMCluster(t)
 	c.change(blockB, func(b *block.Block) {
-		c.must(b.AssignIP(netip.MustParseAddr("10.244.1.5"), block.Owner{Handle: "net.gone", Attrs: map[string]string{"pod": "gone", "namespace": "default", "node": "node1"}}))
+		c.must(b.AssignIP(netip.MustParseAddr("10.244.1.5"), block.Owner{
+			Handle: "net.gone", Attrs: map[string]string{"pod": "gone", "namespace": "default", "node": "node1"},
+		}))
 	})
 	h, err := c.store.Handles.Get(t.Context(), "net.gone")
 	c.must(err)
@@ -261,7 +267,9 @@ func TestReleaseFromReport(t *testing.T) {
 	out, err := c.release(ipamReleaseOptions{report: path})
 	wantError(t, err, "kept 1 address, in use by 10.244.0.4: pod default/gone2 on node node1")
 	golden(t, "ipam-release-report", out)
-	for addr, want := range map[string]bool{"10.244.0.1": true, "10.244.0.2": true, "10.244.0.3": false, "10.244.0.4": true, "10.244.0.5": true} {
+	for addr, want := range map[string]bool{
+		"10.244.0.1": true, "10.244.0.2": true, "10.244.0.3": false, "10.244.0.4": true, "10.244.0.5": true,
+	} {
 		if c.assigned(addr) != want {
 			t.Errorf("%s assigned: %t; want %t", addr, !want, want)
 		}
@@ -284,7 +292,8 @@ func TestReleaseFromAnothersReport(t *testing.T) {
 	other := newIPAMCluster(t)
 	o, err := other.backend.Get(t.Context(), apiv1.PluralClusterInformations, "default")
 	other.must(err)
-	_, err = other.backend.Update(t.Context(), apiv1.PluralClusterInformations, "default", []byte(strings.Replace(string(o), `"abc"`, `"xyz"`, 1)))
+	_, err = other.backend.Update(t.Context(), apiv1.PluralClusterInformations, "default",
+		[]byte(strings.Replace(string(o), `"abc"`, `"xyz"`, 1)))
 	other.must(err)
 	_, err = other.release(ipamReleaseOptions{report: path, force: true})
 	wantError(t, err, `is of another cluster (its clusterGUID is "abc", this cluster's "xyz")`, "manxctl ipam check -o FILE")

@@ -53,7 +53,8 @@ func (r *releaser) fromBlock(ctx context.Context, cidr netip.Prefix, want []ipam
 		return err
 	})
 	if err != nil {
-		r.fail(fmt.Errorf("release %s of block %s: %w; run the command again: what is released already stays so", addresses(len(want)), cidr, err))
+		r.fail(fmt.Errorf("release %s of block %s: %w; run the command again: what is released already stays so",
+			addresses(len(want)), cidr, err))
 		return
 	}
 	for _, w := range want {
@@ -148,7 +149,8 @@ func (r *releaser) repairHandles(ctx context.Context) {
 		})
 		switch {
 		case err != nil && !errors.Is(err, store.ErrNotFound):
-			r.fail(fmt.Errorf("repair handle %s: %w; its addresses are released all the same, and manxctl ipam check finds what is left", touched[i], err))
+			r.fail(fmt.Errorf("repair handle %s: %w; its addresses are released all the same, and manxctl ipam check finds what is left",
+				touched[i], err))
 		case removed:
 			return fmt.Sprintf("Removed handle %s: it has no address left.\n", touched[i])
 		}

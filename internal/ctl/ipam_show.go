@@ -123,7 +123,10 @@ func (a ipamAccess) showConfiguration(ctx context.Context, out io.Writer, o *out
 }
 
 func (o *output) printSettings(out io.Writer, spec apiv1.IPAMConfigSpec) error {
-	s := IPAMSettings{StrictAffinity: spec.StrictAffinity, AutoAllocateBlocks: spec.AutoAllocateBlocks, MaxBlocksPerHost: spec.MaxBlocksPerHost, BlockLimit: spec.BlockLimit()}
+	s := IPAMSettings{
+		StrictAffinity: spec.StrictAffinity, AutoAllocateBlocks: spec.AutoAllocateBlocks,
+		MaxBlocksPerHost: spec.MaxBlocksPerHost, BlockLimit: spec.BlockLimit(),
+	}
 	return o.print(out, s, s.writeText)
 }
 

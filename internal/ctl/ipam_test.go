@@ -24,7 +24,8 @@ import (
 
 func TestIPAMShow(t *testing.T) {
 	c := newIPAMCluster(t)
-	c.put(apiv1.PluralIPReservations, "IPReservation", "router", apiv1.IPReservationSpec{ReservedCIDRs: []string{"10.244.1.0/30", "10.244.1.9"}})
+	c.put(apiv1.PluralIPReservations, "IPReservation", "router",
+		apiv1.IPReservationSpec{ReservedCIDRs: []string{"10.244.1.0/30", "10.244.1.9"}})
 	c.claim("node2", "10.9.0.0/28", func(b *block.Block) { b.Assign(block.Owner{Handle: "x"}, 1, nil) })
 	for name, o := range map[string]ipamShowOptions{
 		"show": {}, "show-blocks": {blocks: true}, "show-borrowed": {borrowed: true}, "show-configuration": {configuration: true},
@@ -75,7 +76,8 @@ func TestIPAMCheck(t *testing.T) {
 	out, err = check(ipamCheckOptions{output: reportOutput{output: output{asJSON}}})
 	wantError(t, err, "found 1 problem")
 	var r ipamreport.Report
-	if err := json.Unmarshal([]byte(out), &r); err != nil || r.ClusterGUID != "abc" || len(r.Allocations) != 4 || len(r.Problems) != 1 || r.Problems[0].Kind != ipamreport.Leaked {
+	if err := json.Unmarshal([]byte(out), &r); err != nil || r.ClusterGUID != "abc" ||
+		len(r.Allocations) != 4 || len(r.Problems) != 1 || r.Problems[0].Kind != ipamreport.Leaked {
 		t.Errorf("%v in %s", err, out)
 	}
 
@@ -88,7 +90,10 @@ func TestIPAMCheck(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	out, err = check(ipamCheckOptions{output: reportOutput{file: path}})
 	wantError(t, err)
-	for _, want := range []string{"found 0 problems", "node2 is judged by the Kubernetes API alone: manxctl in pod manx-node2: connection refused", "The report is in " + path} {
+	for _, want := range []string{
+		"found 0 problems", "node2 is judged by the Kubernetes API alone: manxctl in pod manx-node2: connection refused",
+		"The report is in " + path,
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -130,8 +135,12 @@ func TestIPAMConfigure(t *testing.T) {
 	}{
 		{o: ipamConfigureOptions{auto: optionalBool{&no}}, err: errNoBlocks.Error(), want: apiv1.DefaultIPAMConfigSpec()},
 		{o: ipamConfigureOptions{strict: optionalBool{&yes}}, want: apiv1.IPAMConfigSpec{StrictAffinity: true, AutoAllocateBlocks: true}},
-		{o: ipamConfigureOptions{auto: optionalBool{&no}, maxBlocks: 4, setMaxBlocks: true}, want: apiv1.IPAMConfigSpec{StrictAffinity: true, MaxBlocksPerHost: 4}},
-		{o: ipamConfigureOptions{strict: optionalBool{&no}}, err: errNoBlocks.Error(), want: apiv1.IPAMConfigSpec{StrictAffinity: true, MaxBlocksPerHost: 4}},
+		{
+			o:    ipamConfigureOptions{auto: optionalBool{&no}, maxBlocks: 4, setMaxBlocks: true},
+			want: apiv1.IPAMConfigSpec{StrictAffinity: true, MaxBlocksPerHost: 4},
+		},
+		{o: ipamConfigureOptions{strict: optionalBool{&no}}, err: errNoBlocks.Error(),
+			want: apiv1.IPAMConfigSpec{StrictAffinity: true, MaxBlocksPerHost: 4}},
 		{o: ipamConfigureOptions{auto: optionalBool{&yes}, strict: optionalBool{&no}, setMaxBlocks: true}, want: apiv1.DefaultIPAMConfigSpec()},
 	} {
 		var out bytes.Buffer
@@ -150,7 +159,8 @@ func TestIPAMConfigure(t *testing.T) {
 // The fields of other versions stay.
 func TestIPAMConfigureKeepsTheRest(t *testing.T) {
 	c := newIPAMCluster(t)
-	c.put(apiv1.PluralIPAMConfigs, "IPAMConfig", "default", map[string]any{"strictAffinity": false, "autoAllocateBlocks": true, "ipCooldownSeconds": 30, "news": "x"})
+	c.put(apiv1.PluralIPAMConfigs, "IPAMConfig", "default",
+		map[string]any{"strictAffinity": false, "autoAllocateBlocks": true, "ipCooldownSeconds": 30, "news": "x"})
 	yes := true
 	if err := (&ipamConfigureOptions{strict: optionalBool{&yes}}).run(t.Context(), &bytes.Buffer{}, c.access()); err != nil {
 		t.Fatal(err)
@@ -177,15 +187,17 @@ func TestIPAMFlags(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("KUBECONFIG", "")
 	for want, args := range map[string][]string{
-		"ipam show: this command needs a kubeconfig":                       {"ipam", "show"},
-		`format "xml": want text, json or yaml; or a file such as`:         {"ipam", "check", "-o", "xml"},
-		"--recheck=-1s: want a time":                                       {"ipam", "check", "--recheck", "-1s"},
-		"at least one of the flags in the group [ip from-report] is":       {"ipam", "release"},
-		"none of the others can be":                                        {"ipam", "release", "--ip", "10.0.0.1", "--from-report", "x.json"},
-		"nothing to change: want --strictaffinity":                         {"ipam", "configure"},
-		"--max-blocks-per-host=-1: want 0 to 2147483647":                   {"ipam", "configure", "--max-blocks-per-host", "-1"},
-		`invalid argument "maybe" for "--strictaffinity" flag: want true`:  {"ipam", "configure", "--strictaffinity", "maybe"},
-		"ipam configure: this command needs a kubeconfig (--kubeconfig, K": {"ipam", "configure", "--strictaffinity", "true", "--auto-allocate-blocks=false"},
+		"ipam show: this command needs a kubeconfig":                      {"ipam", "show"},
+		`format "xml": want text, json or yaml; or a file such as`:        {"ipam", "check", "-o", "xml"},
+		"--recheck=-1s: want a time":                                      {"ipam", "check", "--recheck", "-1s"},
+		"at least one of the flags in the group [ip from-report] is":      {"ipam", "release"},
+		"none of the others can be":                                       {"ipam", "release", "--ip", "10.0.0.1", "--from-report", "x.json"},
+		"nothing to change: want --strictaffinity":                        {"ipam", "configure"},
+		"--max-blocks-per-host=-1: want 0 to 2147483647":                  {"ipam", "configure", "--max-blocks-per-host", "-1"},
+		`invalid argument "maybe" for "--strictaffinity" flag: want true`: {"ipam", "configure", "--strictaffinity", "maybe"},
+		"ipam configure: this command needs a kubeconfig (--kubeconfig, K": {
+			"ipam", "configure", "--strictaffinity", "true", "--auto-allocate-blocks=false",
+		},
 	} {
 		if out, err := run(args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v; want %q\n%s", args, err, want, out)
@@ -203,7 +215,8 @@ func TestIPAMRefusals(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusForbidden)
 			_ = json.NewEncoder(w).Encode(metav1.Status{
-				TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
+				TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+				Status:   metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
 				Message: `ippools.crd.projectcalico.org is forbidden: User "joe" cannot list`,
 			})
 		}, []string{"ipam show: list ippools", `User "joe" cannot list`, "use a kubeconfig whose user may do that: manxctl help ipam show"}},
@@ -214,7 +227,8 @@ func TestIPAMRefusals(t *testing.T) {
 			defer server.Close()
 			path := filepath.Join(t.TempDir(), "kubeconfig")
 			err := clientcmd.WriteToFile(clientcmdapi.Config{
-				Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: server.URL}}, Contexts: map[string]*clientcmdapi.Context{"c": {Cluster: "c"}}, CurrentContext: "c",
+				Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: server.URL}},
+				Contexts: map[string]*clientcmdapi.Context{"c": {Cluster: "c"}}, CurrentContext: "c",
 			}, path)
 			if err != nil {
 				t.Fatal(err)

@@ -97,7 +97,8 @@ func (b IPAMBorrowed) writeText(w io.Writer) error {
 		return err
 	}
 	if b.Unknown > 0 {
-		if _, err := fmt.Fprintf(w, "\nNote: of %d addresses IPAM does not say which node uses them, so they may be borrowed or not.\n", b.Unknown); err != nil {
+		if _, err := fmt.Fprintf(w, "\nNote: of %d addresses IPAM does not say which node uses them, so they may be borrowed or not.\n",
+			b.Unknown); err != nil {
 			return err
 		}
 	}
@@ -121,7 +122,8 @@ func describeIP(c ipamreport.Cluster, addr netip.Addr) (IPAMAddress, error) {
 	info := IPAMAddress{IP: addr.String(), Assignments: []AddressAssignment{}, Blocks: []AddressBlock{}}
 	for _, b := range c.BlocksOf(addr) {
 		if b.Unreadable {
-			return info, fmt.Errorf("block %s, which has %s, is malformed, so who has the address is not known: look at it with kubectl get ipamblock %s -o yaml", b.CIDR, addr, b.Name)
+			return info, fmt.Errorf("block %s, which has %s, is malformed, "+
+				"so who has the address is not known: look at it with kubectl get ipamblock %s -o yaml", b.CIDR, addr, b.Name)
 		}
 		info.Blocks = append(info.Blocks, AddressBlock{CIDR: b.CIDR.String(), Affinity: b.Affinity()})
 		for _, a := range b.Assigned {

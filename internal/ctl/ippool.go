@@ -159,7 +159,8 @@ func (d PoolMode) writeText(w io.Writer) error {
 	}
 	switch {
 	case d.Forced:
-		fmt.Fprintf(&b, "IPPool %s: %s=%s: agents go over to it although probes between them fail\n", d.Pool, apiv1.AnnotationPoolForceMode, d.Mode)
+		fmt.Fprintf(&b, "IPPool %s: %s=%s: agents go over to it although probes between them fail\n",
+			d.Pool, apiv1.AnnotationPoolForceMode, d.Mode)
 		fmt.Fprintf(&b, "Once all nodes send it, end that with: manxctl ippool mode %s %s\n", d.Pool, d.Mode)
 	case d.Unforced != "":
 		fmt.Fprintf(&b, "IPPool %s: %s=%s has been taken back\n", d.Pool, apiv1.AnnotationPoolForceMode, d.Unforced)

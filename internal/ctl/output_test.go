@@ -92,12 +92,14 @@ func TestReleaseOutput(t *testing.T) {
 	err := (&ipamReleaseOptions{output: output{asJSON}, ip: "10.244.0.1"}).run(t.Context(), &out, c.access())
 	wantError(t, err, "kept 1 address, in use by 10.244.0.1")
 	var done IPAMRelease
-	if err := json.Unmarshal(out.Bytes(), &done); err != nil || len(done.Kept) != 1 || done.Kept[0].IP != "10.244.0.1" || len(done.Kept[0].UsedBy) == 0 || len(done.Released) != 0 {
+	if err := json.Unmarshal(out.Bytes(), &done); err != nil || len(done.Kept) != 1 ||
+		done.Kept[0].IP != "10.244.0.1" || len(done.Kept[0].UsedBy) == 0 || len(done.Released) != 0 {
 		t.Errorf("%v in\n%s", err, &out)
 	}
 	out.Reset()
 	wantError(t, (&ipamReleaseOptions{output: output{asJSON}, ip: "10.244.0.3"}).run(t.Context(), &out, c.access()))
-	if err := json.Unmarshal(out.Bytes(), &done); err != nil || len(done.Released) != 1 || done.Released[0] != (ReleasedAddress{IP: "10.244.0.3", Block: blockA, Holder: "pod default/gone on node node1"}) ||
+	if err := json.Unmarshal(out.Bytes(), &done); err != nil || len(done.Released) != 1 ||
+		done.Released[0] != (ReleasedAddress{IP: "10.244.0.3", Block: blockA, Holder: "pod default/gone on node node1"}) ||
 		!slices.Equal(done.Handles, []string{"net.gone"}) {
 		t.Errorf("%v in\n%s", err, &out)
 	}
@@ -107,7 +109,8 @@ func TestStatusOutput(t *testing.T) {
 	socket := serve(t, status.Node{Name: "node1", Ready: true})
 	text, err := run("status", "--socket", socket, "-o", "yaml")
 	var nodes []status.Node
-	if err != nil || yaml.Unmarshal([]byte(text), &nodes) != nil || len(nodes) != 1 || nodes[0].Name != "node1" || !strings.HasPrefix(text, "- ") {
+	if err != nil || yaml.Unmarshal([]byte(text), &nodes) != nil || len(nodes) != 1 ||
+		nodes[0].Name != "node1" || !strings.HasPrefix(text, "- ") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

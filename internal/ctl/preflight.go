@@ -50,11 +50,13 @@ changed anywhere.
 
 Failing pairs are printed first, each with what to do about it, then a matrix of all
 nodes. The exit code is 1 when a pair fails or a node does not report.`
-	ipip := newPreflightKind(c, preflight.KindIPIP, "Try whether IP protocol 4 (IPIP) passes", `Try whether IP protocol 4 (IPIP) passes from every node to every other: small
+	ipip := newPreflightKind(c, preflight.KindIPIP, "Try whether IP protocol 4 (IPIP) passes",
+		`Try whether IP protocol 4 (IPIP) passes from every node to every other: small
 packets, and packets as large as the MTU of the sender's uplink (or --mtu) that may
 not be fragmented. The ipip module is not needed: it works before a pool is changed to
 IPIP. Where FELIX_IPINIPMTU is set, 20 more is the largest packet there will be.`+how)
-	bgp := newPreflightKind(c, preflight.KindBGP, "Try whether BGP and full-size packets pass", `Try whether every node reaches every other's BGP port, and whether packets as large
+	bgp := newPreflightKind(c, preflight.KindBGP, "Try whether BGP and full-size packets pass",
+		`Try whether every node reaches every other's BGP port, and whether packets as large
 as the MTU of the sender's uplink (or --mtu) pass that may not be fragmented.
 Established BGP sessions do not notice; one that is being opened may take some seconds
 longer.
@@ -174,7 +176,8 @@ func preflightMembers(ctx context.Context, client kubernetes.Interface, namespac
 			m.Addr = addr
 			m.TunnelAddr, _ = tunnelAddress(n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr])
 		} else if m.problem == "" {
-			m.problem = fmt.Sprintf("its annotation %s=%q is no IPv4 address: look at the agent's log (kubectl -n %s logs %s)", apiv1.AnnotationNodeIPv4, text, namespace, m.pod.Name)
+			m.problem = fmt.Sprintf("its annotation %s=%q is no IPv4 address: look at the agent's log (kubectl -n %s logs %s)",
+				apiv1.AnnotationNodeIPv4, text, namespace, m.pod.Name)
 		}
 		members = append(members, m)
 	}

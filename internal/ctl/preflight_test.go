@@ -101,7 +101,8 @@ func preflightRun(t *testing.T, p *pods, o preflightOptions, asked int, objs ...
 
 var threeNodes = []runtime.Object{
 	k8sNode("node3", "172.30.0.13/24"), k8sNode("node1", "172.30.0.11/24"), k8sNode("node2", "172.30.0.12"), k8sNode("windows", ""),
-	agentPod("manx-a", "node1", corev1.PodRunning), agentPod("manx-b", "node2", corev1.PodRunning), agentPod("manx-c", "node3", corev1.PodRunning),
+	agentPod("manx-a", "node1", corev1.PodRunning), agentPod("manx-b", "node2", corev1.PodRunning),
+	agentPod("manx-c", "node3", corev1.PodRunning),
 }
 
 // All agents are asked at once: each waits for the last one in this test.
@@ -135,7 +136,8 @@ func TestPreflightTellsTheNodes(t *testing.T) {
 		return n
 	}
 	objs := append([]runtime.Object{
-		tunnelled("node1", "172.30.0.11/24", "10.244.0.1"), tunnelled("node2", "172.30.0.12/24", "10.244.1.1"), tunnelled("node3", "172.30.0.13/24", "junk"),
+		tunnelled("node1", "172.30.0.11/24", "10.244.0.1"),
+		tunnelled("node2", "172.30.0.12/24", "10.244.1.1"), tunnelled("node3", "172.30.0.13/24", "junk"),
 	}, threeNodes[4:]...)
 	for _, tc := range []struct {
 		opts preflightOptions
@@ -143,7 +145,8 @@ func TestPreflightTellsTheNodes(t *testing.T) {
 	}{
 		{
 			preflightOptions{kind: preflight.KindBGP, port: 179, mtu: 1400},
-			"preflight node bgp --wait 7s --self node2=172.30.0.12=10.244.1.1 --port 179 --mtu 1400 --target node1=172.30.0.11=10.244.0.1 --target node3=172.30.0.13",
+			"preflight node bgp --wait 7s --self node2=172.30.0.12=10.244.1.1 --port 179 " +
+				"--mtu 1400 --target node1=172.30.0.11=10.244.0.1 --target node3=172.30.0.13",
 		},
 		{
 			preflightOptions{kind: preflight.KindIPIP, mtu: 1420},
@@ -191,7 +194,7 @@ func TestPreflightOfNodesThatDidNotRunTogether(t *testing.T) {
 			p := &pods{calls: map[string][]string{}, pass: oneWay, ran: func(string) (time.Time, time.Time) { return at, at.Add(7 * time.Second) }}
 			p.together.Add(1)
 			reports = append(reports, o.ask(t.Context(), m, members, func(ctx context.Context, pod *corev1.Pod, args ...string) ([]byte, error) {
-				time.Sleep(8 * time.Second)
+				time.Sleep(8 * time.Second) //nolint:forbidigo // the bubble's clock: how late the second starts
 				return p.exec(ctx, pod, args...)
 			}))
 		}
@@ -254,9 +257,15 @@ func TestPreflightFails(t *testing.T) {
 // An agent says nothing of use when it is another node's, or prints something else.
 func TestPreflightDistrustsAnswers(t *testing.T) {
 	o := preflightOptions{kind: preflight.KindIPIP}
-	self := member{Target: preflight.Target{Name: "node1", Addr: netip.MustParseAddr("172.30.0.11")}, pod: agentPod("manx-a", "node1", corev1.PodRunning)}
-	for _, answer := range []string{"", "usage: manxctl", `{"node":{"name":"node2","addr":"172.30.0.11"},"kind":"ipip"}`, `{"node":{"name":"node1","addr":"172.30.0.11"},"kind":"bgp"}`} {
-		r := o.ask(t.Context(), self, []member{self}, func(context.Context, *corev1.Pod, ...string) ([]byte, error) { return []byte(answer), nil })
+	self := member{
+		Target: preflight.Target{Name: "node1", Addr: netip.MustParseAddr("172.30.0.11")}, pod: agentPod("manx-a", "node1", corev1.PodRunning),
+	}
+	for _, answer := range []string{
+		"", "usage: manxctl", `{"node":{"name":"node2","addr":"172.30.0.11"},"kind":"ipip"}`,
+		`{"node":{"name":"node1","addr":"172.30.0.11"},"kind":"bgp"}`,
+	} {
+		r := o.ask(t.Context(), self, []member{self},
+			func(context.Context, *corev1.Pod, ...string) ([]byte, error) { return []byte(answer), nil })
 		if r.Node != self.Target || !strings.Contains(r.Error, "unexpected answer of manxctl in pod manx-a") {
 			t.Errorf("%q became %+v", answer, r)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manx-cni/manx/internal/progress"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // shared is a buffer that is written to and read at the same time.
@@ -35,21 +36,21 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out shared
 		ctx, stop := watch(t.Context(), &out)
-		time.Sleep(patience - time.Millisecond) // of the bubble's clock, as below
+		time.Sleep(patience - time.Millisecond) //nolint:forbidigo // the bubble's clock
 		if out.String() != "" {
 			t.Errorf("it says %q at once", out.String())
 		}
 		agents := awaitedOf("agents have not answered", []string{"node1", "node2", "node3"})
 		end := progress.Wait(ctx, agents, "")
-		time.Sleep(time.Second) // 3 s: told
+		time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock, 3 s: told
 		agents.heard("node2")
-		time.Sleep(2 * time.Second)  // 5 s: told what has changed
-		time.Sleep(20 * time.Second) // 25 s: told again, once
+		time.Sleep(2 * time.Second)  //nolint:forbidigo // the bubble's clock, 5 s: told what has changed
+		time.Sleep(20 * time.Second) //nolint:forbidigo // the bubble's clock, 25 s: told again, once
 		end()
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // the bubble's clock
 		stop()
 		stop()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
 		want := "[  2.0 s] 3 of 3 agents have not answered: node1, node2, node3\n[  4.0 s] 2 of 3 agents have not answered: node1, node3\n" +
 			"[ 20.0 s] 2 of 3 agents have not answered: node1, node3\n[ 26.0 s] still at work\n"
 		if out.String() != want {
@@ -59,9 +60,9 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // what does not last is not told
 		var out shared
 		_, stop := watch(t.Context(), &out)
-		time.Sleep(patience - time.Millisecond)
+		time.Sleep(patience - time.Millisecond) //nolint:forbidigo // the bubble's clock
 		stop()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
 		if out.String() != "" {
 			t.Errorf("it says %q", out.String())
 		}
@@ -80,14 +81,15 @@ func TestAwaitedNamesFew(t *testing.T) {
 func TestEveryCommandHasProgress(t *testing.T) {
 	var all sync.WaitGroup
 	for _, command := range []string{
-		"status --socket /none", "status --socket /none --wait --timeout 1h", "preflight ipip", "preflight bgp", "ippool mode pool Always", "ipam show", "ipam show --ip 10.244.0.1",
+		"status --socket /none", "status --socket /none --wait --timeout 1h", "preflight ipip",
+		"preflight bgp", "ippool mode pool Always", "ipam show", "ipam show --ip 10.244.0.1",
 		"ipam check", "ipam release --ip 10.244.0.1", "ipam configure --strictaffinity true", "uninstall", "uninstall --yes",
 	} {
 		var out, errOut shared
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errOut.String(), "the API server has not answered") && time.Now().Before(deadline); {
-				time.Sleep(10 * time.Millisecond)
-			}
+			testwait.Poll(30*time.Second, func() bool {
+				return strings.Contains(errOut.String(), "the API server has not answered")
+			})
 			forbid(w, nil) // which ends it
 		}))
 		t.Cleanup(server.Close)

@@ -24,14 +24,21 @@ import (
 
 // The first line is about the whole, and then come the nodes.
 func TestStatusBeginsWithTheSummary(t *testing.T) {
-	socket := serve(t, status.Node{Name: "node1", Ready: true, Mode: "BGP", Conditions: []status.Condition{{Type: "ModeHeld", Message: "pool: waits"}}})
+	socket := serve(t, status.Node{
+		Name: "node1", Ready: true, Mode: "BGP", Conditions: []status.Condition{{Type: "ModeHeld", Message: "pool: waits"}},
+	})
 	out, err := run("status", "--socket", socket)
-	if want := "1 node ready; 1 warning: ModeHeld on node1: pool: waits\n\nNode          node1  ready"; err != nil || !strings.HasPrefix(out, want) {
+	if want := "1 node ready; 1 warning: ModeHeld on node1: pool: waits\n\nNode          node1  ready"; err != nil ||
+		!strings.HasPrefix(out, want) {
 		t.Errorf("%v\n%s\nwant it to begin with\n%s", err, out, want)
 	}
-	p := picture{nodes: []status.Node{{Name: "a", Ready: true}, {Name: "b", Ready: true}}, silent: []status.Silent{{Name: "c", Why: "no agent runs there"}}}
+	p := picture{
+		nodes:  []status.Node{{Name: "a", Ready: true}, {Name: "b", Ready: true}},
+		silent: []status.Silent{{Name: "c", Why: "no agent runs there"}},
+	}
 	var text bytes.Buffer
-	if err := (&statusOptions{}).print(&text, p); err != nil || !strings.HasPrefix(text.String(), "2 of 3 nodes ready; 1 error: NoAnswer on c: no agent runs there\n\nNode          a ") ||
+	if err := (&statusOptions{}).print(&text, p); err != nil ||
+		!strings.HasPrefix(text.String(), "2 of 3 nodes ready; 1 error: NoAnswer on c: no agent runs there\n\nNode          a ") ||
 		strings.Count(text.String(), "\nNode          ") != 2 {
 		t.Errorf("%v\n%s", err, &text)
 	}
@@ -40,7 +47,9 @@ func TestStatusBeginsWithTheSummary(t *testing.T) {
 // Where no node answers, programs get an empty list and people the line.
 func TestStatusOfSilentNodes(t *testing.T) {
 	p := picture{silent: []status.Silent{{Name: "c", Why: "no agent runs there"}}}
-	for format, want := range map[string]string{asText: "0 of 1 nodes ready; 1 error: NoAnswer on c: no agent runs there\n", asJSON: "[]\n", asYAML: "[]\n"} {
+	for format, want := range map[string]string{
+		asText: "0 of 1 nodes ready; 1 error: NoAnswer on c: no agent runs there\n", asJSON: "[]\n", asYAML: "[]\n",
+	} {
 		var text bytes.Buffer
 		if err := (&statusOptions{output: output{format}}).print(&text, p); err != nil || text.String() != want {
 			t.Errorf("%s: %v, %q; want %q", format, err, &text, want)
@@ -49,19 +58,24 @@ func TestStatusOfSilentNodes(t *testing.T) {
 }
 
 func TestStatusProblems(t *testing.T) {
-	well, ill := serve(t, status.Node{Name: "node1", Ready: true}), serve(t, status.Node{Name: "node1", Ready: true, Conditions: []status.Condition{{Type: "ModeHeld", Message: "pool: waits"}, {Type: "RouteFailed", Message: "10.0.0.0/26: EINVAL"}}})
+	well, ill := serve(t, status.Node{Name: "node1", Ready: true}), serve(t, status.Node{
+		Name: "node1", Ready: true,
+		Conditions: []status.Condition{{Type: "ModeHeld", Message: "pool: waits"}, {Type: "RouteFailed", Message: "10.0.0.0/26: EINVAL"}},
+	})
 	if out, err := run("status", "--problems", "--socket", well); err != nil || out != "1 node ready; no problems\n" {
 		t.Errorf("nothing is wrong: %v, %q", err, out)
 	}
 	out, err := run("status", "--problems", "--socket", ill)
-	want := "1 node ready; 2 warnings: ModeHeld on node1, RouteFailed on node1\nwarning  ModeHeld on node1: pool: waits\nwarning  RouteFailed on node1: 10.0.0.0/26: EINVAL\n"
+	want := "1 node ready; 2 warnings: ModeHeld on node1, RouteFailed on node1\n" +
+		"warning  ModeHeld on node1: pool: waits\nwarning  RouteFailed on node1: 10.0.0.0/26: EINVAL\n"
 	if out != want || err == nil || err.Error() != "2 problems" || cmdline.Code(err) != 1 {
 		t.Errorf("%v\n%s\nwant 2 problems and\n%s", err, out, want)
 	}
 	for _, format := range []string{"json", "yaml"} {
 		out, err := run("status", "--problems", "--socket", ill, "-o", format)
 		var s status.Summary
-		if e := yaml.Unmarshal([]byte(out), &s); e != nil || err == nil || s.Ready != 1 || s.Nodes != 1 || len(s.Problems) != 2 || s.Problems[0].Nodes[0] != "node1" || s.Line == "" {
+		if e := yaml.Unmarshal([]byte(out), &s); e != nil || err == nil || s.Ready != 1 ||
+			s.Nodes != 1 || len(s.Problems) != 2 || s.Problems[0].Nodes[0] != "node1" || s.Line == "" {
 			t.Errorf("%s: %v, %v\n%s", format, e, err, out)
 		}
 	}
@@ -77,8 +91,12 @@ func TestStatusWaitFlags(t *testing.T) {
 }
 
 func TestStatusWaits(t *testing.T) {
-	starting := picture{nodes: []status.Node{{Name: "a", Ready: true}, {Name: "b", NotReady: []string{"starting: waiting for the Kubernetes API"}}}}
-	ready := picture{nodes: []status.Node{{Name: "a", Ready: true}, {Name: "b", Ready: true, Conditions: []status.Condition{{Type: "ModeHeld"}}}}}
+	starting := picture{
+		nodes: []status.Node{{Name: "a", Ready: true}, {Name: "b", NotReady: []string{"starting: waiting for the Kubernetes API"}}},
+	}
+	ready := picture{
+		nodes: []status.Node{{Name: "a", Ready: true}, {Name: "b", Ready: true, Conditions: []status.Condition{{Type: "ModeHeld"}}}},
+	}
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		var report progress.Report
@@ -104,7 +122,8 @@ func TestStatusWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		p, err := awaitReady(t.Context(), 10*time.Second, func(context.Context) (picture, error) { return starting, nil })
-		if want := "gave up after 10s: the cluster is not ready: b: starting: waiting for the Kubernetes API"; err == nil || err.Error() != want || len(p.nodes) != 2 || time.Since(start) != 10*time.Second {
+		if want := "gave up after 10s: the cluster is not ready: b: starting: waiting for the Kubernetes API"; err == nil ||
+			err.Error() != want || len(p.nodes) != 2 || time.Since(start) != 10*time.Second {
 			t.Errorf("%v after %v; want %q and what there is", err, time.Since(start), want)
 		}
 	})
@@ -113,12 +132,14 @@ func TestStatusWaits(t *testing.T) {
 			<-ctx.Done()
 			return picture{nodes: starting.nodes[:1], silent: []status.Silent{{Name: "c", Why: "context deadline exceeded"}}}, nil
 		})
-		if want := "gave up after 5s: the cluster is not ready: c: context deadline exceeded"; err == nil || err.Error() != want || len(p.nodes) != 1 {
+		if want := "gave up after 5s: the cluster is not ready: c: context deadline exceeded"; err == nil ||
+			err.Error() != want || len(p.nodes) != 1 {
 			t.Errorf("%v, %+v; want %q and what there is", err, p, want)
 		}
 	})
 	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("not you"))
-	if _, err := awaitReady(t.Context(), time.Hour, func(context.Context) (picture, error) { return picture{}, forbidden }); !apierrors.IsForbidden(err) {
+	if _, err := awaitReady(t.Context(), time.Hour,
+		func(context.Context) (picture, error) { return picture{}, forbidden }); !apierrors.IsForbidden(err) {
 		t.Errorf("what waiting does not help: %v", err)
 	}
 }
@@ -175,7 +196,10 @@ func TestNoAnswerSaysWhatToDo(t *testing.T) {
 		if err != nil || len(p.silent) != 1 {
 			t.Fatalf("%+v, %v", p, err)
 		}
-		for _, want := range []string{"manxctl in pod manx-b: no answer within 10s", "--request-timeout 60s", "manxctl status on the node itself", "kubectl -n kube-system logs manx-b"} {
+		for _, want := range []string{
+			"manxctl in pod manx-b: no answer within 10s", "--request-timeout 60s",
+			"manxctl status on the node itself", "kubectl -n kube-system logs manx-b",
+		} {
 			if !strings.Contains(p.silent[0].Why, want) {
 				t.Errorf("no %q in %q", want, p.silent[0].Why)
 			}

@@ -76,7 +76,8 @@ func (a agents) missing(ctx context.Context, have int) error {
 		return errors.New("DaemonSet " + agentDaemonSet + " has not been acted on")
 	}
 	if want := int(ds.Status.DesiredNumberScheduled); have < want {
-		return fmt.Errorf("%d of %d agents have not been started (kubectl -n %s describe daemonset %s)", want-have, want, a.namespace, agentDaemonSet)
+		return fmt.Errorf("%d of %d agents have not been started (kubectl -n %s describe daemonset %s)",
+			want-have, want, a.namespace, agentDaemonSet)
 	}
 	return nil
 }

@@ -58,7 +58,8 @@ func startControllers(namespace string) string {
 // unstop starts stopped agents whatever the revisions are: an applied manifest that has
 // changed is a stopped revision, too.
 func unstop(namespace string) string {
-	return fmt.Sprintf(`kubectl -n %s patch daemonset/%s --type merge -p '{"spec":{"template":{"spec":{"nodeSelector":{%q:null}}}}}'`, namespace, agentDaemonSet, stoppedLabel)
+	return fmt.Sprintf(`kubectl -n %s patch daemonset/%s --type merge -p '{"spec":{"template":{"spec":{"nodeSelector":{%q:null}}}}}'`,
+		namespace, agentDaemonSet, stoppedLabel)
 }
 
 func newUninstallCommand(c *connection) *cobra.Command {
@@ -167,7 +168,8 @@ func (u uninstaller) plan(ctx context.Context, done *Uninstall) error {
 		}
 	}
 	done.Nodes, done.PodsWithoutNetwork = int(ds.Status.DesiredNumberScheduled), onNetwork
-	return fmt.Errorf("nothing was changed: Manx would be taken off %d nodes, and %d running pods would lose their network; to do it: manxctl uninstall --yes",
+	return fmt.Errorf("nothing was changed: Manx would be taken off %d nodes, and %d running pods would lose their network; "+
+		"to do it: manxctl uninstall --yes",
 		ds.Status.DesiredNumberScheduled, onNetwork)
 }
 
@@ -175,7 +177,8 @@ func (u uninstaller) plan(ctx context.Context, done *Uninstall) error {
 func (u uninstaller) agents(ctx context.Context) (*appsv1.DaemonSet, error) {
 	ds, err := u.client.AppsV1().DaemonSets(u.namespace).Get(ctx, agentDaemonSet, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("there is no DaemonSet %s in namespace %s, which says how nodes are to be cleaned: create manx.yaml first, also where it was deleted too early", agentDaemonSet, u.namespace)
+		return nil, fmt.Errorf("there is no DaemonSet %s in namespace %s, which says how nodes are to be cleaned: "+
+			"create manx.yaml first, also where it was deleted too early", agentDaemonSet, u.namespace)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read DaemonSet %s: %w", agentDaemonSet, err)
@@ -212,7 +215,8 @@ func (u uninstaller) failed(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if left := u.deleteCleaner(ctx); left != nil {
-		err = fmt.Errorf("%w; and %w: do that before agents are started again, or it takes Manx off their nodes: kubectl -n %s delete daemonset/%s", err, left, u.namespace, cleanerDaemonSet)
+		err = fmt.Errorf("%w; and %w: do that before agents are started again, "+
+			"or it takes Manx off their nodes: kubectl -n %s delete daemonset/%s", err, left, u.namespace, cleanerDaemonSet)
 	}
 	back := startControllers(u.namespace)
 	// Where the agents are not stopped, rollout undo would make them those of an older version.
@@ -224,7 +228,8 @@ func (u uninstaller) failed(ctx context.Context, err error) error {
 
 // stopControllers ends manx-controllers, which would put finalizers on pools again.
 func (u uninstaller) stopControllers(ctx context.Context) error {
-	_, err := u.client.AppsV1().Deployments(u.namespace).Patch(ctx, controllersDeployment, types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
+	_, err := u.client.AppsV1().Deployments(u.namespace).Patch(ctx, controllersDeployment,
+		types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("stop Deployment %s: %w", controllersDeployment, err)
 	}
@@ -242,7 +247,8 @@ func (u uninstaller) stopControllers(ctx context.Context) error {
 // stopAgents sends the agents away and keeps their DaemonSet.
 func (u uninstaller) stopAgents(ctx context.Context) error {
 	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":{%q:"true"}}}}}`, stoppedLabel)
-	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Patch(ctx, agentDaemonSet, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Patch(ctx, agentDaemonSet,
+		types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("stop DaemonSet %s: %w", agentDaemonSet, err)
 	}
 	if err := u.awaitNoPods(ctx, agentDaemonSet); err != nil {
@@ -474,7 +480,9 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 	return &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: cleanerDaemonSet, Namespace: agents.Namespace, Labels: labels,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "DaemonSet", Name: agents.Name, UID: agents.UID}},
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "DaemonSet", Name: agents.Name, UID: agents.UID},
+			},
 		},
 		Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
@@ -486,7 +494,8 @@ func cleanerOf(agents *appsv1.DaemonSet, pods bool) (*appsv1.DaemonSet, error) {
 					AutomountServiceAccountToken: &no, TerminationGracePeriodSeconds: &zero,
 					SecurityContext: from.SecurityContext,
 					InitContainers: []corev1.Container{{
-						Name: "uninstall", Image: image, ImagePullPolicy: pull, Command: command, Env: append(env, soft), VolumeMounts: mounts, Resources: memory,
+						Name: "uninstall", Image: image, ImagePullPolicy: pull, Command: command,
+						Env: append(env, soft), VolumeMounts: mounts, Resources: memory,
 						SecurityContext: unprivileged("NET_ADMIN"), TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 					}},
 					Containers: []corev1.Container{{
@@ -533,7 +542,8 @@ func (u uninstaller) forgetNodes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := u.client.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, raw, metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
+		if _, err := u.client.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType,
+			raw, metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("take annotations and condition from Node %s: %w", n.Name, err)
 		}
 	}

@@ -21,7 +21,9 @@ func (u uninstaller) forgetNamespaces(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []any{map[string]any{"type": apiv1.ConditionNamespacePolicy, "$patch": "delete"}}}})
+	patch, err := json.Marshal(map[string]any{
+		"status": map[string]any{"conditions": []any{map[string]any{"type": apiv1.ConditionNamespacePolicy, "$patch": "delete"}}},
+	})
 	if err != nil {
 		return err
 	}
@@ -29,7 +31,8 @@ func (u uninstaller) forgetNamespaces(ctx context.Context) error {
 		if !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NamespaceCondition) bool { return c.Type == apiv1.ConditionNamespacePolicy }) {
 			continue
 		}
-		if _, err := u.client.CoreV1().Namespaces().Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
+		if _, err := u.client.CoreV1().Namespaces().Patch(ctx, n.Name, types.StrategicMergePatchType,
+			patch, metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("take the condition from namespace %s: %w", n.Name, err)
 		}
 	}

@@ -66,7 +66,10 @@ func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *
 		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: controllersDeployment}},
 		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: controllersDeployment}},
 		podOf(controllersDeployment, nodes[0]),
-		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.1"}},
+		&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.1"},
+		},
 	}
 	for i, n := range nodes {
 		reason := []string{apiv1.ReasonNodeNetworkUp, apiv1.ReasonNodeCNIConfig}[i]
@@ -125,7 +128,8 @@ func uninstallLab(t *testing.T, cleaned func(*corev1.Pod)) (u uninstaller, out *
 	pool := poolObject("pool", "10.244.0.0/16", "Always", "Never", nil)
 	pool.SetFinalizers([]string{"example.org/mine", apiv1.FinalizerPoolInUse})
 	gvr := apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPPools)
-	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{gvr: "IPPoolList"}, pool)
+	dyn := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[schema.GroupVersionResource]string{gvr: "IPPoolList"}, pool)
 	out = &bytes.Buffer{}
 	return uninstaller{client: client, objects: dyn, namespace: metav1.NamespaceSystem, out: out, poll: time.Millisecond}, out
 }
@@ -135,11 +139,14 @@ func TestUninstall(t *testing.T) {
 	ctx := t.Context()
 	// Left by a run that was interrupted, before the agents were started again: it says
 	// that the nodes are clean.
-	stale := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.namespace, Name: cleanerDaemonSet, Annotations: map[string]string{"stale": "1"}}}
+	stale := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: u.namespace, Name: cleanerDaemonSet, Annotations: map[string]string{"stale": "1"}},
+	}
 	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Create(ctx, stale, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.plan(ctx, &Uninstall{}); err == nil || !strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
+	if err := u.plan(ctx, &Uninstall{}); err == nil ||
+		!strings.Contains(err.Error(), "off 2 nodes, and 1 running pods would lose their network; to do it: manxctl uninstall --yes") {
 		t.Errorf("plan: %v", err)
 	}
 	for range 2 { // it can be repeated
@@ -156,7 +163,9 @@ func TestUninstall(t *testing.T) {
 	if cleaners != 2 {
 		t.Errorf("two runs cleaned %d times", cleaners)
 	}
-	for _, want := range []string{"manx-controllers are stopped\n", "the agents are stopped\n", "node1 is clean\n", "node2 is clean\n", "kubectl delete -f manx.yaml\n"} {
+	for _, want := range []string{
+		"manx-controllers are stopped\n", "the agents are stopped\n", "node1 is clean\n", "node2 is clean\n", "kubectl delete -f manx.yaml\n",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, out)
 		}
@@ -177,7 +186,8 @@ func TestUninstall(t *testing.T) {
 	if err != nil || !slices.Equal(pool.GetFinalizers(), []string{"example.org/mine"}) {
 		t.Errorf("finalizers %v (%v), want the other one alone", pool.GetFinalizers(), err)
 	}
-	if _, err := u.client.CoordinationV1().Leases(u.namespace).Get(ctx, controllersDeployment, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := u.client.CoordinationV1().Leases(u.namespace).Get(ctx,
+		controllersDeployment, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the Lease: %v, want it gone", err)
 	}
 	pods, err := u.client.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{})
@@ -268,13 +278,17 @@ func TestUninstallLeavesNoCleaner(t *testing.T) {
 		keeps          bool  // the cleaner, because it cannot be deleted
 		want           string
 	}{
-		"interrupted at the first step":        {verb: "patch", resource: "deployments", stop: true},
-		"interrupted when the agents stop":     {verb: "patch", resource: "daemonsets", stop: true},
-		"interrupted while nodes are cleaned":  {verb: "create", resource: "daemonsets", stop: true, want: "node1 (Pending)"},
-		"the answer to its creation is lost":   {verb: "create", resource: "daemonsets", err: errors.New("EOF"), answered: true, want: "create DaemonSet manx-uninstall: EOF"},
-		"the controllers cannot be stopped":    {verb: "patch", resource: "deployments", err: refused, running: true, want: "stop Deployment manx-controllers"},
-		"the agents cannot be stopped":         {verb: "patch", resource: "daemonsets", err: refused, running: true, want: "stop DaemonSet manx-node"},
-		"the cleaner of before cannot be gone": {verb: "delete", resource: "daemonsets", err: refused, keeps: true, want: "kubectl -n kube-system delete daemonset/manx-uninstall"},
+		"interrupted at the first step":       {verb: "patch", resource: "deployments", stop: true},
+		"interrupted when the agents stop":    {verb: "patch", resource: "daemonsets", stop: true},
+		"interrupted while nodes are cleaned": {verb: "create", resource: "daemonsets", stop: true, want: "node1 (Pending)"},
+		"the answer to its creation is lost": {verb: "create", resource: "daemonsets",
+			err: errors.New("EOF"), answered: true, want: "create DaemonSet manx-uninstall: EOF"},
+		"the controllers cannot be stopped": {verb: "patch", resource: "deployments",
+			err: refused, running: true, want: "stop Deployment manx-controllers"},
+		"the agents cannot be stopped": {verb: "patch", resource: "daemonsets",
+			err: refused, running: true, want: "stop DaemonSet manx-node"},
+		"the cleaner of before cannot be gone": {verb: "delete", resource: "daemonsets",
+			err: refused, keeps: true, want: "kubectl -n kube-system delete daemonset/manx-uninstall"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u, _ := uninstallLab(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.Conditions = corev1.PodPending, nil })
@@ -305,7 +319,8 @@ func TestUninstallLeavesNoCleaner(t *testing.T) {
 			})
 			u.client = impatient{client}
 			err := u.run(ctx, &Uninstall{})
-			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "repeat the command") || !strings.Contains(err.Error(), scale) {
+			if err == nil || !strings.Contains(err.Error(), tc.want) ||
+				!strings.Contains(err.Error(), "repeat the command") || !strings.Contains(err.Error(), scale) {
 				t.Errorf("%v; want %q and both ways on", err, tc.want)
 			}
 			if err != nil && strings.Contains(err.Error(), undo) == tc.running {
@@ -371,10 +386,12 @@ func TestUninstallFails(t *testing.T) {
 	u.client = impatient{client}
 	err := u.run(ctx, &Uninstall{})
 	u.client = client
-	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Get(t.Context(), cleanerDaemonSet, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := u.client.AppsV1().DaemonSets(u.namespace).Get(t.Context(),
+		cleanerDaemonSet, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the cleaner: %v, want it gone after the time is up", err)
 	}
-	if err == nil || !strings.Contains(err.Error(), "nodes to be cleaned: node2 (failed 2 times, last: manx-node: uninstall: read-only file system)") {
+	if err == nil ||
+		!strings.Contains(err.Error(), "nodes to be cleaned: node2 (failed 2 times, last: manx-node: uninstall: read-only file system)") {
 		t.Errorf("%v, want node2 and its reason", err)
 	}
 	n, err := u.client.CoreV1().Nodes().Get(t.Context(), "node2", metav1.GetOptions{})
@@ -399,7 +416,8 @@ func TestCleaner(t *testing.T) {
 		t.Fatal(err)
 	}
 	// kubectl delete -f manx.yaml takes it along.
-	if o := ds.OwnerReferences; len(o) != 1 || o[0] != (metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: agentDaemonSet, UID: "5"}) {
+	if o := ds.OwnerReferences; len(o) != 1 ||
+		o[0] != (metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: agentDaemonSet, UID: "5"}) {
 		t.Errorf("owners %v, want the agents' DaemonSet", o)
 	}
 	spec := ds.Spec.Template.Spec
@@ -409,7 +427,8 @@ func TestCleaner(t *testing.T) {
 		paths = append(paths, m.MountPath)
 	}
 	slices.Sort(paths)
-	if want := []string{"/host/etc/cni/net.d", "/host/etc/iproute2", "/host/opt/cni/bin", "/var/run/manx"}; !slices.Equal(paths, want) || len(spec.Volumes) != len(want) {
+	if want := []string{"/host/etc/cni/net.d", "/host/etc/iproute2", "/host/opt/cni/bin", "/var/run/manx"}; !slices.Equal(paths, want) ||
+		len(spec.Volumes) != len(want) {
 		t.Errorf("mounts %v of %d volumes, want %v", paths, len(spec.Volumes), want)
 	}
 	if len(c.Env) != 2 || c.Env[0].Name != "CNI_CONF_NAME" || c.Env[1].Name != "GOMEMLIMIT" || c.Command[len(c.Command)-1] != "--pods" {
@@ -421,7 +440,8 @@ func TestCleaner(t *testing.T) {
 		}
 	}
 	if spec.ServiceAccountName != "" || *spec.AutomountServiceAccountToken || !spec.HostNetwork || len(spec.Tolerations) != 3 {
-		t.Errorf("service account %q, token %v, host network %v, tolerations %v", spec.ServiceAccountName, *spec.AutomountServiceAccountToken, spec.HostNetwork, spec.Tolerations)
+		t.Errorf("service account %q, token %v, host network %v, tolerations %v",
+			spec.ServiceAccountName, *spec.AutomountServiceAccountToken, spec.HostNetwork, spec.Tolerations)
 	}
 	if len(spec.NodeSelector) != 1 || spec.NodeSelector["kubernetes.io/os"] != "linux" {
 		t.Errorf("it selects nodes by %v", spec.NodeSelector)

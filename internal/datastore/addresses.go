@@ -29,7 +29,9 @@ func settleReserved(reservations []*apiv1.IPReservation) (reserved []netip.Prefi
 func unreadIPAM(configs []*apiv1.IPAMConfig) (invalid []Invalid) {
 	for _, c := range configs {
 		if c.Name != apiv1.DefaultName {
-			invalid = append(invalid, Invalid{Kind: kindIPAMConfig, Name: c.Name, Reason: fmt.Sprintf("nothing reads an IPAMConfig of this name; want %s", apiv1.DefaultName)})
+			invalid = append(invalid, Invalid{
+				Kind: kindIPAMConfig, Name: c.Name, Reason: fmt.Sprintf("nothing reads an IPAMConfig of this name; want %s", apiv1.DefaultName),
+			})
 		}
 	}
 	return invalid

@@ -42,7 +42,8 @@ func settleClaims(nodes []Node) (invalid []Invalid) {
 				continue
 			}
 			invalid = append(invalid, Invalid{Kind: kindNode, Name: nodes[i].Name, Reason: fmt.Sprintf(
-				"its kubelet does not report any longer, and its address %s is that of node %s now; the node is used without it: if the machine is gone, kubectl delete node %s",
+				"its kubelet does not report any longer, and its address %s is that of node %s now; "+
+					"the node is used without it: if the machine is gone, kubectl delete node %s",
 				p.Addr(), strings.Join(present[p.Addr()], ", "), nodes[i].Name)})
 			*p = netip.Prefix{}
 		}

@@ -14,9 +14,14 @@ import (
 
 // claimant is a Node with addresses and what is said of its kubelet.
 func claimant(name, v4, v6 string, ready corev1.ConditionStatus) *corev1.Node {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: v4, apiv1.AnnotationNodeIPv6: v6}}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Name: name, UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: v4, apiv1.AnnotationNodeIPv6: v6},
+	}}
 	if ready != "" {
-		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionUnknown}, {Type: corev1.NodeReady, Status: ready}}
+		n.Status.Conditions = []corev1.NodeCondition{
+			{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionUnknown},
+			{Type: corev1.NodeReady, Status: ready},
+		}
 	}
 	return n
 }
@@ -57,7 +62,8 @@ func TestClaimsOfAbsentNodes(t *testing.T) {
 		t.Errorf("%d objects are reported: %+v", len(s.Invalid), s.Invalid)
 	}
 	for _, i := range s.Invalid {
-		if !strings.HasPrefix(i.Name, "old") || !strings.Contains(i.Reason, "is that of node new now") || !strings.Contains(i.Reason, "kubectl delete node "+i.Name) {
+		if !strings.HasPrefix(i.Name, "old") || !strings.Contains(i.Reason, "is that of node new now") ||
+			!strings.Contains(i.Reason, "kubectl delete node "+i.Name) {
 			t.Errorf("%+v", i)
 		}
 	}

@@ -22,7 +22,9 @@ func TestEventOfALongText(t *testing.T) {
 	cfg := apiserver.Start(t)
 	kube, dyn := kubernetes.NewForConfigOrDie(cfg), dynamic.NewForConfigOrDie(cfg)
 	name := strings.Repeat(strings.Repeat("n", 49)+".", 5) + "nnn" // 253 bytes
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: strings.Repeat("x", 200_000)}}}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{apiv1.AnnotationNodeIPv4: strings.Repeat("x", 200_000)}},
+	}
 	if _, err := kube.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,8 @@ const (
 
 // New prepares the informers; Run starts them.
 func New(cfg Config) (*Datastore, error) {
-	core := informers.NewSharedInformerFactoryWithOptions(cfg.Kubernetes, 0, informers.WithTransform(func(o any) (any, error) { return trimNode(o, cfg.Node) }))
+	core := informers.NewSharedInformerFactoryWithOptions(cfg.Kubernetes, 0,
+		informers.WithTransform(func(o any) (any, error) { return trimNode(o, cfg.Node) }))
 	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(cfg.Dynamic, 0, metav1.NamespaceAll, nil)
 	d := &Datastore{
 		log:       cfg.Log,

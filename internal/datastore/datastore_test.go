@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	kubefake "k8s.io/client-go/kubernetes/fake"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestParseNode(t *testing.T) {
@@ -90,7 +92,9 @@ func clients(nodes []runtime.Object, custom ...runtime.Object) (*dynamicfake.Fak
 }
 
 // start runs a datastore over fake clients holding the given objects.
-func start(t *testing.T, nodes []runtime.Object, custom ...runtime.Object) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
+func start(
+	t *testing.T, nodes []runtime.Object, custom ...runtime.Object,
+) (*Datastore, *dynamicfake.FakeDynamicClient, *kubefake.Clientset) {
 	t.Helper()
 	dyn, kube := clients(nodes, custom...)
 	return startWith(t, Config{Kubernetes: kube, Dynamic: dyn}), dyn, kube
@@ -137,7 +141,9 @@ func eventually(t *testing.T, d *Datastore, what string, ok func(*Snapshot) bool
 
 func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 	good := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "good", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0.1/24"}}}
-	bad := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0"}}}
+	bad := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "bad", UID: "u", Annotations: map[string]string{apiv1.AnnotationNodeIPv4: "10.0.0"}},
+	}
 	wrongType := pool("wrongtype", "10.1.0.0/16")
 	wrongType.Object["spec"].(map[string]any)["blockSize"] = "twenty-six"
 	d, dyn, kube := start(t, []runtime.Object{good, bad},
@@ -156,20 +162,13 @@ func TestSnapshotKeepsNeighboursOfInvalidObjects(t *testing.T) {
 	}
 
 	// Each fault is told once, as an Event about the object.
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	testwait.Succeeds(t, 30*time.Second, "Events about the objects", func() error {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(context.Background(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
+		if err == nil && len(events.Items) != 4 {
+			err = fmt.Errorf("there are %d; want 4", len(events.Items))
 		}
-		if len(events.Items) == 4 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d events within 10 s; want 4", len(events.Items))
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return err
+	})
 
 	// The overlapped pool becomes usable when the one in its way goes.
 	ctx := context.Background()

@@ -104,7 +104,8 @@ func (w *eventWriter) mayTell(o offender) bool {
 		p.told++
 	case p.told == tellTimes:
 		p.told++
-		w.log.Warn("invalid object: its faults change quickly; the next is told later", "kind", o.kind, "name", o.name, "in", tellWithin-now.Sub(p.since))
+		w.log.Warn("invalid object: its faults change quickly; the next is told later",
+			"kind", o.kind, "name", o.name, "in", tellWithin-now.Sub(p.since))
 		w.again(tellWithin - now.Sub(p.since))
 		return false
 	default:
@@ -138,12 +139,14 @@ func (w *eventWriter) invalid(i Invalid, uid types.UID, name string) bool {
 // is reported each time, as client-go's recorder names it: by the time.
 func (w *eventWriter) happened(node metav1.ObjectMeta, reason, note string) {
 	w.put(&eventsv1.Event{
-		ObjectMeta: metav1.ObjectMeta{Name: excerpt.Name(node.Name, fmt.Sprintf(".%x", time.Now().UnixNano())), Namespace: metav1.NamespaceDefault},
-		Action:     "Route",
-		Reason:     reason,
-		Type:       corev1.EventTypeNormal,
-		Note:       note,
-		Regarding:  corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: node.Name, UID: node.UID},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: excerpt.Name(node.Name, fmt.Sprintf(".%x", time.Now().UnixNano())), Namespace: metav1.NamespaceDefault,
+		},
+		Action:    "Route",
+		Reason:    reason,
+		Type:      corev1.EventTypeNormal,
+		Note:      note,
+		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: node.Name, UID: node.UID},
 	})
 }
 

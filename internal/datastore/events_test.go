@@ -45,7 +45,8 @@ func TestLongTextsOfOthers(t *testing.T) {
 		if len(i.Reason) > noteLimit {
 			t.Errorf("%s %.20s: the reason has %d bytes", i.Kind, i.Name, len(i.Reason))
 		}
-		if i.Kind == kindNode && !strings.Contains(i.Reason, "annotation projectcalico.org/") || i.Kind == kindReservation && !strings.Contains(i.Reason, "its other entries are used") {
+		if i.Kind == kindNode && !strings.Contains(i.Reason, "annotation projectcalico.org/") ||
+			i.Kind == kindReservation && !strings.Contains(i.Reason, "its other entries are used") {
 			t.Errorf("%s %.20s: %s", i.Kind, i.Name, i.Reason)
 		}
 	}

@@ -19,7 +19,8 @@ func settleFelix(confs []*apiv1.FelixConfiguration) (specs map[string]apiv1.Feli
 		if mtu := spec.IPIPMTU; mtu != nil && *mtu != 0 && (*mtu < minTunnelMTU || *mtu > maxTunnelMTU) {
 			spec.IPIPMTU = nil
 			invalid = append(invalid, Invalid{Kind: kindFelix, Name: c.Name,
-				Reason: fmt.Sprintf("spec.ipipMTU %d: want 0 (follows the uplink), or %d to %d bytes; the object is used without it", *mtu, minTunnelMTU, maxTunnelMTU)})
+				Reason: fmt.Sprintf("spec.ipipMTU %d: want 0 (follows the uplink), or %d to %d bytes; the object is used without it",
+					*mtu, minTunnelMTU, maxTunnelMTU)})
 		}
 		specs[c.Name] = spec
 	}

@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // felixConf is a FelixConfiguration as the API server sends it, with a spec of keys
@@ -59,18 +61,13 @@ func TestTunnelMTU(t *testing.T) {
 		t.Errorf("MTU %d", *s.Felix("n").IPIPMTU)
 	}
 	ctx := context.Background()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	testwait.Succeeds(t, 30*time.Second, "an Event about the object", func() error {
 		events, err := kube.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
+		if err == nil && (len(events.Items) != 1 || !strings.Contains(events.Items[0].Note, "spec.ipipMTU 40")) {
+			err = fmt.Errorf("there are %+v", events.Items)
 		}
-		if len(events.Items) == 1 && strings.Contains(events.Items[0].Note, "spec.ipipMTU 40") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("events within 10 s: %+v", events.Items)
-		}
-	}
+		return err
+	})
 	confs := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations))
 	if _, err := confs.Update(ctx, felixConf("default", "ipipMTU", int64(1300)), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -83,7 +80,8 @@ func TestTunnelMTU(t *testing.T) {
 
 func TestFelixSwitch(t *testing.T) {
 	d, _, _ := start(t, nil, felixConf("default", "wireguardEnabled", true, "vxlanEnabled", false),
-		felixConf("node.off", "wireguardEnabled", false), felixConf("node.on", "wireguardEnabled", true), felixConf("node.open", "vxlanEnabled", true))
+		felixConf("node.off", "wireguardEnabled", false), felixConf("node.on", "wireguardEnabled", true),
+		felixConf("node.open", "vxlanEnabled", true))
 	s := eventually(t, d, "in sync", func(*Snapshot) bool { return true })
 	for node, want := range map[string]string{"off": "node.off", "on": "node.on", "open": "default", "without": "default"} {
 		on, object := s.FelixSwitch(node, func(c apiv1.FelixConfigurationSpec) *bool { return c.WireguardEnabled })

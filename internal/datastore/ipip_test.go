@@ -42,14 +42,18 @@ func TestParseNodeTunnel(t *testing.T) {
 		modes       string
 		want        string // in what the node is used without
 	}{
-		{"both", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1", apiv1.AnnotationNodePoolModes: modes}, "10.244.0.1", modes, ""},
+		{"both", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1", apiv1.AnnotationNodePoolModes: modes},
+			"10.244.0.1", modes, ""},
 		{"empty", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "", apiv1.AnnotationNodePoolModes: ""}, "", "", ""},
-		{"text", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "x", apiv1.AnnotationNodePoolModes: modes}, "", modes, `IPv4IPIPTunnelAddr="x"`},
+		{"text", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "x", apiv1.AnnotationNodePoolModes: modes},
+			"", modes, `IPv4IPIPTunnelAddr="x"`},
 		{"a prefix", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1/26"}, "", "", "such as 10.244.0.1"},
 		{"IPv6", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "fd00::1"}, "", "", "want an IPv4 unicast address"},
 		{"multicast", map[string]string{apiv1.AnnotationNodeIPIPTunnelAddr: "224.0.0.1"}, "", "", "want an IPv4 unicast address"},
-		{"as large as it may be", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163840)}, "", strings.Repeat("m", 163840), ""},
-		{"too large", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163841), apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1"},
+		{"as large as it may be", map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163840)}, "",
+			strings.Repeat("m", 163840), ""},
+		{"too large",
+			map[string]string{apiv1.AnnotationNodePoolModes: strings.Repeat("m", 163841), apiv1.AnnotationNodeIPIPTunnelAddr: "10.244.0.1"},
 			"10.244.0.1", "", "manx.io/pool-modes: 163841 bytes; want 163840 at most"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -59,7 +63,8 @@ func TestParseNodeTunnel(t *testing.T) {
 			if tt.addr != "" {
 				addr = netip.MustParseAddr(tt.addr)
 			}
-			if got.err != nil || got.node.IPv4 != netip.MustParsePrefix("10.0.0.5/24") || got.node.Tunnels[apiv1.EncapIPIP].Addr != addr || got.node.PoolModes != tt.modes {
+			if got.err != nil || got.node.IPv4 != netip.MustParsePrefix("10.0.0.5/24") ||
+				got.node.Tunnels[apiv1.EncapIPIP].Addr != addr || got.node.PoolModes != tt.modes {
 				t.Errorf("got %+v", got)
 			}
 			if (got.without == nil) != (tt.want == "") || tt.want != "" && !strings.Contains(got.without.Error(), tt.want) {
@@ -133,7 +138,8 @@ func TestOwners(t *testing.T) {
 	if _, err := affinities.Update(ctx, affinity("claimed", "10.244.0.128/26", "n3"), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	last := eventually(t, d, "the claim is confirmed", func(s *Snapshot) bool { return s.Owners[netip.MustParsePrefix("10.244.0.128/26")] == "n3" })
+	last := eventually(t, d, "the claim is confirmed",
+		func(s *Snapshot) bool { return s.Owners[netip.MustParsePrefix("10.244.0.128/26")] == "n3" })
 	if !maps.Equal(s.Owners, want) {
 		t.Fatalf("a snapshot that was handed out has changed: %v", s.Owners)
 	}
@@ -176,7 +182,8 @@ func TestClaimsUnderWayDoNotWake(t *testing.T) {
 		}
 		return o
 	}
-	pending, leaving := kept(affinity("a", "10.244.0.0/26", "n", "state=pending")), kept(affinity("a", "10.244.0.0/26", "n", "state=pendingDeletion"))
+	pending := kept(affinity("a", "10.244.0.0/26", "n", "state=pending"))
+	leaving := kept(affinity("a", "10.244.0.0/26", "n", "state=pendingDeletion"))
 	confirmed := kept(affinity("a", "10.244.0.0/26", "n"))
 	for _, step := range []struct {
 		name string
@@ -229,7 +236,8 @@ func TestForcedModes(t *testing.T) {
 		t.Errorf("%d pools are used; want all 9", len(s.Pools))
 	}
 	reasons := map[string]string{
-		"typo": `force-ipip-mode="always": spec.ipipMode "always": want one of Never, Always, CrossSubnet; the pool is used without the annotation`,
+		"typo": `force-ipip-mode="always": spec.ipipMode "always": want one of Never, Always, CrossSubnet; ` +
+			`the pool is used without the annotation`,
 		"json": "annotation projectcalico.org/metadata", "vxlan": "only one encapsulation", "six": "IPIP carries IPv4 only",
 	}
 	for _, i := range s.Invalid {
@@ -258,7 +266,8 @@ func TestForcedModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = eventually(t, d, "the node is there", func(s *Snapshot) bool { return len(s.Nodes) == 1 })
-	if i := slices.IndexFunc(s.Invalid, func(i Invalid) bool { return i.Kind == "Node" }); i < 0 || !strings.Contains(s.Invalid[i].Reason, "the node is used without it") {
+	if i := slices.IndexFunc(s.Invalid, func(i Invalid) bool { return i.Kind == "Node" }); i < 0 ||
+		!strings.Contains(s.Invalid[i].Reason, "the node is used without it") {
 		t.Errorf("invalid objects %+v", s.Invalid)
 	}
 }

@@ -64,7 +64,9 @@ func TestSnapshotOfIPv6(t *testing.T) {
 	}
 	forced := pool("six", "fd00:1::/48")
 	forced.SetAnnotations(map[string]string{apiv1.AnnotationPoolForceMode: "Always"})
-	d, _, kube := start(t, []runtime.Object{dualNode("a", "10.0.0.1/24", "fd00::1/64"), dualNode("b", "10.0.0.2/24", "fe80::1/64"), dualNode("c", "10.0.0.3/24", "")},
+	d, _, kube := start(t, []runtime.Object{
+		dualNode("a", "10.0.0.1/24", "fd00::1/64"), dualNode("b", "10.0.0.2/24", "fe80::1/64"), dualNode("c", "10.0.0.3/24", ""),
+	},
 		pool("four", "10.244.0.0/16"), forced, pool("six-inside", "fd00:1:0:5::/64"), sized("small", "fd00:2::/64", 128),
 		sized("large", "fd00:4::/64", 64), withMode)
 	s := eventually(t, d, "three nodes and three pools are usable", func(s *Snapshot) bool { return len(s.Nodes) == 3 && len(s.Pools) == 3 })
@@ -84,7 +86,8 @@ func TestSnapshotOfIPv6(t *testing.T) {
 		"IPPool/six-inside": "cidr fd00:1:0:5::/64 overlaps fd00:1::/48 of pool six",
 		"IPPool/large":      "spec.blockSize 64: want 116 to 128",
 		"IPPool/tunnelled":  "IPIP carries IPv4 only",
-		"Node/b":            `annotation projectcalico.org/IPv6Address="fe80::1/64": want an IPv6 unicast address with its prefix length, such as fd00::5/64; the node is used without it`,
+		"Node/b": `annotation projectcalico.org/IPv6Address="fe80::1/64": ` +
+			`want an IPv6 unicast address with its prefix length, such as fd00::5/64; the node is used without it`,
 	}
 	for _, i := range s.Invalid {
 		name := i.Kind + "/" + i.Name

@@ -52,7 +52,8 @@ func TestAddressesThatNoNodeHas(t *testing.T) {
 		if (text == "") != (tt.want == "") || !strings.Contains(text, tt.want) || text != "" && !strings.Contains(text, tt.annotation) {
 			t.Errorf("%s=%s: %q; want %q", tt.annotation, tt.value, text, tt.want)
 		}
-		if used := got.node.IPv4.IsValid() || got.node.IPv6.IsValid() || got.node.Tunnels[apiv1.EncapIPIP].Addr.IsValid(); used != (tt.want == "") {
+		if used := got.node.IPv4.IsValid() || got.node.IPv6.IsValid() ||
+			got.node.Tunnels[apiv1.EncapIPIP].Addr.IsValid(); used != (tt.want == "") {
 			t.Errorf("%s=%s: taken: %t", tt.annotation, tt.value, used)
 		}
 	}
@@ -80,8 +81,12 @@ func TestPoolsAndNodes(t *testing.T) {
 		nodeAt("forged", "10.244.0.77/24", "203.0.114.10"), // in a pool, and the kubelet says otherwise
 		nodeAt("silent", "10.244.9.9/16"),                  // in a pool, and the kubelet says nothing
 		nodeAt("fine", "203.0.114.11/24", "203.0.114.11"),
-		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/12", "fd00:96::/108"}}},
-	}, pool("pods", "10.244.0.0/16"), pool("over-us", "192.0.2.0/24"), pool("over-far", "198.51.0.0/16"), pool("over-kubelet", "203.0.113.0/24"),
+		&networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/12", "fd00:96::/108"}},
+		},
+	}, pool("pods", "10.244.0.0/16"), pool("over-us", "192.0.2.0/24"),
+		pool("over-far", "198.51.0.0/16"), pool("over-kubelet", "203.0.113.0/24"),
 		pool("over-services", "10.100.0.0/16"), pool("over-services6", "fd00:96::/112"), garbled)
 	d := startWith(t, Config{Kubernetes: kube, Dynamic: dyn, Node: "self", Own: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
 	s := eventually(t, d, "in sync", func(s *Snapshot) bool { return len(s.Pools) == 7 && len(s.Nodes) == 7 })
@@ -97,7 +102,9 @@ func TestPoolsAndNodes(t *testing.T) {
 			t.Errorf("pool %s is barred: %q; want %q", name, got, want)
 		}
 	}
-	for name, has := range map[string]bool{"self": true, "near": true, "far": true, "kubelet": false, "forged": false, "silent": false, "fine": true} {
+	for name, has := range map[string]bool{
+		"self": true, "near": true, "far": true, "kubelet": false, "forged": false, "silent": false, "fine": true,
+	} {
 		if n, ok := s.Node(name); !ok || n.IPv4.IsValid() != has {
 			t.Errorf("node %s: %+v; has its address: want %t", name, n, has)
 		}

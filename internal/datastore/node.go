@@ -49,7 +49,8 @@ func parseNode(n *corev1.Node) trimmedNode {
 	if v := n.Annotations[apiv1.AnnotationNodeRouteReflector]; v != "" {
 		id, err := netip.ParseAddr(v)
 		if err != nil || !id.Is4() {
-			errs = append(errs, fmt.Errorf("annotation %s=%q: want a dotted quad such as 244.0.0.1", apiv1.AnnotationNodeRouteReflector, excerpt.Value(v)))
+			errs = append(errs,
+				fmt.Errorf("annotation %s=%q: want a dotted quad such as 244.0.0.1", apiv1.AnnotationNodeRouteReflector, excerpt.Value(v)))
 		}
 		out.RouteReflectorClusterID = id
 	}
@@ -64,7 +65,8 @@ func parseNode(n *corev1.Node) trimmedNode {
 	if v := n.Annotations[apiv1.AnnotationNodeIPIPTunnelAddr]; v != "" {
 		a, err := netip.ParseAddr(v)
 		if err != nil || !a.Is4() || checkNodeAddress(netip.PrefixFrom(a, a.BitLen())) != nil {
-			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1", apiv1.AnnotationNodeIPIPTunnelAddr, excerpt.Value(v)))
+			without = append(without, fmt.Errorf("annotation %s=%q: want an IPv4 unicast address such as 10.244.0.1",
+				apiv1.AnnotationNodeIPIPTunnelAddr, excerpt.Value(v)))
 		} else {
 			out.Tunnels = map[apiv1.Encap]NodeTunnel{apiv1.EncapIPIP: {Addr: a}}
 		}

@@ -23,7 +23,8 @@ func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid
 		}
 		if older := overlaps[p]; older != nil {
 			invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name,
-				Reason: fmt.Sprintf("cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint", p.Prefix(), older.Prefix(), older.Name)})
+				Reason: fmt.Sprintf("cidr %s overlaps %s of pool %s, which is there first; pools must be disjoint",
+					p.Prefix(), older.Prefix(), older.Name)})
 			continue
 		}
 		kept = append(kept, p)
@@ -37,7 +38,9 @@ func settlePools(pools []*apiv1.IPPool) (kept []*apiv1.IPPool, invalid []Invalid
 func malformedSelectors(pools []*apiv1.IPPool) (invalid []Invalid) {
 	for _, p := range pools {
 		if err := poolrules.CheckSelectors(p); err != nil {
-			invalid = append(invalid, Invalid{Kind: kindPool, Name: p.Name, Reason: oneLine(err) + "; nothing is assigned from the pool until that is mended, addresses in use stay"})
+			invalid = append(invalid, Invalid{
+				Kind: kindPool, Name: p.Name, Reason: oneLine(err) + "; nothing is assigned from the pool until that is mended, addresses in use stay",
+			})
 		}
 	}
 	return invalid

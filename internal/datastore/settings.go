@@ -27,7 +27,8 @@ func (o ObjectSettings) String() string { return o.Kind + "/" + o.Name }
 
 // is reports whether nothing has changed.
 func (o ObjectSettings) is(other ObjectSettings) bool {
-	return slices.Equal(o.Findings, other.Findings) && slices.Equal(o.fields, other.fields) && o.node == other.node && o.selector == other.selector
+	return slices.Equal(o.Findings, other.Findings) && slices.Equal(o.fields, other.fields) &&
+		o.node == other.node && o.selector == other.selector
 }
 
 // settingsOf looks through an object of type T, as it came.

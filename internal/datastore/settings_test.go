@@ -52,7 +52,8 @@ func TestWithoutEffect(t *testing.T) {
 		return strings.HasSuffix(told(s), "FelixConfiguration/default spec.ipipMTUs") && !strings.Contains(told(s), "healthEnabled")
 	})
 	for _, name := range []string{"all", "broken", "rack-a"} {
-		if err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers)).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		if err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralBGPPeers)).Delete(t.Context(),
+			name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 const (
@@ -31,8 +32,10 @@ const (
 
 func pod(name, uid string, annotations map[string]string) *corev1.Pod {
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid), Annotations: annotations, Labels: map[string]string{"app": "x"}},
-		Spec:       corev1.PodSpec{NodeName: "n1"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: name, UID: types.UID(uid), Annotations: annotations, Labels: map[string]string{"app": "x"},
+		},
+		Spec: corev1.PodSpec{NodeName: "n1"},
 	}
 }
 
@@ -44,7 +47,9 @@ func namespace(name string, labels, annotations map[string]string) *metav1.Parti
 }
 
 // startFull runs a datastore that knows its node, on which the given objects are.
-func startFull(t *testing.T, pods []*corev1.Pod, namespaces []*metav1.PartialObjectMetadata) (*Datastore, *kubefake.Clientset, metadatafake.MetadataClient) {
+func startFull(
+	t *testing.T, pods []*corev1.Pod, namespaces []*metav1.PartialObjectMetadata,
+) (*Datastore, *kubefake.Clientset, metadatafake.MetadataClient) {
 	t.Helper()
 	dyn, kube := clients(nil)
 	meta := metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme())
@@ -65,22 +70,26 @@ func startFull(t *testing.T, pods []*corev1.Pod, namespaces []*metav1.PartialObj
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 30 s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, ok)
 }
 
 func TestPodsAndNamespaces(t *testing.T) {
 	static := pod("kube-proxy-n1", "mirror", map[string]string{corev1.MirrorPodAnnotationKey: "hash", "note": "x"})
-	web := pod("web", "u1", map[string]string{ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M", "kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 9999)})
+	web := pod("web", "u1", map[string]string{
+		ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M",
+		"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 9999),
+	})
 	d, kube, namespaces := startFull(t, []*corev1.Pod{web, static},
-		[]*metav1.PartialObjectMetadata{namespace("default", map[string]string{"team": "a"}, map[string]string{annotationPrefix + "ipv4pools": `["p"]`, "other": "x"})})
+		[]*metav1.PartialObjectMetadata{
+			namespace("default", map[string]string{"team": "a"}, map[string]string{annotationPrefix + "ipv4pools": `["p"]`, "other": "x"}),
+		})
 	<-d.Changed() // in sync; nothing that wakes exists
 
 	got, ok := d.Pod("default", "web", "u1")
-	if want := (PodMeta{Namespace: "default", Name: "web", UID: "u1", Annotations: map[string]string{ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M"}}); !ok || !reflect.DeepEqual(got, want) {
+	if want := (PodMeta{
+		Namespace: "default", Name: "web", UID: "u1",
+		Annotations: map[string]string{ipAddrs: `["10.0.0.1"]`, "kubernetes.io/egress-bandwidth": "10M"},
+	}); !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("pod %+v, %t; want %+v", got, ok, want)
 	}
 	for _, tt := range []struct {
@@ -105,7 +114,8 @@ func TestPodsAndNamespaces(t *testing.T) {
 		t.Errorf("%+v was not asked for", p)
 	}
 	labels, annotations, ok := d.Namespace("default")
-	if !ok || !maps.Equal(labels, map[string]string{"team": "a"}) || !maps.Equal(annotations, map[string]string{annotationPrefix + "ipv4pools": `["p"]`}) {
+	if !ok || !maps.Equal(labels, map[string]string{"team": "a"}) ||
+		!maps.Equal(annotations, map[string]string{annotationPrefix + "ipv4pools": `["p"]`}) {
 		t.Errorf("namespace: labels %v, annotations %v, %t", labels, annotations, ok)
 	}
 	if _, _, ok := d.Namespace("none"); ok {
@@ -234,7 +244,8 @@ func TestIPAMConfigOfAnotherName(t *testing.T) {
 		t.Errorf("invalid %+v", s.Invalid)
 	}
 	mine := custom("IPAMConfig", "mine", strict)
-	if _, err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs)).Create(t.Context(), mine, metav1.CreateOptions{}); err != nil {
+	if _, err := dyn.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralIPAMConfigs)).Create(t.Context(),
+		mine, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, d, "mine is told of", func(s *Snapshot) bool { return len(s.Invalid) == 1 && s.Invalid[0].Name == "mine" })

@@ -51,7 +51,8 @@ func forward6(procSys, routes string) (changed []string, err error) {
 			err = os.WriteFile(path, []byte("2\n"), 0o644)
 		}
 		if err != nil {
-			return changed, fmt.Errorf("keep %s listening to router advertisements, without which it would lose its routes when IPv6 forwarding is on: %w; "+
+			return changed, fmt.Errorf("keep %s listening to router advertisements, "+
+				"without which it would lose its routes when IPv6 forwarding is on: %w; "+
 				"this container must be privileged, or set net.ipv6.conf.%s.accept_ra=2 on the node", iface, err, iface)
 		}
 		changed = append(changed, fmt.Sprintf("net.ipv6.conf.%s.accept_ra: 1 → 2, its routes come from router advertisements", iface))
@@ -60,7 +61,8 @@ func forward6(procSys, routes string) (changed []string, err error) {
 		return changed, nil
 	}
 	if err := os.WriteFile(all, []byte("1\n"), 0o644); err != nil {
-		return changed, fmt.Errorf("turn on IPv6 forwarding: %w; this container must be privileged, or set net.ipv6.conf.all.forwarding=1 on the node", err)
+		return changed, fmt.Errorf("turn on IPv6 forwarding: %w; "+
+			"this container must be privileged, or set net.ipv6.conf.all.forwarding=1 on the node", err)
 	}
 	return append(changed, fmt.Sprintf("net.ipv6.conf.all.forwarding: %s → 1", now)), nil
 }
@@ -69,7 +71,8 @@ func forward6(procSys, routes string) (changed []string, err error) {
 func read6(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read %s: the kernel runs without IPv6, which IP6 asks for; start it without ipv6.disable=1, or set IP6 to none: %w", path, err)
+		return "", fmt.Errorf("read %s: the kernel runs without IPv6, which IP6 asks for; "+
+			"start it without ipv6.disable=1, or set IP6 to none: %w", path, err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", path, err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // host6 adds to host's files those of IPv6: forwarding off, and accept_ra of each
@@ -70,7 +72,8 @@ func TestWithoutIPv6(t *testing.T) {
 func TestKernelWithoutIPv6(t *testing.T) {
 	cfg := host(t, "1\n")
 	cfg.IPv6 = true
-	if _, err := Run(cfg); err == nil || !strings.Contains(err.Error(), "without ipv6.disable=1, or set IP6 to none") || !errors.Is(err, os.ErrNotExist) {
+	if _, err := Run(cfg); err == nil ||
+		!strings.Contains(err.Error(), "without ipv6.disable=1, or set IP6 to none") || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	cfg.IPv6 = false
@@ -193,15 +196,13 @@ func makeRouter() error {
 }
 
 func until(what string, look func() (bool, error)) error {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if ok, err := look(); ok || err != nil {
-			return err
-		}
-		if time.Now().After(deadline) {
-			table, _ := os.ReadFile(routes6)
-			return fmt.Errorf("%s: not within 30 s; routes:\n%s", what, table)
-		}
+	var ok bool
+	var err error
+	if !testwait.Poll(30*time.Second, func() bool { ok, err = look(); return ok || err != nil }) {
+		table, _ := os.ReadFile(routes6)
+		return fmt.Errorf("%s: not within 30 s; routes:\n%s", what, table)
 	}
+	return err
 }
 
 // hasDefault tells whether eth0 has a default route by advertisement, hasRoute whether
@@ -254,7 +255,8 @@ func advertise(network string) error {
 		0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, // valid and preferred for 3600 s
 		0, 0, 0, 0,
 	}
-	if err := unix.Sendto(fd, append(msg, prefix[:]...), 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: zone}); err != nil {
+	if err := unix.Sendto(fd, append(msg, prefix[:]...), 0,
+		&unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: zone}); err != nil {
 		return fmt.Errorf("send a router advertisement: %w", err)
 	}
 	return nil

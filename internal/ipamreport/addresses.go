@@ -25,7 +25,10 @@ func (k *checker) addresses() {
 			k.notAssigned(addr, strong[0])
 		case len(assigned) == 1 && len(strong) == 1:
 			if a := assigned[0]; !strong[0].holds(a) {
-				k.report(Problem{Kind: OtherHolder, Subject: addr.String(), Node: strong[0].node, Detail: fmt.Sprintf("is used by %s, and assigned to %s", strong[0].who, a.Holder())})
+				k.report(Problem{
+					Kind: OtherHolder, Subject: addr.String(), Node: strong[0].node,
+					Detail: fmt.Sprintf("is used by %s, and assigned to %s", strong[0].who, a.Holder()),
+				})
 			}
 		case len(assigned) == 1 && len(k.users[addr]) == 0:
 			held, why := k.held(assigned[0])
@@ -34,7 +37,10 @@ func (k *checker) addresses() {
 			}
 			if !held {
 				a := assigned[0]
-				k.report(Problem{Kind: Leaked, Subject: addr.String(), Node: a.Node(), Sequence: a.Sequence, Detail: fmt.Sprintf("is assigned to %s, and not in use: %s", a.Holder(), why)})
+				k.report(Problem{
+					Kind: Leaked, Subject: addr.String(), Node: a.Node(), Sequence: a.Sequence,
+					Detail: fmt.Sprintf("is assigned to %s, and not in use: %s", a.Holder(), why),
+				})
 			}
 		}
 		k.result.Addresses = append(k.result.Addresses, info)
@@ -57,9 +63,14 @@ func (k *checker) notAssigned(addr netip.Addr, u user) {
 	switch {
 	case inBlock && b.Unreadable:
 	case inBlock:
-		k.report(Problem{Kind: NotAssigned, Subject: addr.String(), Node: u.node, Detail: fmt.Sprintf("is used by %s, and free in block %s", u.who, b.CIDR)})
+		k.report(Problem{
+			Kind: NotAssigned, Subject: addr.String(), Node: u.node, Detail: fmt.Sprintf("is used by %s, and free in block %s", u.who, b.CIDR),
+		})
 	case inPool:
-		k.report(Problem{Kind: NotAssigned, Subject: addr.String(), Node: u.node, Detail: fmt.Sprintf("is used by %s, and no block of pool %s (%s) has it", u.who, pool.Name, pool.CIDR)})
+		k.report(Problem{
+			Kind: NotAssigned, Subject: addr.String(), Node: u.node,
+			Detail: fmt.Sprintf("is used by %s, and no block of pool %s (%s) has it", u.who, pool.Name, pool.CIDR),
+		})
 	default:
 		k.result.Foreign = append(k.result.Foreign, addr)
 	}
@@ -157,7 +168,10 @@ func (k *checker) interfaces() {
 		}
 		for _, addr := range p.Addrs {
 			if len(k.assigned[addr]) > 0 && !has[addr] && len(k.strong(addr)) == 1 {
-				k.report(Problem{Kind: NoInterface, Subject: addr.String(), Node: p.Node, Detail: fmt.Sprintf("is used by %s, where no interface has it", podUser(p.Namespace, p.Name, p.Node))})
+				k.report(Problem{
+					Kind: NoInterface, Subject: addr.String(), Node: p.Node,
+					Detail: fmt.Sprintf("is used by %s, where no interface has it", podUser(p.Namespace, p.Name, p.Node)),
+				})
 			}
 		}
 	}

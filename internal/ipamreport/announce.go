@@ -40,16 +40,24 @@ func (k *checker) announcements() {
 				switch {
 				case !k.ours(l.Prefix), known && k.owns(node, l.Prefix):
 				case known:
-					k.report(Problem{Kind: AnnouncedNotOwned, Subject: l.Prefix.String(), Node: node, Detail: fmt.Sprintf("is announced by node %s, which does not own it", node)})
+					k.report(Problem{
+						Kind: AnnouncedNotOwned, Subject: l.Prefix.String(), Node: node,
+						Detail: fmt.Sprintf("is announced by node %s, which does not own it", node),
+					})
 				default:
-					k.report(Problem{Kind: AnnouncedNotOwned, Subject: l.Prefix.String(), Detail: fmt.Sprintf("is announced by %s, which is no node", hop)})
+					k.report(Problem{
+						Kind: AnnouncedNotOwned, Subject: l.Prefix.String(), Detail: fmt.Sprintf("is announced by %s, which is no node", hop),
+					})
 				}
 			}
 		}
 	}
 	for _, due := range k.due() {
 		if k.hears(due) && !heard[due.node][due.prefix] {
-			k.report(Problem{Kind: OwnedNotAnnounced, Subject: due.prefix.String(), Node: due.node, Detail: fmt.Sprintf("is %s of node %s, and no other node has learned it from there", due.what, due.node)})
+			k.report(Problem{
+				Kind: OwnedNotAnnounced, Subject: due.prefix.String(), Node: due.node,
+				Detail: fmt.Sprintf("is %s of node %s, and no other node has learned it from there", due.what, due.node),
+			})
 		}
 	}
 }

@@ -15,12 +15,15 @@ func TestAnnouncementsOfIPv6(t *testing.T) {
 		learned       []Learned
 		want          []Kind
 	}{
-		"all is well":             {"fd00::1", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1")}}}, nil},
-		"not announced":           {"fd00::1", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, []Kind{OwnedNotAnnounced}},
-		"the other has no IPv6":   {"fd00::1", "", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, nil},
-		"IPv6 was turned off":     {"", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, nil},
-		"announced by another":    {"fd00::1", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1"), ip("fd00::3")}}}, []Kind{AnnouncedNotOwned}},
-		"announced by a stranger": {"fd00::1", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1"), ip("fd00::9")}}}, []Kind{AnnouncedNotOwned}},
+		"all is well": {"fd00::1", "fd00::2",
+			[]Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1")}}}, nil},
+		"not announced":         {"fd00::1", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, []Kind{OwnedNotAnnounced}},
+		"the other has no IPv6": {"fd00::1", "", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, nil},
+		"IPv6 was turned off":   {"", "fd00::2", []Learned{{own4, []netip.Addr{ip("192.0.2.1")}}}, nil},
+		"announced by another": {"fd00::1", "fd00::2",
+			[]Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1"), ip("fd00::3")}}}, []Kind{AnnouncedNotOwned}},
+		"announced by a stranger": {"fd00::1", "fd00::2",
+			[]Learned{{own4, []netip.Addr{ip("192.0.2.1")}}, {own6, []netip.Addr{ip("fd00::1"), ip("fd00::9")}}}, []Kind{AnnouncedNotOwned}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			parse := func(text string) (a netip.Addr) {

@@ -192,7 +192,9 @@ var faults = map[string]fault{
 		return "10.244.77.0/26", "node1"
 	}},
 	"a blackhole": {AffinityWithoutBlock, func(w *world) (string, string) {
-		w.Affinities = append(w.Affinities, Affinity{Name: "hole", Node: "node1", CIDR: pfx("10.244.77.0/26"), Confirmed: true, State: "confirmed"})
+		w.Affinities = append(w.Affinities, Affinity{
+			Name: "hole", Node: "node1", CIDR: pfx("10.244.77.0/26"), Confirmed: true, State: "confirmed",
+		})
 		hear(w, pfx("10.244.77.0/26"), w.Nodes[1].Addr)
 		return "10.244.77.0/26", "node1"
 	}},
@@ -210,7 +212,9 @@ var faults = map[string]fault{
 		return "10.244.77.0/26", "node9"
 	}},
 	"an affinity of a node that is gone": {OwnerGone, func(w *world) (string, string) {
-		w.Affinities = append(w.Affinities, Affinity{Name: "gone", Node: "node9", CIDR: pfx("10.244.77.0/26"), Confirmed: true, State: "confirmed"})
+		w.Affinities = append(w.Affinities, Affinity{
+			Name: "gone", Node: "node9", CIDR: pfx("10.244.77.0/26"), Confirmed: true, State: "confirmed",
+		})
 		return "10.244.77.0/26", "node9"
 	}},
 	"a block announced by another": {AnnouncedNotOwned, func(w *world) (string, string) {

@@ -137,7 +137,8 @@ func (c *Cluster) addAffinity(o *v1.BlockAffinity) {
 		c.malformed("BlockAffinity", o.Name, "spec.cidr %q: want a range such as 10.0.0.64/26", s.CIDR)
 		return
 	case o.Name != v1.AffinityName(s.Node, cidr):
-		c.malformed("BlockAffinity", o.Name, "node %s and block %s belong into an object named %s, where everybody looks for it", s.Node, cidr, v1.AffinityName(s.Node, cidr))
+		c.malformed("BlockAffinity", o.Name, "node %s and block %s belong into an object named %s, where everybody looks for it",
+			s.Node, cidr, v1.AffinityName(s.Node, cidr))
 		return
 	}
 	state := s.State
@@ -145,13 +146,15 @@ func (c *Cluster) addAffinity(o *v1.BlockAffinity) {
 		state = v1.AffinityConfirmed
 	}
 	c.Affinities = append(c.Affinities, Affinity{
-		Name: o.Name, Node: s.Node, CIDR: cidr, Confirmed: state.Confirmed(), State: string(state), Virtual: s.Type != "" && s.Type != v1.AffinityTypeHost,
+		Name: o.Name, Node: s.Node, CIDR: cidr, Confirmed: state.Confirmed(),
+		State: string(state), Virtual: s.Type != "" && s.Type != v1.AffinityTypeHost,
 	})
 }
 
 func (c *Cluster) addHandle(o *v1.IPAMHandle) {
 	if o.Name != v1.HandleName(o.Spec.HandleID) {
-		c.malformed("IPAMHandle", o.Name, "handle %s belongs into an object named %s, where everybody looks for it", o.Spec.HandleID, v1.HandleName(o.Spec.HandleID))
+		c.malformed("IPAMHandle", o.Name, "handle %s belongs into an object named %s, where everybody looks for it",
+			o.Spec.HandleID, v1.HandleName(o.Spec.HandleID))
 		return
 	}
 	h := Handle{Name: o.Name, ID: o.Spec.HandleID, Blocks: map[netip.Prefix]int{}, UID: string(o.UID), Version: o.ResourceVersion}
@@ -171,7 +174,8 @@ func (c *Cluster) addPod(o *corev1.Pod) {
 		return
 	}
 	p := Pod{
-		Namespace: o.Namespace, Name: o.Name, Node: o.Spec.NodeName, Iface: nodeapi.HostIfaceName(o.Namespace, o.Name), Leaving: o.DeletionTimestamp != nil,
+		Namespace: o.Namespace, Name: o.Name, Node: o.Spec.NodeName,
+		Iface: nodeapi.HostIfaceName(o.Namespace, o.Name), Leaving: o.DeletionTimestamp != nil,
 		Finished: o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed,
 	}
 	for _, ip := range o.Status.PodIPs {

@@ -43,10 +43,16 @@ func TestFromObjects(t *testing.T) {
 	virtual, lb := blockObject(t, "10.244.3.0/26", "node1", nil), "virtual:load-balancer"
 	virtual.Spec.Affinity = &lb
 	affinity := func(name, node, cidr string, state v1.AffinityState, deleted string) *v1.BlockAffinity {
-		return &v1.BlockAffinity{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1.BlockAffinitySpec{Node: node, CIDR: cidr, State: state, Deleted: deleted}}
+		return &v1.BlockAffinity{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       v1.BlockAffinitySpec{Node: node, CIDR: cidr, State: state, Deleted: deleted},
+		}
 	}
 	handle := func(name, id string, blocks map[string]int, deleted bool) *v1.IPAMHandle {
-		return &v1.IPAMHandle{ObjectMeta: metav1.ObjectMeta{Name: name, UID: "u", ResourceVersion: "7"}, Spec: v1.IPAMHandleSpec{HandleID: id, Block: blocks, Deleted: deleted}}
+		return &v1.IPAMHandle{
+			ObjectMeta: metav1.ObjectMeta{Name: name, UID: "u", ResourceVersion: "7"},
+			Spec:       v1.IPAMHandleSpec{HandleID: id, Block: blocks, Deleted: deleted},
+		}
 	}
 	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{NodeName: "node1"}}
 	pod.Status.PodIPs = []corev1.PodIP{{IP: "10.244.0.0"}, {IP: "fd00::1"}}
@@ -54,7 +60,8 @@ func TestFromObjects(t *testing.T) {
 	old.Status.PodIP, old.Status.Phase = "10.244.0.9", corev1.PodFailed
 	host := corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true}}
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", Annotations: map[string]string{
-		v1.AnnotationNodeIPv4: "192.0.2.1/24", v1.AnnotationNodeIPv6: "fd00::1/64", v1.AnnotationNodeIPIPTunnelAddr: "10.244.0.5", "projectcalico.org/IPv4VXLANTunnelAddr": "junk",
+		v1.AnnotationNodeIPv4: "192.0.2.1/24", v1.AnnotationNodeIPv6: "fd00::1/64",
+		v1.AnnotationNodeIPIPTunnelAddr: "10.244.0.5", "projectcalico.org/IPv4VXLANTunnelAddr": "junk",
 	}}}
 	c := FromObjects(Objects{
 		Pools: []*v1.IPPool{
@@ -65,13 +72,22 @@ func TestFromObjects(t *testing.T) {
 		Blocks: []*v1.IPAMBlock{good, broken, misnamed, deleted, lost, virtual},
 		Affinities: []*v1.BlockAffinity{
 			affinity("node1-10-244-0-0-26", "node1", "10.244.0.0/26", "", "false"), affinity("x", "node1", "10.244.0.64/26", "confirmed", "false"),
-			affinity("node1-y", "node1", "junk", "confirmed", "false"), affinity("node1-10-244-0-64-26", "node1", "10.244.0.64/26", "pending", "true"),
+			affinity("node1-y", "node1", "junk", "confirmed", "false"),
+			affinity("node1-10-244-0-64-26", "node1", "10.244.0.64/26", "pending", "true"),
 		},
-		Handles:   []*v1.IPAMHandle{handle("h", "H", map[string]int{"10.244.0.0/26": 1, "junk": 1, "10.244.5.0/26": 0}, false), handle("h", "other", nil, false), handle("z", "z", nil, true)},
-		Pods:      []corev1.Pod{pod, old, host},
-		Nodes:     []corev1.Node{node},
-		Agents:    []status.Node{{Name: "node1"}, {Name: "node2", Addresses: &status.Addresses{Converged: true, Interfaces: []status.Interface{{Name: "cali1"}}, Learned: []status.Learned{{Prefix: own}}}}},
-		Undecoded: []Malformed{{Kind: "IPAMBlock", Name: "10-244-7-0-26", Reason: "no JSON"}, {Kind: "IPAMBlock", Name: "fd00--40-122", Reason: "no JSON"}},
+		Handles: []*v1.IPAMHandle{
+			handle("h", "H", map[string]int{"10.244.0.0/26": 1, "junk": 1, "10.244.5.0/26": 0}, false),
+			handle("h", "other", nil, false), handle("z", "z", nil, true),
+		},
+		Pods:  []corev1.Pod{pod, old, host},
+		Nodes: []corev1.Node{node},
+		Agents: []status.Node{{Name: "node1"}, {Name: "node2", Addresses: &status.Addresses{
+			Converged: true, Interfaces: []status.Interface{{Name: "cali1"}}, Learned: []status.Learned{{Prefix: own}},
+		}}},
+		Undecoded: []Malformed{
+			{Kind: "IPAMBlock", Name: "10-244-7-0-26", Reason: "no JSON"},
+			{Kind: "IPAMBlock", Name: "fd00--40-122", Reason: "no JSON"},
+		},
 	})
 	var blocks []string
 	for _, b := range c.Blocks {
@@ -81,11 +97,13 @@ func TestFromObjects(t *testing.T) {
 		}
 		blocks = append(blocks, text)
 	}
-	wantBlocks := "10.244.0.0/26 host:node1, 10.244.0.64/26 unreadable, 10.244.9.0/26 unreadable, 10.244.2.0/26 <none>, 10.244.3.0/26 virtual:load-balancer, 10.244.7.0/26 unreadable, fd00::40/122 unreadable"
+	wantBlocks := "10.244.0.0/26 host:node1, 10.244.0.64/26 unreadable, 10.244.9.0/26 unreadable, " +
+		"10.244.2.0/26 <none>, 10.244.3.0/26 virtual:load-balancer, 10.244.7.0/26 unreadable, fd00::40/122 unreadable"
 	if got := strings.Join(blocks, ", "); got != wantBlocks {
 		t.Errorf("blocks\n%s\nwant\n%s", got, wantBlocks)
 	}
-	if a := c.Blocks[0].Assigned; len(a) != 1 || a[0].Addr != ip("10.244.0.0") || a[0].Handle != "h" || a[0].Node() != "node1" || a[0].Sequence == 0 {
+	if a := c.Blocks[0].Assigned; len(a) != 1 || a[0].Addr != ip("10.244.0.0") ||
+		a[0].Handle != "h" || a[0].Node() != "node1" || a[0].Sequence == 0 {
 		t.Errorf("assigned %+v", a)
 	}
 	var bad []string
@@ -93,7 +111,8 @@ func TestFromObjects(t *testing.T) {
 		bad = append(bad, m.Kind+" "+m.Name)
 	}
 	slices.Sort(bad)
-	wantBad := "BlockAffinity node1-y, BlockAffinity x, IPAMBlock 10-244-0-64-26, IPAMBlock 10-244-7-0-26, IPAMBlock 10-244-9-0-26, IPAMBlock fd00--40-122, IPAMHandle h, IPAMHandle h, IPAMHandle h, IPPool bad, Node node1"
+	wantBad := "BlockAffinity node1-y, BlockAffinity x, IPAMBlock 10-244-0-64-26, IPAMBlock 10-244-7-0-26, " +
+		"IPAMBlock 10-244-9-0-26, IPAMBlock fd00--40-122, IPAMHandle h, IPAMHandle h, IPAMHandle h, IPPool bad, Node node1"
 	if got := strings.Join(bad, ", "); got != wantBad {
 		t.Errorf("malformed\n%s\nwant\n%s", got, wantBad)
 	}
@@ -106,20 +125,32 @@ func TestFromObjects(t *testing.T) {
 	if len(c.Handles) != 1 || len(c.Handles[0].Blocks) != 1 || c.Handles[0].UID != "u" || c.Handles[0].Version != "7" {
 		t.Errorf("handles %+v", c.Handles)
 	}
-	if len(c.Pods) != 2 || len(c.Pods[0].Addrs) != 2 || c.Pods[0].Iface != nodeapi.HostIfaceName("default", "p") || !c.Pods[1].Leaving || !c.Pods[1].Finished || len(c.Pods[1].Addrs) != 1 {
+	if len(c.Pods) != 2 || len(c.Pods[0].Addrs) != 2 || c.Pods[0].Iface != nodeapi.HostIfaceName("default", "p") ||
+		!c.Pods[1].Leaving || !c.Pods[1].Finished || len(c.Pods[1].Addrs) != 1 {
 		t.Errorf("pods %+v", c.Pods)
 	}
-	if len(c.Nodes) != 1 || c.Nodes[0].Addr != ip("192.0.2.1") || c.Nodes[0].Addr6 != ip("fd00::1") || len(c.Nodes[0].Tunnels) != 1 || c.Nodes[0].Tunnels["ipipTunnelAddress"] != ip("10.244.0.5") {
+	if len(c.Nodes) != 1 || c.Nodes[0].Addr != ip("192.0.2.1") || c.Nodes[0].Addr6 != ip("fd00::1") ||
+		len(c.Nodes[0].Tunnels) != 1 || c.Nodes[0].Tunnels["ipipTunnelAddress"] != ip("10.244.0.5") {
 		t.Errorf("nodes %+v", c.Nodes)
 	}
-	if len(c.Agents) != 1 || c.Agents[0].Node != "node2" || !c.Agents[0].Converged || len(c.Agents[0].Interfaces) != 1 || len(c.Agents[0].Learned) != 1 {
+	if len(c.Agents) != 1 || c.Agents[0].Node != "node2" || !c.Agents[0].Converged ||
+		len(c.Agents[0].Interfaces) != 1 || len(c.Agents[0].Learned) != 1 {
 		t.Errorf("agents %+v", c.Agents)
 	}
 }
 
 func TestConfirm(t *testing.T) {
-	first := []Problem{{Kind: Leaked, Subject: "10.0.0.1", Sequence: 5}, {Kind: Leaked, Subject: "10.0.0.2", Sequence: 6}, {Kind: NotAssigned, Subject: "10.0.0.3", Detail: "then"}}
-	second := []Problem{{Kind: Leaked, Subject: "10.0.0.1", Sequence: 9}, {Kind: Leaked, Subject: "10.0.0.2", Sequence: 6}, {Kind: NotAssigned, Subject: "10.0.0.3", Detail: "now"}, {Kind: UsedTwice, Subject: "10.0.0.3"}}
+	first := []Problem{
+		{Kind: Leaked, Subject: "10.0.0.1", Sequence: 5},
+		{Kind: Leaked, Subject: "10.0.0.2", Sequence: 6},
+		{Kind: NotAssigned, Subject: "10.0.0.3", Detail: "then"},
+	}
+	second := []Problem{
+		{Kind: Leaked, Subject: "10.0.0.1", Sequence: 9},
+		{Kind: Leaked, Subject: "10.0.0.2", Sequence: 6},
+		{Kind: NotAssigned, Subject: "10.0.0.3", Detail: "now"},
+		{Kind: UsedTwice, Subject: "10.0.0.3"},
+	}
 	got := Confirm(first, second)
 	if len(got) != 2 || got[0].Subject != "10.0.0.2" || got[1].Detail != "now" {
 		t.Errorf("confirmed %+v; want the same assignment of .2, and .3 as it is now", got)

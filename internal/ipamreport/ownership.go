@@ -25,15 +25,24 @@ func (k *checker) ownership() {
 		}
 		if _, known := k.nodes[a.Node]; !a.Virtual && !known {
 			if b, ok := blocks[a.CIDR]; !ok || b.Owner != a.Node { // else it was said of the block
-				k.report(Problem{Kind: OwnerGone, Subject: a.CIDR.String(), Node: a.Node, Detail: fmt.Sprintf("has an affinity (BlockAffinity %s) to node %s, which does not exist", a.Name, a.Node)})
+				k.report(Problem{
+					Kind: OwnerGone, Subject: a.CIDR.String(), Node: a.Node,
+					Detail: fmt.Sprintf("has an affinity (BlockAffinity %s) to node %s, which does not exist", a.Name, a.Node),
+				})
 			}
 			continue
 		}
 		switch b, ok := blocks[a.CIDR]; {
 		case !ok:
-			k.report(Problem{Kind: AffinityWithoutBlock, Subject: a.CIDR.String(), Node: a.Node, Detail: fmt.Sprintf("has the affinity %s (%s), and there is no such block", a.Name, a.State)})
+			k.report(Problem{
+				Kind: AffinityWithoutBlock, Subject: a.CIDR.String(), Node: a.Node,
+				Detail: fmt.Sprintf("has the affinity %s (%s), and there is no such block", a.Name, a.State),
+			})
 		case !b.Unreadable && b.Owner != a.Node:
-			k.report(Problem{Kind: AffinityWithoutBlock, Subject: a.CIDR.String(), Node: a.Node, Detail: fmt.Sprintf("has the affinity %s (%s), and the block's affinity is %s", a.Name, a.State, b.Affinity())})
+			k.report(Problem{
+				Kind: AffinityWithoutBlock, Subject: a.CIDR.String(), Node: a.Node,
+				Detail: fmt.Sprintf("has the affinity %s (%s), and the block's affinity is %s", a.Name, a.State, b.Affinity()),
+			})
 		}
 	}
 }
@@ -58,14 +67,20 @@ func (k *checker) blockOwner(b Block, claims []Affinity) {
 	switch {
 	case len(owners) > 1:
 		k.contested[b.CIDR] = true
-		k.report(Problem{Kind: TwoOwners, Subject: b.CIDR.String(), Detail: fmt.Sprintf("belongs to %s: the block's affinity is %s", listOf(slices.Sorted(maps.Keys(owners)), func(n string) string { return n }), b.Affinity())})
+		k.report(Problem{Kind: TwoOwners, Subject: b.CIDR.String(), Detail: fmt.Sprintf("belongs to %s: the block's affinity is %s",
+			listOf(slices.Sorted(maps.Keys(owners)), func(n string) string { return n }), b.Affinity())})
 	case b.Owner == "" && len(b.Assigned) == 0:
 		k.report(Problem{Kind: BlockWithoutAffinity, Subject: b.CIDR.String(), Detail: "has no owner and no address in use"})
 	case b.Owner == "", b.Virtual:
 	case !ownerThere:
-		k.report(Problem{Kind: OwnerGone, Subject: b.CIDR.String(), Node: b.Owner, Detail: fmt.Sprintf("is a block of node %s, which does not exist", b.Owner)})
+		k.report(Problem{
+			Kind: OwnerGone, Subject: b.CIDR.String(), Node: b.Owner, Detail: fmt.Sprintf("is a block of node %s, which does not exist", b.Owner),
+		})
 	case !own:
-		k.report(Problem{Kind: BlockWithoutAffinity, Subject: b.CIDR.String(), Node: b.Owner, Detail: fmt.Sprintf("is a block of node %s, which has no affinity to it", b.Owner)})
+		k.report(Problem{
+			Kind: BlockWithoutAffinity, Subject: b.CIDR.String(), Node: b.Owner,
+			Detail: fmt.Sprintf("is a block of node %s, which has no affinity to it", b.Owner),
+		})
 	}
 }
 
@@ -95,7 +110,9 @@ func (k *checker) overlaps() {
 		}
 		if n := len(around); n > 0 && !said(twice, b.CIDR) {
 			o := around[n-1]
-			k.report(Problem{Kind: BlocksOverlap, Subject: b.CIDR.String(), Detail: fmt.Sprintf("(%s) overlaps block %s (%s)", b.Affinity(), o.CIDR, o.Affinity())})
+			k.report(Problem{
+				Kind: BlocksOverlap, Subject: b.CIDR.String(), Detail: fmt.Sprintf("(%s) overlaps block %s (%s)", b.Affinity(), o.CIDR, o.Affinity()),
+			})
 		}
 		around = append(around, b)
 	}
@@ -139,7 +156,10 @@ func (k *checker) handles() {
 		delete(have, h.Name)
 	}
 	for name, blocks := range have {
-		k.report(Problem{Kind: AddressesWithoutHandle, Subject: names[name], Detail: fmt.Sprintf("has addresses in %s, and there is no IPAMHandle %s", listOf(prefixes(blocks), netip.Prefix.String), name)})
+		k.report(Problem{
+			Kind: AddressesWithoutHandle, Subject: names[name],
+			Detail: fmt.Sprintf("has addresses in %s, and there is no IPAMHandle %s", listOf(prefixes(blocks), netip.Prefix.String), name),
+		})
 	}
 }
 
@@ -158,12 +178,20 @@ func (k *checker) handle(h Handle, have map[netip.Prefix]int, unreadable map[net
 	}
 	switch {
 	case len(have) == 0 && !unknown:
-		k.report(Problem{Kind: HandleWithoutAddresses, Subject: h.ID, Detail: fmt.Sprintf("names %s, and has no address in any", count(len(h.Blocks), "block"))})
+		k.report(Problem{
+			Kind: HandleWithoutAddresses, Subject: h.ID, Detail: fmt.Sprintf("names %s, and has no address in any", count(len(h.Blocks), "block")),
+		})
 	case len(missing) > 0:
 		slices.SortFunc(missing, netip.Prefix.Compare)
-		k.report(Problem{Kind: AddressesWithoutHandle, Subject: h.ID, Detail: fmt.Sprintf("has addresses in %s, which its IPAMHandle does not name", listOf(missing, netip.Prefix.String))})
+		k.report(Problem{
+			Kind: AddressesWithoutHandle, Subject: h.ID,
+			Detail: fmt.Sprintf("has addresses in %s, which its IPAMHandle does not name", listOf(missing, netip.Prefix.String)),
+		})
 	case wrong:
-		k.report(Problem{Kind: HandleMiscounts, Subject: h.ID, Detail: fmt.Sprintf("counts %s in its IPAMHandle, and the blocks have %s", counts(h.Blocks), counts(have))})
+		k.report(Problem{
+			Kind: HandleMiscounts, Subject: h.ID,
+			Detail: fmt.Sprintf("counts %s in its IPAMHandle, and the blocks have %s", counts(h.Blocks), counts(have)),
+		})
 	}
 }
 

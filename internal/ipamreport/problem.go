@@ -46,9 +46,11 @@ var kinds = []kindInfo{
 	{NotAssigned, "addresses in use that IPAM has not assigned",
 		"IPAM may give them to another pod. The agent of the node takes them again by itself; if it does not, delete the pod."},
 	{OtherHolder, "addresses in use that are assigned to somebody else",
-		"Delete the pod that uses the address. If the holder is gone, the address can be released after that (manxctl ipam release --ip ADDRESS)."},
+		"Delete the pod that uses the address. " +
+			"If the holder is gone, the address can be released after that (manxctl ipam release --ip ADDRESS)."},
 	{TwoOwners, "blocks with two owners",
-		"Restart the agents of both nodes: the one whose name is in the IPAMBlock keeps the block, the other gives up its affinity. If that does not help, delete the other's BlockAffinity."},
+		"Restart the agents of both nodes: the one whose name is in the IPAMBlock keeps the block, the other gives up its affinity. " +
+			"If that does not help, delete the other's BlockAffinity."},
 	{BlocksOverlap, "blocks that overlap",
 		"Drain the smaller block: delete its pods one by one. It can be deleted once it is empty."},
 	{PoolsOverlap, "pools that overlap",
@@ -68,7 +70,8 @@ var kinds = []kindInfo{
 	{OwnerGone, "blocks and affinities of nodes that are gone",
 		"The controllers remove them. Look whether they run: kubectl -n kube-system get deployment manx-controllers."},
 	{Leaked, "addresses that are assigned and not in use",
-		"The controllers release them after their grace period (15 minutes by default). To do it now: manxctl ipam check -o report.json, then manxctl ipam release --from-report report.json."},
+		"The controllers release them after their grace period (15 minutes by default). " +
+			"To do it now: manxctl ipam check -o report.json, then manxctl ipam release --from-report report.json."},
 	{HandleWithoutAddresses, "handles without addresses",
 		"They do no harm but take room; manxctl ipam release --from-report removes them."},
 	{AddressesWithoutHandle, "handles that do not name all blocks where they have addresses",
@@ -77,9 +80,9 @@ var kinds = []kindInfo{
 		"The node's agent writes them when it starts again."},
 }
 
-func infoOf(k Kind) (rank int, info kindInfo) {
-	i := slices.IndexFunc(kinds, func(i kindInfo) bool { return i.kind == k })
-	return i, kinds[i]
+// rankOf is a kind's place in the report.
+func rankOf(k Kind) int {
+	return slices.IndexFunc(kinds, func(i kindInfo) bool { return i.kind == k })
 }
 
 // Problem is one thing that is not as it should be.
@@ -119,8 +122,11 @@ func Confirm(earlier, later []Problem) []Problem {
 // sortProblems puts the worst first.
 func sortProblems(ps []Problem) {
 	slices.SortFunc(ps, func(a, b Problem) int {
-		ra, _ := infoOf(a.Kind)
-		rb, _ := infoOf(b.Kind)
-		return cmp.Or(ra-rb, compareSubjects(a.Subject, b.Subject), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Sequence, b.Sequence))
+		return cmp.Or(
+			cmp.Compare(rankOf(a.Kind), rankOf(b.Kind)),
+			compareSubjects(a.Subject, b.Subject),
+			cmp.Compare(a.Node, b.Node),
+			cmp.Compare(a.Sequence, b.Sequence),
+		)
 	})
 }

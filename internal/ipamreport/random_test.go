@@ -28,7 +28,9 @@ func newWorld(seed uint64) *world {
 	}
 	nodes := 2 + w.IntN(4)
 	for i := range nodes {
-		w.Nodes = append(w.Nodes, Node{Name: fmt.Sprintf("node%d", i), Addr: ip(fmt.Sprintf("192.0.2.%d", i+1)), Tunnels: map[string]netip.Addr{}})
+		w.Nodes = append(w.Nodes, Node{
+			Name: fmt.Sprintf("node%d", i), Addr: ip(fmt.Sprintf("192.0.2.%d", i+1)), Tunnels: map[string]netip.Addr{},
+		})
 	}
 	for i := range nodes {
 		w.claim(fmt.Sprintf("node%d", i), pfx(fmt.Sprintf("10.244.%d.0/26", i)))
@@ -39,12 +41,15 @@ func newWorld(seed uint64) *world {
 	}
 	w.Blocks = append(w.Blocks, Block{Name: "orphan", CIDR: pfx("10.244.200.0/26")}) // lost its owner, is in use
 	w.Blocks = append(w.Blocks, Block{Name: "lb", CIDR: pfx("10.244.201.0/26"), Owner: "load-balancer", Virtual: true})
-	w.Affinities = append(w.Affinities, Affinity{Name: "lb", Node: "load-balancer", CIDR: pfx("10.244.201.0/26"), Confirmed: true, Virtual: true, State: "confirmed"})
+	w.Affinities = append(w.Affinities, Affinity{
+		Name: "lb", Node: "load-balancer", CIDR: pfx("10.244.201.0/26"), Confirmed: true, Virtual: true, State: "confirmed",
+	})
 	w.pod("node0", pfx("10.244.200.0/26"))
 	for i := range w.Nodes {
 		n := &w.Nodes[i]
 		if w.IntN(3) > 0 {
-			n.Tunnels["ipipTunnelAddress"] = w.assign(pfx(fmt.Sprintf("10.244.%d.0/26", i)), "ipip-tunnel-addr-"+n.Name, map[string]string{"node": n.Name, "type": "ipipTunnelAddress"})
+			n.Tunnels["ipipTunnelAddress"] = w.assign(pfx(fmt.Sprintf("10.244.%d.0/26", i)),
+				"ipip-tunnel-addr-"+n.Name, map[string]string{"node": n.Name, "type": "ipipTunnelAddress"})
 		}
 		for range w.IntN(12) {
 			w.pod(n.Name, w.anyBlock(n.Name))
@@ -68,7 +73,9 @@ func (w *world) anyBlock(node string) netip.Prefix {
 
 func (w *world) claim(node string, cidr netip.Prefix) {
 	w.Blocks = append(w.Blocks, Block{Name: cidr.String(), CIDR: cidr, Owner: node})
-	w.Affinities = append(w.Affinities, Affinity{Name: node + "-" + cidr.String(), Node: node, CIDR: cidr, Confirmed: true, State: "confirmed"})
+	w.Affinities = append(w.Affinities, Affinity{
+		Name: node + "-" + cidr.String(), Node: node, CIDR: cidr, Confirmed: true, State: "confirmed",
+	})
 }
 
 func (w *world) block(cidr netip.Prefix) *Block {

@@ -112,7 +112,8 @@ func ReadReport(path string) (Report, error) {
 		return Report{}, fmt.Errorf("read the report %s: %w; want a file that `manxctl ipam check -o FILE` has written", path, err)
 	}
 	if r.Allocations == nil {
-		return Report{}, fmt.Errorf("read the report %s: it lists no allocations; want a file that `manxctl ipam check -o FILE` has written", path)
+		return Report{},
+			fmt.Errorf("read the report %s: it lists no allocations; want a file that `manxctl ipam check -o FILE` has written", path)
 	}
 	return r, nil
 }
@@ -130,7 +131,8 @@ func (r Report) Releasable() ([]Assignment, error) {
 				return nil, fmt.Errorf("the report's allocation of %q to %q: want an address", text, e.IP)
 			}
 			if e.SequenceNumber == nil && e.Handle == "" {
-				return nil, fmt.Errorf("the report's allocation of %s has neither a sequence number nor a handle: it could be any; write a new report", text)
+				return nil,
+					fmt.Errorf("the report's allocation of %s has neither a sequence number nor a handle: it could be any; write a new report", text)
 			}
 			a := Assignment{Addr: addr, Handle: e.Handle, Attrs: map[string]string{}}
 			if e.SequenceNumber != nil {

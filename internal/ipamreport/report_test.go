@@ -42,7 +42,10 @@ func small() Cluster {
 		return Assignment{Addr: ip(addr), Block: b, Handle: handle, Attrs: attrs, Sequence: sequence}
 	}
 	return Cluster{
-		Pools: []Pool{{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), Exported: true}, {Name: "old", CIDR: pfx("10.9.0.0/24"), Disabled: true}},
+		Pools: []Pool{
+			{Name: "default-ipv4-ippool", CIDR: pfx("10.244.0.0/16"), Exported: true},
+			{Name: "old", CIDR: pfx("10.9.0.0/24"), Disabled: true},
+		},
 		Blocks: []Block{
 			{Name: "10-244-0-0-26", CIDR: own, Owner: "node1", Assigned: []Assignment{
 				held(own, "10.244.0.0", "ipip-tunnel-addr-node1", map[string]string{"node": "node1", "type": "ipipTunnelAddress"}, 100),
@@ -69,7 +72,9 @@ func small() Cluster {
 			{Name: "node1", Addr: ip("192.0.2.1"), Tunnels: map[string]netip.Addr{"ipipTunnelAddress": ip("10.244.0.0")}},
 			{Name: "node2", Addr: ip("192.0.2.2"), Tunnels: map[string]netip.Addr{}},
 		},
-		Agents:    []Agent{{Node: "node1", Converged: true, Learned: []Learned{{Prefix: pfx("10.244.0.2/32"), NextHops: []netip.Addr{ip("192.0.2.2")}}}}},
+		Agents: []Agent{
+			{Node: "node1", Converged: true, Learned: []Learned{{Prefix: pfx("10.244.0.2/32"), NextHops: []netip.Addr{ip("192.0.2.2")}}}},
+		},
 		Malformed: []Malformed{{Kind: "IPAMBlock", Name: "10-244-2-0-26", Reason: "spec.allocations: has 3 entries"}},
 	}
 }
@@ -120,7 +125,8 @@ func TestReportRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := back.Releasable()
-	if err != nil || len(got) != 1 || got[0].Addr != ip("10.244.0.1") || got[0].Sequence != 101 || got[0].Handle != "net.a" || got[0].Holder() != "pod default/web on node node1" {
+	if err != nil || len(got) != 1 || got[0].Addr != ip("10.244.0.1") || got[0].Sequence != 101 ||
+		got[0].Handle != "net.a" || got[0].Holder() != "pod default/web on node node1" {
 		t.Errorf("releasable %+v, %v", got, err)
 	}
 	if h := back.LeakedHandles; len(h) != 1 || h[0].ID != "net.Gone" || *h[0].UID != "uid-9" || h[0].Revision != "99" {

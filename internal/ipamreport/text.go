@@ -87,7 +87,8 @@ func (r Report) writeUsers(p printf, c Cluster, found Result, o TextOptions) {
 			p("  %s belongs to %s", a.Addr, listOf(a.Users, func(s string) string { return s }))
 		}
 	}
-	p("Found %s of tunnels on %s and %s of pods; %s in use.", count(tunnels, "address"), count(len(c.Nodes), "node"), count(pods, "address"), count(used, "address"))
+	p("Found %s of tunnels on %s and %s of pods; %s in use.",
+		count(tunnels, "address"), count(len(c.Nodes), "node"), count(pods, "address"), count(used, "address"))
 	if len(found.Foreign) > 0 {
 		p("Of these, %s in no pool and no block: another network's.", count(len(found.Foreign), "address"))
 	}

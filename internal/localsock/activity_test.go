@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func activityOf(t *testing.T, p *os.Process) (state byte, ticks uint64) {
@@ -19,11 +21,7 @@ func activityOf(t *testing.T, p *os.Process) (state byte, ticks uint64) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, ok)
 }
 
 func TestReadStat(t *testing.T) {

@@ -70,7 +70,7 @@ func (b *bubble) ran() int {
 }
 
 func (b *bubble) sleep(ms int) {
-	time.Sleep(time.Duration(ms) * time.Millisecond)
+	time.Sleep(time.Duration(ms) * time.Millisecond) //nolint:forbidigo // the bubble's clock
 	synctest.Wait()
 }
 
@@ -120,7 +120,7 @@ func TestWakeDuringRunIsServedAfterIt(t *testing.T) {
 			c.Do = func(context.Context) error {
 				if b.ran() == 1 {
 					b.Wake()
-					time.Sleep(30 * time.Millisecond)
+					time.Sleep(30 * time.Millisecond) //nolint:forbidigo // the bubble's clock
 				}
 				return nil
 			}

@@ -134,7 +134,7 @@ func TestClientThatDidNotRun(t *testing.T) {
 	client, out := program(t, askHere, path, "asked")
 	wantCalls(t, h, "add asked")
 	stopProcess(t, client.Process)
-	time.Sleep(2 * testSilence) // what the test is about
+	time.Sleep(2 * testSilence) //nolint:forbidigo // how long the client is stopped is what the test is about
 	if err := client.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,8 @@ func TestAgentWithoutProcessorForTooLong(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), spinFor/2)
 	defer cancel()
 	err := c.Ping(ctx)
-	want := fmt.Sprintf("process %d runs and gets no processor to answer with): this node has too little processor time or memory", agent.Process.Pid)
+	want := fmt.Sprintf("process %d runs and gets no processor to answer with): this node has too little processor time or memory",
+		agent.Process.Pid)
 	if !errors.As(err, new(*UnreachableError)) || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v; want %q", err, want)
 	}
@@ -204,8 +205,10 @@ func TestSlowAgentSaysWhy(t *testing.T) {
 		wait func(context.Context) func()
 		want []string
 	}{
-		"with its reason": {waitsForBlock, []string{"the Manx agent of this node is not done with add after ", why, "s: check the API server and the network between it and this node"}},
-		"without":         {nil, []string{"is not done with add after ", ": see the log of the manx-node pod of this node"}},
+		"with its reason": {waitsForBlock, []string{
+			"the Manx agent of this node is not done with add after ", why, "s: check the API server and the network between it and this node",
+		}},
+		"without": {nil, []string{"is not done with add after ", ": see the log of the manx-node pod of this node"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &recorder{add: func(ctx context.Context, _ AddRequest) (AddReply, error) {
@@ -271,7 +274,8 @@ func TestFramesOfOtherVersions(t *testing.T) {
 	}
 	for name, frames := range map[string]string{
 		"an older agent": `{"busy":true}` + "\n" + `{"busy":true}` + "\n{}\n",
-		"a newer agent":  `{"busy":true,"awaits":{"missing":"m","for":1,"new":{"a":[1]}},"new":2}` + "\n" + `{"busy":true,"awaits":null}` + "\n{}\n",
+		"a newer agent": `{"busy":true,"awaits":{"missing":"m","for":1,"new":{"a":[1]}},"new":2}` +
+			"\n" + `{"busy":true,"awaits":null}` + "\n{}\n",
 	} {
 		here, there := unixPair(t)
 		if _, err := io.WriteString(there, frames); err != nil {

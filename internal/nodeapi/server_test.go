@@ -21,6 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestMain(m *testing.M) {
@@ -163,11 +165,7 @@ func startAt(t testing.TB, path string, h Handler, change func(*limits)) (stop f
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, ok)
 }
 
 func endpoint(id string) Endpoint {
@@ -239,7 +237,8 @@ func TestUnfinishedAddIsUndone(t *testing.T) {
 		want   []string
 	}{
 		{"killed before ready", nil, nil, func(_ *testing.T, c *Client) { c.Close() }, []string{"add a", "abort a"}},
-		{"silent after add", func(l *limits) { l.ready = 20 * time.Millisecond }, nil, func(*testing.T, *Client) {}, []string{"add a", "abort a"}},
+		{"silent after add", func(l *limits) { l.ready = 20 * time.Millisecond }, nil,
+			func(*testing.T, *Client) {}, []string{"add a", "abort a"}},
 		{"abort", nil, nil, func(t *testing.T, c *Client) {
 			if err := c.Abort(t.Context()); err != nil {
 				t.Error(err)
@@ -265,7 +264,8 @@ func TestUnfinishedAddIsUndone(t *testing.T) {
 			c.Close()
 		}, []string{"add a", "abort a"}},
 		{"nonsense after add", nil, nil, func(_ *testing.T, c *Client) { io.WriteString(c.conn, "{\n") }, []string{"add a", "abort a"}},
-		{"del on the same connection", nil, nil, func(t *testing.T, c *Client) { _ = c.Del(t.Context(), DelRequest{endpoint("a")}) }, []string{"add a", "abort a"}},
+		{"del on the same connection", nil, nil,
+			func(t *testing.T, c *Client) { _ = c.Del(t.Context(), DelRequest{endpoint("a")}) }, []string{"add a", "abort a"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := &recorder{ready: func(context.Context) error { return tc.ready }}
@@ -380,7 +380,8 @@ func TestHungAgentIsGivenUp(t *testing.T) {
 			}
 			begin := time.Now()
 			err := c.Del(t.Context(), DelRequest{endpoint("a")})
-			if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) || !strings.Contains(err.Error(), want) || !stop && took < silence {
+			if took := time.Since(begin); !errors.As(err, new(*UnreachableError)) ||
+				!strings.Contains(err.Error(), want) || !stop && took < silence {
 				t.Errorf("after %v: %v; want %q", took, err, want)
 			}
 		})
@@ -396,7 +397,7 @@ func TestSlowFrame(t *testing.T) {
 	go func() {
 		var err error
 		for _, part := range []string{`{"bo`, `dy":"st`, `atus"}`, "\n"} {
-			time.Sleep(2 * c.agent.patience)
+			time.Sleep(2 * c.agent.patience) //nolint:forbidigo // how long a piece takes is what the test is about
 			_, e := io.WriteString(there, part)
 			err = errors.Join(err, e)
 		}
@@ -433,7 +434,8 @@ func TestHostileInput(t *testing.T) {
 	path, _ := start(t, h, func(l *limits) { l.frame = 100 * time.Millisecond })
 	long := strings.Repeat("x", maxRequest)
 	for _, sent := range []string{
-		"\n", "{}\n", "null\n", "[]\n", "\"add\"\n", "{\"op\":1}\n", "{\"op\":\"add\"}\n", "{\"op\":\"ready\"}\n", "{\"op\":\"del\",\"body\":[]}\n",
+		"\n", "{}\n", "null\n", "[]\n", "\"add\"\n", "{\"op\":1}\n", "{\"op\":\"add\"}\n",
+		"{\"op\":\"ready\"}\n", "{\"op\":\"del\",\"body\":[]}\n",
 		`{"op":"del","body":{"containerID":"../../etc/passwd","network":"n","ifName":"eth0"}}` + "\n",
 		`{"op":"del","body":{"containerID":"a","network":"n","ifName":"a/b"}}` + "\n",
 		`{"op":"del","body":{"containerID":"a","network":"n","ifName":"eth0","hostIface":"../x"}}` + "\n",

@@ -50,13 +50,16 @@ func TestBridgeKlog(t *testing.T) {
 	BridgeKlog(NewLogger(&b, slog.LevelInfo))
 	t.Cleanup(klog.ClearLogger)
 	klog.ErrorS(io.ErrUnexpectedEOF, "watch failed", "kind", "Node")
-	if s := b.String(); !strings.Contains(s, `"component":"client-go"`) || !strings.Contains(s, "watch failed") || !strings.Contains(s, `"level":"ERROR"`) {
+	if s := b.String(); !strings.Contains(s, `"component":"client-go"`) ||
+		!strings.Contains(s, "watch failed") || !strings.Contains(s, `"level":"ERROR"`) {
 		t.Errorf("got %s", s)
 	}
 }
 
 func TestMetrics(t *testing.T) {
-	reg := NewRegistry(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "manx_test_total", Help: "A test."}, func() float64 { return 7 }))
+	reg := NewRegistry(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "manx_test_total", Help: "A test."}, func() float64 {
+		return 7
+	}))
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil {
 		t.Fatal(err)

@@ -23,9 +23,11 @@ func SetMTU(ctx context.Context, socket string, mtu int) (Report, error) {
 	var r reply
 	switch err := call(ctx, socket, req, &r); {
 	case errors.As(err, new(lateError)):
-		return Report{}, fmt.Errorf("set the MTU of running pods to %d: %w on %s: it serves one request after the other and enters every pod of the node; see the log of the pod-network container of this node's manx-node pod", mtu, err, socket)
+		return Report{}, fmt.Errorf("set the MTU of running pods to %d: %w on %s: it serves one request after the other "+
+			"and enters every pod of the node; see the log of the pod-network container of this node's manx-node pod", mtu, err, socket)
 	case err != nil:
-		return Report{}, fmt.Errorf("set the MTU of running pods to %d: nobody answers on %s (%w): check that the pod-network container of this node's manx-node pod is running", mtu, socket, err)
+		return Report{}, fmt.Errorf("set the MTU of running pods to %d: nobody answers on %s (%w): "+
+			"check that the pod-network container of this node's manx-node pod is running", mtu, socket, err)
 	}
 	if r.Error != "" {
 		return r.Report, errors.New(r.Error)

@@ -66,7 +66,9 @@ func TestSetMTU(t *testing.T) {
 				"ip link add net1 type veth peer name net1p", "ip link set net1 up", "ip link set net1p up", "ip addr add 192.0.2.2/24 dev net1",
 				"ip route add default via 192.0.2.1 dev net1 metric 5",
 			},
-			want:   []string{"host 1500 pod 1500 path 1480: " + plain + " mtu 1480; unicast default via 192.0.2.1 dev net1 proto boot scope global metric 5"},
+			want: []string{
+				"host 1500 pod 1500 path 1480: " + plain + " mtu 1480; unicast default via 192.0.2.1 dev net1 proto boot scope global metric 5",
+			},
 			events: [][]string{{"route replaced"}},
 		},
 	} {
@@ -149,7 +151,8 @@ func TestFurtherInterface(t *testing.T) {
 		if tc.mtu < 1500 {
 			want = 2
 		}
-		if len(changed) != want || want > 0 && (changed[0] != "default via 169.254.1.1 dev eth0" || !strings.HasPrefix(changed[1], "default via 169.254.1.1 dev net1 table 7000")) {
+		if len(changed) != want || want > 0 && (changed[0] != "default via 169.254.1.1 dev eth0" ||
+			!strings.HasPrefix(changed[1], "default via 169.254.1.1 dev net1 table 7000")) {
 			t.Errorf("%d: %d routes have an MTU, want %d: %s", tc.mtu, len(changed), want, routes())
 		}
 	}
@@ -189,7 +192,8 @@ func TestAttributesStay(t *testing.T) {
 	p := newPod(t, "cali0", 1500)
 	for _, line := range []string{
 		"ip route del default",
-		"ip route add default via 169.254.1.1 dev eth0 onlink proto static metric 77 src 10.1.1.1 realm 5 window 20000 rtt 3ms advmss 1200 hoplimit 9 initcwnd 20 rto_min 300ms features ecn congctl reno",
+		"ip route add default via 169.254.1.1 dev eth0 onlink proto static metric 77 src 10.1.1.1 realm 5 " +
+			"window 20000 rtt 3ms advmss 1200 hoplimit 9 initcwnd 20 rto_min 300ms features ecn congctl reno",
 		"ip route add default via 169.254.1.1 dev eth0 metric 78 quickack 1",
 	} {
 		p.ns.Run(t, strings.Fields(line)...)
@@ -220,7 +224,8 @@ func TestForeign(t *testing.T) {
 		{"host end of another name", "lxc0", nil},
 		{"default via another gateway", "cali0", []string{"ip route replace default via 10.1.1.254 dev eth0 onlink"}},
 		{"no default route", "cali0", []string{"ip route del default", "ip route add 0.0.0.0/1 via 169.254.1.1 dev eth0"}},
-		{"a next-hop object", "cali0", []string{"ip route del default", "ip nexthop add id 7 via 169.254.1.1 dev eth0", "ip route add default nhid 7"}},
+		{"a next-hop object", "cali0",
+			[]string{"ip route del default", "ip nexthop add id 7 via 169.254.1.1 dev eth0", "ip route add default nhid 7"}},
 		{"several next hops", "cali0", []string{
 			"ip link add net1 type veth peer name net1p", "ip link set net1 up",
 			"ip route replace default nexthop via 169.254.1.1 dev eth0 onlink nexthop via 169.254.1.1 dev net1 onlink",
@@ -319,7 +324,8 @@ func TestFilesThatAreNoNamespaces(t *testing.T) {
 func TestHostile(t *testing.T) {
 	for _, tc := range []struct{ name, batch, want string }{
 		{"many routes", strings.Repeat("route append 10.2.0.0/16 dev eth0 metric %d\n", 200), "read routes: more than 100"},
-		{"a twin of the default route in front", "route prepend default via 169.254.1.9 dev eth0 onlink\n", `interface "eth0", "cali0" on the node: another default route of the same metric`},
+		{"a twin of the default route in front", "route prepend default via 169.254.1.9 dev eth0 onlink\n",
+			`interface "eth0", "cali0" on the node: another default route of the same metric`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			bad, good := newPod(t, "cali0", 1500), newPod(t, "cali1", 1500)

@@ -103,7 +103,9 @@ func speak(ctx context.Context, cfg Config) error {
 		if t.Addr == cfg.Self.Addr {
 			continue
 		}
-		p := bgp.Peer{Name: t.Name, Node: t.Name, Addr: t.Addr, Port: DefaultPort, AS: 64512, Local: cfg.Self.Addr, Passive: t.Addr.Less(cfg.Self.Addr)}
+		p := bgp.Peer{
+			Name: t.Name, Node: t.Name, Addr: t.Addr, Port: DefaultPort, AS: 64512, Local: cfg.Self.Addr, Passive: t.Addr.Less(cfg.Self.Addr),
+		}
 		if err := s.AddPeer(ctx, p, false); err != nil {
 			return err
 		}

@@ -56,7 +56,8 @@ func TestIPIP(t *testing.T) {
 		},
 		"sending is forbidden": {
 			prepare: func(t *testing.T, f *fabric) {
-				f.nodes[0].NS.Run(t, "nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }; add rule ip t out ip protocol 4 drop")
+				f.nodes[0].NS.Run(t, "nft",
+					"add table ip t; add chain ip t out { type filter hook output priority 0; }; add rule ip t out ip protocol 4 drop")
 			},
 			want: []string{"node1 node2 ipip", "node1 node3 ipip"},
 			says: "(sending on node1: operation not permitted)",
@@ -138,7 +139,8 @@ func TestIPIPOneAfterTheOther(t *testing.T) {
 		reports = append(reports, r)
 	}
 	m := Merge(KindIPIP, reports)
-	if len(m.Failures) > 0 || len(m.Unknown) != 2 || !strings.Contains(m.Unknown[0].Reason, "did not run at the same time: try again, or with a longer --wait") {
+	if len(m.Failures) > 0 || len(m.Unknown) != 2 ||
+		!strings.Contains(m.Unknown[0].Reason, "did not run at the same time: try again, or with a longer --wait") {
 		t.Errorf("failures %+v, unknown %+v; want both pairs unknown", m.Failures, m.Unknown)
 	}
 }

@@ -211,17 +211,23 @@ func (b book) sentence(from, to Target, r Result) string {
 	}
 	switch r.Check {
 	case CheckIPIP:
-		return fmt.Sprintf("protocol 4 from %s does not reach %s%s: allow IP protocol 4 (IPIP, not TCP or UDP port 4) in the security group or firewall between nodes", from, to, sending)
+		return fmt.Sprintf("protocol 4 from %s does not reach %s%s: "+
+			"allow IP protocol 4 (IPIP, not TCP or UDP port 4) in the security group or firewall between nodes", from, to, sending)
 	case CheckIPIPMTU:
-		return fmt.Sprintf("IPIP packets of %d bytes, full size, from %s do not reach %s%s, small ones do: raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
+		return fmt.Sprintf("IPIP packets of %d bytes, full size, from %s do not reach %s%s, small ones do: "+
+			"raise the MTU of the path or of the receiving uplink, or lower that of the sending one", r.Size, from, to, sending)
 	case CheckTCP:
 		return b.tcpSentence(from, to, r)
 	case CheckMTU:
-		return fmt.Sprintf("ICMP echo requests of %d bytes, full size, from %s do not reach %s%s: raise the MTU of the path or of the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
+		return fmt.Sprintf("ICMP echo requests of %d bytes, full size, from %s do not reach %s%s: raise the MTU of the path or of "+
+			"the receiving uplink, or lower that of the sending one; allow ICMP if small ones are lost too", r.Size, from, to, sending)
 	case CheckPod:
-		return fmt.Sprintf("packets with pod addresses (%s to %s) from %s do not reach %s plainly%s, those with node addresses do: allow the pools' ranges in the fabric (source/destination check, port security), or use ipipMode Always", from.TunnelAddr, to.TunnelAddr, from, to, sending)
+		return fmt.Sprintf("packets with pod addresses (%s to %s) from %s do not reach %s "+
+			"plainly%s, those with node addresses do: allow the pools' ranges in the fabric "+
+			"(source/destination check, port security), or use ipipMode Always", from.TunnelAddr, to.TunnelAddr, from, to, sending)
 	}
-	return fmt.Sprintf("an echo request in IPIP from %s to %s is not answered%s: look there for tunl0 (ip -s link show tunl0), its rp_filter, and what the packet filter does with protocol 4", from, to, sending)
+	return fmt.Sprintf("an echo request in IPIP from %s to %s is not answered%s: look there for tunl0 (ip -s link show tunl0), "+
+		"its rp_filter, and what the packet filter does with protocol 4", from, to, sending)
 }
 
 func (b book) tcpSentence(from, to Target, r Result) string {

@@ -19,7 +19,8 @@ var update = flag.Bool("update", false, "write golden files instead of comparing
 func nodes(n int) (out []Target) {
 	for i := range n {
 		out = append(out, Target{
-			Name: "node" + string(rune('1'+i)), Addr: netip.AddrFrom4([4]byte{172, 30, 0, byte(11 + i)}), TunnelAddr: netip.AddrFrom4([4]byte{10, 244, byte(i), 1}),
+			Name: "node" + string(rune('1'+i)), Addr: netip.AddrFrom4([4]byte{172, 30, 0, byte(11 + i)}),
+			TunnelAddr: netip.AddrFrom4([4]byte{10, 244, byte(i), 1}),
 		})
 	}
 	return out
@@ -195,12 +196,17 @@ func TestMergeJudgesThoseWhoRanTogether(t *testing.T) {
 }
 
 func TestReportIsJSON(t *testing.T) {
-	want := Report{Node: Target{Name: "a", Addr: alice}, Kind: KindIPIP, MTU: 1500, Results: []Result{{Peer: Target{Name: "b", Addr: bob}, Check: CheckIPIP, Heard: true, Size: 84}}}
+	want := Report{
+		Node: Target{Name: "a", Addr: alice}, Kind: KindIPIP, MTU: 1500,
+		Results: []Result{{Peer: Target{Name: "b", Addr: bob}, Check: CheckIPIP, Heard: true, Size: 84}},
+	}
 	raw, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := `{"node":{"name":"a","addr":"192.0.2.1"},"kind":"ipip","mtu":1500,"results":[{"peer":{"name":"b","addr":"192.0.2.2"},"check":"ipip","heard":true,"answered":false,"size":84}]}`; string(raw) != s {
+	const s = `{"node":{"name":"a","addr":"192.0.2.1"},"kind":"ipip","mtu":1500,` +
+		`"results":[{"peer":{"name":"b","addr":"192.0.2.2"},"check":"ipip","heard":true,"answered":false,"size":84}]}`
+	if string(raw) != s {
 		t.Errorf("%s\nwant\n%s", raw, s)
 	}
 	var got Report

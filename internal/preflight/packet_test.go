@@ -145,23 +145,31 @@ func TestAnswersAreLimited(t *testing.T) {
 }
 
 func TestConfigSaysWhatIsWrong(t *testing.T) {
-	ok := Config{Kind: KindIPIP, Self: Target{Name: "a", Addr: alice}, Targets: []Target{{Name: "a", Addr: alice}, {Name: "b", Addr: bob}}, MTU: 1500}
+	ok := Config{
+		Kind: KindIPIP, Self: Target{Name: "a", Addr: alice}, MTU: 1500,
+		Targets: []Target{{Name: "a", Addr: alice}, {Name: "b", Addr: bob}},
+	}
 	c, err := ok.complete()
-	if err != nil || len(c.Targets) != 1 || c.Targets[0].Name != "b" || c.Every != DefaultEvery || c.Wait != DefaultWait || c.BGPPort != DefaultPort {
+	if err != nil || len(c.Targets) != 1 || c.Targets[0].Name != "b" ||
+		c.Every != DefaultEvery || c.Wait != DefaultWait || c.BGPPort != DefaultPort {
 		t.Errorf("completed to %+v, %v", c, err)
 	}
 	for want, change := range map[string]func(*Config){
 		`preflight "vxlan": want ipip, bgp or tunnel`: func(c *Config) { c.Kind = "vxlan" },
 		"own address ::1: want an IPv4":               func(c *Config) { c.Self.Addr = netip.IPv6Loopback() },
 		"own address invalid IP: want an IPv4":        func(c *Config) { c.Self.Addr = netip.Addr{} },
-		"address of x (224.0.0.1)":                    func(c *Config) { c.Targets = []Target{{Name: "x", Addr: netip.MustParseAddr("224.0.0.1")}} },
-		"b and x (192.0.2.2) have the same address":   func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob}, {Name: "x", Addr: bob}} },
-		"address of b (192.0.2.2): want":              func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: netip.IPv6Loopback()}} },
-		"a and b (192.0.2.2) have the same address":   func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: alice}} },
-		"uplink nosuch0":                              func(c *Config) { c.MTU, c.Uplink = 0, "nosuch0" },
-		"MTU 60: want at least 84":                    func(c *Config) { c.MTU = 60 },
-		"no interface of this machine has":            func(c *Config) { c.MTU = 0 },
-		"want positive times":                         func(c *Config) { c.Wait = -1 },
+		"address of x (224.0.0.1)": func(c *Config) {
+			c.Targets = []Target{{Name: "x", Addr: netip.MustParseAddr("224.0.0.1")}}
+		},
+		"b and x (192.0.2.2) have the same address": func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob}, {Name: "x", Addr: bob}} },
+		"address of b (192.0.2.2): want": func(c *Config) {
+			c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: netip.IPv6Loopback()}}
+		},
+		"a and b (192.0.2.2) have the same address": func(c *Config) { c.Targets = []Target{{Name: "b", Addr: bob, TunnelAddr: alice}} },
+		"uplink nosuch0":                   func(c *Config) { c.MTU, c.Uplink = 0, "nosuch0" },
+		"MTU 60: want at least 84":         func(c *Config) { c.MTU = 60 },
+		"no interface of this machine has": func(c *Config) { c.MTU = 0 },
+		"want positive times":              func(c *Config) { c.Wait = -1 },
 	} {
 		c := ok
 		change(&c)

@@ -29,7 +29,8 @@ func (f *fabric) addTunnels() {
 // dropFrom has the bridge drop what comes from a node and matches.
 func (f *fabric) dropFrom(n *node, match string) {
 	table := nltest.Name("t")
-	nltest.Run(f.t, "nft", fmt.Sprintf("add table bridge %[1]s; add chain bridge %[1]s f { type filter hook forward priority 0; }; add rule bridge %[1]s f iifname %[2]s %[3]s drop", table, n.port, match))
+	nltest.Run(f.t, "nft", fmt.Sprintf("add table bridge %[1]s; add chain bridge %[1]s f { type filter hook forward priority 0; }; "+
+		"add rule bridge %[1]s f iifname %[2]s %[3]s drop", table, n.port, match))
 	f.t.Cleanup(func() { nltest.Run(f.t, "nft", "delete table bridge "+table) })
 }
 
@@ -43,7 +44,8 @@ func TestPod(t *testing.T) {
 		"the fabric drops pod addresses of one node": {
 			prepare: func(_ *testing.T, f *fabric) { f.dropFrom(f.nodes[0], "ip saddr "+podRange) },
 			want:    []string{"node1 node2 pod", "node1 node3 pod"},
-			says:    "packets with pod addresses (10.244.1.1 to 10.244.2.1) from node1 (172.30.0.11) do not reach node2 (172.30.0.12) plainly, those with node addresses do: allow the pools' ranges",
+			says: "packets with pod addresses (10.244.1.1 to 10.244.2.1) from node1 (172.30.0.11) do not reach node2 (172.30.0.12) plainly, " +
+				"those with node addresses do: allow the pools' ranges",
 		},
 		"only full-size packets with pod addresses": {
 			prepare: func(_ *testing.T, f *fabric) {
@@ -65,7 +67,8 @@ func TestPod(t *testing.T) {
 		"neither routes nor masquerading count": {
 			prepare: func(t *testing.T, f *fabric) {
 				for _, n := range f.nodes {
-					n.NS.Run(t, "nft", "add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; add rule ip n p ip saddr "+podRange+" masquerade")
+					n.NS.Run(t, "nft",
+						"add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; add rule ip n p ip saddr "+podRange+" masquerade")
 				}
 				// node1's route is a detour by way of node3, which requests do not survive.
 				detour := f.nodes[2]

@@ -48,7 +48,8 @@ func (m Matrix) WriteText(w io.Writer) error {
 	}
 	m.writeGrid(out)
 	if m.PodNotTried > 0 {
-		fmt.Fprintf(out, "\nNot tried, for %d pairs: whether packets with pod addresses pass. That takes nodes in one subnet that have tunnel\naddresses, as they do while a pool's ipipMode is not Never. A change to Never tries it by itself.\n", m.PodNotTried)
+		fmt.Fprintf(out, "\nNot tried, for %d pairs: whether packets with pod addresses pass. That takes nodes in one subnet that have tunnel\n"+
+			"addresses, as they do while a pool's ipipMode is not Never. A change to Never tries it by itself.\n", m.PodNotTried)
 	}
 	return out.Flush()
 }

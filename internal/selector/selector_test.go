@@ -259,7 +259,9 @@ func TestLaws(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "all()", "a == 'x' && !(has(b) || c not in {'y', \"z\"})", "a starts with '", "((((", "!!!a", "k contains 'é'"} {
+	for _, s := range []string{
+		"", "all()", "a == 'x' && !(has(b) || c not in {'y', \"z\"})", "a starts with '", "((((", "!!!a", "k contains 'é'",
+	} {
 		f.Add(s)
 	}
 	labels := map[string]string{"a": "x", "b": "", "k": "é"}

@@ -21,13 +21,14 @@ func (r *Reporter) ensureDefaults(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := r.Dynamic.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralKubeControllersConfigurations)).Create(ctx, &unstructured.Unstructured{
-		Object: map[string]any{
-			"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "KubeControllersConfiguration",
-			"metadata": map[string]any{"name": apiv1.DefaultName},
-			"spec":     map[string]any{"controllers": map[string]any{"loadBalancer": map[string]any{"assignIPs": "RequestedServicesOnly"}}},
-		},
-	}, metav1.CreateOptions{})
+	_, err := r.Dynamic.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralKubeControllersConfigurations)).Create(ctx,
+		&unstructured.Unstructured{
+			Object: map[string]any{
+				"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "KubeControllersConfiguration",
+				"metadata": map[string]any{"name": apiv1.DefaultName},
+				"spec":     map[string]any{"controllers": map[string]any{"loadBalancer": map[string]any{"assignIPs": "RequestedServicesOnly"}}},
+			},
+		}, metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return nil

@@ -66,7 +66,8 @@ func (s *policySet) text() string {
 	if len(s.names) > 1 {
 		what, have = "policies", "have"
 	}
-	return settings.Bounded(fmt.Sprintf("%d network %s (%s) %s no effect: this version of Manx enforces none, and pods are reached as if there were none; "+
+	return settings.Bounded(fmt.Sprintf("%d network %s (%s) %s no effect: "+
+		"this version of Manx enforces none, and pods are reached as if there were none; "+
 		"use a CNI plugin or an agent that enforces policy where you rely on it", len(s.names), what, strings.Join(named, ", "), have), maxNote)
 }
 
@@ -150,7 +151,9 @@ func (r *Reporter) setCondition(ctx context.Context, n *kept[corev1.NamespaceCon
 	case s == nil:
 		change = map[string]any{"type": apiv1.ConditionNamespacePolicy, "$patch": "delete"}
 	default:
-		want := corev1.NamespaceCondition{Type: apiv1.ConditionNamespacePolicy, Status: corev1.ConditionFalse, Reason: "NoPolicyEngine", Message: s.text()}
+		want := corev1.NamespaceCondition{
+			Type: apiv1.ConditionNamespacePolicy, Status: corev1.ConditionFalse, Reason: "NoPolicyEngine", Message: s.text(),
+		}
 		want.LastTransitionTime = n.value.LastTransitionTime
 		if n.value == want {
 			return nil

@@ -2,6 +2,7 @@ package settingsreport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // cluster is a cluster of fake clients.
@@ -67,7 +69,9 @@ func namespace(name string) *corev1.Namespace {
 // run runs a reporter until stop is called, or the test ends.
 func (c *cluster) run() (stop func()) {
 	c.t.Helper()
-	r, err := New(Config{Kubernetes: c.kube, Dynamic: c.custom, Metadata: c.meta, Locked: c.locked.Load, Instance: "test", Log: slog.New(slog.DiscardHandler)})
+	r, err := New(Config{
+		Kubernetes: c.kube, Dynamic: c.custom, Metadata: c.meta, Locked: c.locked.Load, Instance: "test", Log: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -108,18 +112,18 @@ func (c *cluster) events() (out []string) {
 // eventually waits until got returns want.
 func eventually[T any](t *testing.T, what string, got func() T, want T) {
 	t.Helper()
-	var diff string
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if diff = cmp.Diff(want, got()); diff == "" {
-			return
+	testwait.Succeeds(t, 30*time.Second, what, func() error {
+		if diff := cmp.Diff(want, got()); diff != "" {
+			return errors.New(diff)
 		}
-	}
-	t.Fatalf("%s: not within 30 s: %s", what, diff)
+		return nil
+	})
 }
 
 func custom(kind, name string, spec map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": kind, "metadata": map[string]any{"name": name, "uid": "uid-" + name}, "spec": spec,
+		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": kind,
+		"metadata": map[string]any{"name": name, "uid": "uid-" + name}, "spec": spec,
 	}}
 }
 
@@ -146,7 +150,8 @@ func TestEventsOnObjects(t *testing.T) {
 	stop()
 	stop = c.run()
 	felix := c.custom.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralFelixConfigurations))
-	if _, err := felix.Update(t.Context(), custom("FelixConfiguration", "default", map[string]any{"ipipMtu": int64(1)}), metav1.UpdateOptions{}); err != nil {
+	if _, err := felix.Update(t.Context(),
+		custom("FelixConfiguration", "default", map[string]any{"ipipMtu": int64(1)}), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	second := append(slices.Clone(first), "default FelixConfiguration/default SettingWithoutEffect: spec.ipipMtu")
@@ -160,7 +165,8 @@ func TestEventsOnObjects(t *testing.T) {
 func TestDefaultObject(t *testing.T) {
 	c := newCluster(t)
 	get := func() string {
-		o, err := c.custom.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralKubeControllersConfigurations)).Get(t.Context(), "default", metav1.GetOptions{})
+		o, err := c.custom.Resource(apiv1.SchemeGroupVersion.WithResource(apiv1.PluralKubeControllersConfigurations)).Get(t.Context(),
+			"default", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return "none"
 		}
@@ -214,7 +220,8 @@ func TestNetworkPolicies(t *testing.T) {
 	policy("a", "deny")
 	stop := c.run()
 	eventually(t, "the Event", c.events, []string{"a NetworkPolicy/deny NetworkPolicyNotEnforced: 1 network policy (deny) has no effect"})
-	eventually(t, "the condition", conditions, []string{"a ManxNetworkPolicyEnforced=False NoPolicyEngine: 1 network policy (deny) has no effect"})
+	eventually(t, "the condition", conditions,
+		[]string{"a ManxNetworkPolicyEnforced=False NoPolicyEngine: 1 network policy (deny) has no effect"})
 	policy("a", "allow")
 	policy("b", "x")
 	eventually(t, "the conditions", conditions, []string{
@@ -227,13 +234,15 @@ func TestNetworkPolicies(t *testing.T) {
 	if err := c.policies.Namespace("b").Delete(t.Context(), "x", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "b has none any more", conditions, []string{"a ManxNetworkPolicyEnforced=False NoPolicyEngine: 2 network policies (allow, deny) have no effect"})
+	eventually(t, "b has none any more", conditions,
+		[]string{"a ManxNetworkPolicyEnforced=False NoPolicyEngine: 2 network policies (allow, deny) have no effect"})
 	stop()
 }
 
 // What manxctl status prints is what is told on the objects.
 func TestRead(t *testing.T) {
-	c := newCluster(t, custom("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1"}), custom("IPPool", "p", map[string]any{"cidr": "10.0.0.0/16"}))
+	c := newCluster(t, custom("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1"}),
+		custom("IPPool", "p", map[string]any{"cidr": "10.0.0.0/16"}))
 	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "deny"}}
 	if _, err := c.policies.Namespace("a").(metadatafake.MetadataClient).CreateFake(p, metav1.CreateOptions{}); err != nil {

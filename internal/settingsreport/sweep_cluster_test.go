@@ -20,6 +20,7 @@ import (
 
 	"github.com/manx-cni/manx/api/settings"
 	apiv1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/test/lab/apiserver"
 )
 
@@ -85,11 +86,12 @@ func (s *fieldSchema) sample(field string, quiet []string) any {
 			return out
 		}
 		p := s.Properties[name]
-		if list {
+		switch {
+		case list:
 			out[name] = []any{p.Items.sample("."+rest, quiet)}
-		} else if rest != "" {
+		case rest != "":
 			out[name] = p.sample("."+rest, quiet)
-		} else {
+		default:
 			out[name] = p.sample("", quiet)
 		}
 		return out
@@ -237,7 +239,7 @@ func (s *sweep) field(k settings.Kind, spec *fieldSchema, field string) {
 // wait waits until every field that is due has its Event.
 func (s *sweep) wait() {
 	s.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); len(s.due) > 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	testwait.Poll(time.Minute, func() bool {
 		list, err := s.c.Kubernetes.EventsV1().Events(metav1.NamespaceDefault).List(s.t.Context(), metav1.ListOptions{})
 		if err != nil {
 			s.t.Fatal(err)
@@ -248,7 +250,8 @@ func (s *sweep) wait() {
 				delete(s.due, key)
 			}
 		}
-	}
+		return len(s.due) == 0
+	})
 	for object, field := range s.due {
 		s.t.Errorf("%s: no Event names %s: it is accepted in silence", object, field)
 	}

@@ -14,17 +14,23 @@ func TestRestoreWhatOthersChange(t *testing.T) {
 		change map[string]string // "": removed
 		want   map[string]string // nil: nothing is written
 	}{
-		"nothing":                   {[]string{"IP=autodetect", "AS=64600"}, nil, nil},
-		"another address":           {[]string{"IP=autodetect"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.77/24"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
-		"another prefix length":     {[]string{"IP=10.0.0.5"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/32"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
-		"nonsense":                  {[]string{"IP="}, map[string]string{v1.AnnotationNodeIPv4: "nonsense"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
+		"nothing": {[]string{"IP=autodetect", "AS=64600"}, nil, nil},
+		"another address": {[]string{"IP=autodetect"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.77/24"},
+			map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
+		"another prefix length": {[]string{"IP=10.0.0.5"}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/32"},
+			map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
+		"nonsense": {[]string{"IP="}, map[string]string{v1.AnnotationNodeIPv4: "nonsense"},
+			map[string]string{v1.AnnotationNodeIPv4: "10.0.0.5/24"}},
 		"the address is the user's": {[]string{"IP="}, map[string]string{v1.AnnotationNodeIPv4: "10.0.0.9/24"}, nil},
-		"the AS":                    {[]string{"AS=64600"}, map[string]string{v1.AnnotationNodeAS: "1"}, map[string]string{v1.AnnotationNodeAS: "64600"}},
-		"the AS is the user's":      {nil, map[string]string{v1.AnnotationNodeAS: "64601"}, nil},
-		"an address without IPv6":   {nil, map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}, map[string]string{v1.AnnotationNodeIPv6: ""}},
-		"another IPv6 address":      {[]string{"IP6=autodetect"}, map[string]string{v1.AnnotationNodeIPv6: "fd00::7/64"}, map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}},
-		"none of IPv6":              {[]string{"IP6=autodetect"}, map[string]string{v1.AnnotationNodeIPv6: ""}, map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}},
-		"an annotation of others":   {nil, map[string]string{"example.com/a": "b"}, nil},
+		"the AS": {[]string{"AS=64600"}, map[string]string{v1.AnnotationNodeAS: "1"},
+			map[string]string{v1.AnnotationNodeAS: "64600"}},
+		"the AS is the user's":    {nil, map[string]string{v1.AnnotationNodeAS: "64601"}, nil},
+		"an address without IPv6": {nil, map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}, map[string]string{v1.AnnotationNodeIPv6: ""}},
+		"another IPv6 address": {[]string{"IP6=autodetect"}, map[string]string{v1.AnnotationNodeIPv6: "fd00::7/64"},
+			map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}},
+		"none of IPv6": {[]string{"IP6=autodetect"}, map[string]string{v1.AnnotationNodeIPv6: ""},
+			map[string]string{v1.AnnotationNodeIPv6: "fd00::5/64"}},
+		"an annotation of others": {nil, map[string]string{"example.com/a": "b"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dual(t, []string{"fd00::5/64"}, node("node-1"))

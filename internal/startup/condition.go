@@ -38,6 +38,7 @@ func (s *Startup) SetSettingsCondition(ctx context.Context, want corev1.NodeCond
 	if err := s.patchStatus(ctx, map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{want}}}); err != nil {
 		return fmt.Errorf("set %s to %s: %w", v1.ConditionNodeSettings, want.Status, err)
 	}
-	s.Log.Info("node condition set", "node", s.NodeName, "condition", fmt.Sprintf("%s=%s", want.Type, want.Status), "reason", want.Reason, "message", want.Message)
+	s.Log.Info("node condition set", "node", s.NodeName,
+		"condition", fmt.Sprintf("%s=%s", want.Type, want.Status), "reason", want.Reason, "message", want.Message)
 	return nil
 }

@@ -18,7 +18,9 @@ func TestSettingsCondition(t *testing.T) {
 	set := func(status corev1.ConditionStatus, reason, message string, writes int) {
 		t.Helper()
 		c.now = c.now.Add(time.Minute)
-		err := s.SetSettingsCondition(t.Context(), corev1.NodeCondition{Type: v1.ConditionNodeSettings, Status: status, Reason: reason, Message: message})
+		err := s.SetSettingsCondition(t.Context(), corev1.NodeCondition{
+			Type: v1.ConditionNodeSettings, Status: status, Reason: reason, Message: message,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,13 +18,12 @@ import (
 
 // ensureDefaults creates the cluster-wide objects called default that are
 // missing. What exists is the user's and stays as it is.
-func (s *Startup) ensureDefaults(ctx context.Context, kubeadm bool) ([]Note, error) {
+func (s *Startup) ensureDefaults(ctx context.Context, kubeadm bool) error {
 	if locked, err := s.locked(ctx); err != nil || locked {
-		return nil, err
+		return err
 	}
-	notes, err := s.ensureClusterInformation(ctx, kubeadm)
-	if err != nil {
-		return nil, err
+	if err := s.ensureClusterInformation(ctx, kubeadm); err != nil {
+		return err
 	}
 	meta := metav1.ObjectMeta{Name: v1.DefaultName}
 	if err := s.ensure(ctx, "FelixConfiguration", v1.PluralFelixConfigurations, func() (runtime.Object, error) {
@@ -33,24 +32,20 @@ func (s *Startup) ensureDefaults(ctx context.Context, kubeadm bool) ([]Note, err
 			ReportingInterval: &metav1.Duration{}, // 0s, off: what Calico writes too
 		}}, nil
 	}); err != nil {
-		return nil, err
+		return err
 	}
-	return notes, s.ensure(ctx, "BGPConfiguration", v1.PluralBGPConfigurations, func() (runtime.Object, error) {
+	return s.ensure(ctx, "BGPConfiguration", v1.PluralBGPConfigurations, func() (runtime.Object, error) {
 		return &v1.BGPConfiguration{ObjectMeta: meta}, nil
 	})
 }
 
 // ensureClusterInformation creates the cluster's identity. Its calicoVersion
 // stays empty, since calicoctl refuses to work with a version that is not its own.
-func (s *Startup) ensureClusterInformation(ctx context.Context, kubeadm bool) ([]Note, error) {
-	_, err := s.get(ctx, v1.PluralClusterInformations, v1.DefaultName)
-	if err == nil {
-		return nil, nil
+func (s *Startup) ensureClusterInformation(ctx context.Context, kubeadm bool) error {
+	if _, err := s.get(ctx, v1.PluralClusterInformations); !apierrors.IsNotFound(err) {
+		return err
 	}
-	if !apierrors.IsNotFound(err) {
-		return nil, err
-	}
-	return nil, s.ensureAbsent(ctx, "ClusterInformation", v1.PluralClusterInformations, func() (runtime.Object, error) {
+	return s.ensureAbsent(ctx, "ClusterInformation", v1.PluralClusterInformations, func() (runtime.Object, error) {
 		guid := make([]byte, 16)
 		if _, err := io.ReadFull(s.Random, guid); err != nil {
 			return nil, fmt.Errorf("make the cluster's GUID: %w", err)
@@ -85,7 +80,7 @@ func clusterType(given string, kubeadm bool) string {
 
 // ensure creates the object called default of a kind when it is missing.
 func (s *Startup) ensure(ctx context.Context, kind, plural string, make func() (runtime.Object, error)) error {
-	if _, err := s.get(ctx, plural, v1.DefaultName); !apierrors.IsNotFound(err) {
+	if _, err := s.get(ctx, plural); !apierrors.IsNotFound(err) {
 		return err
 	}
 	return s.ensureAbsent(ctx, kind, plural, make)
@@ -104,9 +99,10 @@ func (s *Startup) ensureAbsent(ctx context.Context, kind, plural string, make fu
 	return err
 }
 
-func (s *Startup) get(ctx context.Context, plural, name string) (o *unstructured.Unstructured, err error) {
-	err = s.ask(ctx, fmt.Sprintf("read %s %s", plural, name), requestTimeout, func(ctx context.Context) (err error) {
-		o, err = s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Get(ctx, name, metav1.GetOptions{})
+// get reads the object called default of a kind.
+func (s *Startup) get(ctx context.Context, plural string) (o *unstructured.Unstructured, err error) {
+	err = s.ask(ctx, fmt.Sprintf("read %s %s", plural, v1.DefaultName), requestTimeout, func(ctx context.Context) (err error) {
+		o, err = s.Dynamic.Resource(v1.SchemeGroupVersion.WithResource(plural)).Get(ctx, v1.DefaultName, metav1.GetOptions{})
 		return err
 	})
 	return o, err

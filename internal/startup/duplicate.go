@@ -109,8 +109,10 @@ func (s *Startup) judge(c claimed, nodes []corev1.Node) error {
 		if why == "" {
 			why = "its kubelet does not report any longer, but no interface of this machine has the address either"
 		}
-		return fmt.Errorf("node %s already has the address %s (annotation %s=%q); want %s or %s_AUTODETECTION_METHOD to give an address of this machine, "+
-			"or, if node %s is gone, kubectl delete node %s (%s)", other.Name, c.addr, annotation, other.Annotations[annotation], variable, variable, other.Name, other.Name, why)
+		return fmt.Errorf("node %s already has the address %s (annotation %s=%q); "+
+			"want %s or %s_AUTODETECTION_METHOD to give an address of this machine, "+
+			"or, if node %s is gone, kubectl delete node %s (%s)", other.Name, c.addr, annotation,
+			other.Annotations[annotation], variable, variable, other.Name, other.Name, why)
 	}
 	return nil
 }

@@ -121,9 +121,11 @@ func TestClaimsOfOthers(t *testing.T) {
 		{name: "a renamed machine's old Node", ready: corev1.ConditionUnknown, at: now.Add(-time.Hour), mine: "10.0.0.5/24"},
 		{name: "no node controller, the kubelet silent for long", ready: corev1.ConditionFalse, at: now.Add(-time.Hour), mine: "10.0.0.5/24"},
 		{name: "both there", ready: corev1.ConditionTrue, at: now, mine: "10.0.0.5/24", refused: "it is there, its kubelet says Ready=True"},
-		{name: "both there, the other not ready", ready: corev1.ConditionFalse, at: now.Add(-time.Minute), mine: "10.0.0.5/24", refused: "it is there, its kubelet says Ready=False"},
+		{name: "both there, the other not ready", ready: corev1.ConditionFalse, at: now.Add(-time.Minute),
+			mine: "10.0.0.5/24", refused: "it is there, its kubelet says Ready=False"},
 		{name: "nothing is known of the other", mine: "10.0.0.5/24", refused: "nothing says that it is gone"},
-		{name: "the other is gone, and the address is no machine's", ready: corev1.ConditionUnknown, at: now, mine: "10.0.0.7/24", ip: "10.0.0.5/24",
+		{name: "the other is gone, and the address is no machine's",
+			ready: corev1.ConditionUnknown, at: now, mine: "10.0.0.7/24", ip: "10.0.0.5/24",
 			refused: "no interface of this machine has the address either"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -141,12 +143,14 @@ func TestClaimsOfOthers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := c.node("node-1").Annotations[v1.AnnotationNodeIPv4]; got != "10.0.0.5/24" || !strings.Contains(c.log.String(), "kubectl delete node old") {
+				if got := c.node("node-1").Annotations[v1.AnnotationNodeIPv4]; got != "10.0.0.5/24" ||
+					!strings.Contains(c.log.String(), "kubectl delete node old") {
 					t.Errorf("published %q\n%s", got, c.log.String())
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), tc.refused) || !strings.Contains(err.Error(), "node old already has the address 10.0.0.5") ||
+			if err == nil || !strings.Contains(err.Error(), tc.refused) ||
+				!strings.Contains(err.Error(), "node old already has the address 10.0.0.5") ||
 				!strings.Contains(err.Error(), "kubectl delete node old") {
 				t.Errorf("got %v, want %q", err, tc.refused)
 			}

@@ -37,14 +37,19 @@ func (c *cluster) setIPv6(addrs ...string) {
 func TestFirstStartWithIPv6(t *testing.T) {
 	c := dual(t, []string{"fd00::5/64"}, node("node-1"), node("node-2", v1.AnnotationNodeIPv6, "fd00::6/64"))
 	res := c.mustRun("IP=autodetect", "IP6=autodetect", "CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV6POOL_CIDR=fd00:10:244::/48")
-	if res.Address != netip.MustParsePrefix("10.0.0.5/24") || res.Address6 != netip.MustParsePrefix("fd00::5/64") || res.Interface6 != "eth0" ||
+	if res.Address != netip.MustParsePrefix("10.0.0.5/24") ||
+		res.Address6 != netip.MustParsePrefix("fd00::5/64") || res.Interface6 != "eth0" ||
 		res.RouterID != netip.MustParseAddr("10.0.0.5") || res.Reason6 == "" || len(res.Notes) > 0 {
 		t.Errorf("%+v", res)
 	}
-	if a := c.node("node-1").Annotations; a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" || a[v1.AnnotationNodeIPv6] != "fd00::5/64" || len(a) != 2 {
+	if a := c.node("node-1").Annotations; a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" ||
+		a[v1.AnnotationNodeIPv6] != "fd00::5/64" || len(a) != 2 {
 		t.Errorf("annotations %v", a)
 	}
-	want := []string{"patch nodes/status", "create ippools", "create ippools", "create clusterinformations", "create felixconfigurations", "create bgpconfigurations"}
+	want := []string{
+		"patch nodes/status", "create ippools", "create ippools", "create clusterinformations",
+		"create felixconfigurations", "create bgpconfigurations",
+	}
 	if got := c.writes(); !slices.Equal(got, want) {
 		t.Errorf("writes %v, want %v", got, want)
 	}
@@ -53,7 +58,8 @@ func TestFirstStartWithIPv6(t *testing.T) {
 		t.Fatalf("pools %+v", pools)
 	}
 	s := pools[1].Spec
-	if pools[1].Name != "default-ipv6-ippool" || s.CIDR != "fd00:10:244::/48" || s.BlockSize != 122 || s.IPIPMode != v1.EncapNever || s.VXLANMode != v1.EncapNever ||
+	if pools[1].Name != "default-ipv6-ippool" || s.CIDR != "fd00:10:244::/48" ||
+		s.BlockSize != 122 || s.IPIPMode != v1.EncapNever || s.VXLANMode != v1.EncapNever ||
 		s.NATOutgoing || s.NodeSelector != "all()" || s.DisableBGPExport || len(s.AllowedUses) != 2 {
 		t.Errorf("pool %+v", pools[1])
 	}
@@ -80,7 +86,8 @@ func TestWithoutIPv6(t *testing.T) {
 			t.Errorf("%v: the log speaks of IPv6:\n%s", env, log)
 		}
 
-		c = dual(t, []string{"fd00::5/64"}, node("node-1", v1.AnnotationNodeIPv4, "10.0.0.5/24", v1.AnnotationNodeIPv6, "fd00::5/64", "other", "x"))
+		c = dual(t, []string{"fd00::5/64"},
+			node("node-1", v1.AnnotationNodeIPv4, "10.0.0.5/24", v1.AnnotationNodeIPv6, "fd00::5/64", "other", "x"))
 		c.mustRun(env...)
 		if a := c.node("node-1").Annotations; len(a) != 2 || a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" || a["other"] != "x" {
 			t.Errorf("%v: annotations %v", env, a)
@@ -131,11 +138,13 @@ func TestIPv6AddressFailures(t *testing.T) {
 		env  []string
 		want string
 	}{
-		{[]string{"IP6=autodetect"}, `IP6_AUTODETECTION_METHOD="first-found": no address qualifies; interfaces seen: eth0 fe80::5/64 (not a global unicast address)`},
+		{[]string{"IP6=autodetect"},
+			`IP6_AUTODETECTION_METHOD="first-found": no address qualifies; interfaces seen: eth0 fe80::5/64 (not a global unicast address)`},
 		{[]string{"IP6=autodetect"}, "or set IP6 to this node's IPv6 address, or to none for a node without IPv6"},
 		{[]string{"IP6=autodetect", "IP6_AUTODETECTION_METHOD=can-reach=2001:db8::1"}, "no IPv6 route"},
 		{[]string{"IP6=autodetect", "IP6_AUTODETECTION_METHOD=kubernetes-internal-ip"}, "no IPv6 InternalIP"},
-		{[]string{"IP6=fd00::6"}, `node node-2 already has the address fd00::6 (annotation projectcalico.org/IPv6Address="fd00::6"); want IP6 or IP6_AUTODETECTION_METHOD to give`},
+		{[]string{"IP6=fd00::6"}, `node node-2 already has the address fd00::6 (annotation projectcalico.org/IPv6Address="fd00::6"); ` +
+			`want IP6 or IP6_AUTODETECTION_METHOD to give`},
 	} {
 		c := dual(t, nil, node("node-1"), node("node-2", v1.AnnotationNodeIPv6, "fd00::6"), node("node-3", v1.AnnotationNodeIPv6, "nonsense"))
 		_, err := c.run(tc.env...)
@@ -154,7 +163,10 @@ func TestIPv6AddressFailures(t *testing.T) {
 
 func TestInternalIPOfIPv6(t *testing.T) {
 	n := node("node-1")
-	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.5"}, {Type: corev1.NodeInternalIP, Address: "fd00:0::5"}}
+	n.Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: "10.0.0.5"},
+		{Type: corev1.NodeInternalIP, Address: "fd00:0::5"},
+	}
 	c := dual(t, []string{"2001:db8::5/64", "fd00::5/56"}, n)
 	res := c.mustRun("IP6=autodetect", "IP6_AUTODETECTION_METHOD=kubernetes-internal-ip", "CALICO_IPV6POOL_CIDR=none")
 	if res.Address6 != netip.MustParsePrefix("fd00::5/56") {
@@ -177,11 +189,13 @@ func TestIPv6PoolNotes(t *testing.T) {
 		{"not asked for", nil, nil, "", ""},
 		{"not wanted", []string{"IP6=autodetect", "CALICO_IPV6POOL_CIDR=none"}, nil, "", ""},
 		{"no default pools", []string{"IP6=autodetect", "NO_DEFAULT_POOLS=true"}, nil, "", ""},
-		{"no range", []string{"IP6=autodetect"}, nil, "", "IPPool default-ipv6-ippool: this node has IPv6, and there is no IPv6 pool for its pods: set CALICO_IPV6POOL_CIDR"},
+		{"no range", []string{"IP6=autodetect"}, nil, "",
+			"IPPool default-ipv6-ippool: this node has IPv6, and there is no IPv6 pool for its pods: set CALICO_IPV6POOL_CIDR"},
 		{"no range needed", []string{"IP6=autodetect"}, []runtime.Object{pool("mine", "fd00:1::/64")}, "mine", ""},
 		{"there already", []string{"IP6=autodetect", cidr}, []runtime.Object{pool("mine", "fd00:1::/64")}, "mine", ""},
 		{"holds the node's address", []string{"IP6=autodetect", "CALICO_IPV6POOL_CIDR=fd00::/32"}, nil, "default-ipv6-ippool",
-			"its range fd00::/32 (CALICO_IPV6POOL_CIDR) contains this node's own address fd00::5: pods and nodes must not share a range; set CALICO_IPV6POOL_CIDR"},
+			"its range fd00::/32 (CALICO_IPV6POOL_CIDR) contains this node's own address fd00::5: " +
+				"pods and nodes must not share a range; set CALICO_IPV6POOL_CIDR"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := dual(t, []string{"fd00::5/64"}, append(tc.pools, node("node-1"), kubeadm("podSubnet: fd00:99::/48"))...)
@@ -199,7 +213,9 @@ func TestIPv6PoolNotes(t *testing.T) {
 }
 
 func TestCompareIPv6Pools(t *testing.T) {
-	env := []string{"IP6=autodetect", "CALICO_IPV6POOL_CIDR=fd00:10:244::/48", "CALICO_IPV6POOL_NAT_OUTGOING=false", "CALICO_IPV6POOL_BLOCK_SIZE=122"}
+	env := []string{
+		"IP6=autodetect", "CALICO_IPV6POOL_CIDR=fd00:10:244::/48", "CALICO_IPV6POOL_NAT_OUTGOING=false", "CALICO_IPV6POOL_BLOCK_SIZE=122",
+	}
 	for _, tc := range []struct {
 		name  string
 		env   []string
@@ -210,11 +226,14 @@ func TestCompareIPv6Pools(t *testing.T) {
 		{"differs", env, []v1.IPPool{*pool("default-ipv4-ippool", "10.9.0.0/16"), *pool("default-ipv6-ippool", "fd00:1::/64")}, []string{
 			`IPPool default-ipv6-ippool: its cidr is fd00:1::/64, while CALICO_IPV6POOL_CIDR="fd00:10:244::/48"`,
 			`IPPool default-ipv6-ippool: its natOutgoing is true, while CALICO_IPV6POOL_NAT_OUTGOING="false"`}},
-		{"the same, written otherwise", env, []v1.IPPool{*pool("mine", "FD00:10:244:0::/48"), *pool("other", "fd00:1::/64")}, []string{"IPPool mine: its natOutgoing"}},
+		{"the same, written otherwise", env, []v1.IPPool{*pool("mine", "FD00:10:244:0::/48"), *pool("other", "fd00:1::/64")},
+			[]string{"IPPool mine: its natOutgoing"}},
 		{"each family for itself", []string{"CALICO_IPV4POOL_NAT_OUTGOING=false", "CALICO_IPV6POOL_NAT_OUTGOING=false"},
 			[]v1.IPPool{*pool("four", "10.9.0.0/16"), *pool("six", "fd00:1::/64")}, []string{
-				`IPPool four: its natOutgoing is true, while CALICO_IPV4POOL_NAT_OUTGOING="false"`, `IPPool six: its natOutgoing is true, while CALICO_IPV6POOL_NAT_OUTGOING="false"`}},
-		{"not wanted", []string{"CALICO_IPV6POOL_CIDR=none", "CALICO_IPV6POOL_NAT_OUTGOING=false"}, []v1.IPPool{*pool("six", "fd00:1::/64")}, nil},
+				`IPPool four: its natOutgoing is true, while CALICO_IPV4POOL_NAT_OUTGOING="false"`,
+				`IPPool six: its natOutgoing is true, while CALICO_IPV6POOL_NAT_OUTGOING="false"`}},
+		{"not wanted", []string{"CALICO_IPV6POOL_CIDR=none", "CALICO_IPV6POOL_NAT_OUTGOING=false"},
+			[]v1.IPPool{*pool("six", "fd00:1::/64")}, nil},
 		{"an IPv4 pool only", env, []v1.IPPool{*pool("default-ipv4-ippool", "10.9.0.0/16")}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -267,7 +286,8 @@ func TestRedetectIPv6(t *testing.T) {
 			c.writes()
 			// A second address does not move the node, a renumbered interface does.
 			c.setIPv6("2001:db8::5/64", "fd00::5/64")
-			if res, changed, err := s.Redetect(t.Context()); err != nil || changed || res.Address != first.Address || res.Address6 != first.Address6 {
+			if res, changed, err := s.Redetect(t.Context()); err != nil || changed ||
+				res.Address != first.Address || res.Address6 != first.Address6 {
 				t.Errorf("%+v %v %v", res, changed, err)
 			}
 			c.setIPv6("2001:db8::5/64")
@@ -321,7 +341,8 @@ func TestRedetectIPv6LeavesIPv4(t *testing.T) {
 func TestForwardingIsOff(t *testing.T) {
 	c := dual(t, []string{"fd00::5/64"}, node("node-1"))
 	c.noFwd6 = true
-	checkNotes(t, c.mustRun("IP6=autodetect", "CALICO_IPV6POOL_CIDR=none").Notes, "Node node-1: it does not forward IPv6, so pods reach nobody over it: set IP6 in the init container init-host")
+	checkNotes(t, c.mustRun("IP6=autodetect", "CALICO_IPV6POOL_CIDR=none").Notes,
+		"Node node-1: it does not forward IPv6, so pods reach nobody over it: set IP6 in the init container init-host")
 	checkNotes(t, c.mustRun().Notes)
 	s := c.start("IP6=autodetect", "CALICO_IPV6POOL_CIDR=none")
 	s.Forwards6 = func() (bool, error) { return false, fmt.Errorf("no such file") }

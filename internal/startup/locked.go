@@ -14,7 +14,7 @@ import (
 // no pool and no default object is made, since those that are missing may be on their
 // way here.
 func (s *Startup) locked(ctx context.Context) (bool, error) {
-	have, err := s.get(ctx, v1.PluralClusterInformations, v1.DefaultName)
+	have, err := s.get(ctx, v1.PluralClusterInformations)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}

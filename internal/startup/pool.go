@@ -30,16 +30,17 @@ const (
 // not make or does not show to the agent.
 func (s *Startup) kubeadmConfig(ctx context.Context) (*corev1.ConfigMap, error) {
 	var cm *corev1.ConfigMap
-	err := s.ask(ctx, fmt.Sprintf("read ConfigMap %s/%s", metav1.NamespaceSystem, kubeadmConfigMap), requestTimeout, func(ctx context.Context) error {
-		got, err := s.Kubernetes.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfigMap, metav1.GetOptions{})
-		switch {
-		case err == nil:
-			cm = got
-		case apierrors.IsNotFound(err), refused(err):
-			return nil
-		}
-		return err
-	})
+	err := s.ask(ctx, fmt.Sprintf("read ConfigMap %s/%s", metav1.NamespaceSystem, kubeadmConfigMap),
+		requestTimeout, func(ctx context.Context) error {
+			got, err := s.Kubernetes.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfigMap, metav1.GetOptions{})
+			switch {
+			case err == nil:
+				cm = got
+			case apierrors.IsNotFound(err), refused(err):
+				return nil
+			}
+			return err
+		})
 	return cm, err
 }
 
@@ -102,7 +103,9 @@ func addressIn(ifaces []autodetect.Interface, r netip.Prefix) (netip.Addr, bool)
 
 // ensurePools creates the default pool of each family that the cluster has no pool
 // of. Where existing ones differ from the environment is shown as long as they do.
-func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface, node Result) (notes []Note, err error) {
+func (s *Startup) ensurePools(
+	ctx context.Context, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface, node Result,
+) (notes []Note, err error) {
 	want, want6 := s.Settings.Pool, s.Settings.Pool6
 	ask6 := !want6.Skip && (want6.CIDR.IsValid() || node.Address6.IsValid())
 	if want.Skip && !ask6 {
@@ -118,7 +121,8 @@ func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, if
 	if !want.Skip && len(pools) == 0 {
 		if encapsulates(want.VXLAN) {
 			v, _ := s.Settings.Given("CALICO_IPV4POOL_VXLAN")
-			return nil, fmt.Errorf("create IPPool %s: CALICO_IPV4POOL_VXLAN=%q: %s; want Never, or unset, with CALICO_IPV4POOL_IPIP to encapsulate", ipv4Pool.name, v, noVXLAN)
+			return nil, fmt.Errorf("create IPPool %s: CALICO_IPV4POOL_VXLAN=%q: %s; want Never, or unset, with CALICO_IPV4POOL_IPIP to encapsulate",
+				ipv4Pool.name, v, noVXLAN)
 		}
 		cidr, source, more, err := chooseRange(want, kubeadm, ifaces)
 		if err != nil {
@@ -133,8 +137,11 @@ func (s *Startup) ensurePools(ctx context.Context, kubeadm *corev1.ConfigMap, if
 	case !ask6 || len(pools6) > 0:
 		return notes, nil
 	case !want6.CIDR.IsValid():
-		return append(notes, Note{"IPPool " + defaultPool6, "this node has IPv6, and there is no IPv6 pool for its pods: set CALICO_IPV6POOL_CIDR to a range of your network, " +
-			"e.g. fd00:10:244::/48, or to none if that is meant"}), nil
+		return append(notes, Note{
+			"IPPool " + defaultPool6,
+			"this node has IPv6, and there is no IPv6 pool for its pods: set CALICO_IPV6POOL_CIDR to a range of your network, " +
+				"e.g. fd00:10:244::/48, or to none if that is meant",
+		}), nil
 	}
 	return s.makePool(ctx, ipv6Pool, want6, ipv6Pool.variable+"_CIDR", node.Address6, notes)
 }
@@ -157,11 +164,15 @@ var (
 
 // makePool creates a default pool with the range want.CIDR, which comes from source,
 // and appends to notes what is wrong with it.
-func (s *Startup) makePool(ctx context.Context, kind poolKind, want config.Pool, source string, node netip.Prefix, notes []Note) ([]Note, error) {
+func (s *Startup) makePool(
+	ctx context.Context, kind poolKind, want config.Pool, source string, node netip.Prefix, notes []Note,
+) ([]Note, error) {
 	cidr := want.CIDR
 	if cidr.Contains(node.Addr()) {
-		notes = append(notes, Note{"IPPool " + kind.name, fmt.Sprintf("its range %s (%s) contains this node's own address %s: pods and nodes must not share a range; "+
-			"set %s_CIDR to another one and delete the pool", cidr, source, node.Addr(), kind.variable)})
+		notes = append(notes, Note{
+			"IPPool " + kind.name, fmt.Sprintf("its range %s (%s) contains this node's own address %s: pods and nodes must not share a range; "+
+				"set %s_CIDR to another one and delete the pool", cidr, source, node.Addr(), kind.variable),
+		})
 	}
 	pool := &v1.IPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: kind.name},
@@ -177,20 +188,24 @@ func (s *Startup) makePool(ctx context.Context, kind poolKind, want config.Pool,
 		},
 	}
 	if err := pool.Validate(); err != nil {
-		return nil, fmt.Errorf("default pool with range from %s: %w; want %s_CIDR and %s_BLOCK_SIZE to fit", source, err, kind.variable, kind.variable)
+		return nil, fmt.Errorf("default pool with range from %s: %w; want %s_CIDR and %s_BLOCK_SIZE to fit",
+			source, err, kind.variable, kind.variable)
 	}
 	created, err := s.create(ctx, "IPPool", v1.PluralIPPools, pool)
 	if err != nil {
 		return nil, err
 	}
 	if created {
-		s.Log.Info("default pool created", "pool", kind.name, "cidr", cidr, "source", source, "ipip", pool.Spec.IPIPMode, "vxlan", pool.Spec.VXLANMode, "nat", want.NATOutgoing)
+		s.Log.Info("default pool created", "pool", kind.name, "cidr", cidr, "source", source,
+			"ipip", pool.Spec.IPIPMode, "vxlan", pool.Spec.VXLANMode, "nat", want.NATOutgoing)
 	}
 	return notes, nil
 }
 
 // chooseRange decides the default pool's range and says where it comes from.
-func chooseRange(want config.Pool, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface) (cidr netip.Prefix, source string, notes []Note, err error) {
+func chooseRange(
+	want config.Pool, kubeadm *corev1.ConfigMap, ifaces []autodetect.Interface,
+) (cidr netip.Prefix, source string, notes []Note, err error) {
 	if want.CIDR.IsValid() {
 		return want.CIDR, "CALICO_IPV4POOL_CIDR", nil, nil
 	}
@@ -251,12 +266,15 @@ func comparePools(set config.Config, kind poolKind, want config.Pool, pools []v1
 	add := func(variable, field string, has, wants any, how string) {
 		variable = kind.variable + variable
 		if v, given := set.Given(variable); given && has != wants {
-			notes = append(notes, Note{"IPPool " + p.Name, fmt.Sprintf("its %s is %v, while %s=%q: the variable counts only when the first pool is created; %s",
-				field, has, variable, v, how)})
+			notes = append(notes, Note{
+				"IPPool " + p.Name, fmt.Sprintf("its %s is %v, while %s=%q: the variable counts only when the first pool is created; %s",
+					field, has, variable, v, how),
+			})
 		}
 	}
 	fixed := func(variable, field string, has, wants any) {
-		add(variable, field, has, wants, fmt.Sprintf("it cannot be changed in a pool: create another pool, set disabled on this one, and restart the pods; or set the variable to %v", has))
+		add(variable, field, has, wants, fmt.Sprintf("it cannot be changed in a pool: "+
+			"create another pool, set disabled on this one, and restart the pods; or set the variable to %v", has))
 	}
 	patch := func(spec map[string]any) string {
 		body, _ := json.Marshal(map[string]any{"spec": spec}) // of strings and bools: cannot fail

@@ -62,7 +62,8 @@ func TestPoolRange(t *testing.T) {
 		{name: "kubeadm, not YAML", kubeadm: "\t: [", want: "192.168.0.0/16", note: "is not YAML"},
 		{name: "none", env: []string{"CALICO_IPV4POOL_CIDR=none"}},
 		{name: "no default pools", env: []string{"NO_DEFAULT_POOLS=true"}},
-		{name: "holds the node's address", env: []string{"CALICO_IPV4POOL_CIDR=10.0.0.0/8"}, want: "10.0.0.0/8", note: "contains this node's own address 10.0.0.5"},
+		{name: "holds the node's address", env: []string{"CALICO_IPV4POOL_CIDR=10.0.0.0/8"},
+			want: "10.0.0.0/8", note: "contains this node's own address 10.0.0.5"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			objs := []runtime.Object{node("node-1")}
@@ -115,7 +116,10 @@ func TestNoFreeRange(t *testing.T) {
 
 // An existing pool stays; where the environment differs, the note says how to change it.
 func TestExistingPool(t *testing.T) {
-	env := []string{"CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_BLOCK_SIZE=26", "CALICO_IPV4POOL_NAT_OUTGOING=true"}
+	env := []string{
+		"CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV4POOL_IPIP=Always",
+		"CALICO_IPV4POOL_BLOCK_SIZE=26", "CALICO_IPV4POOL_NAT_OUTGOING=true",
+	}
 	for _, tc := range []struct {
 		name  string
 		env   []string
@@ -125,22 +129,31 @@ func TestExistingPool(t *testing.T) {
 		{"nothing asked", nil, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")}, nil},
 		{"differs", env, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")}, []string{
 			`IPPool default-ipv4-ippool: its cidr is 10.9.0.0/16, while CALICO_IPV4POOL_CIDR="10.244.0.0/16"`,
-			`kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'; or set the variable to Never`}},
+			`kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'; ` +
+				`or set the variable to Never`}},
 		// After manxctl ippool mode the variable is what is out of date.
-		{"changed since", []string{"CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Never"}, []runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapCrossSubnet, v1.EncapNever)},
+		{"changed since", []string{"CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Never"},
+			[]runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapCrossSubnet, v1.EncapNever)},
 			[]string{`its ipipMode is CrossSubnet, while CALICO_IPV4POOL_IPIP="Always": the variable counts only when the first pool is created; ` +
-				`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"ipipMode":"Always"}}'; or set the variable to CrossSubnet`}},
+				`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool ` +
+				`--type merge -p '{"spec":{"ipipMode":"Always"}}'; or set the variable to CrossSubnet`}},
 		// The pool may have one encapsulation: a patch that sets the second alone is refused.
 		{"VXLAN, and the manifest's variables", []string{"CALICO_IPV4POOL_IPIP=Always", "CALICO_IPV4POOL_VXLAN=Never"},
 			[]runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapNever, v1.EncapAlways)}, []string{
 				`-p '{"spec":{"ipipMode":"Always","vxlanMode":"Never"}}'; or set the variable to Never`,
-				`its vxlanMode is Always, while CALICO_IPV4POOL_VXLAN="Never": the variable counts only when the first pool is created; this version of Manx has no VXLAN; ` +
-					`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool --type merge -p '{"spec":{"vxlanMode":"Never"}}'`}},
-		{"VXLAN, and no IPIP asked for", []string{"CALICO_IPV4POOL_IPIP=Never"}, []runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapNever, v1.EncapAlways)}, nil},
+				`its vxlanMode is Always, while CALICO_IPV4POOL_VXLAN="Never": the variable counts only when the first pool is created; ` +
+					`this version of Manx has no VXLAN; ` +
+					`to change the pool: kubectl patch ippools.crd.projectcalico.org default-ipv4-ippool ` +
+					`--type merge -p '{"spec":{"vxlanMode":"Never"}}'`}},
+		{"VXLAN, and no IPIP asked for", []string{"CALICO_IPV4POOL_IPIP=Never"},
+			[]runtime.Object{encapsulated("default-ipv4-ippool", v1.EncapNever, v1.EncapAlways)}, nil},
 		{"VXLAN asked for", []string{"CALICO_IPV4POOL_VXLAN=CrossSubnet"}, []runtime.Object{pool("default-ipv4-ippool", "10.9.0.0/16")},
-			[]string{`while CALICO_IPV4POOL_VXLAN="CrossSubnet": the variable counts only when the first pool is created; this version of Manx has no VXLAN: set the variable to Never`}},
-		{"same range under another name", env, []runtime.Object{pool("a", "10.8.0.0/16"), pool("mine", "10.244.0.0/16")}, []string{"IPPool mine: its ipipMode is Never"}},
-		{"one pool of the user", env, []runtime.Object{pool("mine", "10.8.0.0/16")}, []string{"IPPool mine: its cidr", "IPPool mine: its ipipMode"}},
+			[]string{`while CALICO_IPV4POOL_VXLAN="CrossSubnet": the variable counts only when the first pool is created; ` +
+				`this version of Manx has no VXLAN: set the variable to Never`}},
+		{"same range under another name", env, []runtime.Object{pool("a", "10.8.0.0/16"), pool("mine", "10.244.0.0/16")},
+			[]string{"IPPool mine: its ipipMode is Never"}},
+		{"one pool of the user", env, []runtime.Object{pool("mine", "10.8.0.0/16")},
+			[]string{"IPPool mine: its cidr", "IPPool mine: its ipipMode"}},
 		{"several pools of the user", env, []runtime.Object{pool("a", "10.8.0.0/16"), pool("b", "10.9.0.0/16")}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -173,7 +186,8 @@ func TestVXLANPoolIsNotMade(t *testing.T) {
 		pools []runtime.Object
 		err   string
 	}{
-		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"}, err: `create IPPool default-ipv4-ippool: CALICO_IPV4POOL_VXLAN="Always": this version of Manx has no VXLAN; want Never, or unset`},
+		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"},
+			err: `create IPPool default-ipv4-ippool: CALICO_IPV4POOL_VXLAN="Always": this version of Manx has no VXLAN; want Never, or unset`},
 		{env: []string{"CALICO_IPV4POOL_VXLAN=cross-subnet"}, err: `CALICO_IPV4POOL_VXLAN="cross-subnet": this version`},
 		{env: []string{"CALICO_IPV4POOL_VXLAN=Always"}, pools: []runtime.Object{pool("six", "fd00::/48")}, err: "no VXLAN"},
 		{env: []string{"CALICO_IPV4POOL_VXLAN=off"}},
@@ -206,11 +220,13 @@ func TestCreateRaces(t *testing.T) {
 	}
 	c = newCluster(t, node("node-1"))
 	c.dynamic.PrependReactor("*", "*", react(func(r schema.GroupResource) error { return apierrors.NewNotFound(r, "") }))
-	if _, err := c.run(); err == nil || !strings.Contains(err.Error(), "list ippools") || !strings.Contains(err.Error(), "CustomResourceDefinitions") {
+	if _, err := c.run(); err == nil || !strings.Contains(err.Error(), "list ippools") ||
+		!strings.Contains(err.Error(), "CustomResourceDefinitions") {
 		t.Errorf("missing CRD: %v", err)
 	}
 	c = newCluster(t, node("node-1"))
-	c.dynamic.PrependReactor("create", "*", react(func(r schema.GroupResource) error { return apierrors.NewForbidden(r, "x", errors.New("no role")) }))
+	c.dynamic.PrependReactor("create", "*",
+		react(func(r schema.GroupResource) error { return apierrors.NewForbidden(r, "x", errors.New("no role")) }))
 	if _, err := c.run(); err == nil || !strings.Contains(err.Error(), "create IPPool default-ipv4-ippool") {
 		t.Errorf("Forbidden: %v", err)
 	}

@@ -57,8 +57,9 @@ type Config struct {
 	Forwards6  func() (bool, error)                                       // hostinit.Forwards6 of /proc/sys
 	Random     io.Reader                                                  // crypto/rand; for the cluster's GUID
 	Now        func() time.Time                                           // time.Now; for the condition
-	RetryEvery time.Duration                                              // 1 s; to the second try of the API, and up to 16 times that to later ones
-	Waits      func(error)                                                // told of each try in vain; none
+	// 1 s; to the second try of the API, and up to 16 times that to later ones
+	RetryEvery time.Duration
+	Waits      func(error) // told of each try in vain; none
 }
 
 // Startup prepares one node.
@@ -157,11 +158,10 @@ func (s *Startup) Run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	more, err := s.ensureDefaults(ctx, kubeadm != nil)
-	if err != nil {
+	if err := s.ensureDefaults(ctx, kubeadm != nil); err != nil {
 		return Result{}, err
 	}
-	res.Notes = slices.Concat(notes, more, s.checkForwarding(res))
+	res.Notes = slices.Concat(notes, s.checkForwarding(res))
 	for _, n := range res.Notes {
 		s.Log.Warn("start-up note", "subject", n.Subject, "note", n.Text)
 	}
@@ -179,8 +179,10 @@ func (s *Startup) checkForwarding(res Result) []Note {
 	case err != nil:
 		return []Note{{"Node " + s.NodeName, fmt.Sprintf("whether it forwards IPv6 is not known: %v", err)}}
 	case !on:
-		return []Note{{"Node " + s.NodeName, "it does not forward IPv6, so pods reach nobody over it: set IP6 in the init container init-host as well, " +
-			"which sets net.ipv6.conf.all.forwarding=1"}}
+		return []Note{
+			{"Node " + s.NodeName, "it does not forward IPv6, so pods reach nobody over it: set IP6 in the init container init-host as well, " +
+				"which sets net.ipv6.conf.all.forwarding=1"},
+		}
 	}
 	return nil
 }
@@ -222,7 +224,8 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	}
 	if moved {
 		changed = true
-		s.Log.Info("node address changed on the Node", "node", s.NodeName, "address", res.Address, "was", s.found.Address, "iface", res.Interface, "reason", res.Reason)
+		s.Log.Info("node address changed on the Node", "node", s.NodeName, "address", res.Address,
+			"was", s.found.Address, "iface", res.Interface, "reason", res.Reason)
 	}
 	old, old6 := storedAddress(node, family.IPv4), storedAddress(node, family.IPv6)
 	if set.IP.Detects() && res.Address != old {
@@ -231,7 +234,8 @@ func (s *Startup) Redetect(ctx context.Context) (res Result, changed bool, err e
 	}
 	if set.IP6.Detects() && res.Address6 != old6 {
 		changed = true
-		s.Log.Info("node IPv6 address changed", "node", s.NodeName, "address", res.Address6, "was", old6, "iface", res.Interface6, "reason", res.Reason6)
+		s.Log.Info("node IPv6 address changed", "node", s.NodeName, "address", res.Address6,
+			"was", old6, "iface", res.Interface6, "reason", res.Reason6)
 	}
 	if !changed {
 		return res, false, nil
@@ -320,4 +324,5 @@ func (s *Startup) getNode(ctx context.Context) (*corev1.Node, error) {
 }
 
 // errNoAddress is for IP=none without anything stored.
-var errNoAddress = errors.New("the node has no IPv4 address, and routes between nodes need one; want IP unset, autodetect, or the node's address")
+var errNoAddress = errors.New("the node has no IPv4 address, and routes between nodes need one; " +
+	"want IP unset, autodetect, or the node's address")

@@ -139,7 +139,8 @@ func node(name string, annotations ...string) *corev1.Node {
 
 func TestFirstStart(t *testing.T) {
 	c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"))
-	res := c.mustRun("IP=autodetect", "AS=65001", "CLUSTER_TYPE=k8s,bgp", "CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV4POOL_NODE_SELECTOR=zone == 'a'")
+	res := c.mustRun("IP=autodetect", "AS=65001", "CLUSTER_TYPE=k8s,bgp",
+		"CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV4POOL_NODE_SELECTOR=zone == 'a'")
 	if res.Address != netip.MustParsePrefix("10.0.0.5/24") || res.Interface != "eth0" || res.AS != 65001 ||
 		res.RouterID != netip.MustParseAddr("10.0.0.5") || res.Reason == "" || len(res.Notes) > 0 {
 		t.Errorf("%+v", res)
@@ -147,7 +148,9 @@ func TestFirstStart(t *testing.T) {
 	if a := c.node("node-1").Annotations; a[v1.AnnotationNodeIPv4] != "10.0.0.5/24" || a[v1.AnnotationNodeAS] != "65001" || len(a) != 2 {
 		t.Errorf("annotations %v", a)
 	}
-	want := []string{"patch nodes/status", "create ippools", "create clusterinformations", "create felixconfigurations", "create bgpconfigurations"}
+	want := []string{
+		"patch nodes/status", "create ippools", "create clusterinformations", "create felixconfigurations", "create bgpconfigurations",
+	}
 	if got := c.writes(); !slices.Equal(got, want) {
 		t.Errorf("writes %v, want %v", got, want)
 	}
@@ -156,15 +159,16 @@ func TestFirstStart(t *testing.T) {
 		p.Spec.VXLANMode != v1.EncapNever || !p.Spec.NATOutgoing || p.Spec.NodeSelector != "zone == 'a'" {
 		t.Errorf("pool %+v", p)
 	}
-	ci, err := c.start().get(t.Context(), v1.PluralClusterInformations, "default")
+	ci, err := c.start().get(t.Context(), v1.PluralClusterInformations)
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec := ci.Object["spec"].(map[string]any)
-	if spec["clusterGUID"] != strings.Repeat("2a", 16) || spec["clusterType"] != "k8s,bgp,kdd" || spec["datastoreReady"] != true || spec["calicoVersion"] != nil {
+	if spec["clusterGUID"] != strings.Repeat("2a", 16) || spec["clusterType"] != "k8s,bgp,kdd" ||
+		spec["datastoreReady"] != true || spec["calicoVersion"] != nil {
 		t.Errorf("ClusterInformation %v", spec)
 	}
-	felix, err := c.start().get(t.Context(), v1.PluralFelixConfigurations, "default")
+	felix, err := c.start().get(t.Context(), v1.PluralFelixConfigurations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,10 +221,13 @@ func TestSecondStartWritesNothing(t *testing.T) {
 }
 
 func TestDuplicateAddress(t *testing.T) {
-	objs := []runtime.Object{node("node-1"), node("node-2"), node("node-3", v1.AnnotationNodeIPv4, "10.0.0.5/16"), node("node-4", v1.AnnotationNodeIPv4, "nonsense")}
+	objs := []runtime.Object{
+		node("node-1"), node("node-2"), node("node-3", v1.AnnotationNodeIPv4, "10.0.0.5/16"), node("node-4", v1.AnnotationNodeIPv4, "nonsense"),
+	}
 	c := newCluster(t, objs...)
 	_, err := c.run("IP=autodetect")
-	if err == nil || !strings.Contains(err.Error(), `node node-3 already has the address 10.0.0.5 (annotation projectcalico.org/IPv4Address="10.0.0.5/16")`) {
+	if err == nil || !strings.Contains(err.Error(),
+		`node node-3 already has the address 10.0.0.5 (annotation projectcalico.org/IPv4Address="10.0.0.5/16")`) {
 		t.Fatalf("got %v", err)
 	}
 	if w := c.writes(); len(w) > 0 {
@@ -245,7 +252,8 @@ func TestAddressFailures(t *testing.T) {
 		want string
 	}{
 		{[]string{"IP=none"}, `IP="none": the node has no IPv4 address`},
-		{[]string{"IP_AUTODETECTION_METHOD=interface=ens.*"}, `IP_AUTODETECTION_METHOD="interface=ens.*": no address qualifies; interfaces seen: eth0 10.0.0.5/24`},
+		{[]string{"IP_AUTODETECTION_METHOD=interface=ens.*"},
+			`IP_AUTODETECTION_METHOD="interface=ens.*": no address qualifies; interfaces seen: eth0 10.0.0.5/24`},
 		{[]string{"IP_AUTODETECTION_METHOD=can-reach=8.8.8.8"}, "no route"},
 	} {
 		_, err := newCluster(t, node("node-1")).run(tc.env...)

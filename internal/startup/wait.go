@@ -92,8 +92,10 @@ func refused(err error) bool { return apierrors.IsForbidden(err) || apierrors.Is
 // asking again will not change.
 func answered(err error) bool {
 	for _, is := range []func(error) bool{
-		apierrors.IsNotFound, apierrors.IsAlreadyExists, apierrors.IsConflict, apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsMethodNotSupported,
-		apierrors.IsNotAcceptable, apierrors.IsUnsupportedMediaType, apierrors.IsGone, apierrors.IsResourceExpired, apierrors.IsRequestEntityTooLargeError,
+		apierrors.IsNotFound, apierrors.IsAlreadyExists, apierrors.IsConflict,
+		apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsMethodNotSupported,
+		apierrors.IsNotAcceptable, apierrors.IsUnsupportedMediaType, apierrors.IsGone,
+		apierrors.IsResourceExpired, apierrors.IsRequestEntityTooLargeError,
 	} {
 		if is(err) {
 			return true

@@ -70,14 +70,16 @@ func TestEveryRequestWaits(t *testing.T) {
 			if got := strings.Count(c.log.String(), "waiting for the Kubernetes API"); got < 3 || got > 5 || len(told) != 20 {
 				t.Errorf("%d lines about waiting, told %d times:\n%s", got, len(told), c.log.String())
 			}
-			if text := told[0].Error(); !strings.Contains(text, "deadline exceeded") || len(text) > 300 || !strings.Contains(c.log.String(), "Kubernetes API answers") {
+			if text := told[0].Error(); !strings.Contains(text, "deadline exceeded") ||
+				len(text) > 300 || !strings.Contains(c.log.String(), "Kubernetes API answers") {
 				t.Errorf("told %s\n%s", text, c.log.String())
 			}
 		})
 		t.Run(request+" without waiting", func(t *testing.T) {
 			c := newCluster(t, node("node-1"), node("node-2", v1.AnnotationNodeIPv4, "10.0.0.6/24"))
 			c.timeOut(request, 1)
-			if _, err := c.run(append(env, "WAIT_FOR_DATASTORE=false")...); err == nil || !strings.Contains(err.Error(), "set WAIT_FOR_DATASTORE=true") {
+			if _, err := c.run(append(env, "WAIT_FOR_DATASTORE=false")...); err == nil ||
+				!strings.Contains(err.Error(), "set WAIT_FOR_DATASTORE=true") {
 				t.Errorf("got %v", err)
 			}
 		})

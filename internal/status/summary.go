@@ -25,10 +25,11 @@ const (
 
 // Problem is one thing that is wrong, on one node or on several.
 type Problem struct {
-	Severity string   `json:"severity"` // error (a node is not ready or says nothing) or warning
-	Type     string   `json:"type"`     // NoAnswer, NotReady, SessionDown, TunnelNotReady, NotApplied, NodesUnknown, or a condition (conditions.md)
-	Nodes    []string `json:"nodes"`    // where it is; none: it is the cluster's
-	Message  string   `json:"message"`  // what is wrong, and what to do about it
+	Severity string `json:"severity"` // error (a node is not ready or says nothing) or warning
+	// NoAnswer, NotReady, SessionDown, TunnelNotReady, NotApplied, NodesUnknown, or a condition (conditions.md)
+	Type    string   `json:"type"`
+	Nodes   []string `json:"nodes"`   // where it is; none: it is the cluster's
+	Message string   `json:"message"` // what is wrong, and what to do about it
 }
 
 // Summary is what there is to know of a cluster at a glance.
@@ -122,13 +123,17 @@ func tunnelDown(n Node) []Problem {
 	if n.Tunnel == nil || n.Tunnel.Ready || !n.Ready { // a node that is not ready says why itself
 		return nil
 	}
-	return []Problem{{Severity: SeverityWarning, Type: ProblemTunnelNotReady, Message: "the device " + n.Tunnel.Name + " is not as it should be: " + dash(n.Tunnel.Why)}}
+	return []Problem{{Severity: SeverityWarning, Type: ProblemTunnelNotReady,
+		Message: "the device " + n.Tunnel.Name + " is not as it should be: " + dash(n.Tunnel.Why)}}
 }
 
 func notApplied(n Node) (out []Problem) {
 	for _, d := range n.Dataplane {
 		if d.Pending > 0 && d.LastError != "" {
-			out = append(out, Problem{Severity: SeverityWarning, Type: ProblemNotApplied, Message: fmt.Sprintf("%s: %d objects are not as wanted: %s", d.Name, d.Pending, d.LastError)})
+			out = append(out, Problem{
+				Severity: SeverityWarning, Type: ProblemNotApplied,
+				Message: fmt.Sprintf("%s: %d objects are not as wanted: %s", d.Name, d.Pending, d.LastError),
+			})
 		}
 	}
 	return out

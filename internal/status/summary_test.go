@@ -30,16 +30,22 @@ func TestSummarize(t *testing.T) {
 		},
 		"not ready": {
 			nodes: []Node{ready("a", held), {Name: "b", NotReady: []string{"starting: waiting for the Kubernetes API"}}},
-			line:  "1 of 2 nodes ready; 1 error: NotReady on b: starting: waiting for the Kubernetes API; 1 warning: ModeHeld on a: pool: waits for node3",
+			line: "1 of 2 nodes ready; 1 error: NotReady on b: starting: waiting for the Kubernetes API; " +
+				"1 warning: ModeHeld on a: pool: waits for node3",
 			waits: "b: starting: waiting for the Kubernetes API",
 			lines: []string{"error    NotReady on b: starting: waiting for the Kubernetes API", "warning  ModeHeld on a: pool: waits for node3"},
 		},
-		"not ready, and it does not say why": {nodes: []Node{{Name: "b"}}, line: "0 of 1 nodes ready; 1 error: NotReady on b: the agent does not say why", waits: "b: the agent does not say why",
+		"not ready, and it does not say why": {nodes: []Node{{Name: "b"}},
+			line: "0 of 1 nodes ready; 1 error: NotReady on b: the agent does not say why", waits: "b: the agent does not say why",
 			lines: []string{"error    NotReady on b: the agent does not say why"}},
 		"a dead node is told once": {
 			nodes: []Node{
-				{Name: "a", Ready: true, Sessions: []Session{{Peer: "10.0.0.2", Node: "b", State: "Established"}, {Peer: "10.0.0.3", Node: "c", State: "Active", LastError: "hold timer"}}},
-				{Name: "b", Ready: true, Sessions: []Session{{Peer: "10.0.0.1", Node: "a", State: "Established"}, {Peer: "10.0.0.3", Node: "c", State: "Connect"}}},
+				{Name: "a", Ready: true, Sessions: []Session{
+					{Peer: "10.0.0.2", Node: "b", State: "Established"},
+					{Peer: "10.0.0.3", Node: "c", State: "Active", LastError: "hold timer"},
+				}},
+				{Name: "b", Ready: true,
+					Sessions: []Session{{Peer: "10.0.0.1", Node: "a", State: "Established"}, {Peer: "10.0.0.3", Node: "c", State: "Connect"}}},
 			},
 			silent: []Silent{{"c", "no agent runs there"}},
 			line:   "2 of 3 nodes ready; 1 error: NoAnswer on c: no agent runs there",
@@ -49,8 +55,12 @@ func TestSummarize(t *testing.T) {
 		"sessions, tunnel, dataplane": {
 			nodes: []Node{{
 				Name: "a", Ready: true, Tunnel: &Tunnel{Name: "tunl0", Why: "x"},
-				Sessions:  []Session{{Peer: "10.0.0.2", Node: "b", State: "Active", LastError: "refused"}, {Peer: "192.0.2.1", State: "Idle"}},
-				Dataplane: []Driver{{Name: "route", Pending: 2, LastError: "no such device"}, {Name: "nft", LastError: "old"}, {Name: "tunnel", Pending: 1}},
+				Sessions: []Session{{Peer: "10.0.0.2", Node: "b", State: "Active", LastError: "refused"}, {Peer: "192.0.2.1", State: "Idle"}},
+				Dataplane: []Driver{
+					{Name: "route", Pending: 2, LastError: "no such device"},
+					{Name: "nft", LastError: "old"},
+					{Name: "tunnel", Pending: 1},
+				},
 			}, ready("b")},
 			line: "2 nodes ready; 4 warnings: TunnelNotReady on a, NotApplied on a, SessionDown on a",
 			lines: []string{
@@ -62,13 +72,17 @@ func TestSummarize(t *testing.T) {
 		},
 		"why a node is not ready is told once": {
 			nodes: []Node{{
-				Name: "a", NotReady: []string{"EncryptionUnsupported: default: packets are not encrypted", "bgp: BGP not established with 10.0.0.2 (Active)"},
+				Name:       "a",
+				NotReady:   []string{"EncryptionUnsupported: default: packets are not encrypted", "bgp: BGP not established with 10.0.0.2 (Active)"},
 				Conditions: []Condition{{"EncryptionUnsupported", "default: packets are not encrypted"}}, Tunnel: &Tunnel{Name: "tunl0"},
 				Sessions: []Session{{Peer: "10.0.0.2", Node: "b", State: "Active"}},
 			}},
 			line:  "0 of 1 nodes ready; 2 errors: NotReady on a",
 			waits: "a: EncryptionUnsupported: default: packets are not encrypted; a: bgp: BGP not established with 10.0.0.2 (Active)",
-			lines: []string{"error    NotReady on a: EncryptionUnsupported: default: packets are not encrypted", "error    NotReady on a: bgp: BGP not established with 10.0.0.2 (Active)"},
+			lines: []string{
+				"error    NotReady on a: EncryptionUnsupported: default: packets are not encrypted",
+				"error    NotReady on a: bgp: BGP not established with 10.0.0.2 (Active)",
+			},
 		},
 		"of the cluster": {
 			nodes: []Node{ready("a")}, others: []Problem{{Severity: SeverityWarning, Type: ProblemNodesUnknown, Message: "list nodes: forbidden"}},
@@ -102,7 +116,8 @@ func TestSummaryLineIsBounded(t *testing.T) {
 	for _, name := range strings.Split("abcdefghij", "") {
 		many = append(many, Node{Name: name, NotReady: []string{"not " + name}})
 	}
-	if got, want := Summarize(many, nil).Line, "0 of 10 nodes ready; 10 errors: NotReady on a, NotReady on b, NotReady on c, NotReady on d, and 6 more"; got != want {
+	const want = "0 of 10 nodes ready; 10 errors: NotReady on a, NotReady on b, NotReady on c, NotReady on d, and 6 more"
+	if got := Summarize(many, nil).Line; got != want {
 		t.Errorf("%q; want %q", got, want)
 	}
 	if got := Summarize(nil, nil).Waits(); got != "0 of 0 nodes are ready" {

@@ -118,7 +118,9 @@ func (m *model) foreign(t *testing.T, rng *rand.Rand, b *block.Block, step int) 
 // TestAgainstModel drives a block and the model with the same random steps and
 // compares what they say after each.
 func TestAgainstModel(t *testing.T) {
-	for _, cidr := range []string{"10.0.0.64/26", "10.0.0.8/29", "10.0.0.1/32", "10.1.240.0/20", "fd00::40/122", "fd00::ffff:ffff:ffff:f000/116"} {
+	for _, cidr := range []string{
+		"10.0.0.64/26", "10.0.0.8/29", "10.0.0.1/32", "10.1.240.0/20", "fd00::40/122", "fd00::ffff:ffff:ffff:f000/116",
+	} {
 		t.Run(cidr, func(t *testing.T) {
 			for seed := range uint64(3) {
 				rng := rand.New(rand.NewPCG(seed, 7))
@@ -238,7 +240,8 @@ func check(t *testing.T, b *block.Block, m *model) {
 		if e.Sequence < epoch.UnixNano() || e.Sequence > b.Spec().SequenceNumber {
 			t.Fatalf("entry %+v, want a sequence number of this block", e)
 		}
-		if got, ok := b.Holder(e.Addr); !ok || got.Addr != e.Addr || got.Handle != e.Handle || got.Sequence != e.Sequence || got.CoolingDown != e.CoolingDown {
+		if got, ok := b.Holder(e.Addr); !ok || got.Addr != e.Addr || got.Handle != e.Handle ||
+			got.Sequence != e.Sequence || got.CoolingDown != e.CoolingDown {
 			t.Fatalf("Holder(%s) = %+v, %v, want %+v", e.Addr, got, ok, e)
 		}
 	}
@@ -337,7 +340,8 @@ func TestReservedKeepPlace(t *testing.T) {
 		t.Fatalf("Assign = %v, want %v", got, want)
 	}
 	b.ReleaseHandle("a")
-	if got, want := b.Assign(block.Owner{Handle: "b"}, 5, nil), addrs("10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"); !slices.Equal(got, want) {
+	want := addrs("10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
+	if got := b.Assign(block.Owner{Handle: "b"}, 5, nil); !slices.Equal(got, want) {
 		t.Fatalf("Assign = %v, want %v", got, want)
 	}
 }

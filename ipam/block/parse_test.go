@@ -178,7 +178,9 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for _, cidr := range []netip.Prefix{{}, netip.MustParsePrefix("10.0.0.1/26"), netip.MustParsePrefix("10.0.0.0/19"), netip.MustParsePrefix("fd00::/115")} {
+	for _, cidr := range []netip.Prefix{
+		{}, netip.MustParsePrefix("10.0.0.1/26"), netip.MustParsePrefix("10.0.0.0/19"), netip.MustParsePrefix("fd00::/115"),
+	} {
 		if _, err := block.New(cidr, "n1", epoch); err == nil {
 			t.Errorf("New(%s) succeeds", cidr)
 		}

@@ -36,7 +36,10 @@ func (c *Collector) Look(s *Snapshot, now time.Time, grace time.Duration) Plan {
 	}
 	c.memory.begin()
 	defer c.memory.end()
-	l := &look{Snapshot: s, now: now, grace: grace, memory: &c.memory, waits: map[string]bool{}, holds: map[string]bool{}, postponed: c.postponed, still: map[Refusal]bool{}}
+	l := &look{
+		Snapshot: s, now: now, grace: grace, memory: &c.memory, waits: map[string]bool{},
+		holds: map[string]bool{}, postponed: c.postponed, still: map[Refusal]bool{},
+	}
 	defer c.forget(l.still)
 	l.read()
 	l.addresses()
@@ -151,7 +154,8 @@ func (l *look) addresses() {
 				}
 				continue
 			}
-			it.confirmed = l.memory.see(subject{kind: anAddress, name: it.Handle, block: it.Block, addr: it.Addr, sequence: it.Sequence}, l.now, l.grace)
+			it.confirmed = l.memory.see(subject{kind: anAddress, name: it.Handle, block: it.Block, addr: it.Addr, sequence: it.Sequence},
+				l.now, l.grace)
 			confirmed = confirmed && it.confirmed
 		}
 		if !leaked || blind[group[0].Handle] {

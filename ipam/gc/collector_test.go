@@ -344,7 +344,8 @@ func TestMuchToDo(t *testing.T) {
 	}
 	p := settle(&c, w)
 	if len(p.Releases) != 1000 || len(p.Handles) != 500 || !p.More || len(p.Removals) != 0 || len(p.Candidates) != blocks*64 {
-		t.Fatalf("%d releases, %d handles, more %v, %d removals, %d candidates", len(p.Releases), len(p.Handles), p.More, len(p.Removals), len(p.Candidates))
+		t.Fatalf("%d releases, %d handles, more %v, %d removals, %d candidates",
+			len(p.Releases), len(p.Handles), p.More, len(p.Removals), len(p.Candidates))
 	}
 	for round := range 10 {
 		for _, r := range p.Releases {
@@ -381,7 +382,8 @@ func TestPostponed(t *testing.T) {
 	w := newWorld(t, "n1")
 	refused := w.block("10.0.0.0/20", "n1")
 	for i := range 1500 {
-		w.assign(refused, netip.AddrFrom4([4]byte{10, 0, byte(i / 256), byte(i % 256)}).String(), fmt.Sprint("k.r", i), ofPod(fmt.Sprint("r", i), "n1"))
+		w.assign(refused, netip.AddrFrom4([4]byte{10, 0, byte(i / 256), byte(i % 256)}).String(),
+			fmt.Sprint("k.r", i), ofPod(fmt.Sprint("r", i), "n1"))
 	}
 	other := w.block("10.1.0.0/29", "n1")
 	w.assign(other, "10.1.0.1", "k.other", ofPod("other", "n1"))
@@ -419,7 +421,8 @@ func TestUse(t *testing.T) {
 		{"10.0.0.0/29", nil, gc.Use{Blocks: 1, Addresses: 6, Size: 8}, "75.0%"},
 		{"10.0.0.0/8", nil, gc.Use{Blocks: 3, Addresses: 6, Size: 1 << 24}, "0.1%"},
 		{"10.2.0.0/16", nil, gc.Use{Size: 1 << 16}, "0.0%"},
-		{"10.0.0.0/28", []string{"10.0.0.8/30", "10.0.0.9/32", "10.0.0.15/32", "11.0.0.0/8"}, gc.Use{Blocks: 2, Addresses: 6, Size: 16, Reserved: 5}, "54.5%"},
+		{"10.0.0.0/28", []string{"10.0.0.8/30", "10.0.0.9/32", "10.0.0.15/32", "11.0.0.0/8"},
+			gc.Use{Blocks: 2, Addresses: 6, Size: 16, Reserved: 5}, "54.5%"},
 		{"10.0.0.0/28", []string{"10.0.0.0/8"}, gc.Use{Blocks: 2, Addresses: 6, Size: 16, Reserved: 16}, "100.0%"},
 		{"fd00::/48", []string{"fd00::/64"}, gc.Use{Size: 1<<63 - 1, Reserved: 1<<63 - 1}, "100.0%"},
 	} {

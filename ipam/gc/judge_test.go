@@ -38,7 +38,8 @@ func TestJudge(t *testing.T) {
 		{"a node only", "10.0.0.1", map[string]string{"node": "gone"}, ""},
 		{"a pod without a namespace", "10.0.0.1", map[string]string{"pod": "x", "node": "gone"}, ""},
 		{"tunnel", "10.0.0.1", map[string]string{"node": "n1", "type": "ipipTunnelAddress"}, ""},
-		{"tunnel of a gone node", "10.0.0.1", map[string]string{"node": "gone", "type": "ipipTunnelAddress"}, "ipipTunnelAddress of node gone, which does not exist"},
+		{"tunnel of a gone node", "10.0.0.1", map[string]string{"node": "gone", "type": "ipipTunnelAddress"},
+			"ipipTunnelAddress of node gone, which does not exist"},
 		{"tunnel of nobody", "10.0.0.1", map[string]string{"type": "ipipTunnelAddress"}, ""},
 		{"reports it", "10.0.0.1", pod("web", "n1"), ""},
 		{"reports another", "10.0.0.7", pod("web", "n1"), "pod ns/web has 10.0.0.1 instead"},
@@ -53,8 +54,10 @@ func TestJudge(t *testing.T) {
 		{"waits for a node", "10.0.0.7", pod("pending", "n1"), "waits for a node"},
 		{"no node known", "10.0.0.7", pod("quiet", ""), ""},
 		{"another interface than eth0", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "web", "node": "n1", "interface": "net1"}, ""},
-		{"another interface of a gone pod", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "none", "node": "n1", "interface": "net1"}, "does not exist"},
-		{"another interface, moved", "10.0.0.7", map[string]string{"namespace": "ns", "pod": "web", "node": "n2", "interface": "net1"}, "another of its name runs on n1"},
+		{"another interface of a gone pod", "10.0.0.7",
+			map[string]string{"namespace": "ns", "pod": "none", "node": "n1", "interface": "net1"}, "does not exist"},
+		{"another interface, moved", "10.0.0.7",
+			map[string]string{"namespace": "ns", "pod": "web", "node": "n2", "interface": "net1"}, "another of its name runs on n1"},
 		{"node missing, pod not deleted yet", "10.0.0.9", pod("ghost", "gone"), ""},
 	} {
 		got := gc.Judge(netip.MustParseAddr(c.addr), c.attrs, facts)

@@ -34,7 +34,10 @@ type cluster struct {
 var nodes = []string{"n1", "n2", "n3"}
 
 func newCluster(t *testing.T, seed uint64) *cluster {
-	c := &cluster{world: newWorld(t, nodes...), rng: rand.New(rand.NewPCG(seed, 4)), now: start, pods: map[string]*livePod{}, missing: map[string]time.Time{}}
+	c := &cluster{
+		world: newWorld(t, nodes...), rng: rand.New(rand.NewPCG(seed, 4)), now: start,
+		pods: map[string]*livePod{}, missing: map[string]time.Time{},
+	}
 	for i, n := range nodes {
 		c.block(fmt.Sprintf("10.0.%d.0/27", i), n)
 	}

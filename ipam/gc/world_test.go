@@ -23,7 +23,9 @@ type world struct {
 }
 
 func newWorld(t *testing.T, nodes ...string) *world {
-	w := &world{t: t, snapshot: gc.Snapshot{Epoch: 1, Unreadable: map[string]bool{}, Facts: gc.Facts{Nodes: map[string]bool{}, Pods: map[gc.PodKey]gc.Pod{}}}}
+	w := &world{t: t, snapshot: gc.Snapshot{
+		Epoch: 1, Unreadable: map[string]bool{}, Facts: gc.Facts{Nodes: map[string]bool{}, Pods: map[gc.PodKey]gc.Pod{}},
+	}}
 	for _, n := range nodes {
 		w.snapshot.Nodes[n] = true
 	}

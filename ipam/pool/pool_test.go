@@ -46,15 +46,19 @@ func TestSelect(t *testing.T) {
 		skipped  map[string]string
 	}{
 		{pool.Query{Family: family.IPv4}, "alpha/28 zulu/26", map[string]string{
-			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`, "disabled": "disabled", "garbled": "malformed nodeSelector",
+			"beta": "overlaps 10.2.0.0/16 of pool alpha", "broken": `spec.cidr "10.8.0.0/33"`,
+			"disabled": "disabled", "garbled": "malformed nodeSelector",
 			"tunnels": "without Workload", "manual": "Manual", "rack": `nodeSelector "rack == '1'", which this node does not match`,
 			"tenant": `namespaceSelector "has(tenant)", which this namespace does not match`, "dying": "deleted",
 		}},
-		{pool.Query{Family: family.IPv4, NodeLabels: map[string]string{"rack": "1"}, NamespaceLabels: map[string]string{"tenant": ""}}, "alpha/28 rack/26 tenant/26 zulu/26", map[string]string{
-			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "garbled": "at byte", "tunnels": "allowedUses", "manual": "asked for by name", "dying": "deleted",
-		}},
+		{pool.Query{Family: family.IPv4, NodeLabels: map[string]string{"rack": "1"}, NamespaceLabels: map[string]string{"tenant": ""}},
+			"alpha/28 rack/26 tenant/26 zulu/26", map[string]string{
+				"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "garbled": "at byte",
+				"tunnels": "allowedUses", "manual": "asked for by name", "dying": "deleted",
+			}},
 		{pool.Query{Family: family.IPv4, Use: v1.UseTunnel}, "alpha/28 tunnels/26 zulu/26", map[string]string{
-			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual", "rack": "rack", "tenant": "tenant", "dying": "deleted", "garbled": "rack = 1",
+			"beta": "overlaps", "broken": "cidr", "disabled": "disabled", "manual": "Manual",
+			"rack": "rack", "tenant": "tenant", "dying": "deleted", "garbled": "rack = 1",
 		}},
 		{pool.Query{Family: family.IPv4, Use: v1.UseTunnel, Encap: v1.EncapIPIP}, "zulu/26", map[string]string{
 			"alpha": "ipipMode Never", "tunnels": "ipipMode Never", "beta": "overlaps", "broken": "cidr", "disabled": "disabled",
@@ -62,7 +66,8 @@ func TestSelect(t *testing.T) {
 		}},
 		{pool.Query{Family: family.IPv6}, "six/122", map[string]string{"broken": "cidr"}},
 		{pool.Query{Family: family.IPv6, Use: v1.UseLoadBalancer}, "", map[string]string{"broken": "cidr", "six": "LoadBalancer"}},
-		{pool.Query{Family: family.IPv4, Requested: []string{"manual", "10.6.0.0/16", "tenant", "manual", "10.5.0.0/16"}}, "manual/26 rack/26 tenant/26", nil},
+		{pool.Query{Family: family.IPv4, Requested: []string{"manual", "10.6.0.0/16", "tenant", "manual", "10.5.0.0/16"}},
+			"manual/26 rack/26 tenant/26", nil},
 	} {
 		selected, skipped, err := pool.Select(somePools(), c.query)
 		if err != nil {
@@ -89,8 +94,10 @@ func TestSelect(t *testing.T) {
 // TestRequestedRefused lists pools that cannot be had by asking for them.
 func TestRequestedRefused(t *testing.T) {
 	for requested, want := range map[string]string{
-		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist", "disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",
-		"dying": "is being deleted", "garbled": "malformed nodeSelector", "beta": "overlaps", "six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
+		"nobody": `"nobody" does not exist`, "10.99.0.0/16": "does not exist",
+		"disabled": "is disabled", "10.3.0.0/16": "is disabled", "broken": "is invalid",
+		"dying": "is being deleted", "garbled": "malformed nodeSelector", "beta": "overlaps",
+		"six": "is fd00::/48 and not IPv4", "tunnels": "without Workload", "": "does not exist",
 	} {
 		selected, _, err := pool.Select(somePools(), pool.Query{Family: family.IPv4, Requested: []string{"alpha", requested}})
 		if err == nil || !strings.Contains(err.Error(), want) || len(selected) > 0 {
@@ -102,8 +109,10 @@ func TestRequestedRefused(t *testing.T) {
 // TestFind looks up the pools of single addresses.
 func TestFind(t *testing.T) {
 	for addr, c := range map[string]struct{ name, refused string }{
-		"10.1.2.3": {"zulu", ""}, "10.2.200.1": {"alpha", ""}, "10.5.0.1": {"manual", ""}, "10.6.0.1": {"rack", ""}, "10.4.0.1": {"tunnels", ""}, "fd00::1": {"six", ""},
-		"10.3.0.1": {"disabled", "pool disabled (10.3.0.0/16), which is disabled"}, "10.10.0.1": {"dying", "being deleted"}, "10.8.0.1": {"", "none of the 12 IPPools"},
+		"10.1.2.3": {"zulu", ""}, "10.2.200.1": {"alpha", ""}, "10.5.0.1": {"manual", ""},
+		"10.6.0.1": {"rack", ""}, "10.4.0.1": {"tunnels", ""}, "fd00::1": {"six", ""},
+		"10.3.0.1":  {"disabled", "pool disabled (10.3.0.0/16), which is disabled"},
+		"10.10.0.1": {"dying", "being deleted"}, "10.8.0.1": {"", "none of the 12 IPPools"},
 		"10.9.0.1": {"garbled", "malformed nodeSelector"},
 	} {
 		p, err := pool.Find(somePools(), nil, netip.MustParseAddr(addr))
@@ -126,7 +135,8 @@ func TestBarred(t *testing.T) {
 		!slices.ContainsFunc(skipped, func(s pool.Skipped) bool { return s.Name == "zulu" && strings.Contains(s.Reason, "10.1.0.1") }) {
 		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
 	}
-	if _, _, err := pool.Select(pools, pool.Query{Family: family.IPv4, Barred: barred, Requested: []string{"zulu"}}); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
+	if _, _, err := pool.Select(pools, pool.Query{Family: family.IPv4, Barred: barred, Requested: []string{"zulu"}}); err == nil ||
+		!strings.Contains(err.Error(), "10.1.0.1") {
 		t.Errorf("asked for by name: %v", err)
 	}
 	if _, err := pool.Find(pools, barred, netip.MustParseAddr("10.1.2.3")); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
@@ -143,7 +153,8 @@ func TestBarred(t *testing.T) {
 // TestKeeps lists which empty blocks a node has a use for.
 func TestKeeps(t *testing.T) {
 	for cidr, want := range map[string]bool{
-		"10.1.0.0/26": true, "10.5.0.0/26": true, "10.7.0.0/26": true, "10.6.0.0/26": false, "10.3.0.0/26": false, "10.9.0.0/26": true, "10.10.0.0/26": false, "10.99.0.0/26": false, "10.1.0.0/12": false,
+		"10.1.0.0/26": true, "10.5.0.0/26": true, "10.7.0.0/26": true, "10.6.0.0/26": false, "10.3.0.0/26": false,
+		"10.9.0.0/26": true, "10.10.0.0/26": false, "10.99.0.0/26": false, "10.1.0.0/12": false,
 	} {
 		if got := pool.Keeps(somePools(), nil, netip.MustParsePrefix(cidr), map[string]string{"rack": "2"}); got != want {
 			t.Errorf("Keeps(%s) = %v, want %v", cidr, got, want)
@@ -164,7 +175,10 @@ func TestBlocksVisitsAll(t *testing.T) {
 	for _, c := range []struct {
 		cidr string
 		bits int
-	}{{"10.0.0.0/22", 26}, {"10.0.0.0/26", 26}, {"0.0.0.0/20", 32}, {"255.255.252.0/22", 29}, {"fd00::/112", 122}, {"ffff:ffff::ffff:ffff:ffff:0/112", 120}} {
+	}{
+		{"10.0.0.0/22", 26}, {"10.0.0.0/26", 26}, {"0.0.0.0/20", 32}, {"255.255.252.0/22", 29},
+		{"fd00::/112", 122}, {"ffff:ffff::ffff:ffff:ffff:0/112", 120},
+	} {
 		p := pool.Pool{CIDR: netip.MustParsePrefix(c.cidr), BlockBits: c.bits}
 		for _, node := range []string{"n1", "n2", "worker-3.example"} {
 			order := slices.Collect(p.Blocks(node))
@@ -196,7 +210,8 @@ func TestWidePool(t *testing.T) {
 		t.Fatalf("NumBlocks = %d", p.NumBlocks())
 	}
 	for i, want := range map[uint64]string{
-		0: "fd00::/122", 1: "fd00::40/122", 1<<58 - 1: "fd00::ffff:ffff:ffff:ffc0/122", 1 << 58: "fd00:0:0:1::/122", 1<<62 - 1: "fd00::f:ffff:ffff:ffff:ffc0/122",
+		0: "fd00::/122", 1: "fd00::40/122", 1<<58 - 1: "fd00::ffff:ffff:ffff:ffc0/122",
+		1 << 58: "fd00:0:0:1::/122", 1<<62 - 1: "fd00::f:ffff:ffff:ffff:ffc0/122",
 	} {
 		if got := p.Block(i); got != netip.MustParsePrefix(want) {
 			t.Errorf("Block(%d) = %s, want %s", i, got, want)
@@ -206,7 +221,8 @@ func TestWidePool(t *testing.T) {
 
 func TestTaken(t *testing.T) {
 	taken := pool.NewTaken(26, []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.64/26"), netip.MustParsePrefix("10.0.0.128/28"), netip.MustParsePrefix("10.0.4.0/24"), netip.MustParsePrefix("fd00::/122"),
+		netip.MustParsePrefix("10.0.0.64/26"), netip.MustParsePrefix("10.0.0.128/28"),
+		netip.MustParsePrefix("10.0.4.0/24"), netip.MustParsePrefix("fd00::/122"),
 	})
 	for cidr, want := range map[string]bool{
 		"10.0.0.0/26": false, "10.0.0.64/26": true, "10.0.0.128/26": true, "10.0.0.192/26": false, "10.0.4.192/26": true, "10.0.5.0/26": false,
@@ -245,7 +261,8 @@ func TestOlderPoolCounts(t *testing.T) {
 	old.CreationTimestamp, young.CreationTimestamp = metav1.Unix(1, 0), metav1.Unix(2, 0)
 	pools := []*v1.IPPool{young, old}
 	selected, skipped, err := pool.Select(pools, pool.Query{Family: family.IPv4})
-	if err != nil || len(selected) != 1 || selected[0].Name != "zulu" || len(skipped) != 1 || !strings.Contains(skipped[0].String(), "alpha: overlaps 10.0.0.0/16 of pool zulu") {
+	if err != nil || len(selected) != 1 || selected[0].Name != "zulu" || len(skipped) != 1 ||
+		!strings.Contains(skipped[0].String(), "alpha: overlaps 10.0.0.0/16 of pool zulu") {
 		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
 	}
 	if home, err := pool.Home(pools, netip.MustParseAddr("10.0.0.1")); err != nil || home.Name != "zulu" {

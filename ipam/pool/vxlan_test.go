@@ -21,7 +21,8 @@ func TestVXLAN(t *testing.T) {
 	if err != nil || len(selected) != 1 || selected[0].Name != "plain" || len(skipped) != 1 || !strings.Contains(skipped[0].Reason, why) {
 		t.Errorf("selected %v, skipped %v, %v", selected, skipped, err)
 	}
-	if _, _, err := pool.Select(pools, pool.Query{Family: family.IPv4, Requested: []string{"vxlan"}}); err == nil || !strings.Contains(err.Error(), why) {
+	if _, _, err := pool.Select(pools, pool.Query{Family: family.IPv4, Requested: []string{"vxlan"}}); err == nil ||
+		!strings.Contains(err.Error(), why) {
 		t.Errorf("requested: %v", err)
 	}
 }

@@ -7,7 +7,8 @@ import (
 
 // ErrLocked means that nothing may be written for now: the ClusterInformation default
 // has datastoreReady false. Reading is not affected.
-var ErrLocked = errors.New("the datastore is locked (datastoreReady of ClusterInformation default is false): nothing is assigned or released until it is true again " +
+var ErrLocked = errors.New("the datastore is locked (datastoreReady of ClusterInformation default is false): " +
+	"nothing is assigned or released until it is true again " +
 	"(calicoctl datastore migrate unlock)")
 
 // Guarded is the same store, which refuses every write with ErrLocked while locked

@@ -39,7 +39,9 @@ func TestAgentMay(t *testing.T) {
 
 // starts is the start of an agent on an empty cluster: node data and default objects.
 func starts(t *testing.T, admin *rest.Config) {
-	set, _, err := config.Parse([]string{"IP=autodetect", "AS=65001", "WAIT_FOR_DATASTORE=true", "CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV6POOL_CIDR=fd00:244::/48"})
+	set, _, err := config.Parse([]string{
+		"IP=autodetect", "AS=65001", "WAIT_FOR_DATASTORE=true", "CALICO_IPV4POOL_CIDR=10.244.0.0/16", "CALICO_IPV6POOL_CIDR=fd00:244::/48",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +220,10 @@ func fullBlock(t *testing.T, admin *rest.Config, cidr netip.Prefix, guests bool)
 		}
 		b.Assign(block.Owner{
 			Handle: fmt.Sprintf("k8s-pod-network.%064d", i),
-			Attrs:  map[string]string{"node": node, "namespace": "default", "pod": fmt.Sprintf("pod-%d", i), "timestamp": "2026-01-01 00:00:00 +0000 UTC"},
+			Attrs: map[string]string{
+				"node": node, "namespace": "default", "pod": fmt.Sprintf("pod-%d", i),
+				"timestamp": "2026-01-01 00:00:00 +0000 UTC",
+			},
 		}, 1, nil)
 	}
 	name = v1.BlockName(cidr)

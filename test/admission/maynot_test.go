@@ -36,7 +36,8 @@ func TestAgentMayNot(t *testing.T) {
 			t.Errorf("%s: %v; want it refused by a policy", a.what, err)
 			continue
 		}
-		if !strings.Contains(err.Error(), "the agent of node node-a ") && !strings.Contains(err.Error(), "already exists") && !strings.Contains(err.Error(), "index out of bounds") {
+		if !strings.Contains(err.Error(), "the agent of node node-a ") &&
+			!strings.Contains(err.Error(), "already exists") && !strings.Contains(err.Error(), "index out of bounds") {
 			t.Errorf("%s: %v; want it to say of what node's agent", a.what, err)
 		}
 	}
@@ -189,7 +190,8 @@ func onBlocks(t *testing.T, admin *rest.Config) []attack {
 		}),
 		block(nameB, "turn back the sequence number", func(o *unstructured.Unstructured) { set(t, o, int64(1), "spec", "sequenceNumber") }),
 		block(nameB, "take a block in use over", func(o *unstructured.Unstructured) { set(t, o, "host:node-a", "spec", "affinity") }),
-		block(nameB, "make a block in use no node's", func(o *unstructured.Unstructured) { unstructured.RemoveNestedField(o.Object, "spec", "affinity") }),
+		block(nameB, "make a block in use no node's",
+			func(o *unstructured.Unstructured) { unstructured.RemoveNestedField(o.Object, "spec", "affinity") }),
 		block(nameB, "mark a block in use as deleted", func(o *unstructured.Unstructured) { set(t, o, true, "spec", "deleted") }),
 		block(nameB, "have the garbage collector delete a block in use", abandon),
 		block(nameB, "keep a block from being deleted", func(o *unstructured.Unstructured) { o.SetFinalizers([]string{"manx.io/mine"}) }),

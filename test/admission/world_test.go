@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	v1 "github.com/manx-cni/manx/api/v1"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/ipam"
 	"github.com/manx-cni/manx/ipam/store"
 	"github.com/manx-cni/manx/ipam/store/crd"
@@ -55,11 +56,7 @@ func agent(t *testing.T, admin *rest.Config, node string) *rest.Config {
 
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !met(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in 30 s: not %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, met)
 }
 
 // dry has the API server judge a change and not make it.
@@ -124,7 +121,9 @@ func newAllocator(t *testing.T, admin *rest.Config, c ipam.Config, pools ...*v1.
 func (a *allocator) assign(handles ...string) {
 	a.t.Helper()
 	for _, h := range handles {
-		if _, err := a.Assign(within(a.t), ipam.Request{Handle: h, Num4: 1, Attrs: map[string]string{"pod": h, "namespace": "default"}}); err != nil {
+		if _, err := a.Assign(within(a.t), ipam.Request{
+			Handle: h, Num4: 1, Attrs: map[string]string{"pod": h, "namespace": "default"},
+		}); err != nil {
 			a.t.Fatalf("node %s: assign %s: %v", a.Node, h, err)
 		}
 	}

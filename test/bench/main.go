@@ -89,7 +89,9 @@ func main() {
 }
 
 // run returns the tables.
-func (b *bench) run(ctx context.Context, image, manifest string, rounds, burst int, alloc time.Duration, workers int) (text string, err error) {
+func (b *bench) run(
+	ctx context.Context, image, manifest string, rounds, burst int, alloc time.Duration, workers int,
+) (text string, err error) {
 	defer func() {
 		err = errors.Join(err, b.lab(context.WithoutCancel(ctx), "down"))
 	}()

@@ -40,7 +40,8 @@ func TestReport(t *testing.T) {
 	if strings.Contains(text, "pods") {
 		t.Errorf("a request outside the spans is counted:\n%s", text)
 	}
-	rates := reportRates([]rate{{nodes: 3, workers: 2, perSecond: 99.6, calls: 2, requests: audit.Log{request(1, "update", "ipamblocks"), request(1, "create", "ipamhandles")}}})
+	rates := reportRates([]rate{{nodes: 3, workers: 2, perSecond: 99.6, calls: 2,
+		requests: audit.Log{request(1, "update", "ipamblocks"), request(1, "create", "ipamhandles")}}})
 	if want := "| 3 | 2 | 100 | 0.50 | 1.00 |\n"; !strings.HasSuffix(rates, want) {
 		t.Errorf("no line %s in\n%s", want, rates)
 	}

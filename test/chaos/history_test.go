@@ -110,7 +110,8 @@ func (w *world) oneMoreCycle(k *kubelet) {
 func (w *world) log(d time.Duration) {
 	w.t.Helper()
 	c, did := w.counted(), &w.did
-	w.t.Logf("%s: %d addresses assigned; %d ADDs answered, %d failed (%d of a full pool), %d repeated, %d canceled; %d DELs, %d of nothing; %d leaks, %d containers restarted",
+	w.t.Logf("%s: %d addresses assigned; %d ADDs answered, %d failed (%d of a full pool), %d repeated, %d canceled; "+
+		"%d DELs, %d of nothing; %d leaks, %d containers restarted",
 		d, c.Assigned, did.adds.Load(), did.addsFailed.Load(), did.full.Load(), did.repeated.Load(), did.canceled.Load(),
 		did.dels.Load(), did.strayDels.Load(), did.leaks.Load(), did.restarts.Load())
 	w.t.Logf("killed: %d agents, %d controllers, %d API servers", did.kills.Load(), did.controllerKills.Load(), did.serverRestarts.Load())

@@ -231,7 +231,8 @@ func (w *world) final(ctx context.Context) (held map[netip.Addr]string, wrong []
 	}
 	for _, o := range affinities {
 		if o.Spec.State != v1.AffinityConfirmed || owners[o.Spec.CIDR] != o.Spec.Node {
-			wrong = append(wrong, fmt.Sprintf("affinity of %s to %s is %s; the block's owner is %q", o.Spec.Node, o.Spec.CIDR, o.Spec.State, owners[o.Spec.CIDR]))
+			wrong = append(wrong, fmt.Sprintf("affinity of %s to %s is %s; the block's owner is %q",
+				o.Spec.Node, o.Spec.CIDR, o.Spec.State, owners[o.Spec.CIDR]))
 		}
 		delete(owners, o.Spec.CIDR)
 	}

@@ -79,7 +79,8 @@ type demo struct {
 func (d *demo) run(image, manifest string) error {
 	if _, err := d.output("status"); err == nil {
 		if err := d.suits(); err != nil {
-			return fmt.Errorf("lab %s is there, but not what an earlier demo left in mode %s (%w); remove it first: make demo-down", d.name, d.mode.name, err)
+			return fmt.Errorf("lab %s is there, but not what an earlier demo left in mode %s (%w); remove it first: make demo-down",
+				d.name, d.mode.name, err)
 		}
 		d.step("lab " + d.name + " is there already: the same story on it (make demo-down removes it)")
 		if from := os.Getenv(kubebuild.SourceEnv); from != "" {

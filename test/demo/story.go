@@ -54,7 +54,8 @@ func (d *demo) story() error {
 	nodes := d.mode.nodes
 	all := func(out string) bool { return len(addressed.FindAllString(out, -1)) == nodes+1 }
 	out := d.showKubectl(all, "get", "pods", "-o", "wide")
-	d.check(all(out), "a web pod on every node and the client have addresses", fmt.Sprint(nodes+1, " addresses"), fmt.Sprint(addressed.FindAllString(out, -1)))
+	d.check(all(out), "a web pod on every node and the client have addresses",
+		fmt.Sprint(nodes+1, " addresses"), fmt.Sprint(addressed.FindAllString(out, -1)))
 	web, client, err := d.pods()
 	if err != nil {
 		return err
@@ -83,7 +84,8 @@ func (d *demo) story() error {
 	}
 	established := func(out string) bool { return strings.Count(out, " Established ") == nodes-1 }
 	out = d.showKubectl(established, "-n", "kube-system", "exec", "daemonset/manx-node", "-c", "manx-node", "--", "manxctl", "status")
-	d.check(established(out), "BGP sessions with all other nodes are Established", fmt.Sprint(nodes-1), fmt.Sprint(strings.Count(out, " Established ")))
+	d.check(established(out), "BGP sessions with all other nodes are Established",
+		fmt.Sprint(nodes-1), fmt.Sprint(strings.Count(out, " Established ")))
 	if d.ctx.Err() != nil {
 		return errors.New("interrupted")
 	}

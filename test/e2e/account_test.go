@@ -26,7 +26,8 @@ func cpuAccount() string {
 		line, _, _ := strings.Cut(string(b), "\n")
 		// cpu user nice system idle iowait irq softirq …: proc(5)
 		if f := strings.Fields(line); len(f) > 7 {
-			total = fmt.Sprintf("user %s, system %s, softirq %s, idle %s;", seconds(f[1], hz), seconds(f[3], hz), seconds(f[7], hz), seconds(f[4], hz))
+			total = fmt.Sprintf("user %s, system %s, softirq %s, idle %s;",
+				seconds(f[1], hz), seconds(f[3], hz), seconds(f[7], hz), seconds(f[4], hz))
 		}
 	}
 	own, children := map[string]int{}, map[string]int{}

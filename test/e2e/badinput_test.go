@@ -43,7 +43,8 @@ func TestBadEnvironment(t *testing.T) {
 			var out bytes.Buffer
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			p, err := cluster.Start(ctx, layout.Outside, lab.ExecOptions{Env: []string{c.variable + "=" + c.value}, Stdout: &out, Stderr: &out}, program, "run")
+			p, err := cluster.Start(ctx, layout.Outside,
+				lab.ExecOptions{Env: []string{c.variable + "=" + c.value}, Stdout: &out, Stderr: &out}, program, "run")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +75,8 @@ func TestBadNetconf(t *testing.T) {
 	}{
 		{`{"name":"k8s-pod-network","cniVersion":"1.0.0","type":"manx","mtu":"big"}`, 7, []string{"mtu", `"big"`, "want a number of bytes"}},
 		{`{"name":"k8s-pod-network","cniVersion":"1.0.0","type":"manx","mtu":12}`, 7, []string{"mtu", "12", "576 to 65535"}},
-		{`{"name":"k8s-pod-network","cniVersion":"1.0.0","type":"manx","ipam":{"type":"host-local"}}`, 7, []string{"ipam.type", `"host-local"`, `"manx-ipam"`}},
+		{`{"name":"k8s-pod-network","cniVersion":"1.0.0","type":"manx","ipam":{"type":"host-local"}}`,
+			7, []string{"ipam.type", `"host-local"`, `"manx-ipam"`}},
 		{`{"name":"k8s-pod-network","cniVersion":"1.0.0",`, 6, nil},
 	} {
 		_, e, _ := cni(t, "node1", "ADD", "e2e-netconf", c.conf)
@@ -129,11 +131,13 @@ func TestMalformedObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org", "e2e-overlap", "e2e-blocksize", "e2e-multicast", "e2e-banana", "e2e-large", "--ignore-not-found")
+		_, _ = cluster.Kubectl(context.Background(), "delete", "ippools.crd.projectcalico.org",
+			"e2e-overlap", "e2e-blocksize", "e2e-multicast", "e2e-banana", "e2e-large", "--ignore-not-found")
 		_ = client.CoreV1().Nodes().Delete(context.Background(), phantom.Name, *now())
 	})
 	for name, want := range map[string]string{
-		"e2e-overlap": "overlaps 10.244.0.0/16 of pool default-ipv4-ippool", "e2e-blocksize": "blockSize 26: a block must fit in the pool 10.99.0.0/28",
+		"e2e-overlap":   "overlaps 10.244.0.0/16 of pool default-ipv4-ippool",
+		"e2e-blocksize": "blockSize 26: a block must fit in the pool 10.99.0.0/28",
 		"e2e-multicast": "multicast", "e2e-phantom": "not-an-address",
 	} {
 		eventually(t, "event about "+name, func(ctx context.Context) error { return eventSince(ctx, since, name, want) })
@@ -185,7 +189,8 @@ func eventSince(ctx context.Context, since metav1.Time, object, text string) err
 		return err
 	}
 	for _, e := range list.Items {
-		if e.Regarding.Name == object && e.Type == corev1.EventTypeWarning && strings.Contains(e.Note, text) && !e.CreationTimestamp.Before(&since) {
+		if e.Regarding.Name == object && e.Type == corev1.EventTypeWarning &&
+			strings.Contains(e.Note, text) && !e.CreationTimestamp.Before(&since) {
 			return nil
 		}
 	}

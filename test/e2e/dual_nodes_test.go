@@ -190,7 +190,8 @@ func TestDualStackPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := pool.Spec
-	if s.CIDR != pods6.String() || s.BlockSize != 122 || s.NATOutgoing || s.IPIPMode != "Never" && s.IPIPMode != "" || s.VXLANMode != "Never" && s.VXLANMode != "" {
+	if s.CIDR != pods6.String() || s.BlockSize != 122 || s.NATOutgoing ||
+		s.IPIPMode != "Never" && s.IPIPMode != "" || s.VXLANMode != "Never" && s.VXLANMode != "" {
 		t.Errorf("pool %s: %+v; want %s in blocks of 122, without encapsulation and NAT", poolName6, s, pods6)
 	}
 	if pool4, err := readPool(t.Context()); err != nil || !pool4.Spec.NATOutgoing || pool4.Spec.CIDR != controlplane.PodCIDR {
@@ -229,7 +230,8 @@ func TestDualStackFilter(t *testing.T) {
 		} {
 			eventually(t, "set "+set+" on "+node, func(ctx context.Context) error { return setIs6(ctx, node, set, want) })
 		}
-		if other := on(t, node, "nft", "list", "table", "ip", "manx"); strings.Contains(other, "fd00:") || !strings.Contains(other, controlplane.PodCIDR) {
+		if other := on(t, node, "nft", "list", "table", "ip", "manx"); strings.Contains(other, "fd00:") ||
+			!strings.Contains(other, controlplane.PodCIDR) {
 			t.Errorf("%s: table ip manx has something of IPv6, or nothing of IPv4:\n%s", node, other)
 		}
 	}

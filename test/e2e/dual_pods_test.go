@@ -49,13 +49,16 @@ func TestDualStackPodInterface(t *testing.T) {
 		if got, want := inet(t, pod, "-6"), []string{ipv6.String() + "/128"}; !slices.Equal(got, want) {
 			t.Errorf("IPv6 addresses of the pod on %s: %q, want %q", node, got, want)
 		}
-		if got := lines(inPod(t, pod, "ip", "-4", "route", "show", "default")); len(got) != 1 || !strings.HasPrefix(got[0], "default via 169.254.1.1 dev eth0") {
+		if got := lines(inPod(t, pod, "ip", "-4", "route", "show", "default")); len(got) != 1 ||
+			!strings.HasPrefix(got[0], "default via 169.254.1.1 dev eth0") {
 			t.Errorf("IPv4 default route of the pod on %s: %q", node, got)
 		}
-		if got := lines(inPod(t, pod, "ip", "-6", "route", "show", "default")); len(got) != 1 || !strings.HasPrefix(got[0], "default via "+gateway6+" dev eth0") {
+		if got := lines(inPod(t, pod, "ip", "-6", "route", "show", "default")); len(got) != 1 ||
+			!strings.HasPrefix(got[0], "default via "+gateway6+" dev eth0") {
 			t.Errorf("IPv6 default route of the pod on %s: %q, want one via %s", node, got, gateway6)
 		}
-		if link := on(t, node, "ip", "-6", "addr", "show", "dev", hostIface(pod)); strings.Count(link, "inet6 ") != 1 || !strings.Contains(link, "inet6 "+gateway6+"/64") {
+		if link := on(t, node, "ip", "-6", "addr", "show", "dev", hostIface(pod)); strings.Count(link, "inet6 ") != 1 ||
+			!strings.Contains(link, "inet6 "+gateway6+"/64") {
 			t.Errorf("%s on %s: want %s and no other address in\n%s", hostIface(pod), node, gateway6, link)
 		}
 	}
@@ -163,7 +166,8 @@ func TestDualStackRelease(t *testing.T) {
 		}
 		handle = s.addrs[ipv4.String()]
 		if !strings.HasPrefix(handle, "k8s-pod-network.") || s.addrs[ipv6.String()] != handle || s.handles[handle] != 2 {
-			return fmt.Errorf("handles %q of %s and %q of %s, the first with %d addresses", handle, ipv4, s.addrs[ipv6.String()], ipv6, s.handles[handle])
+			return fmt.Errorf("handles %q of %s and %q of %s, the first with %d addresses",
+				handle, ipv4, s.addrs[ipv6.String()], ipv6, s.handles[handle])
 		}
 		return nil
 	})

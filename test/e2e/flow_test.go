@@ -264,7 +264,8 @@ func (r result) String() string {
 func (f *flow) finish() result {
 	theSender.remove(f)
 	sent, over := f.sent.Load(), time.Since(f.started)
-	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10*slowness; time.Sleep(100 * time.Millisecond) {
+	for last, quiet := int64(-1), 0; f.arrivals.Load() < sent && quiet < 10*slowness; {
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // quiet is a time in which nothing arrives
 		if now := f.arrivals.Load(); now == last {
 			quiet++
 		} else {

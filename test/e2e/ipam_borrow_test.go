@@ -71,7 +71,8 @@ func TestIPAMBorrow(t *testing.T) {
 	}
 	owner := s.owner(addr.String())
 	if !cidr.Contains(addr) || owner != "node1" && owner != "node2" {
-		t.Fatalf("the third node's pod has %s of a block of %q; want an address of %s that node1 or node2 owns; blocks %v", addr, owner, cidr, s.blocks)
+		t.Fatalf("the third node's pod has %s of a block of %q; want an address of %s that node1 or node2 owns; blocks %v",
+			addr, owner, cidr, s.blocks)
 	}
 	if handle := s.addrs[addr.String()]; s.handles[handle] != 1 {
 		t.Errorf("%s has handle %q of %d addresses, want one", addr, handle, s.handles[handle])
@@ -87,7 +88,8 @@ func TestIPAMBorrow(t *testing.T) {
 		on(t, node, "ping", "-c", "1", "-W", "2", addr.String())
 	}
 	if out, exit := afar(t, "ipam", "show", "--show-borrowed"); exit != 0 || !hasRow(out, addr.String(), borrower, owner, guest.Name) {
-		t.Errorf("manxctl ipam show --show-borrowed ended with %d and has no row with %s, %s, %s and %s:\n%s", exit, addr, borrower, owner, guest.Name, out)
+		t.Errorf("manxctl ipam show --show-borrowed ended with %d and has no row with %s, %s, %s and %s:\n%s",
+			exit, addr, borrower, owner, guest.Name, out)
 	}
 	if out, exit := afar(t, "ipam", "check"); exit != 0 {
 		t.Errorf("manxctl ipam check ended with %d while an address is borrowed:\n%s", exit, out)

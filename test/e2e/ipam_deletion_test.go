@@ -149,7 +149,8 @@ func overlap(t *testing.T, name string) {
 		case reasons[name] == apiv1.PoolReady && reasons[poolName] == apiv1.PoolOverlaps:
 			refused, other = poolName, name
 		default:
-			return fmt.Errorf("the reasons of their conditions are %v, want %s of one and %s of the other", reasons, apiv1.PoolOverlaps, apiv1.PoolReady)
+			return fmt.Errorf("the reasons of their conditions are %v, want %s of one and %s of the other",
+				reasons, apiv1.PoolOverlaps, apiv1.PoolReady)
 		}
 		return nil
 	})

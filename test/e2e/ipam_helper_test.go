@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +20,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/status"
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/test/lab/runner"
 )
 
@@ -122,13 +122,8 @@ func removePool(t *testing.T, name string, cidr netip.Prefix) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	err := deleteCR(ctx, apiv1.PluralIPPools, name)
-	for start := time.Now(); err == nil; time.Sleep(200 * time.Millisecond) {
-		if err = poolGone(ctx, name, cidr); err == nil {
-			return
-		}
-		if time.Since(start) < patience {
-			err = nil
-		}
+	if err == nil && testwait.Poll(patience, func() bool { err = poolGone(ctx, name, cidr); return err == nil }) {
+		return
 	}
 	t.Errorf("remove pool %s: %v", name, err)
 	_ = patchCR(ctx, apiv1.PluralIPPools, name, `{"metadata":{"finalizers":null}}`)
@@ -146,7 +141,8 @@ func poolGone(ctx context.Context, name string, cidr netip.Prefix) error {
 		return err
 	}
 	if err == nil {
-		return fmt.Errorf("pool %s is there, deletionTimestamp %v, finalizers %q, status %+v", name, pool.DeletionTimestamp, pool.Finalizers, pool.Status)
+		return fmt.Errorf("pool %s is there, deletionTimestamp %v, finalizers %q, status %+v",
+			name, pool.DeletionTimestamp, pool.Finalizers, pool.Status)
 	}
 	return nothingIn(ctx, cidr)
 }
@@ -170,7 +166,8 @@ func objectsIn(ctx context.Context, cidr netip.Prefix) (found []crObject, err er
 	var blocks apiv1.IPAMBlockList
 	var affinities apiv1.BlockAffinityList
 	var handles apiv1.IPAMHandleList
-	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks), getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &handles)); err != nil {
+	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks),
+		getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &handles)); err != nil {
 		return nil, err
 	}
 	within := func(block string) bool {

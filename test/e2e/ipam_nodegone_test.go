@@ -222,7 +222,8 @@ func nothingOf(ctx context.Context, node string, handles []string) error {
 	var blocks apiv1.IPAMBlockList
 	var affinities apiv1.BlockAffinityList
 	var there apiv1.IPAMHandleList
-	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks), getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &there)); err != nil {
+	if err := errors.Join(getList(ctx, apiv1.PluralIPAMBlocks, &blocks),
+		getList(ctx, apiv1.PluralBlockAffinities, &affinities), getList(ctx, apiv1.PluralIPAMHandles, &there)); err != nil {
 		return err
 	}
 	left := map[string]int{}

@@ -62,7 +62,8 @@ func poolsAskedFor(t *testing.T) {
 		}
 		pings(t, far, addr, ttlOtherNode)
 	}
-	out, err := exec.CommandContext(t.Context(), "nsenter", "--net="+netnsOf(t, pods["mac"]), "ip", "-o", "link", "show", "dev", "eth0").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "nsenter", "--net="+netnsOf(t, pods["mac"]),
+		"ip", "-o", "link", "show", "dev", "eth0").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "link/ether "+mac) {
 		t.Errorf("a pod that asks for MAC %s has (%v)\n%s", mac, err, out)
 	}
@@ -130,7 +131,9 @@ func poolsSelected(t *testing.T) {
 	kubectl(t, "label", "namespace", namespace, "e2e-team=net")
 	t.Cleanup(func() { _, _ = cluster.Kubectl(context.Background(), "label", "node", "node2", "e2e-rack-") })
 	kubectl(t, "label", "node", "node2", "e2e-rack=a")
-	rack := newPool(t, "e2e-rack", apiv1.IPPoolSpec{CIDR: "10.250.1.0/27", BlockSize: 28, NodeSelector: `e2e-rack == "a"`, NamespaceSelector: `!has(e2e-team)`})
+	rack := newPool(t, "e2e-rack", apiv1.IPPoolSpec{
+		CIDR: "10.250.1.0/27", BlockSize: 28, NodeSelector: `e2e-rack == "a"`, NamespaceSelector: `!has(e2e-team)`,
+	})
 	team := newPool(t, "e2e-team", apiv1.IPPoolSpec{CIDR: "10.250.1.32/27", BlockSize: 28, NamespaceSelector: `e2e-team in {"net", "ops"}`})
 	disablePool(t, poolName)
 

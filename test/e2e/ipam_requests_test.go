@@ -221,7 +221,8 @@ func TestIPAMRequests(t *testing.T) {
 			writes := log.Of("ipamblocks", "blockaffinities", "ipamconfigs").Writes()
 			t.Logf("%d %ss at once in %v: %s", together, command, to.Sub(from).Round(time.Millisecond), counts(log, together))
 			if len(writes) == 0 || len(writes) >= together {
-				t.Errorf("%d %ss at once made %d writes of blocks, want fewer than one each, and some: %v", together, command, len(writes), counts(writes, together))
+				t.Errorf("%d %ss at once made %d writes of blocks, want fewer than one each, and some: %v",
+					together, command, len(writes), counts(writes, together))
 			}
 		})
 	}

@@ -138,7 +138,8 @@ func noLeak(t *testing.T) {
 				held++
 				handle, ok := s.addrs[ip.IP]
 				if n := len(p.Status.PodIPs); !ok || s.handles[handle] != n {
-					return fmt.Errorf("pod %s/%s has %q, not in IPAM with a handle of as many addresses as it has, %d: %v", p.Namespace, p.Name, ip.IP, n, s.pods)
+					return fmt.Errorf("pod %s/%s has %q, not in IPAM with a handle of as many addresses as it has, %d: %v",
+						p.Namespace, p.Name, ip.IP, n, s.pods)
 				}
 			}
 		}
@@ -169,7 +170,8 @@ func TestRelease(t *testing.T) {
 			return err
 		}
 		if handle = s.addrs[addr]; !strings.HasPrefix(handle, "k8s-pod-network.") || s.handles[handle] != 1 {
-			return fmt.Errorf("address %s of the pod has handle %q, want k8s-pod-network.<container>; addresses %v, handles %v", addr, handle, s.addrs, s.handles)
+			return fmt.Errorf("address %s of the pod has handle %q, want k8s-pod-network.<container>; addresses %v, handles %v",
+				addr, handle, s.addrs, s.handles)
 		}
 		return nil
 	})

@@ -110,7 +110,9 @@ func TestIPAMVisible(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for heading, want := range map[string]string{"BLOCKS": "2", "ADDRESSES": strconv.Itoa(want), "CAPACITY": strconv.Itoa(size), "USE": percent} {
+			for heading, want := range map[string]string{
+				"BLOCKS": "2", "ADDRESSES": strconv.Itoa(want), "CAPACITY": strconv.Itoa(size), "USE": percent,
+			} {
 				if got := cell(out, pool, heading); got != want {
 					return fmt.Errorf("%s of %s is %q, want %s:\n%s", heading, pool, got, want, out)
 				}
@@ -151,7 +153,8 @@ func TestIPAMVisible(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		blocks, affinities := kubectl(t, "get", apiv1.PluralIPAMBlocks+"."+apiv1.GroupName), kubectl(t, "get", apiv1.PluralBlockAffinities+"."+apiv1.GroupName)
+		blocks := kubectl(t, "get", apiv1.PluralIPAMBlocks+"."+apiv1.GroupName)
+		affinities := kubectl(t, "get", apiv1.PluralBlockAffinities+"."+apiv1.GroupName)
 		for cidr, node := range s.blocks {
 			if !hasRow(blocks, cidr, node) {
 				t.Errorf("kubectl get ipamblocks has no row with %s and %s:\n%s", cidr, node, blocks)
@@ -186,7 +189,8 @@ func TestIPAMVisible(t *testing.T) {
 			}
 			return nil
 		})
-		if out, err := cluster.Exec(t.Context(), pod.Spec.NodeName, "curl", "-sS", "--max-time", "2", "http://"+nodeAddr(t, pod.Spec.NodeName)+":9094/metrics"); err == nil {
+		if out, err := cluster.Exec(t.Context(), pod.Spec.NodeName, "curl", "-sS", "--max-time",
+			"2", "http://"+nodeAddr(t, pod.Spec.NodeName)+":9094/metrics"); err == nil {
 			t.Errorf("the controllers' metrics are open to the network: %.100q", out)
 		}
 	})

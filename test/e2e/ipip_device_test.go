@@ -133,10 +133,12 @@ func TestIPIPHostSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	remote := web(t, "node2").Status.PodIP
-	if out := on(t, "node1", "ip", "route", "get", remote); !strings.Contains(out, fmt.Sprintf("via %s dev tunl0 src %s ", nodeAddr(t, "node2"), addr)) {
+	want := fmt.Sprintf("via %s dev tunl0 src %s ", nodeAddr(t, "node2"), addr)
+	if out := on(t, "node1", "ip", "route", "get", remote); !strings.Contains(out, want) {
 		t.Errorf("ip route get %s on node1: %q, want tunl0 and source %s", remote, out, addr)
 	}
-	if out := on(t, "node1", "curl", "-sS", "--fail", "--max-time", fmt.Sprint(5*slowness), "http://"+remote+"/clientip"); !strings.HasPrefix(out, addr.String()+":") {
+	if out := on(t, "node1", "curl", "-sS", "--fail", "--max-time", fmt.Sprint(5*slowness),
+		"http://"+remote+"/clientip"); !strings.HasPrefix(out, addr.String()+":") {
 		t.Errorf("a pod on node2 sees node1 as %q, want %s", out, addr)
 	}
 }

@@ -84,7 +84,8 @@ func TestIPIPFilter(t *testing.T) {
 			return err
 		})
 		line := fmt.Sprintf("manx_dropped_packets_total{reason=%q} %d\n", reason, want)
-		if m := on(t, node, "curl", "-sS", "--fail", "--max-time", fmt.Sprint(3*slowness), "http://localhost:9091/metrics"); !strings.Contains(m, line) {
+		if m := on(t, node, "curl", "-sS", "--fail", "--max-time", fmt.Sprint(3*slowness),
+			"http://localhost:9091/metrics"); !strings.Contains(m, line) {
 			t.Errorf("metrics of %s have no line %q", node, line)
 		}
 	}

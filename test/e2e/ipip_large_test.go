@@ -55,7 +55,8 @@ func segments(t *testing.T, from, to end, mtu int) {
 		t.Fatal(err)
 	}
 	if want := uint32(mtu - ipHeader - tcpHeader); info.Snd_mss > want || info.Snd_mss < want-tcpTimestamp || info.Rcv_mss > want {
-		t.Errorf("%s to %s: segments of %d bytes out, %d in; want up to %d less TCP's options", from.addr, to.addr, info.Snd_mss, info.Rcv_mss, want)
+		t.Errorf("%s to %s: segments of %d bytes out, %d in; want up to %d less TCP's options",
+			from.addr, to.addr, info.Snd_mss, info.Rcv_mss, want)
 	}
 	const megabyte = 1 << 20
 	if err := transfer(client, server, megabyte); err != nil {

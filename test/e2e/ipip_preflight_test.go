@@ -85,7 +85,8 @@ func TestIPIPPreflight(t *testing.T) {
 		return err
 	}
 	t.Cleanup(func() { _ = unblock(context.Background()) })
-	on(t, blocked, "nft", "add table ip e2eipip; add chain ip e2eipip in { type filter hook input priority -300; }; add rule ip e2eipip in ip protocol 4 drop")
+	on(t, blocked, "nft", "add table ip e2eipip; add chain ip e2eipip in { type filter hook input priority -300; }; "+
+		"add rule ip e2eipip in ip protocol 4 drop")
 	failing, code := tryFabric(t, preflight.KindIPIP, time.Duration(2*slowness)*time.Second)
 	if want := []string{"node1 to node2", "node3 to node2"}; code != 1 || !slices.Equal(failing, want) {
 		t.Errorf("preflight ipip with protocol 4 blocked: exit code %d, failing %q; want 1 and %q", code, failing, want)

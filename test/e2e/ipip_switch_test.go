@@ -14,7 +14,9 @@ import (
 )
 
 // tour goes through all six changes from one mode to another, and ends where it starts.
-var tour = []state.Way{state.IPIPAlways, state.IPIPCrossSubnet, state.Plain, state.IPIPAlways, state.Plain, state.IPIPCrossSubnet, state.IPIPAlways}
+var tour = []state.Way{
+	state.IPIPAlways, state.IPIPCrossSubnet, state.Plain, state.IPIPAlways, state.Plain, state.IPIPCrossSubnet, state.IPIPAlways,
+}
 
 // calledBack is the change of the tour after which a tunnel that is not wanted is not
 // given the time to retire.

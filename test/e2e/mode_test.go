@@ -90,7 +90,8 @@ func arrived(ctx context.Context, to state.Way) error {
 // awaitMode returns when all nodes have arrived and have the routes that belong to it.
 func awaitMode(t *testing.T, to state.Way) {
 	t.Helper()
-	eventuallyIn(t, 2*patience, fmt.Sprintf("all nodes send with ipipMode %s", to), func(ctx context.Context) error { return arrived(ctx, to) })
+	eventuallyIn(t, 2*patience, fmt.Sprintf("all nodes send with ipipMode %s", to),
+		func(ctx context.Context) error { return arrived(ctx, to) })
 	for _, node := range nodeNames(t) {
 		routesSettleIn(t, node, to)
 	}

@@ -95,7 +95,8 @@ func TestGatewayARP(t *testing.T) {
 	pod := web(t, "node1")
 	wire := tcpdump(t, "node1", hostIface(pod), "arp")
 	ns := netnsOf(t, pod)
-	if out, err := exec.CommandContext(t.Context(), "nsenter", "--net="+ns, "ip", "neigh", "flush", "dev", "eth0").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "nsenter", "--net="+ns, "ip",
+		"neigh", "flush", "dev", "eth0").CombinedOutput(); err != nil {
 		t.Fatalf("forget the pod's neighbours: %v: %s", err, out)
 	}
 	inPod(t, pod, "ping", "-c", "1", "-W", "2", web(t, "node2").Status.PodIP)

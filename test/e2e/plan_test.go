@@ -25,7 +25,8 @@ type planned struct {
 func readPlan() (plan []planned, err error) {
 	files, err := filepath.Glob("*_test.go")
 	if err != nil || len(files) == 0 {
-		return nil, fmt.Errorf("find the sources of the tests, which say what lab each needs, in the working directory: %d files (%v)", len(files), err)
+		return nil, fmt.Errorf("find the sources of the tests, which say what lab each needs, in the working directory: %d files (%v)",
+			len(files), err)
 	}
 	set := token.NewFileSet()
 	for _, name := range files {

@@ -44,11 +44,13 @@ func TestNodeWithoutAgent(t *testing.T) {
 	}
 	late := newPod("default", "away-late", node, podImage)
 	createPod(t, late)
-	if out := inPod(t, web(t, "node1"), "ping", "-c", "3", "-i", "0.1", "-W", "2", web(t, node).Status.PodIP); strings.Count(out, "ttl=62") != 3 {
+	if out := inPod(t, web(t, "node1"), "ping", "-c", "3", "-i", "0.1", "-W", "2",
+		web(t, node).Status.PodIP); strings.Count(out, "ttl=62") != 3 {
 		t.Errorf("the node's pods cannot be reached without its agent:\n%s", out)
 	}
 	eventually(t, "event that names the cause", func(ctx context.Context) error {
-		out, err := cluster.Kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name="+late.Name+",reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}")
+		out, err := cluster.Kubectl(ctx, "get", "events", "--field-selector",
+			"involvedObject.name="+late.Name+",reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}")
 		if err == nil && !strings.Contains(out, "check that the manx-node pod of this node is running") {
 			err = fmt.Errorf("events %q", out)
 		}

@@ -96,7 +96,9 @@ func wantRoutes(ctx context.Context, node string, ipipMode state.Way) (want []st
 
 // wantRoutesOf are the routes of one family: family tells its addresses, link is what
 // "ip route" prints behind the interface of a pod, and way how to get to another node.
-func wantRoutesOf(ctx context.Context, node string, family func(netip.Addr) bool, link string, way func(to string) (string, error)) (want []string, err error) {
+func wantRoutesOf(
+	ctx context.Context, node string, family func(netip.Addr) bool, link string, way func(to string) (string, error),
+) (want []string, err error) {
 	state, err := readIPAM(ctx)
 	if err != nil {
 		return nil, err

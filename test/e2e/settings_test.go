@@ -63,7 +63,8 @@ func TestSettings(t *testing.T) {
 	for _, node := range nodeNames(t) {
 		eventually(t, "the condition of Node "+node, func(ctx context.Context) error {
 			c, err := settingsCondition(ctx, node)
-			if err == nil && (c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || !strings.Contains(c.Message, "FelixConfiguration/default: "+lines)) {
+			if err == nil && (c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect ||
+				!strings.Contains(c.Message, "FelixConfiguration/default: "+lines)) {
 				err = fmt.Errorf("%+v", c)
 			}
 			return err
@@ -177,7 +178,8 @@ func TestDatastoreLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(pool, "status")
-	maps.DeleteFunc(pool["metadata"].(map[string]any), func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
+	maps.DeleteFunc(pool["metadata"].(map[string]any),
+		func(k string, _ any) bool { return !slices.Contains([]string{"name", "labels", "annotations"}, k) })
 	back := func() error {
 		if err := createCR(context.Background(), apiv1.PluralIPPools, pool); !apierrors.IsAlreadyExists(err) {
 			return err
@@ -202,7 +204,8 @@ func TestDatastoreLocked(t *testing.T) {
 	during := newPod("default", "e2e-during-lock", "node2", podImage)
 	createPod(t, during)
 	refused(t, during, "datastoreReady of ClusterInformation default is false")
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // that nothing changes is seen over a time
 		if got := routes(); !slices.Equal(got, want) {
 			t.Fatalf("routes of node1 via node2 while the datastore is locked: %q, want %q", got, want)
 		}

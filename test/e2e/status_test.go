@@ -36,7 +36,8 @@ func manxctl(t *testing.T, node string, args ...string) string {
 // inContainer runs a program of a container in all of its process's namespaces but that
 // of process ids.
 func inContainer(ctx context.Context, pid int, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", fmt.Sprint(pid), "--mount", "--net", "--root", "--wd", "--"}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter",
+		append([]string{"--target", fmt.Sprint(pid), "--mount", "--net", "--root", "--wd", "--"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -129,7 +130,8 @@ func TestReadiness(t *testing.T) {
 				t.Errorf("/%s on %s: %q", path, node, out)
 			}
 		}
-		if out, err := cluster.Exec(t.Context(), node, "curl", "-sS", "--max-time", "2", "http://"+nodeAddr(t, node)+":9099/readiness"); err == nil {
+		if out, err := cluster.Exec(t.Context(), node, "curl", "-sS", "--max-time",
+			"2", "http://"+nodeAddr(t, node)+":9099/readiness"); err == nil {
 			t.Errorf("the health port of %s is open to the network: %q", node, out)
 		}
 	}
@@ -157,7 +159,8 @@ func TestPrivileges(t *testing.T) {
 		sc := c.SecurityContext
 		// Who has SYS_ADMIN cannot be kept from more privileges: the API server refuses it.
 		escalates := sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation
-		if sc.Privileged != nil && *sc.Privileged || escalates && c.Name == "manx-node" || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
+		if sc.Privileged != nil && *sc.Privileged || escalates && c.Name == "manx-node" ||
+			sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
 			t.Errorf("security context of %s: %+v", c.Name, sc)
 		}
 		if !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) || !slices.Equal(sc.Capabilities.Add, rights[c.Name]) {

@@ -148,7 +148,8 @@ func bringUp(ctx context.Context, k kind, joined string) (c *lab.Cluster, down f
 	} else {
 		archive := os.Getenv(imageEnv)
 		if archive == "" {
-			return nil, nil, fmt.Errorf("%s is not set: it names the archive of the Manx image; \"make e2e\" makes both, \"make image\" the archive", imageEnv)
+			return nil, nil,
+				fmt.Errorf("%s is not set: it names the archive of the Manx image; \"make e2e\" makes both, \"make image\" the archive", imageEnv)
 		}
 		if _, err := os.Stat(archive); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w; \"make image\" makes it", imageEnv, err)

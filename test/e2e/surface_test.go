@@ -118,7 +118,8 @@ func TestNotReadySaysWhy(t *testing.T) {
 	t.Cleanup(func() {
 		_, _ = cluster.Exec(context.Background(), node, "nft", "add table ip e2ebgp; delete table ip e2ebgp")
 	})
-	on(t, node, "nft", "add table ip e2ebgp; add chain ip e2ebgp in { type filter hook input priority -300; }; add rule ip e2ebgp in tcp dport 179 drop; add rule ip e2ebgp in tcp sport 179 drop")
+	on(t, node, "nft", "add table ip e2ebgp; add chain ip e2ebgp in { type filter hook input priority -300; }; "+
+		"add rule ip e2ebgp in tcp dport 179 drop; add rule ip e2ebgp in tcp sport 179 drop")
 	kill(t, pidOf(t, pod), unix.SIGKILL)
 
 	ask := func(ctx context.Context, path string) (string, error) {
@@ -157,7 +158,8 @@ func TestNotReadySaysWhy(t *testing.T) {
 		}
 		return err
 	})
-	if out := on(t, node, "curl", "-sS", "--fail", "--max-time", "5", "http://"+web(t, node).Status.PodIP+"/hostname"); !strings.HasPrefix(out, "web-") {
+	if out := on(t, node, "curl", "-sS", "--fail", "--max-time", "5",
+		"http://"+web(t, node).Status.PodIP+"/hostname"); !strings.HasPrefix(out, "web-") {
 		t.Errorf("the node's own pod answers %q", out)
 	}
 

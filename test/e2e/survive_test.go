@@ -139,7 +139,8 @@ func flowControlOf(t *testing.T, family string, flows []*flow, target string) {
 	t.Cleanup(func() {
 		_, _ = cluster.Exec(context.Background(), "node2", "nft", "add table "+table+"; delete table "+table)
 	})
-	on(t, "node2", "nft", "add table "+table+"; add chain "+table+" f { type filter hook forward priority -300; }; add rule "+table+" f "+family+" daddr "+target+" udp dport 1-65535 drop")
+	on(t, "node2", "nft", "add table "+table+"; add chain "+table+" f { type filter hook forward priority -300; }; add rule "+
+		table+" f "+family+" daddr "+target+" udp dport 1-65535 drop")
 	sendMore(t, flows[0], 100)
 	on(t, "node2", "nft", "delete table "+table)
 	ends := int(flows[0].sent.Load()) + batch // of which one may be under way

@@ -129,5 +129,6 @@ func execIn(ctx context.Context, pod *corev1.Pod, args ...string) (string, error
 	if !shape.Light {
 		return cluster.Kubectl(ctx, append([]string{"-n", pod.Namespace, "exec", pod.Name, "--"}, args...)...)
 	}
-	return cluster.Exec(ctx, pod.Spec.NodeName, append([]string{"nsenter", "--net=" + runner.NetNSLink(pod.Namespace, pod.Name), "--"}, args...)...)
+	return cluster.Exec(ctx, pod.Spec.NodeName,
+		append([]string{"nsenter", "--net=" + runner.NetNSLink(pod.Namespace, pod.Name), "--"}, args...)...)
 }

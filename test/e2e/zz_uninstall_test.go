@@ -34,11 +34,13 @@ func TestUninstall(t *testing.T) {
 		return string(out), err
 	}
 	out, err := manxctl()
-	if want := fmt.Sprintf("nothing was changed: Manx would be taken off %d nodes", len(nodeNames(t))); err == nil || !strings.Contains(out, want) {
+	if want := fmt.Sprintf("nothing was changed: Manx would be taken off %d nodes",
+		len(nodeNames(t))); err == nil || !strings.Contains(out, want) {
 		t.Fatalf("manxctl uninstall: %v, %q; want it to refuse with %q", err, out, want)
 	}
 	onNodes(t, "routes of Manx", func(ctx context.Context, node string) error { // the control of left
-		if err := left(ctx, node); err == nil || !strings.Contains(err.Error(), "routes") || !strings.Contains(err.Error(), "tables") || !strings.Contains(err.Error(), "files") {
+		if err := left(ctx, node); err == nil || !strings.Contains(err.Error(), "routes") ||
+			!strings.Contains(err.Error(), "tables") || !strings.Contains(err.Error(), "files") {
 			return fmt.Errorf("with Manx on it is left: %w", err)
 		}
 		return nil
@@ -52,7 +54,11 @@ func TestUninstall(t *testing.T) {
 		on(t, "node1", command...)
 	}
 	t.Cleanup(func() {
-		for _, command := range [][]string{{"ip", "route", "del", "198.51.100.0/24"}, {"nft", "delete", "table", "ip", "others"}, {"rm", "-f", "/etc/cni/net.d/20-others.conflist"}} {
+		for _, command := range [][]string{
+			{"ip", "route", "del", "198.51.100.0/24"},
+			{"nft", "delete", "table", "ip", "others"},
+			{"rm", "-f", "/etc/cni/net.d/20-others.conflist"},
+		} {
 			_, _ = cluster.Exec(context.Background(), "node1", command...)
 		}
 	})

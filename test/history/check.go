@@ -170,7 +170,9 @@ func (l *life) compare(has []netip.Addr, final map[netip.Addr]string) (out []Vio
 		}
 		for _, addr := range has {
 			if !slices.Contains(e.Addrs, addr) {
-				out = append(out, Violation{Leaked, []Event{e}, fmt.Sprintf("IPAM says that %s is of %s, which was given %v (%s)", addr, l.handle, e.Addrs, e)})
+				out = append(out, Violation{
+					Leaked, []Event{e}, fmt.Sprintf("IPAM says that %s is of %s, which was given %v (%s)", addr, l.handle, e.Addrs, e),
+				})
 			}
 		}
 		return out // the other holds of this time are checked by Changed

@@ -174,7 +174,8 @@ func TestCheckEnd(t *testing.T) {
 		{"gone and not collected", story{add(1, 1, "a"), added(2, 1, "a", x), gone(3, "a")}, ipam{x: "a"}, []history.Rule{history.Leaked}},
 		{"failed, has none", story{add(1, 1, "a"), failed(2, 1, "a")}, nil, nil},
 		{"failed, has one", story{add(1, 1, "a"), failed(2, 1, "a")}, ipam{x: "a"}, nil},
-		{"failed and given up", story{add(1, 1, "a"), failed(2, 1, "a"), del(3, 2, "a"), deleted(4, 2, "a")}, ipam{x: "a"}, []history.Rule{history.Leaked}},
+		{"failed and given up", story{add(1, 1, "a"), failed(2, 1, "a"), del(3, 2, "a"), deleted(4, 2, "a")},
+			ipam{x: "a"}, []history.Rule{history.Leaked}},
 		{"a DEL without an answer, done", story{add(1, 1, "a"), added(2, 1, "a", x), del(3, 2, "a")}, nil, nil},
 		{"a DEL without an answer, not done", story{add(1, 1, "a"), added(2, 1, "a", x), del(3, 2, "a")}, ipam{x: "a"}, nil},
 		{"a DEL without an answer, and one with", story{
@@ -200,7 +201,8 @@ func TestSentences(t *testing.T) {
 		add(1e9, 1, "web"), added(2e9, 1, "web", x), add(3e9, 2, "db"), added(4e9, 2, "db", x), del(5e9, 3, "web"),
 	}
 	got := history.Check(events)
-	const want = "held twice: 10.0.0.1 was given to web on n at 2.000000 s, who kept it until 5.000000 s (del-invoked), and to db on n at 4.000000 s"
+	const want = "held twice: 10.0.0.1 was given to web on n at 2.000000 s, " +
+		"who kept it until 5.000000 s (del-invoked), and to db on n at 4.000000 s"
 	if len(got) != 1 || got[0].String() != want {
 		t.Errorf("got %v\nwant %s", got, want)
 	}

@@ -246,7 +246,8 @@ func TestInjectedViolationsAreFound(t *testing.T) {
 			// So it is when the thief's DEL makes its own hold uncertain.
 			two = append(slices.Clone(events), add(s.from+1, 1e6, "thief"), del(s.from+1, 1e6+1, "thief"), added(at, 1e6, "thief", addr))
 			check(history.HeldTwice, history.Check(two))
-			other := append(slices.Clone(events), add(s.from+1, 1e6, s.answer.Handle), added(at, 1e6, s.answer.Handle, netip.MustParseAddr("10.9.9.9")))
+			other := append(slices.Clone(events), add(s.from+1, 1e6, s.answer.Handle),
+				added(at, 1e6, s.answer.Handle, netip.MustParseAddr("10.9.9.9")))
 			check(history.Changed, history.Check(other))
 		}
 		if s.to == end {

@@ -112,7 +112,8 @@ func (c *Cluster) Addr6(name string) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	if !s.DualStack {
-		return netip.Addr{}, fmt.Errorf("lab %s has IPv4 only, so %s has no IPv6 address; \"lab up --dual-stack\" makes one with both", c.Name, name)
+		return netip.Addr{}, fmt.Errorf("lab %s has IPv4 only, so %s has no IPv6 address; \"lab up --dual-stack\" makes one with both",
+			c.Name, name)
 	}
 	return s.addr6(a), nil
 }

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/guard"
@@ -70,17 +71,7 @@ func randomName(t *testing.T) string {
 // eventually waits for check to be satisfied.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	testwait.Succeeds(t, time.Minute, what, check)
 }
 
 // bridge gives a node the reference bridge plugin as its pod network.
@@ -227,8 +218,8 @@ func checkRequests(t *testing.T, c *lab.Cluster) {
 	}
 }
 
-// TestTwoSubnets is about the fabric, which a light lab has as a full one: a node in the second subnet joins through the router, which is one hop
-// and forwards no pod's packet.
+// TestTwoSubnets is about the fabric, which a light lab has as a full one: a node in the
+// second subnet joins through the router, which is one hop and forwards no pod's packet.
 func TestTwoSubnets(t *testing.T) {
 	o := lightOptions()
 	o.Nodes, o.Subnets, o.MTU = 2, 2, 1400
@@ -257,7 +248,8 @@ func TestTwoSubnets(t *testing.T) {
 	if out, err := c.Exec(ctx, "node1", "ping", "-c", "2", "-i", "0.2", "-W", "1", "-I", "192.0.2.1", "172.30.1.12"); err == nil {
 		t.Errorf("a pod's packet passes the router:\n%s", out)
 	}
-	if out, err := c.Exec(ctx, "router", "nstat", "-asz", "TcpExtIPReversePathFilter"); err != nil || !regexp.MustCompile(`Filter +2 `).MatchString(out) {
+	if out, err := c.Exec(ctx, "router", "nstat", "-asz", "TcpExtIPReversePathFilter"); err != nil ||
+		!regexp.MustCompile(`Filter +2 `).MatchString(out) {
 		t.Errorf("the router has not counted the pod's packets as what it drops: %v\n%s", err, out)
 	}
 	if err := c.AddNodeIn(ctx, 3, "nowhere"); err == nil || !strings.Contains(err.Error(), "no subnet 3") {

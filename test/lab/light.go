@@ -105,7 +105,8 @@ func (o Options) programs() (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "manx-node")); err != nil {
-		return "", fmt.Errorf("a light lab runs the programs in %s: %w; build them (make build), or name another directory (--programs)", dir, err)
+		return "", fmt.Errorf("a light lab runs the programs in %s: %w; build them (make build), or name another directory (--programs)",
+			dir, err)
 	}
 	return dir, nil
 }

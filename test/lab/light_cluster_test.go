@@ -164,7 +164,8 @@ func (l *light) checkExecLogs(t *testing.T) {
 	if out, err := l.Kubectl(t.Context(), "logs", "web1"); err != nil || !strings.Contains(out, "8080") {
 		t.Errorf("kubectl logs: %q, %v", out, err)
 	}
-	if out, err := l.Kubectl(t.Context(), "logs", "-n", "kube-system", "manx-node-node1", "-c", "manx-node", "--tail=1"); err != nil || strings.Count(out, "\n") != 1 {
+	if out, err := l.Kubectl(t.Context(), "logs", "-n", "kube-system", "manx-node-node1", "-c", "manx-node", "--tail=1"); err != nil ||
+		strings.Count(out, "\n") != 1 {
 		t.Errorf("the last line of the agent's log: %q, %v", out, err)
 	}
 	if _, err := l.Kubectl(t.Context(), "logs", "web1", "--previous"); err == nil || !strings.Contains(err.Error(), "previous") {
@@ -216,7 +217,8 @@ func (l *light) checkRefusals(t *testing.T) {
 	if err := l.AddNodeIn(t.Context(), 1, "x", "x.tar"); err == nil || !strings.Contains(err.Error(), "no images") {
 		t.Errorf("add a node with an image: %v, want a refusal", err)
 	}
-	if _, err := l.AddPod(t.Context(), lab.Pod{Namespace: "default", Name: "x", Node: "nowhere"}); err == nil || !strings.Contains(err.Error(), "node1, node2") {
+	if _, err := l.AddPod(t.Context(), lab.Pod{Namespace: "default", Name: "x", Node: "nowhere"}); err == nil ||
+		!strings.Contains(err.Error(), "node1, node2") {
 		t.Errorf("a pod on a node that is not there: %v, want the nodes that are", err)
 	}
 }
@@ -252,7 +254,8 @@ func (l *light) checkMany(t *testing.T) {
 // checkEvents: a pod that cannot be connected says so, and runs when it can.
 func (l *light) checkEvents(t *testing.T) {
 	l.sh(t, "node1", "mkdir /root/aside && mv /etc/cni/net.d/* /root/aside/")
-	if _, err := l.client.CoreV1().Pods("default").Create(t.Context(), lab.Pod{Namespace: "default", Name: "patient", Node: "node1"}.Object(), metav1.CreateOptions{}); err != nil {
+	if _, err := l.client.CoreV1().Pods("default").Create(t.Context(),
+		lab.Pod{Namespace: "default", Name: "patient", Node: "node1"}.Object(), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "an Event of the pod's", func() error {

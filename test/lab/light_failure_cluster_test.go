@@ -149,7 +149,8 @@ func (l *light) checkControl(t *testing.T) {
 	l.sh(t, "control", "pkill -KILL -x etcd")
 	eventually(t, "the restart in the pod's status", func() error {
 		p, err := l.pod(t.Context(), "web1")
-		if err == nil && (len(p.Status.ContainerStatuses) != 1 || p.Status.ContainerStatuses[0].RestartCount != 1 || !p.Status.ContainerStatuses[0].Ready) {
+		if err == nil &&
+			(len(p.Status.ContainerStatuses) != 1 || p.Status.ContainerStatuses[0].RestartCount != 1 || !p.Status.ContainerStatuses[0].Ready) {
 			err = fmt.Errorf("it says %+v", p.Status.ContainerStatuses)
 		}
 		return err

@@ -46,7 +46,8 @@ func room(l layout.Lab, nodes int) error {
 		return fmt.Errorf("look at the disk of %s: %w", l.Dir(), err)
 	}
 	if free := st.Bavail * uint64(st.Bsize) >> 20; free < want {
-		return fmt.Errorf("%s has %d MiB left, and %d nodes need %d; make room, or have labs elsewhere (%s)", l.Dir(), free, nodes, want, layout.RootEnv)
+		return fmt.Errorf("%s has %d MiB left, and %d nodes need %d; make room, or have labs elsewhere (%s)",
+			l.Dir(), free, nodes, want, layout.RootEnv)
 	}
 	return nil
 }

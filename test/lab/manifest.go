@@ -104,7 +104,8 @@ func ManifestForMode(path, mode string) ([]byte, error) {
 		set += n
 	}
 	if set != 1 {
-		return nil, fmt.Errorf("manifest %s: %s is set in %d containers %s, want 1; create it without a mode", path, poolVariable, set, agentContainer)
+		return nil, fmt.Errorf("manifest %s: %s is set in %d containers %s, want 1; create it without a mode",
+			path, poolVariable, set, agentContainer)
 	}
 	return []byte(strings.Join(docs, separator)), nil
 }

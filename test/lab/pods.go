@@ -99,7 +99,9 @@ func (c *Cluster) podEvents(ctx context.Context, p Pod) string {
 	if err != nil {
 		return err.Error()
 	}
-	list, err := client.CoreV1().Events(p.Namespace).List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("involvedObject.name", p.Name).String()})
+	list, err := client.CoreV1().Events(p.Namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("involvedObject.name", p.Name).String(),
+	})
 	if err != nil {
 		return err.Error()
 	}

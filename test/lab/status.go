@@ -58,7 +58,10 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets, DualStack: st.DualStack, Light: st.Light, Complete: st.Complete}
+	s := Status{
+		Name: c.Name, Kubernetes: st.Kubernetes, Created: st.Created, Subnets: st.Subnets,
+		DualStack: st.DualStack, Light: st.Light, Complete: st.Complete,
+	}
 	conditions, err := c.nodeConditions(ctx)
 	if err != nil {
 		s.APIError = err.Error()

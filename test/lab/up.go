@@ -181,7 +181,8 @@ func clearIncomplete(ctx context.Context, l layout.Lab, progress func(string)) e
 
 func notElsewhere(l layout.Lab) error {
 	if root, ok := sweep.Elsewhere(l); ok {
-		return fmt.Errorf("a lab %s is running under %s; choose another name, or set %s=%[2]s to work with that one", l.Name, root, layout.RootEnv)
+		return fmt.Errorf("a lab %s is running under %s; choose another name, or set %s=%[2]s to work with that one",
+			l.Name, root, layout.RootEnv)
 	}
 	return nil
 }
@@ -213,7 +214,8 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 	if err != nil {
 		return err
 	}
-	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), controlplane.Options{Audit: o.Audit, DualStack: o.DualStack}); err != nil {
+	opts := controlplane.Options{Audit: o.Audit, DualStack: o.DualStack}
+	if err := controlplane.Prepare(b.Lab, ca, b.bin, hosts(layout.Control), opts); err != nil {
 		return err
 	}
 	b.state.Machines = append(b.state.Machines, Machine{Name: layout.Control, Addr: controlplane.Addr()})

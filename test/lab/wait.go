@@ -78,7 +78,8 @@ func (c *Cluster) publishConfig(ctx context.Context, dualStack bool) error {
 	cm := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubeadm-config", Namespace: metav1.NamespaceSystem},
 		Data: map[string]string{"ClusterConfiguration": "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking:\n" +
-			"  dnsDomain: cluster.local\n  podSubnet: " + controlplane.PodCIDRs(dualStack) + "\n  serviceSubnet: " + controlplane.ServiceCIDRs(dualStack) + "\n"},
+			"  dnsDomain: cluster.local\n  podSubnet: " + controlplane.PodCIDRs(dualStack) +
+			"\n  serviceSubnet: " + controlplane.ServiceCIDRs(dualStack) + "\n"},
 	}
 	return poll(ctx, func(ctx context.Context) error {
 		_, err := client.CoreV1().ConfigMaps(cm.Namespace).Create(ctx, cm, metav1.CreateOptions{})

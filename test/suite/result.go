@@ -94,10 +94,7 @@ func (r *result) execute(ctx context.Context, out *output) error {
 	}
 	defer log.Close()
 	go func() { defer close(done); out.read(read, r.step.tests, log) }()
-	share, err := newShare(r.step)
-	if err != nil {
-		return err
-	}
+	share := newShare(r.step)
 	defer share.remove()
 	if err := cmd.Start(); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 type share struct{ dir string }
 
 // newShare makes it: of version 1's controller or of version 2.
-func newShare(s step) (share, error) {
+func newShare(s step) share {
 	weight := max(s.weight, 2)
 	name := fmt.Sprintf("manx-suite-%d-%s", os.Getpid(), strings.ReplaceAll(s.name, " ", "-"))
 	for _, v := range []struct {
@@ -41,9 +41,9 @@ func newShare(s step) (share, error) {
 			_ = os.Remove(dir)
 			continue
 		}
-		return share{dir}, nil
+		return share{dir}
 	}
-	return share{}, nil
+	return share{}
 }
 
 func (s share) enter(pid int) error {

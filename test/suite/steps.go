@@ -74,7 +74,8 @@ func everything() ([]step, error) {
 		return nil, err
 	}
 	kinds := func(name, lane, kinds string) step {
-		return gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e").with("MANX_E2E_KINDS="+kinds, "MANX_IMAGE="+image)
+		s := gotest(name, lane, "-tags", "cluster", "-count=1", "-timeout", "40m", "./test/e2e")
+		return s.with("MANX_E2E_KINDS="+kinds, "MANX_IMAGE="+image)
 	}
 	return []step{
 		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
@@ -126,7 +127,8 @@ func makesLabs(path string) bool {
 // arguments of "go test": what else these packages have is in other steps.
 func serverTests() (args []string, err error) {
 	list := func(tags string) (map[string][]string, map[string]string, error) {
-		out, err := exec.Command("go", "list", "-tags", tags, "-f", `{{.ImportPath}} {{.Dir}} {{join .TestGoFiles ","}},{{join .XTestGoFiles ","}}`, "./...").Output()
+		out, err := exec.Command("go", "list", "-tags", tags, "-f",
+			`{{.ImportPath}} {{.Dir}} {{join .TestGoFiles ","}},{{join .XTestGoFiles ","}}`, "./...").Output()
 		if err != nil {
 			return nil, nil, fmt.Errorf("list the tests: %w", err)
 		}

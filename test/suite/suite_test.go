@@ -51,7 +51,9 @@ func TestEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for pkg, races := range map[string]bool{"/internal/agent": true, "/ipam": true, "/felix/calc": false, "/test/admission": false, "/bgp/speaker/gobgp": true} {
+	for pkg, races := range map[string]bool{
+		"/internal/agent": true, "/ipam": true, "/felix/calc": false, "/test/admission": false, "/bgp/speaker/gobgp": true,
+	} {
 		full := "github.com/manx-cni/manx" + pkg
 		if slices.Contains(shared, full) != races || slices.Contains(alone, full) == races {
 			t.Errorf("%s is tested with the race detector: %t, want %t", full, !races, races)
@@ -117,7 +119,10 @@ func TestWithRow(t *testing.T) {
 		page += "| old" + string(rune('a'+i)) + " |\n"
 	}
 	page += tableEnd + "\nmore\n"
-	r := row("abc", []result{{step: step{name: "unit", tests: true}, took: 3 * time.Second, tests: 7}, {step: step{name: "image"}, took: time.Second}}, time.Unix(0, 0), 4*time.Second)
+	r := row("abc", []result{
+		{step: step{name: "unit", tests: true}, took: 3 * time.Second, tests: 7},
+		{step: step{name: "image"}, took: time.Second},
+	}, time.Unix(0, 0), 4*time.Second)
 	if r != "| 1970-01-01 | abc | 4 | 7 | unit 3 (7), image 1 |\n" {
 		t.Errorf("row %q", r)
 	}
@@ -142,10 +147,10 @@ func TestLanes(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := t.TempDir() + "/order"
-	append := func(name string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", name, file} }
+	notes := func(name string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", name, file} }
 	results, err := runLanes(t.Context(), []step{
 		{name: "late", lane: "one", needs: []string{"early"}, args: []string{"test", "-s", file}},
-		{name: "early", lane: "two", args: append("early")},
+		{name: "early", lane: "two", args: notes("early")},
 	})
 	if err != nil || results[0].err != nil {
 		t.Errorf("%v, %+v", err, results)
@@ -165,7 +170,9 @@ func TestLanes(t *testing.T) {
 	if _, err := os.Stat("/run/netns/manx-suite-private"); err == nil {
 		t.Error("what a private step named is seen outside")
 	}
-	results, err = runLanes(t.Context(), []step{{name: "empty", lane: "one", tests: true, args: []string{"echo", `{"Action":"pass","Package":"p"}`}}})
+	results, err = runLanes(t.Context(), []step{
+		{name: "empty", lane: "one", tests: true, args: []string{"echo", `{"Action":"pass","Package":"p"}`}},
+	})
 	if err == nil || errors.Is(results[0].err, nil) {
 		t.Errorf("a step that ran no test passed: %+v", results)
 	}

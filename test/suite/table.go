@@ -74,7 +74,8 @@ func row(commit string, results []result, when time.Time, total time.Duration) s
 		sum += r.tests
 		steps = append(steps, s)
 	}
-	return fmt.Sprintf("| %s | %s | %.0f | %d | %s |\n", when.UTC().Format(time.DateOnly), commit, total.Seconds(), sum, strings.Join(steps, ", "))
+	return fmt.Sprintf("| %s | %s | %.0f | %d | %s |\n",
+		when.UTC().Format(time.DateOnly), commit, total.Seconds(), sum, strings.Join(steps, ", "))
 }
 
 // withRow is the page with a row more, and without those that are too many.

@@ -27,7 +27,9 @@ var (
 		// instructions around every copy from and to a program. AVX takes with it all that is written with its
 		// prefix; QEMU itself would go on to offer AVX2, and wc(1) would die of it. ERMS and FSRM say that a
 		// string is copied fastest byte by byte, in one instruction; the translator makes a loop of bytes of it.
-		args: []string{"-accel", "tcg,thread=multi", "-cpu", "max,avx=off,avx2=off,f16c=off,fma=off,vaes=off,la57=off,smap=off,erms=off,fsrm=off"},
+		args: []string{
+			"-accel", "tcg,thread=multi", "-cpu", "max,avx=off,avx2=off,f16c=off,fma=off,vaes=off,la57=off,smap=off,erms=off,fsrm=off",
+		},
 		// The counter is the host's and the same on all CPUs, but the kernel cannot know and would take
 		// the HPET: eight times slower, because every reading of the clock leaves the guest. Debian's kernel
 		// clears each page when it is handed out, and those of programs once more.

@@ -131,7 +131,8 @@ func makeTap() (*netlink.Tuntap, error) {
 	err := netlink.LinkAdd(tap)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return nil, fmt.Errorf("open /dev/net/tun: %w; load the kernel's module with: modprobe tun; a container is given it with: --device /dev/net/tun", err)
+		return nil, fmt.Errorf("open /dev/net/tun: %w; load the kernel's module with: modprobe tun; "+
+			"a container is given it with: --device /dev/net/tun", err)
 	case err != nil:
 		return nil, fmt.Errorf("make a tap device: %w", err)
 	}

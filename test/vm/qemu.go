@@ -139,7 +139,8 @@ func qemuArgs(k Kernel, a accel, hw hardware) []string {
 		"-kernel", hw.kernel, "-initrd", fd(initrdFD),
 		// A panic reboots at once, which -no-reboot makes QEMU's end. A CPU of the guest that does nothing
 		// else for a minute (twice the threshold) is one, so that a guest that hangs says where.
-		"-append", strings.TrimSpace("console=ttyS0 quiet softlockup_panic=1 watchdog_thresh=30 panic=-1 random.trust_cpu=on mitigations=off "+a.kernel),
+		"-append", strings.TrimSpace("console=ttyS0 quiet softlockup_panic=1 watchdog_thresh=30 panic=-1 "+
+			"random.trust_cpu=on mitigations=off "+a.kernel),
 		"-chardev", "socket,id=console,fd="+strconv.Itoa(consoleFD), "-serial", "chardev:console",
 		"-device", "virtio-serial-pci,max_ports=2",
 		"-chardev", "socket,id=frames,fd="+strconv.Itoa(framesFD), "-device", "virtserialport,nr=1,chardev=frames",

@@ -36,7 +36,8 @@ func TestLoadOrder(t *testing.T) {
 		{"none", nil, []string{}},
 		{"needs nothing", []string{"9pnet"}, []string{"kernel/net/9p/9pnet.ko"}},
 		{"what is needed comes first", []string{"9pnet_virtio"}, []string{
-			"kernel/drivers/virtio/virtio.ko.xz", "kernel/drivers/virtio/virtio_ring.ko.xz", "kernel/net/9p/9pnet.ko", "kernel/net/9p/9pnet_virtio.ko",
+			"kernel/drivers/virtio/virtio.ko.xz", "kernel/drivers/virtio/virtio_ring.ko.xz",
+			"kernel/net/9p/9pnet.ko", "kernel/net/9p/9pnet_virtio.ko",
 		}},
 		{"each once", []string{"virtio", "virtio_ring", "virtio_ring"}, []string{
 			"kernel/drivers/virtio/virtio.ko.xz", "kernel/drivers/virtio/virtio_ring.ko.xz",

@@ -181,7 +181,8 @@ func boot(parent context.Context, o Options, k Kernel, a accel, hw hardware, ima
 		case frameExit:
 			return exitCode(payload)
 		case frameTimeout:
-			return 0, fmt.Errorf("run %s in a guest: it had not ended %s after power-on: %w", strings.Join(o.Args, " "), o.Timeout-grace(o.Timeout), ErrTimeout)
+			return 0, fmt.Errorf("run %s in a guest: it had not ended %s after power-on: %w",
+				strings.Join(o.Args, " "), o.Timeout-grace(o.Timeout), ErrTimeout)
 		case frameFailure:
 			return 0, fmt.Errorf("run %s in a guest: %s", strings.Join(o.Args, " "), payload)
 		default:
@@ -207,7 +208,8 @@ func (m *machine) died(ctx, parent context.Context, o Options, up bool, err erro
 	case parent.Err() != nil:
 		return fmt.Errorf("run %s in a guest: %w", command, context.Cause(parent))
 	case ctx.Err() != nil:
-		return fmt.Errorf("run %s in a guest: it hung %s: no end after %s: %w; the end of its console:\n%s", command, stage, o.Timeout, ErrTimeout, m.console)
+		return fmt.Errorf("run %s in a guest: it hung %s: no end after %s: %w; the end of its console:\n%s",
+			command, stage, o.Timeout, ErrTimeout, m.console)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("run %s in a guest: %w %s (QEMU: %s); the end of its console:\n%s", command, ErrDied, stage, m.ended(), m.console)
 	default:

@@ -64,7 +64,7 @@ func TestBirdIPv6(t *testing.T) {
 				return slices.ContainsFunc(m.seen(), func(l string) bool { return strings.Contains(l, "2001:db8::1") })
 			})
 			a.kill()
-			time.Sleep(outage)
+			time.Sleep(outage) //nolint:forbidigo // how long a killed node is away
 			a = f.start(f.spec(self))
 			wait(t, 40*time.Second, "Manx is back", func() bool { return a.established("bird") && a.established("bird/6") && complete() })
 			// BIRD ends its side of the restart with our End-of-RIB.

@@ -222,7 +222,7 @@ func TestBird(t *testing.T) {
 			})
 			for round := range 3 {
 				a.kill()
-				time.Sleep(outage)
+				time.Sleep(outage) //nolint:forbidigo // how long a killed node is away
 				a = f.start(f.spec(self))
 				wait(t, 40*time.Second, "Manx is back", func() bool {
 					return a.established("bird") && a.report().Converged && a.has(f.block("bird"), f.addr("bird"))

@@ -101,7 +101,7 @@ func TestKilledSpeakerKeepsItsPathsOfBothFamilies(t *testing.T) {
 		before = append(before, s.learnedHistory())
 	}
 	b.kill()
-	time.Sleep(outage)
+	time.Sleep(outage) //nolint:forbidigo // how long a killed node is away
 	for _, s := range survivors {
 		for _, name := range []string{"b", "b/6"} {
 			if st := s.report().Sessions[name]; st.State == bgp.Established || !st.Restarting {
@@ -144,10 +144,12 @@ func TestWhatAPeerHearsOfEachFamily(t *testing.T) {
 		gobgp.RF_IPv4_UC: f.peer("raw", "a", clusterAS, both), gobgp.RF_IPv6_UC: f.peer6("raw", "a", clusterAS, both),
 	}
 	blocks := map[gobgp.Family]string{
-		gobgp.RF_IPv4_UC: fmt.Sprintf("%s via %s", f.block("a"), f.addr("a")), gobgp.RF_IPv6_UC: fmt.Sprintf("%s via %s", f.block6("a"), f.addr6("a")),
+		gobgp.RF_IPv4_UC: fmt.Sprintf("%s via %s", f.block("a"), f.addr("a")),
+		gobgp.RF_IPv6_UC: fmt.Sprintf("%s via %s", f.block6("a"), f.addr6("a")),
 	}
 	for family, p := range sessions {
-		if families, kept := offered(p.open); !slices.Equal(families, []string{family.String()}) || !slices.Equal(kept, []string{family.String() + " true"}) {
+		if families, kept := offered(p.open); !slices.Equal(families, []string{family.String()}) ||
+			!slices.Equal(kept, []string{family.String() + " true"}) {
 			t.Errorf("the OPEN of the %s session offers %v and keeps %v", family, families, kept)
 		}
 		wait(t, 15*time.Second, "End-of-RIB of "+family.String(), func() bool {

@@ -20,6 +20,7 @@ import (
 	"github.com/manx-cni/manx/bgp/desired"
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/bgp/speaker/gobgp"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // The speakers of these tests are processes of their own in network namespaces of
@@ -294,11 +295,5 @@ func (n *node) learnedHistory() (out []string) {
 
 func wait(t *testing.T, within time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s", what, within)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testwait.Until(t, within, what, ok)
 }

@@ -69,13 +69,15 @@ func (s *Speaker) SetPolicies(ctx context.Context, p bgp.Policy) error {
 	if len(s.peers) == 0 {
 		return nil
 	}
-	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN}); err != nil {
+	if err := s.server.ResetPeer(ctx,
+		&api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN}); err != nil {
 		return fmt.Errorf("judge received paths by the new rules: %w", err)
 	}
 	if exported {
 		return nil
 	}
-	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}); err != nil {
+	if err := s.server.ResetPeer(ctx,
+		&api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}); err != nil {
 		return fmt.Errorf("send what the new rules let out: %w", err)
 	}
 	return nil

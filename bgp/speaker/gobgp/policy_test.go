@@ -44,7 +44,9 @@ func TestPolicyMeansTheSame(t *testing.T) {
 			}
 			statements = append(statements, s)
 		}
-		return append(statements, bgp.Statement{Name: "most", Prefix: netip.MustParsePrefix("10.240.0.0/14"), MinBits: 14, MaxBits: 30, NextHops: hops[:2]})
+		return append(statements, bgp.Statement{
+			Name: "most", Prefix: netip.MustParsePrefix("10.240.0.0/14"), MinBits: 14, MaxBits: 30, NextHops: hops[:2],
+		})
 	}
 	s := f.spec("a")
 	s.Blocks, s.MaxPrefixes, s.Import = nil, 1000, policy()

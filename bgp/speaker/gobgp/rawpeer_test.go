@@ -377,16 +377,16 @@ func TestHostileUpdates(t *testing.T) {
 		message []byte
 	}{
 		// CVE-2026-41643: from a peer without 4-octet AS numbers, AS_PATH last.
-		{"AS4_PATH, ORIGIN, NEXT_HOP, AS_PATH", rawUpdate(nil, slices.Concat(as4Path, origin, nextHop, asPath), nlri)},
-		{"AS4_PATH twice", rawUpdate(nil, slices.Concat(as4Path, as4Path, origin, nextHop, asPath), nlri)},
-		{"empty AS_PATH segment", rawUpdate(nil, slices.Concat(origin, []byte{0x40, 2, 2, 2, 0}, nextHop), nlri)},
-		{"attribute longer than the message", rawUpdate(nil, slices.Concat(origin, []byte{0x40, 2, 200, 2, 1}), nlri)},
-		{"next hop of three bytes", rawUpdate(nil, slices.Concat(origin, asPath, []byte{0x40, 3, 3, 1, 2, 3}), nlri)},
-		{"no attributes", rawUpdate(nil, nil, nlri)},
-		{"prefix of 33 bits", rawUpdate(nil, whole, []byte{33, 10, 244, 3, 0, 0})},
-		{"truncated prefix", rawUpdate(nil, whole, []byte{26, 10})},
+		{"AS4_PATH, ORIGIN, NEXT_HOP, AS_PATH", rawUpdate(slices.Concat(as4Path, origin, nextHop, asPath), nlri)},
+		{"AS4_PATH twice", rawUpdate(slices.Concat(as4Path, as4Path, origin, nextHop, asPath), nlri)},
+		{"empty AS_PATH segment", rawUpdate(slices.Concat(origin, []byte{0x40, 2, 2, 2, 0}, nextHop), nlri)},
+		{"attribute longer than the message", rawUpdate(slices.Concat(origin, []byte{0x40, 2, 200, 2, 1}), nlri)},
+		{"next hop of three bytes", rawUpdate(slices.Concat(origin, asPath, []byte{0x40, 3, 3, 1, 2, 3}), nlri)},
+		{"no attributes", rawUpdate(nil, nlri)},
+		{"prefix of 33 bits", rawUpdate(whole, []byte{33, 10, 244, 3, 0, 0})},
+		{"truncated prefix", rawUpdate(whole, []byte{26, 10})},
 		{"withdrawn length beyond the end", append(header(23, gobgp.BGP_MSG_UPDATE), 0xff, 0xff, 0, 0)},
-		{"MP_REACH_NLRI of nothing", rawUpdate(nil, slices.Concat(origin, asPath, []byte{0x80, 14, 0}), nil)},
+		{"MP_REACH_NLRI of nothing", rawUpdate(slices.Concat(origin, asPath, []byte{0x80, 14, 0}), nil)},
 		{"a header without a body", header(gobgp.BGP_HEADER_LENGTH, gobgp.BGP_MSG_UPDATE)},
 		{"an unknown type", header(gobgp.BGP_HEADER_LENGTH, 9)},
 		{"a length below the header's", header(3, gobgp.BGP_MSG_UPDATE)},
@@ -409,7 +409,7 @@ func TestHostileUpdates(t *testing.T) {
 		// Either the speaker ends this session, or it took the message and what
 		// follows still counts. Both show that it has read it.
 		proof := netip.PrefixFrom(f.addr(peer), 32)
-		_, _ = p.conn.Write(rawUpdate(nil, whole, append([]byte{32}, proof.Addr().AsSlice()...)))
+		_, _ = p.conn.Write(rawUpdate(whole, append([]byte{32}, proof.Addr().AsSlice()...)))
 		wait(t, 10*time.Second, tc.name+": a reaction", func() bool {
 			_, _, err := p.heard()
 			return err != nil || a.dead() || a.report().Sessions[peer].Received > 0
@@ -444,8 +444,8 @@ func header(length int, kind byte) []byte {
 	return append(b, byte(length>>8), byte(length), kind)
 }
 
-func rawUpdate(withdrawn, attributes, nlri []byte) []byte {
-	body := slices.Concat([]byte{byte(len(withdrawn) >> 8), byte(len(withdrawn))}, withdrawn,
-		[]byte{byte(len(attributes) >> 8), byte(len(attributes))}, attributes, nlri)
+func rawUpdate(attributes, nlri []byte) []byte {
+	withdrawn := []byte{0, 0} // none
+	body := slices.Concat(withdrawn, []byte{byte(len(attributes) >> 8), byte(len(attributes))}, attributes, nlri)
 	return append(header(gobgp.BGP_HEADER_LENGTH+len(body), gobgp.BGP_MSG_UPDATE), body...)
 }

@@ -37,7 +37,7 @@ func TestKilledSpeakerKeepsItsPaths(t *testing.T) {
 	}
 	for round := range 3 {
 		b.kill()
-		time.Sleep(outage)
+		time.Sleep(outage) //nolint:forbidigo // how long a killed node is away
 		for _, s := range survivors {
 			if st := s.report().Sessions["b"]; st.State == bgp.Established || !st.Restarting {
 				t.Fatalf("round %d: %s did not notice that b was killed: %+v", round, s.name, st)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // Namespace is a named network namespace that ends with its test.
@@ -150,11 +152,7 @@ func (n *Namespace) Link(t testing.TB, name string) netlink.Link {
 // Eventually waits for a condition.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+	testwait.Until(t, 30*time.Second, what, ok)
 }
 
 func command(t testing.TB, name string, args ...string) string {

@@ -168,7 +168,8 @@ func (k *Kernel) Set(name string, of nl.Setting, value int) {
 
 // LinkSet implements nl.Kernel.
 func (k *Kernel) LinkSet(l nl.Link, of nl.Setting, value int) error {
-	return k.setLink(OpLinkSet, l.Index, func(l *nl.Link) { l.Settings = l.Settings.With(of, value) }, fmt.Sprintf("%s %d", of.Sysctl(l.Name), value))
+	return k.setLink(OpLinkSet, l.Index, func(l *nl.Link) { l.Settings = l.Settings.With(of, value) },
+		fmt.Sprintf("%s %d", of.Sysctl(l.Name), value))
 }
 
 // settled does what follows a change of a link.

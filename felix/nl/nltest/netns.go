@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 // The first thread's namespace is that of the process to others, /proc/PID/ns/net: it is
@@ -213,13 +215,7 @@ const eventually = 30 * time.Second
 // Eventually waits for a condition and fails the test when it does not come.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(eventually)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", eventually, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	testwait.Until(t, eventually, what, ok)
 }
 
 // Reaches waits until an echo request is answered; args are ping's, such as the address.

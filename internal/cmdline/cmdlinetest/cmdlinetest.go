@@ -66,7 +66,9 @@ func refuse(t *testing.T, root func() *cobra.Command, want string, args []string
 	r.SetOut(&out)
 	r.SetErr(&errOut)
 	r.SetArgs(args)
-	if code := cmdline.Run(t.Context(), r); code != cmdline.ExitUsage || !strings.Contains(errOut.String(), want) || !strings.Contains(errOut.String(), "See \"") || out.Len() > 0 {
-		t.Errorf("%s %q: exit code %d, prints %q and says %q; want %d, nothing and %q", r.Name(), args, code, out.String(), errOut.String(), cmdline.ExitUsage, want)
+	if code := cmdline.Run(t.Context(), r); code != cmdline.ExitUsage ||
+		!strings.Contains(errOut.String(), want) || !strings.Contains(errOut.String(), "See \"") || out.Len() > 0 {
+		t.Errorf("%s %q: exit code %d, prints %q and says %q; want %d, nothing and %q",
+			r.Name(), args, code, out.String(), errOut.String(), cmdline.ExitUsage, want)
 	}
 }

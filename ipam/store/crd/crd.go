@@ -92,7 +92,8 @@ func (b backend) list(ctx context.Context, resource, selector string, limit int)
 		if page.Items == nil {
 			// What is not in a list of blocks or handles counts as absent: without a list
 			// nothing is known.
-			return nil, fmt.Errorf("the answer to the list of %s has no items: something that is no Kubernetes API server answered; look at what is between it and this program", resource)
+			return nil, fmt.Errorf("the answer to the list of %s has no items: something that is no Kubernetes API server answered; "+
+				"look at what is between it and this program", resource)
 		}
 		items = append(items, page.Items...)
 		if next = page.Metadata.Continue; next == "" {

@@ -212,7 +212,10 @@ func finishDeletion(t *testing.T, b store.Backend, s store.Store) {
 	wantIs(t, "get of a marked object", err, store.ErrNotFound)
 	_, err = b.Get(ctx(t), v1.PluralIPAMHandles, read.Name)
 	wantIs(t, "a marked object that was read", err, store.ErrNotFound)
-	fresh := &v1.IPAMHandle{ObjectMeta: metav1.ObjectMeta{Name: "unread"}, Spec: v1.IPAMHandleSpec{HandleID: "unread", Block: map[string]int{}}}
+	fresh := &v1.IPAMHandle{
+		ObjectMeta: metav1.ObjectMeta{Name: "unread"},
+		Spec:       v1.IPAMHandleSpec{HandleID: "unread", Block: map[string]int{}},
+	}
 	if _, err := s.Handles.Create(ctx(t), fresh); err != nil {
 		t.Errorf("create in place of a marked object: %v", err)
 	}
@@ -252,10 +255,15 @@ func listByLabel(t *testing.T, _ store.Backend, s store.Store) {
 // refusesInvalid writes what the schemas forbid.
 func refusesInvalid(t *testing.T, b store.Backend, _ store.Store) {
 	for name, c := range map[string]struct{ resource, object string }{
-		"affinity without deleted":  {v1.PluralBlockAffinities, `"kind":"BlockAffinity","metadata":{"name":"x-10-8-0-0-26"},"spec":{"cidr":"10.8.0.0/26","node":"x","state":"pending"}`},
-		"block without unallocated": {v1.PluralIPAMBlocks, `"kind":"IPAMBlock","metadata":{"name":"10-8-0-0-32"},"spec":{"cidr":"10.8.0.0/32","allocations":[null],"attributes":[],"strictAffinity":false}`},
-		"block with null lists":     {v1.PluralIPAMBlocks, `"kind":"IPAMBlock","metadata":{"name":"10-8-0-1-32"},"spec":{"cidr":"10.8.0.1/32","allocations":null,"attributes":null,"unallocated":null,"strictAffinity":false}`},
-		"handle without blocks":     {v1.PluralIPAMHandles, `"kind":"IPAMHandle","metadata":{"name":"h8"},"spec":{"handleID":"h8"}`},
+		"affinity without deleted": {v1.PluralBlockAffinities,
+			`"kind":"BlockAffinity","metadata":{"name":"x-10-8-0-0-26"},"spec":{"cidr":"10.8.0.0/26","node":"x","state":"pending"}`},
+		"block without unallocated": {v1.PluralIPAMBlocks,
+			`"kind":"IPAMBlock","metadata":{"name":"10-8-0-0-32"},` +
+				`"spec":{"cidr":"10.8.0.0/32","allocations":[null],"attributes":[],"strictAffinity":false}`},
+		"block with null lists": {v1.PluralIPAMBlocks,
+			`"kind":"IPAMBlock","metadata":{"name":"10-8-0-1-32"},` +
+				`"spec":{"cidr":"10.8.0.1/32","allocations":null,"attributes":null,"unallocated":null,"strictAffinity":false}`},
+		"handle without blocks": {v1.PluralIPAMHandles, `"kind":"IPAMHandle","metadata":{"name":"h8"},"spec":{"handleID":"h8"}`},
 	} {
 		object := fmt.Sprintf(`{"apiVersion":"%s",%s}`, v1.SchemeGroupVersion, c.object)
 		if _, err := b.Create(ctx(t), c.resource, json.RawMessage(object)); err == nil || errors.Is(err, store.ErrExists) {
@@ -268,7 +276,11 @@ func config(t *testing.T, b store.Backend, s store.Store) {
 	if got := must[v1.IPAMConfigSpec](t)(s.Config(ctx(t))); got != v1.DefaultIPAMConfigSpec() {
 		t.Errorf("without an object: %+v", got)
 	}
-	object := fmt.Sprintf(`{"apiVersion":"%s","kind":"IPAMConfig","metadata":{"name":"default"},"spec":{"strictAffinity":true,"autoAllocateBlocks":false,"maxBlocksPerHost":3}}`, v1.SchemeGroupVersion)
+	object := fmt.Sprintf(
+		`{"apiVersion":"%s","kind":"IPAMConfig","metadata":{"name":"default"},`+
+			`"spec":{"strictAffinity":true,"autoAllocateBlocks":false,"maxBlocksPerHost":3}}`,
+		v1.SchemeGroupVersion,
+	)
 	must[[]byte](t)(b.Create(ctx(t), v1.PluralIPAMConfigs, []byte(object)))
 	want := v1.IPAMConfigSpec{StrictAffinity: true, MaxBlocksPerHost: 3}
 	if got := must[v1.IPAMConfigSpec](t)(s.Config(ctx(t))); got != want {

@@ -109,7 +109,8 @@ func run(rounds, burst int, manx, debian string, pods []Pod) ([]*Sample, error) 
 	plugins := []Plugin{
 		{"manx", manx, `{"cniVersion":"1.0.0","name":"k8s-pod-network","type":"manx","ipam":{"type":"manx-ipam"}}`},
 		{"bridge + host-local", filepath.Join(debian, "bridge"), fmt.Sprintf(
-			`{"cniVersion":"1.0.0","name":%q,"type":"bridge","bridge":%q,"isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"198.18.0.0/16"}]]}}`,
+			`{"cniVersion":"1.0.0","name":%q,"type":"bridge","bridge":%q,"isGateway":true,`+
+				`"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"198.18.0.0/16"}]]}}`,
 			bridge, bridge, dir)},
 	}
 	samples := make([]*Sample, len(plugins))

@@ -97,7 +97,9 @@ func (s *Server) startAPIServer(etcd string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	leaf, err := ca.Issue(pki.Subject{Name: "kube-apiserver", Names: []string{"localhost"}, Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	leaf, err := ca.Issue(pki.Subject{
+		Name: "kube-apiserver", Names: []string{"localhost"}, Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}

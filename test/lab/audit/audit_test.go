@@ -13,6 +13,8 @@ import (
 )
 
 // Lines as an API server of version 1.36 writes them; the last is not complete.
+//
+//nolint:lll // an entry of an audit log is one line
 const lines = `{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"a1","stage":"ResponseComplete","requestURI":"/apis/crd.projectcalico.org/v1/ipamblocks/10-244-0-0-26","verb":"update","user":{"username":"system:serviceaccount:kube-system:manx-node","uid":"u","groups":["system:serviceaccounts"],"extra":{"authentication.kubernetes.io/node-name":["node2"]}},"sourceIPs":["172.30.0.12"],"userAgent":"manx-node/dev","objectRef":{"resource":"ipamblocks","name":"10-244-0-0-26","uid":"u","apiGroup":"crd.projectcalico.org","apiVersion":"v1","resourceVersion":"7"},"responseStatus":{"metadata":{},"code":200},"requestReceivedTimestamp":"2026-11-20T10:00:00.000001Z","stageTimestamp":"2026-11-20T10:00:00.003000Z","annotations":{"authorization.k8s.io/decision":"allow"}}
 {"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"a2","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/default/pods/p/status","verb":"patch","user":{"username":"system:serviceaccount:kube-system:manx-node"},"sourceIPs":["172.30.0.11"],"userAgent":"manx-node/dev","objectRef":{"resource":"pods","namespace":"default","name":"p","apiVersion":"v1","subresource":"status"},"responseStatus":{"metadata":{},"status":"Failure","reason":"NotFound","code":404},"requestReceivedTimestamp":"2026-11-20T10:00:01.000000Z","stageTimestamp":"2026-11-20T10:00:01.002000Z"}
 {"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"a3","stage":"ResponseComplete","requestURI":"/api/v1/pods","verb":"list","user":{"username":"kubernetes-admin"},"sourceIPs":["172.30.0.2"],"userAgent":"kubectl","objectRef":{"resource":"pods","apiVersion":"v1"},"responseStatus":{"metadata":{},"code":200},"requestReceivedTimestamp":"2026-11-20T10:00:02.000000Z","stageTimestamp":"2026-11-20T10:00:02.002000Z"}
@@ -45,7 +47,8 @@ func TestRead(t *testing.T) {
 		want map[string]int
 	}{
 		{"all", log, map[string]int{"update ipamblocks": 1, "patch pods/status": 1, "list pods": 1}},
-		{"of the agents", log.By(audit.ServiceAccount("kube-system", "manx-node")), map[string]int{"update ipamblocks": 1, "patch pods/status": 1}},
+		{"of the agents", log.By(audit.ServiceAccount("kube-system", "manx-node")),
+			map[string]int{"update ipamblocks": 1, "patch pods/status": 1}},
 		{"of one node", log.From(netip.MustParseAddr("172.30.0.12")), map[string]int{"update ipamblocks": 1}},
 		{"writes", log.Writes(), map[string]int{"update ipamblocks": 1, "patch pods/status": 1}},
 		{"lists", log.Verbs("list"), map[string]int{"list pods": 1}},

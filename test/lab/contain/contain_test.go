@@ -56,10 +56,13 @@ func TestRights(t *testing.T) {
 		spec Spec
 		want []string
 	}{
-		{"as containerd's", Spec{Capabilities: DefaultCapabilities()}, []string{"CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t0"}},
-		{"one", Spec{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivs: true}, []string{"CapPrm:\t0000000000001000", "CapEff:\t0000000000001000", "CapInh:\t0000000000000000", "NoNewPrivs:\t1"}},
+		{"as containerd's", Spec{Capabilities: DefaultCapabilities()},
+			[]string{"CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t0"}},
+		{"one", Spec{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivs: true},
+			[]string{"CapPrm:\t0000000000001000", "CapEff:\t0000000000001000", "CapInh:\t0000000000000000", "NoNewPrivs:\t1"}},
 		{"none", Spec{}, []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"}},
-		{"another user", Spec{UID: 65532, GID: 65532, Capabilities: DefaultCapabilities()}, []string{"Uid:\t65532\t65532\t65532\t65532", "Gid:\t65532\t65532\t65532\t65532", "Groups:\t \n", "CapEff:\t0000000000000000"}},
+		{"another user", Spec{UID: 65532, GID: 65532, Capabilities: DefaultCapabilities()},
+			[]string{"Uid:\t65532\t65532\t65532\t65532", "Gid:\t65532\t65532\t65532\t65532", "Groups:\t \n", "CapEff:\t0000000000000000"}},
 		{"privileged, another user", Spec{Privileged: true, UID: 7}, []string{"Uid:\t7\t7\t7\t7", "CapEff:\t0000000000000000"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -71,14 +74,16 @@ func TestRights(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Command(Spec{Capabilities: []string{"NET_FLY"}}, filepath.Join(t.TempDir(), "x")); err == nil || !strings.Contains(err.Error(), "NET_FLY") {
+	if _, err := Command(Spec{Capabilities: []string{"NET_FLY"}}, filepath.Join(t.TempDir(), "x")); err == nil ||
+		!strings.Contains(err.Error(), "NET_FLY") {
 		t.Errorf("a capability that there is not: %v", err)
 	}
 }
 
 func TestFiles(t *testing.T) {
 	volume, tree := t.TempDir(), t.TempDir()
-	const try = `for f in /x /proc/sys/kernel/hostname /var/run/v/y /ro/z; do (echo a > $f) 2>/dev/null && echo can $f; done; busybox ls /run/v /.node 2>&1; true`
+	const try = `for f in /x /proc/sys/kernel/hostname /var/run/v/y /ro/z; ` +
+		`do (echo a > $f) 2>/dev/null && echo can $f; done; busybox ls /run/v /.node 2>&1; true`
 	mounts := []Mount{{Source: volume, Target: "/var/run/v"}, {Source: tree, Target: "/ro", ReadOnly: true}}
 	for name, c := range map[string]struct {
 		spec Spec

@@ -336,7 +336,8 @@ func plug(l layout.Lab, path, port, iface string, address netip.Addr) error {
 		attrs.MTU = bridge.Attrs().MTU
 		attrs.Flags = net.FlagUp
 		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: attrs, PeerName: iface, PeerHardwareAddr: MAC(address), PeerMTU: uint32(attrs.MTU), PeerNamespace: netlink.NsFd(int(peer.Fd())),
+			LinkAttrs: attrs, PeerName: iface, PeerHardwareAddr: MAC(address),
+			PeerMTU: uint32(attrs.MTU), PeerNamespace: netlink.NsFd(int(peer.Fd())),
 		})
 	})
 	if err != nil {

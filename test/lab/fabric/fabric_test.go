@@ -116,7 +116,8 @@ func listen(t *testing.T, l layout.Lab, machine string) (*ipv4.PacketConn, uint1
 func send(t *testing.T, l layout.Lab, machine string, from, to netip.Addr, port uint16, text string) {
 	t.Helper()
 	on(t, l, machine, func() error {
-		conn, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, port)))
+		conn, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+			net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, port)))
 		if err != nil {
 			return err
 		}

@@ -97,7 +97,8 @@ func listen6(t *testing.T, l layout.Lab, machine string) (*ipv6.PacketConn, uint
 func send6(t *testing.T, l layout.Lab, machine string, from, to netip.Addr, port uint16, text string) {
 	t.Helper()
 	on(t, l, machine, func() error {
-		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, port)))
+		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+			net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, port)))
 		if err != nil {
 			return err
 		}

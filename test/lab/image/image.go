@@ -209,7 +209,8 @@ func readManifest(archive string) ([]byte, error) {
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
 		if err != nil {
-			return nil, fmt.Errorf("read image archive %s (want a docker archive, as \"docker save\" or \"lab build-image\" write it): %w", archive, err)
+			return nil, fmt.Errorf("read image archive %s (want a docker archive, as \"docker save\" or \"lab build-image\" write it): %w",
+				archive, err)
 		}
 		if h.Name == manifestName {
 			return io.ReadAll(io.LimitReader(r, maxManifest))

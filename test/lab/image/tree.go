@@ -44,7 +44,9 @@ func NewTree() *Tree {
 	} {
 		t.Symlink(name, target)
 	}
-	for _, dir := range []string{"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "run", "etc", "root", "proc", "sys", "dev", "var/lib", "var/log"} {
+	for _, dir := range []string{
+		"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "run", "etc", "root", "proc", "sys", "dev", "var/lib", "var/log",
+	} {
 		t.Dir(dir, 0o755)
 	}
 	t.Dir("tmp", 0o777|fs.ModeSticky)

@@ -31,9 +31,12 @@ func TestMeter(t *testing.T) {
 		{"two run, none has ended", 2, []string{"big", "small"}, nil, time.Second, 0, 100 * time.Second, 110 * time.Second},
 		{"the big one has ended", 2, []string{"big", "small", "mid"}, nil, 50 * time.Second, 50, 50 * time.Second, 50 * time.Second},
 		{"half as fast", 2, []string{"big", "small", "mid"}, nil, 100 * time.Second, 50, 80 * time.Second, 90 * time.Second},
-		{"a program is linked", 1, []string{"big", "small", "mid", "last"}, []string{"a"}, 160 * time.Second, 80, 38 * time.Second, 42 * time.Second},
-		{"a program is linked twice", 1, []string{"big", "small", "mid", "last"}, []string{"a", "a"}, 160 * time.Second, 80, 38 * time.Second, 42 * time.Second},
-		{"what is not in the plan does not count", 1, []string{"big", "elsewhere", "elsewhere"}, nil, time.Second, 0, 190 * time.Second, 210 * time.Second},
+		{"a program is linked", 1, []string{"big", "small", "mid", "last"},
+			[]string{"a"}, 160 * time.Second, 80, 38 * time.Second, 42 * time.Second},
+		{"a program is linked twice", 1, []string{"big", "small", "mid", "last"},
+			[]string{"a", "a"}, 160 * time.Second, 80, 38 * time.Second, 42 * time.Second},
+		{"what is not in the plan does not count", 1, []string{"big", "elsewhere", "elsewhere"},
+			nil, time.Second, 0, 190 * time.Second, 210 * time.Second},
 	} {
 		m := newMeter(p, c.parallel)
 		for _, path := range c.compiles {
@@ -109,7 +112,8 @@ func TestPlan(t *testing.T) {
 	write(t, filepath.Join(repo, "go.mod"), "module example.com/prog\n\ngo 1.26\n")
 	write(t, filepath.Join(repo, "small/small.go"), "package small\n"+once)
 	write(t, filepath.Join(repo, "big/big.go"), "package big\n"+once+strings.Repeat("// much\n", 10000))
-	write(t, filepath.Join(repo, "cmd/prog/main.go"), "package main\nimport (\n_ \"example.com/prog/big\"\n_ \"example.com/prog/small\"\n)\nfunc main() {}\n")
+	write(t, filepath.Join(repo, "cmd/prog/main.go"),
+		"package main\nimport (\n_ \"example.com/prog/big\"\n_ \"example.com/prog/small\"\n)\nfunc main() {}\n")
 	build := func() plan {
 		p := plan{map[string]float64{}, map[string]float64{}}
 		if err := p.add(t.Context(), repo, ".", list, func(string) {}); err != nil {
@@ -162,7 +166,8 @@ func TestAnnouncement(t *testing.T) {
 		names []string
 		want  []string // what each line has in it
 	}{
-		{[]string{"etcd", "kubectl"}, []string{"building etcd, kubectl (Kubernetes " + Version + ") from Go modules, once: 2 programs, 1 package, about 2 min on this machine", "make demo KUBERNETES=DIR"}},
+		{[]string{"etcd", "kubectl"}, []string{"building etcd, kubectl (Kubernetes " + Version +
+			") from Go modules, once: 2 programs, 1 package, about 2 min on this machine", "make demo KUBERNETES=DIR"}},
 		{[]string{"agnhost"}, []string{"1 program, 1 package, "}},
 		{nil, []string{"building Kubernetes " + Version + " from Go modules, once: 9 programs", "lab build --kubernetes DIR"}},
 		{[]string{"pause"}, []string{"building pause, once: "}},

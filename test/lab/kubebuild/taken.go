@@ -44,7 +44,8 @@ func sourceFromEnv() (source, error) {
 	case v == FromModules:
 		return source{modules: true}, nil
 	case !filepath.IsAbs(v):
-		return source{}, fmt.Errorf("%s is %q: want the absolute path of a directory with programs of Kubernetes, or %q", SourceEnv, v, FromModules)
+		return source{}, fmt.Errorf("%s is %q: want the absolute path of a directory with programs of Kubernetes, or %q",
+			SourceEnv, v, FromModules)
 	default:
 		return source{dir: filepath.Clean(v)}, nil
 	}
@@ -60,7 +61,8 @@ func (s source) check(bin string) error {
 		return fmt.Errorf("take Kubernetes from the directory that %s or --kubernetes names: %w", SourceEnv, err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("take Kubernetes from %s: that is no directory (%s or --kubernetes names one that has kube-apiserver and the others)", s.dir, SourceEnv)
+		return fmt.Errorf("take Kubernetes from %s: that is no directory (%s or --kubernetes names one that has kube-apiserver and the others)",
+			s.dir, SourceEnv)
 	}
 	if own, err := os.Stat(bin); err == nil && os.SameFile(info, own) {
 		return fmt.Errorf("take Kubernetes from %s: that is the cache itself; unset %s", s.dir, SourceEnv)

@@ -34,7 +34,9 @@ func TestTakenForReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := said()
-	for _, want := range []string{"etcd " + EtcdVersion + " taken from " + dir, strings.Join(names[1:], ", ") + " " + Version + " taken from " + dir, "built pause in"} {
+	for _, want := range []string{
+		"etcd " + EtcdVersion + " taken from " + dir, strings.Join(names[1:], ", ") + " " + Version + " taken from " + dir, "built pause in",
+	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("it says:\n%s\nwant %q", all, want)
 		}
@@ -50,7 +52,8 @@ func TestTakenForReal(t *testing.T) {
 	if _, err := Build(t.Context(), progress, names...); err != nil {
 		t.Fatal(err)
 	}
-	if all := said(); strings.Contains(all, "building") || strings.Count(all, "\n") != 0 || !strings.Contains(all, "etcd "+EtcdVersion+" taken from "+dir+" earlier") {
+	if all := said(); strings.Contains(all, "building") || strings.Count(all, "\n") != 0 ||
+		!strings.Contains(all, "etcd "+EtcdVersion+" taken from "+dir+" earlier") {
 		t.Errorf("without the directory it says:\n%s", all)
 	}
 }

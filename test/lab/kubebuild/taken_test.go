@@ -159,7 +159,8 @@ func TestBadSource(t *testing.T) {
 		filepath.Join(cache, "bin"):  "that is the cache itself",
 	} {
 		t.Setenv(SourceEnv, value)
-		if _, err := Build(t.Context(), progress, "etcd"); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), SourceEnv) && value != empty {
+		if _, err := Build(t.Context(), progress, "etcd"); err == nil ||
+			!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), SourceEnv) && value != empty {
 			t.Errorf("%s=%s: error %v, want one with %q", SourceEnv, value, err, want)
 		}
 	}

@@ -11,9 +11,15 @@ import (
 
 func TestParseHierarchy(t *testing.T) {
 	for line, want := range map[string]Hierarchy{
-		"30 29 0:26 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory":                            {"/sys/fs/cgroup/memory", false, "memory"},
-		"31 29 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct":                  {"/sys/fs/cgroup/cpu,cpuacct", false, "cpu,cpuacct"},
-		"32 29 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/lib/x,name=systemd":   {"/sys/fs/cgroup/systemd", false, "name=systemd"},
+		"30 29 0:26 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory": {
+			"/sys/fs/cgroup/memory", false, "memory",
+		},
+		"31 29 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct": {
+			"/sys/fs/cgroup/cpu,cpuacct", false, "cpu,cpuacct",
+		},
+		"32 29 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/lib/x,name=systemd": {
+			"/sys/fs/cgroup/systemd", false, "name=systemd",
+		},
 		"33 29 0:29 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot": {"/sys/fs/cgroup", true, ""},
 	} {
 		got, ok := parseHierarchy(line)
@@ -52,8 +58,9 @@ func TestSpecRoundTrip(t *testing.T) {
 	dir := t.TempDir()
 	want := Spec{
 		Hostname: "node1", NetNS: "/run/netns/x", Cgroup: "a/b", Share: 2, Groups: map[string]int{"g": 3}, Binds: []Bind{{"/a", "/b"}},
-		Sysctls:    []Sysctl{{"net/ipv4/ip_forward", "0"}},
-		Components: []Component{{Name: "c", Args: []string{"c", "--d"}, Env: []string{"E=f"}, WaitPath: "/p", WaitTCP: "1.2.3.4:5", WaitURL: "https://u/v", WaitCA: "/ca"}},
+		Sysctls: []Sysctl{{"net/ipv4/ip_forward", "0"}},
+		Components: []Component{{Name: "c", Args: []string{"c", "--d"}, Env: []string{"E=f"},
+			WaitPath: "/p", WaitTCP: "1.2.3.4:5", WaitURL: "https://u/v", WaitCA: "/ca"}},
 	}
 	if err := want.Save(dir); err != nil {
 		t.Fatal(err)

@@ -47,7 +47,9 @@ func PrepareLight(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.
 	if err := os.WriteFile(filepath.Join(disk, controlplane.CA), ca.PEM(), 0o644); err != nil {
 		return fmt.Errorf("prepare node %s: %w", name, err)
 	}
-	serving, err := ca.Issue(pki.Subject{Name: "system:node:" + name, Groups: []string{"system:nodes"}, Names: []string{name}, Addrs: []netip.Addr{addr}})
+	serving, err := ca.Issue(pki.Subject{
+		Name: "system:node:" + name, Groups: []string{"system:nodes"}, Names: []string{name}, Addrs: []netip.Addr{addr},
+	})
 	if err != nil {
 		return err
 	}
@@ -68,7 +70,8 @@ func PrepareLight(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.
 	}
 	// It makes tokens for the service accounts of static pods, which a node's own
 	// credential may not do for a pod that the scheduler has not seen.
-	if err := ca.WriteKubeconfig(filepath.Join(disk, cfg.Kubeconfig), controlplane.Server(), pki.Subject{Name: "lab-runner:" + name, Groups: []string{"system:masters"}}); err != nil {
+	if err := ca.WriteKubeconfig(filepath.Join(disk, cfg.Kubeconfig),
+		controlplane.Server(), pki.Subject{Name: "lab-runner:" + name, Groups: []string{"system:masters"}}); err != nil {
 		return err
 	}
 	if err := plugins(filepath.Join(disk, "opt/cni/bin")); err != nil {
@@ -76,10 +79,12 @@ func PrepareLight(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.
 	}
 	components := []machine.Component{runner.Component(controlplane.Ready(), controlplane.CA)}
 	if o.KubeProxy {
-		if err := os.WriteFile(filepath.Join(etc, "kube-proxy.yaml"), fmt.Appendf(nil, proxyConfig, controlplane.PodCIDRs(addr6.IsValid())), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(etc, "kube-proxy.yaml"),
+			fmt.Appendf(nil, proxyConfig, controlplane.PodCIDRs(addr6.IsValid())), 0o644); err != nil {
 			return fmt.Errorf("prepare node %s: %w", name, err)
 		}
-		if err := ca.WriteKubeconfig(filepath.Join(etc, "kube-proxy.conf"), controlplane.Server(), pki.Subject{Name: "system:kube-proxy"}); err != nil {
+		if err := ca.WriteKubeconfig(filepath.Join(etc, "kube-proxy.conf"),
+			controlplane.Server(), pki.Subject{Name: "system:kube-proxy"}); err != nil {
 			return err
 		}
 		proxy := kubeProxy(name)

@@ -157,7 +157,9 @@ func Prepare(l layout.Lab, ca *pki.CA, bin, name string, addr, addr6 netip.Addr,
 
 func credentials(l layout.Lab, ca *pki.CA, name string, addr netip.Addr) error {
 	etc := filepath.Join(l.Disk(name), "etc/kubernetes")
-	serving, err := ca.Issue(pki.Subject{Name: "system:node:" + name, Groups: []string{"system:nodes"}, Names: []string{name}, Addrs: []netip.Addr{addr}})
+	serving, err := ca.Issue(pki.Subject{
+		Name: "system:node:" + name, Groups: []string{"system:nodes"}, Names: []string{name}, Addrs: []netip.Addr{addr},
+	})
 	if err != nil {
 		return err
 	}

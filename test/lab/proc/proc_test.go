@@ -2,10 +2,13 @@ package proc
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 func TestParseStat(t *testing.T) {
@@ -58,15 +61,12 @@ func TestCommand(t *testing.T) {
 func awaitCommand(t *testing.T, pid int, want string) {
 	t.Helper()
 	id := ID{PID: pid}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		got := id.Command()
-		if got == want {
-			return
+	testwait.Succeeds(t, 10*time.Second, "what a process is called", func() error {
+		if got := id.Command(); got != want {
+			return fmt.Errorf("process %d is called %q, want %q", pid, got, want)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is called %q, want %q", pid, got, want)
-		}
-	}
+		return nil
+	})
 }
 
 func TestKillWaitsForTheEnd(t *testing.T) {

@@ -151,7 +151,8 @@ func (w *worker) writeAccount(ctx context.Context, dir string) error {
 	if w.Node != "" {
 		spec.BoundObjectRef = &authv1.BoundObjectReference{Kind: "Node", APIVersion: "v1", Name: w.Node}
 	}
-	token, err := w.client.CoreV1().ServiceAccounts(w.pod.Namespace).CreateToken(ctx, name, &authv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+	token, err := w.client.CoreV1().ServiceAccounts(w.pod.Namespace).CreateToken(ctx,
+		name, &authv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("token of service account %s/%s: %w", w.pod.Namespace, name, err)
 	}

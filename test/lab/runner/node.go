@@ -96,7 +96,8 @@ func statusPatch(s corev1.NodeStatus) ([]byte, error) {
 func (r *runner) nodeStatus(last corev1.NodeStatus) corev1.NodeStatus {
 	now := metav1.Now().Rfc3339Copy()
 	ready := corev1.NodeCondition{
-		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "RunnerReady", Message: "the lab's runner is ready", LastTransitionTime: now, LastHeartbeatTime: now,
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "RunnerReady",
+		Message: "the lab's runner is ready", LastTransitionTime: now, LastHeartbeatTime: now,
 	}
 	if _, err := network(); err != nil {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "NetworkNotReady", "network is not ready: "+err.Error()
@@ -113,7 +114,8 @@ func (r *runner) nodeStatus(last corev1.NodeStatus) corev1.NodeStatus {
 	s := corev1.NodeStatus{
 		Capacity: has, Allocatable: has, Conditions: []corev1.NodeCondition{ready},
 		NodeInfo: corev1.NodeSystemInfo{
-			KubeletVersion: r.Kubernetes, ContainerRuntimeVersion: "lab://light", OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH, OSImage: "light node",
+			KubeletVersion: r.Kubernetes, ContainerRuntimeVersion: "lab://light",
+			OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH, OSImage: "light node",
 		},
 	}
 	s.DaemonEndpoints.KubeletEndpoint.Port = Port

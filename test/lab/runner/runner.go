@@ -170,7 +170,8 @@ type runner struct {
 
 // watch follows the pods of the node, and ends what is left of those that have gone.
 func (r *runner) watch(ctx context.Context) error {
-	pods := informers.NewSharedInformerFactoryWithOptions(r.client, 0, informers.WithTweakListOptions(byNode(r.Node))).Core().V1().Pods().Informer()
+	factory := informers.NewSharedInformerFactoryWithOptions(r.client, 0, informers.WithTweakListOptions(byNode(r.Node)))
+	pods := factory.Core().V1().Pods().Informer()
 	_, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { r.saw(ctx, o.(*corev1.Pod)) },
 		UpdateFunc: func(_, o any) { r.saw(ctx, o.(*corev1.Pod)) },

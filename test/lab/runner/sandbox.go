@@ -120,7 +120,9 @@ func (w *worker) attachment() *libcni.RuntimeConf {
 	for _, c := range w.pod.Spec.Containers {
 		for _, p := range c.Ports {
 			if p.HostPort != 0 {
-				ports = append(ports, map[string]any{"hostPort": p.HostPort, "containerPort": p.ContainerPort, "protocol": strings.ToLower(string(p.Protocol)), "hostIP": p.HostIP})
+				ports = append(ports, map[string]any{
+					"hostPort": p.HostPort, "containerPort": p.ContainerPort, "protocol": strings.ToLower(string(p.Protocol)), "hostIP": p.HostIP,
+				})
 			}
 		}
 	}

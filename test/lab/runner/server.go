@@ -123,7 +123,8 @@ func (r *runner) logs(w http.ResponseWriter, req *http.Request) {
 	q := req.URL.Query()
 	for _, name := range notLogs {
 		if v := q.Get(name); v != "" && v != "false" {
-			http.Error(w, fmt.Sprintf("a light node does not know %s of \"kubectl logs\": all of a log is a file in %s of its disk", name, LogDir), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("a light node does not know %s of \"kubectl logs\": all of a log is a file in %s of its disk",
+				name, LogDir), http.StatusBadRequest)
 			return
 		}
 	}

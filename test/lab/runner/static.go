@@ -78,7 +78,8 @@ func (r *runner) static(ctx context.Context) {
 			if err != nil {
 				continue // it has gone
 			}
-			if was, known := before[f]; known && os.SameFile(was.info, is) && was.info.ModTime().Equal(is.ModTime()) && was.info.Size() == is.Size() {
+			if was, known := before[f]; known && os.SameFile(was.info, is) &&
+				was.info.ModTime().Equal(is.ModTime()) && was.info.Size() == is.Size() {
 				read[f] = was
 			} else {
 				now := readFile{info: is}

@@ -129,7 +129,8 @@ func (w *worker) up(ctx context.Context) bool {
 		}
 	}
 	if p := w.pod.Spec.RestartPolicy; p != "" && p != corev1.RestartPolicyAlways {
-		w.complain(ctx, "Unsupported", fmt.Sprintf("restartPolicy %s: a light node starts every container again that ends, as if it were Always", p))
+		w.complain(ctx, "Unsupported",
+			fmt.Sprintf("restartPolicy %s: a light node starts every container again that ends, as if it were Always", p))
 	}
 	w.mu.Lock()
 	prepared, left := w.state.Prepared, w.state.Init

@@ -115,7 +115,10 @@ func TestSecure(t *testing.T) {
 	}{
 		"nothing said": {nil, nil, contain.Spec{Capabilities: contain.DefaultCapabilities()}},
 		"all dropped, one added": {nil,
-			&corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN"}}, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes},
+			&corev1.SecurityContext{
+				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN"}},
+				AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			},
 			contain.Spec{Capabilities: []string{"NET_ADMIN"}, NoNewPrivs: true, ReadOnly: true}},
 		"a user of the pod's": {&corev1.PodSecurityContext{RunAsUser: &user, RunAsGroup: &user},
 			&corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},

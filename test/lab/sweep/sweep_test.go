@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/manx-cni/manx/internal/testwait"
 	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
@@ -108,15 +110,12 @@ func TestFabricAndSweep(t *testing.T) {
 // another program, which takes its place with execve(2).
 func awaitArgs(t *testing.T, pid int, want ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		args := proc.Args(pid)
-		if slices.Equal(args, want) {
-			return
+	testwait.Succeeds(t, 10*time.Second, "the arguments of a process", func() error {
+		if args := proc.Args(pid); !slices.Equal(args, want) {
+			return fmt.Errorf("process %d has %q, want %q", pid, args, want)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d has the arguments %q, want %q", pid, args, want)
-		}
-	}
+		return nil
+	})
 }
 
 // connect opens a connection from node1 to node2.

@@ -36,15 +36,16 @@ func buildCmd() *cobra.Command {
 
 // kubernetesFlag gives a command that builds the flag that is kubebuild.SourceEnv.
 func kubernetesFlag(cmd *cobra.Command) {
-	cmd.Flags().Func("kubernetes", "`DIR` with ready-made programs of Kubernetes "+kubebuild.Version+" and etcd, some or all, to take instead of building them; \""+
-		kubebuild.FromModules+"\" builds also those that were taken before; also $"+kubebuild.SourceEnv, func(v string) error {
-		if v != "" && v != kubebuild.FromModules {
-			abs, err := filepath.Abs(v)
-			if err != nil {
-				return err
+	cmd.Flags().Func("kubernetes",
+		"`DIR` with ready-made programs of Kubernetes "+kubebuild.Version+" and etcd, some or all, to take instead of building them; \""+
+			kubebuild.FromModules+"\" builds also those that were taken before; also $"+kubebuild.SourceEnv, func(v string) error {
+			if v != "" && v != kubebuild.FromModules {
+				abs, err := filepath.Abs(v)
+				if err != nil {
+					return err
+				}
+				v = abs
 			}
-			v = abs
-		}
-		return os.Setenv(kubebuild.SourceEnv, v)
-	})
+			return os.Setenv(kubebuild.SourceEnv, v)
+		})
 }

@@ -62,10 +62,12 @@ func upCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "number of nodes")
-	cmd.Flags().IntVar(&o.Subnets, "subnets", 1, "subnets of the fabric, 1 or 2; with 2 there is a router between, and the second half of the nodes is in the second")
+	cmd.Flags().IntVar(&o.Subnets, "subnets", 1,
+		"subnets of the fabric, 1 or 2; with 2 there is a router between, and the second half of the nodes is in the second")
 	cmd.Flags().IntVar(&o.MTU, "mtu", fabric.DefaultMTU, "MTU of the machines' uplinks in bytes")
 	cmd.Flags().BoolVar(&o.DualStack, "dual-stack", false, "give machines, Services and pods IPv6 beside IPv4")
-	cmd.Flags().StringVar(&o.Mode, "mode", "", "how pods on different nodes reach each other: "+strings.Join(lab.Modes(), ", ")+" (default: what the manifest says)")
+	cmd.Flags().StringVar(&o.Mode, "mode", "",
+		"how pods on different nodes reach each other: "+strings.Join(lab.Modes(), ", ")+" (default: what the manifest says)")
 	cmd.Flags().BoolVar(&o.Light, "light", false, "nodes without kubelet and containerd: up in seconds, with the programs of --programs")
 	cmd.Flags().StringArrayVar(&o.With, "with", nil, "what a light lab has besides: "+lab.KubeProxy+" for Services; can be repeated")
 	cmd.Flags().StringVar(&o.Programs, "programs", "", "directory of Manx's programs for a light lab (default: bin of the repository)")
@@ -73,7 +75,8 @@ func upCmd() *cobra.Command {
 	cmd.Flags().StringVar(&o.Manifest, "manifest", "", "manifest of the pod network (default: the repository's)")
 	cmd.Flags().StringArrayVar(&o.Images, "image", nil, "docker archive to load into every node first; can be repeated")
 	kubernetesFlag(cmd)
-	cmd.Flags().BoolVar(&o.Audit, "audit", false, "have the API server log who asks what; the log is "+controlplane.AuditLog+".log of the machine "+layout.Control)
+	cmd.Flags().BoolVar(&o.Audit, "audit", false,
+		"have the API server log who asks what; the log is "+controlplane.AuditLog+".log of the machine "+layout.Control)
 	return cmd
 }
 

@@ -34,8 +34,9 @@ func kubeconfigCmd() *cobra.Command {
 			if name != layout.DefaultName {
 				self += " --name " + name
 			}
-			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "Its server is reached inside the lab only. Put \"%[1]s exec outside\" in front of what uses it, with the file by name:\n"+
-				"    %[1]s exec outside manxctl --kubeconfig %[2]s status\n\"%[1]s kubectl\" needs neither.\n", self, c.Kubeconfig())
+			_, err = fmt.Fprintf(cmd.ErrOrStderr(),
+				"Its server is reached inside the lab only. Put \"%[1]s exec outside\" in front of what uses it, with the file by name:\n"+
+					"    %[1]s exec outside manxctl --kubeconfig %[2]s status\n\"%[1]s kubectl\" needs neither.\n", self, c.Kubeconfig())
 			return err
 		},
 	}

@@ -16,7 +16,9 @@ func TestCommandLine(t *testing.T) {
 
 // The exit code 2 of "run" is the command's and of nothing else.
 func TestUsageCode(t *testing.T) {
-	for args, want := range map[string]int{"rnu": 2, "kernel x": 2, "": 2, "run": 125, "run --memry 1G true": 125, "run --memory x true": 125, "run --nic : true": 125} {
+	for args, want := range map[string]int{
+		"rnu": 2, "kernel x": 2, "": 2, "run": 125, "run --memry 1G true": 125, "run --memory x true": 125, "run --nic : true": 125,
+	} {
 		r := root(new(int))
 		r.SetOut(new(strings.Builder))
 		r.SetErr(new(strings.Builder))

@@ -108,8 +108,9 @@ func runCmd(code *int) *cobra.Command {
 	f.StringVar(&memory, "memory", strconv.Itoa(vm.DefaultMemory>>10)+"G", "of the guest, in M or G; what it writes takes its part of it")
 	f.IntVar(&o.CPUs, "cpus", vm.DefaultCPUs, "of the guest")
 	f.StringArrayVar(&o.Env, "env", nil, "NAME=VALUE for the command, or NAME for the value it has here; can be repeated")
-	f.StringArrayVar(&nics, "nic", nil, "NETNS[:BRIDGE]: a network card that is a port on a bridge ("+defaultBridge+") of a network namespace\n"+
-		"(a name that \"ip netns\" lists, or a path); it is uplink0 in the guest, the next one uplink1; can be repeated")
+	f.StringArrayVar(&nics, "nic", nil,
+		"NETNS[:BRIDGE]: a network card that is a port on a bridge ("+defaultBridge+") of a network namespace\n"+
+			"(a name that \"ip netns\" lists, or a path); it is uplink0 in the guest, the next one uplink1; can be repeated")
 	f.StringVar(&o.Dir, "dir", "", "working directory (default: this one)")
 	return cmd
 }
