@@ -16,6 +16,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/caps"
 	"github.com/manx-cni/manx/felix/endpoint"
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/iface"
 	"github.com/manx-cni/manx/felix/linkconf"
 	"github.com/manx-cni/manx/felix/nft"
@@ -52,7 +53,7 @@ type Config struct {
 
 	// Memory keeps what tunl0 and the uplink were before, for later processes and for
 	// Uninstall; when nil, nothing does.
-	Memory tunnel.Memory
+	Memory former.Store
 
 	// Kernel and Nft are the real ones when nil.
 	Kernel nl.Kernel
@@ -186,7 +187,7 @@ func New(cfg Config) (*Dataplane, error) {
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.filters[family.IPv4] = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
 	d.filters[family.IPv6] = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
-	d.tunnel = &ipipDevice{tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log}), d.routes.QueueResync}
+	d.tunnel = &ipipDevice{tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: former.New(cfg.Memory, cfg.Log), Log: cfg.Log}), d.routes.QueueResync}
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
 		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log, Wake: func(after time.Duration) { time.AfterFunc(max(after, 0), func() { d.loop.Wake() }) },

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
@@ -20,7 +21,7 @@ type UninstallOptions struct {
 	// Pods removes the pods' interfaces as well, which cuts running pods off.
 	Pods bool
 	// Memory is what the agents had as Config.Memory.
-	Memory tunnel.Memory
+	Memory former.Store
 }
 
 // Uninstall removes everything that carries our marks: routes with protocol 70 of
@@ -37,7 +38,7 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	nft6.SetAbsent() // where there can be none it is not looked for
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),
-		uninstallTunnel(ctx, tunnel.New(tunnel.Config{Kernel: k, Memory: opts.Memory}), nft.New(nft.Config{})),
+		uninstallTunnel(ctx, tunnel.New(tunnel.Config{Kernel: k, Memory: former.New(opts.Memory, nil)}), nft.New(nft.Config{})),
 		nft6.Apply(ctx),
 	}
 	if opts.Pods {

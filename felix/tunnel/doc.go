@@ -33,9 +33,7 @@
 // (RFC 3704 §2.2) drops them, so that it is made loose on tunl0 and on the uplink
 // while a tunnel is wanted, and put back afterwards. Other modes stay as they are.
 //
-// What cannot be seen on a device is in a Memory, written before the first change and
+// What cannot be seen on a device is in felix/former, written before the first change and
 // cleared after the last: what rp_filters were, that the device is up because of us, or
-// was up before and with which MTU. It makes up for a process that has ended, and is
-// believed only about the same device, in the same boot, as this package left it.
-// Without it everything works but putting back what another process has changed.
+// was up before and with which MTU. It is believed only as this package left the device.
 package tunnel

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -41,8 +42,9 @@ type Kernel interface {
 // Config is what a Driver needs.
 type Config struct {
 	Kernel Kernel
-	// Memory outlasts the process; when nil, nothing does.
-	Memory Memory
+	// Memory is of what devices were before they were changed; when nil, nothing
+	// outlasts the process.
+	Memory *former.Links
 	Log    *slog.Logger
 	// Now is time.Now when nil.
 	Now func() time.Time
@@ -59,10 +61,7 @@ type Driver struct {
 
 	// placed are the addresses this process has put on the device: ours even
 	// when their pool is gone.
-	placed map[netip.Addr]bool
-	// formers are the devices that were changed, by name; nil before the first look.
-	formers map[string]Former
-	unsaved bool // the memory does not have all of them
+	placed  map[netip.Addr]bool
 	index   int  // of the device; 0 when there was none at the last look
 	open    bool // see Open
 	flushed bool // see Flushed
@@ -93,7 +92,7 @@ func New(cfg Config) *Driver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Memory == nil {
-		cfg.Memory = noMemory{}
+		cfg.Memory = former.New(nil, cfg.Log)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -170,10 +169,7 @@ func (d *Driver) Apply(ctx context.Context) error {
 func (d *Driver) round(do func()) error {
 	failing := d.status.LastError != ""
 	d.failures, d.again = nil, time.Time{}
-	d.recall()
-	if d.unsaved {
-		d.save()
-	}
+	d.cfg.Memory.Retry()
 	do()
 	var errs []error
 	for _, f := range d.failures {
@@ -288,15 +284,15 @@ func (d *Driver) create() bool {
 // that has our address and is not remembered was set up by a process whose memory is
 // lost.
 func (d *Driver) takeOver(link nl.Link, addrs []nl.Addr) {
-	was := d.former(link.Name, link.Index)
+	was := d.cfg.Memory.Of(link.Name, link.Index)
 	if was.Tunnel != nil {
 		return
 	}
-	was.Tunnel = &FormerTunnel{WasUp: link.Up, MTU: link.MTU}
+	was.Tunnel = &former.Tunnel{WasUp: link.Up, MTU: link.MTU}
 	if slices.ContainsFunc(addrs, func(a nl.Addr) bool { return d.ours(a) || a.Prefix.Addr() == d.want.Addr }) {
-		was.Tunnel = &FormerTunnel{}
+		was.Tunnel = &former.Tunnel{}
 	}
-	d.remember(was)
+	d.cfg.Memory.Remember(was)
 }
 
 // addrs reads the device's IPv4 addresses; IPIP carries nothing else.

@@ -2,66 +2,18 @@ package tunnel_test
 
 import (
 	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/tunnel"
 )
-
-func TestMemoryFile(t *testing.T) {
-	strict := nl.RPFilterStrict
-	devices := []tunnel.Former{
-		{Name: "eth0", Index: 2, RPFilter: &strict},
-		{Name: "tunl0", Index: 7, Tunnel: &tunnel.FormerTunnel{WasUp: true, MTU: 1400}},
-	}
-	boot := filepath.Join(t.TempDir(), "boot_id")
-	must(t, os.WriteFile(boot, []byte("one\n"), 0o600))
-	f := tunnel.File{Path: filepath.Join(t.TempDir(), "manx", "tunnel.json"), BootID: boot}
-	expect := func(when string, want []tunnel.Former) {
-		t.Helper()
-		got, err := f.Load()
-		if diff := cmp.Diff(want, got); diff != "" || err != nil {
-			t.Errorf("%s: %v (-want +got):\n%s", when, err, diff)
-		}
-	}
-	expect("never saved", nil)
-	must(t, f.Save(nil), f.Save(devices))
-	expect("saved", devices)
-	if info, err := os.Stat(f.Path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info, err)
-	}
-	if b, err := os.ReadFile(f.Path); err != nil || string(b) != `{"bootID":"one","devices":[`+
-		`{"name":"eth0","index":2,"rpFilter":1},{"name":"tunl0","index":7,"tunnel":{"wasUp":true,"mtu":1400}}]}`+"\n" {
-		t.Errorf("%v: %s", err, b)
-	}
-	must(t, os.WriteFile(boot, []byte("two\n"), 0o600))
-	expect("after a reboot", nil)
-	must(t, f.Save(devices[:1]))
-	expect("saved again", devices[:1])
-	must(t, os.WriteFile(f.Path, []byte("{"), 0o600))
-	if _, err := f.Load(); err == nil || !strings.Contains(err.Error(), f.Path) {
-		t.Errorf("broken: %v", err)
-	}
-	must(t, f.Save(nil), f.Save(nil))
-	if _, err := os.Stat(f.Path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("nothing to remember, and there is a file: %v", err)
-	}
-	must(t, f.Save(devices), os.Remove(boot))
-	if _, err := f.Load(); err == nil {
-		t.Error("of an unknown boot, and believed")
-	}
-	if err := f.Save(devices); err == nil {
-		t.Error("saved for an unknown boot")
-	}
-}
 
 // remembered are the names in the world's memory.
 func (w *world) remembered(t *testing.T) string {
@@ -150,19 +102,19 @@ func TestRPFilterNotOurs(t *testing.T) {
 
 // watchedMemory is a memory that fails on demand, and sees what the kernel was like.
 type watchedMemory struct {
-	tunnel.Memory
+	former.Store
 	fail error
-	seen func(devices []tunnel.Former)
+	seen func(devices []former.Link)
 }
 
-func (m *watchedMemory) Save(devices []tunnel.Former) error {
+func (m *watchedMemory) Save(devices []former.Link) error {
 	if m.seen != nil {
 		m.seen(devices)
 	}
 	if m.fail != nil {
 		return m.fail
 	}
-	return m.Memory.Save(devices)
+	return m.Store.Save(devices)
 }
 
 // TestRememberedFirst: a process that is killed in between leaves a memory of what has
@@ -174,17 +126,17 @@ func TestRememberedFirst(t *testing.T) {
 	w.wanting(t) // nor does a second process take the first one's for what was there
 	devices, err := w.memory.Load()
 	off := 0
-	if diff := cmp.Diff([]tunnel.Former{
+	if diff := cmp.Diff([]former.Link{
 		{Name: "eth0", Index: 1, RPFilter: &off},
-		{Name: "tunl0", Index: 2, RPFilter: &off, Tunnel: &tunnel.FormerTunnel{MTU: 1480}},
+		{Name: "tunl0", Index: 2, RPFilter: &off, Tunnel: &former.Tunnel{MTU: 1480}},
 	}, devices); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 
 	w = newFake(t)
 	w.fake.SetRPFilterAll(nl.RPFilterStrict)
-	known := map[string]tunnel.Former{}
-	memory := &watchedMemory{Memory: w.memory, seen: func(devices []tunnel.Former) {
+	known := map[string]former.Link{}
+	memory := &watchedMemory{Store: w.memory, seen: func(devices []former.Link) {
 		for _, f := range devices {
 			known[f.Name] = f
 		}
@@ -197,7 +149,7 @@ func TestRememberedFirst(t *testing.T) {
 		}
 		return nil
 	})
-	d := tunnel.New(tunnel.Config{Kernel: w, Memory: memory})
+	d := tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, nil)})
 	d.SetUplink("eth0")
 	d.SetTunnel(&w.want)
 	apply(t, d)
@@ -211,9 +163,10 @@ func TestRememberedFirst(t *testing.T) {
 func TestMemoryFails(t *testing.T) {
 	w := newFake(t)
 	w.setUplinkRPFilter(t, nl.RPFilterStrict)
-	memory := &watchedMemory{Memory: w.memory, fail: errors.New("no space left on device")}
+	memory := &watchedMemory{Store: w.memory, fail: errors.New("no space left on device")}
 	var lines strings.Builder
-	d := tunnel.New(tunnel.Config{Kernel: w, Memory: memory, Log: slog.New(slog.NewTextHandler(&lines, nil))})
+	log := slog.New(slog.NewTextHandler(&lines, nil))
+	d := tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, log), Log: log})
 	d.SetUplink("eth0")
 	d.SetTunnel(&w.want)
 	apply(t, d)
@@ -230,7 +183,7 @@ func TestMemoryFails(t *testing.T) {
 	// What cannot be read is not made up.
 	must(t, os.WriteFile(w.memory.Path, []byte("?"), 0o600))
 	lines.Reset()
-	d = tunnel.New(tunnel.Config{Kernel: w, Memory: memory, Log: slog.New(slog.NewTextHandler(&lines, nil))})
+	d = tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, log), Log: log})
 	d.SetPools(pools)
 	apply(t, d)
 	resync(t, d)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -24,7 +25,7 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 		return
 	case err != nil || link.Kind != d.kind:
 		d.index, d.counted, d.open = 0, false, false
-		d.forget(d.name, forgetTunnel)
+		d.cfg.Memory.Forget(d.name, forgetTunnel)
 		d.retired()
 		return
 	}
@@ -40,10 +41,10 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 			mine = append(mine, a)
 		}
 	}
-	was := d.former(link.Name, link.Index).Tunnel
+	was := d.cfg.Memory.Of(link.Name, link.Index).Tunnel
 	if was != nil && !was.WasUp && !link.Up {
 		was = nil // somebody has set it down; who sets it up again has a use for it
-		d.forget(d.name, forgetTunnel)
+		d.cfg.Memory.Forget(d.name, forgetTunnel)
 	}
 	if len(mine) == 0 && was == nil {
 		d.open = false
@@ -64,7 +65,7 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 
 // remove takes mine from the device, which has so many other addresses and foreign
 // routes, and was something before us, if that is known.
-func (d *Driver) remove(link nl.Link, was *FormerTunnel, mine []nl.Addr, otherAddrs, foreignRoutes int) {
+func (d *Driver) remove(link nl.Link, was *former.Tunnel, mine []nl.Addr, otherAddrs, foreignRoutes int) {
 	d.status.Foreign, d.open = otherAddrs+foreignRoutes, link.Up
 	stays := was != nil && was.WasUp
 	switch {
@@ -83,7 +84,7 @@ func (d *Driver) remove(link nl.Link, was *FormerTunnel, mine []nl.Addr, otherAd
 		gone = d.done(d.name, fmt.Sprintf("put MTU %d back", was.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, was.MTU))
 	}
 	if gone && (stays || !link.Up) {
-		d.forget(d.name, forgetTunnel)
+		d.cfg.Memory.Forget(d.name, forgetTunnel)
 	}
 	if d.retired() && d.status.Foreign == 0 {
 		d.cfg.Log.Info("tunnel device retired", "dev", d.name)
@@ -110,6 +111,8 @@ func (d *Driver) strip(mine []nl.Addr, otherAddrs, foreignRoutes int) bool {
 	d.flushed = gone && otherAddrs == 0 && len(mine) > 0
 	return gone
 }
+
+func forgetTunnel(f *former.Link) { f.Tunnel = nil }
 
 // retired ends a complete look while no tunnel is wanted.
 func (d *Driver) retired() bool {

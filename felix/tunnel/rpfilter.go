@@ -2,9 +2,8 @@ package tunnel
 
 import (
 	"errors"
-	"maps"
-	"slices"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 )
 
@@ -16,9 +15,9 @@ func (d *Driver) loosen(link nl.Link, all int) bool {
 	if max(all, link.RPFilter) != nl.RPFilterStrict {
 		return true
 	}
-	was := d.former(link.Name, link.Index)
+	was := d.cfg.Memory.Of(link.Name, link.Index)
 	was.RPFilter = &link.RPFilter
-	d.remember(was)
+	d.cfg.Memory.Remember(was)
 	if !d.done(link.Name, "make rp_filter loose", d.cfg.Kernel.LinkSetRPFilter(link.Index, nl.RPFilterLoose)) {
 		return false
 	}
@@ -44,12 +43,14 @@ func (d *Driver) loosenUplink(all int) bool {
 	return d.loosen(link, all) && ok
 }
 
+func forgetRPFilter(f *former.Link) { f.RPFilter = nil }
+
 // tighten puts the rp_filters back that were made loose, by whichever process, except
 // those to keep and those that are no longer loose.
 func (d *Driver) tighten(keep func(name string) bool) bool {
 	ok := true
-	for _, name := range slices.Sorted(maps.Keys(d.formers)) {
-		was := d.formers[name]
+	for _, was := range d.cfg.Memory.All() {
+		name := was.Name
 		if was.RPFilter == nil || keep(name) {
 			continue
 		}
@@ -66,7 +67,7 @@ func (d *Driver) tighten(keep func(name string) bool) bool {
 			}
 			d.cfg.Log.Info("rp_filter put back", "dev", name, "mode", *was.RPFilter)
 		}
-		d.forget(name, forgetRPFilter)
+		d.cfg.Memory.Forget(name, forgetRPFilter)
 	}
 	return ok
 }
