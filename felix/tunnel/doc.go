@@ -17,6 +17,8 @@
 //
 // What the order of changes is about:
 //
+//   - The device is there, with its MTU, before it is set up, and what others keep on it
+//     is set in between: Make and Apply are the halves of a round.
 //   - With its last address a device loses all its routes, whoever's
 //     (fib_disable_ip). A new address is there before an old one goes, and an
 //     old one stays while there is no new one.

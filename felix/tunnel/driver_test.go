@@ -52,6 +52,63 @@ func TestOrder(t *testing.T) {
 	expectLog(t, w, "retire", "link tunl0 down", "address deleted 10.244.9.64/32", "link eth0 rp_filter 0", "link tunl0 rp_filter 0")
 }
 
+// TestHalves: the device is there before it is set up, what fails of that is told once, and
+// Apply alone does both halves.
+func TestHalves(t *testing.T) {
+	w := newFake(t)
+	d := w.driver(t)
+	d.Make(t.Context())
+	expectLog(t, w, "no tunnel is wanted")
+	d.SetTunnel(&w.want)
+	d.Make(t.Context())
+	expectLog(t, w, "first half", "link added tunl0 type ipip", "link tunl0 mtu 1440")
+	if d.Ready() || d.Index() == 0 {
+		t.Errorf("ready %v, index %d", d.Ready(), d.Index())
+	}
+	apply(t, d)
+	expectLog(t, w, "second half", "link tunl0 up", "address added 10.244.0.1/32 brd 10.244.0.1")
+	looks := w.fake.Calls(nltest.OpLinkByName)
+	d.Make(t.Context())
+	apply(t, d)
+	if got := w.fake.Calls(nltest.OpLinkByName); got != looks || !d.Ready() {
+		t.Errorf("%d looks without a reason, ready %v", got-looks, d.Ready())
+	}
+
+	moved := w.want
+	moved.MTU = 1400
+	d.QueueResync()
+	d.Make(t.Context())
+	d.SetTunnel(&moved)
+	apply(t, d)
+	expectLog(t, w, "another one is wanted in between", "link tunl0 mtu 1400")
+
+	w = newFake(t)
+	boom := errors.New("boom")
+	w.fake.FailWith(func(op nltest.Op, _ string) error {
+		if op == nltest.OpLinkAdd {
+			return boom
+		}
+		return nil
+	})
+	d = w.driver(t)
+	d.SetTunnel(&w.want)
+	d.Make(t.Context())
+	err := d.Apply(t.Context())
+	if n := w.fake.Calls(nltest.OpLinkAdd); !errors.Is(err, boom) || n != 1 || len(d.Conditions()) != 1 {
+		t.Errorf("%v, tried %d times, %+v", err, n, d.Conditions())
+	}
+	w.fake.FailWith(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	d.Make(ctx)
+	cancel()
+	if err := d.Apply(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended in between: %v", err)
+	}
+	must(t, w.LinkSetMTU(w.link(t).Index, 1300))
+	apply(t, d)
+	w.expect(t, "what was found before is not believed", asWanted)
+}
+
 // TestLooksOnlyWithReason: an Apply without one costs nothing.
 func TestLooksOnlyWithReason(t *testing.T) {
 	w := newFake(t)

@@ -31,7 +31,7 @@ func (d *Driver) loosenUplink(all int) bool {
 	if d.uplink == "" {
 		return true
 	}
-	ok := d.tighten(func(name string) bool { return name == d.name || name == d.uplink })
+	ok := d.tighten(func(name string) bool { return name == d.link.Name || name == d.uplink })
 	link, err := d.cfg.Kernel.LinkByName(d.uplink)
 	switch {
 	case errors.Is(err, nl.ErrNotFound):

@@ -30,23 +30,28 @@ func (d *Driver) Unavailable() string {
 	if d.want == nil {
 		return ""
 	}
-	return d.unavailable
+	return d.missing.why
 }
 
 // Traffic returns the device's packet counters as of the last look; known is
 // false when there was no device.
-func (d *Driver) Traffic() (rx, tx uint64, known bool) { return d.rx, d.tx, d.counted }
+func (d *Driver) Traffic() (rx, tx uint64, known bool) {
+	return d.traffic.rx, d.traffic.tx, d.traffic.known
+}
 
 // LookTraffic reads the packet counters.
 func (d *Driver) LookTraffic(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	link, err := d.cfg.Kernel.LinkByName(d.name)
+	link, err := d.cfg.Kernel.LinkByName(d.link.Name)
 	if err != nil && !errors.Is(err, nl.ErrNotFound) {
 		return err
 	}
-	d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, err == nil && link.Kind == d.kind
+	d.traffic = traffic{}
+	if err == nil && link.Kind == d.link.Kind {
+		d.traffic = trafficOf(link)
+	}
 	return nil
 }
 
@@ -61,8 +66,8 @@ func (d *Driver) Status() state.DriverStatus { return d.status }
 func (d *Driver) Conditions() []state.Condition {
 	if d.Unavailable() != "" {
 		return []state.Condition{{
-			Kind: state.IPIPUnavailable, Subject: d.name,
-			Message: d.unavailable + ": install the package with this kernel's modules, or run modprobe " + d.kind +
+			Kind: state.IPIPUnavailable, Subject: d.link.Name,
+			Message: d.missing.why + ": install the package with this kernel's modules, or run modprobe " + d.link.Kind +
 				"; until then this node neither sends nor receives IPIP",
 		}}
 	}
