@@ -1,6 +1,7 @@
 package felix
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,6 +78,8 @@ func (d *Dataplane) place() {
 		{driver: filter, phase: phaseFilters, tell: d.setFilter, unready: "packet filter"},
 		{driver: d.tunnel, phase: phaseDevices, ahead: d.tunnel.Make, guard: filter, leaving: noTunnel},
 		{driver: d.linkconf, phase: phaseSettings},
+		// Loose before the tunnel takes packets, and as it was after that has let go.
+		{driver: d.rpfilter, phase: phaseSettings, tell: d.setRPFilter, guard: filter, leaving: noTunnel},
 		{driver: d.tunnel, phase: phaseTunnels, guard: filter, leaving: noTunnel},
 		{driver: d.routes, phase: phaseRoutes},
 	}
@@ -130,7 +133,9 @@ func (d *Dataplane) late(p part) bool {
 // change is mostly about routes.
 func (d *Dataplane) say(s *Status) {
 	said := map[state.Condition]bool{} // both filters may miss the program
-	ipip := Tunnel{Wanted: d.wantedTunnel(state.EncapIPIP), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()}
+	ipip := Tunnel{
+		Wanted: d.wantedTunnel(state.EncapIPIP), Ready: d.tunnel.Ready() && d.rpfilter.Loose(), Unavailable: d.tunnel.Unavailable(),
+	}
 	for _, p := range d.parts {
 		if p.ahead != nil {
 			continue
@@ -140,7 +145,9 @@ func (d *Dataplane) say(s *Status) {
 		case driver(d.routes):
 			s.RoutesKept, s.routeError = st.Held, st.LastError
 		case driver(d.tunnel):
-			ipip.Held, ipip.lastError = st.Held > 0, st.LastError
+			ipip.Held, ipip.lastError = st.Held > 0, cmp.Or(st.LastError, ipip.lastError)
+		case driver(d.rpfilter):
+			ipip.lastError = st.LastError
 		}
 		if p.phase != phaseFilters || !p.leaves() || st.LastError != "" {
 			s.Drivers = append(s.Drivers, st)
@@ -162,10 +169,20 @@ func (d *Dataplane) say(s *Status) {
 }
 
 // ipipDevice is tunl0. With a device's last address the kernel drops all routes over it
-// and says nothing of them.
+// and says nothing of them. One that was not there before has settings that were not looked
+// at.
 type ipipDevice struct {
 	*tunnel.Driver
-	flushed func()
+	flushed, replaced func()
+}
+
+// Make is the first half of Apply.
+func (t *ipipDevice) Make(ctx context.Context) {
+	before := t.Index()
+	t.Driver.Make(ctx)
+	if t.Index() != before {
+		t.replaced()
+	}
 }
 
 // Apply implements driver. That there can be no tunnel is a condition, not something to

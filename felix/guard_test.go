@@ -15,7 +15,6 @@ import (
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
-	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/family"
 )
 
@@ -164,7 +163,7 @@ func TestUninstallKeepsTheGuardToTheLast(t *testing.T) {
 	memory := former.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	mustRound(t, w.process(t, memory), withTunnel())
 	uninstall := func() error {
-		return uninstallTunnel(t.Context(), tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, nil)}), nft.New(nft.Config{NewRunner: w.newNft}))
+		return uninstallTunnel(t.Context(), w, former.New(memory, nil), nft.New(nft.Config{NewRunner: w.newNft}))
 	}
 	w.FailWith(func(op nltest.Op, _ string) error {
 		if op == nltest.OpLinkSetUp {

@@ -1,9 +1,11 @@
 // Package former keeps what links of the host were before Manx changed them, for the
 // processes that come after: it cannot be seen on the links.
 //
-// It is on no packet's path. A driver (felix/tunnel) has a link remembered before it
-// changes it for the first time, and a part of it forgotten after that is put back. The
-// file has no link of which nothing is known, and is not there without one.
+// It is on no packet's path. Several drivers write into one file, each its own part of what
+// is known of a link: felix/tunnel that a device was up and with which MTU, felix/rpfilter
+// what an rp_filter was. Each has a link remembered before it changes it for the first
+// time, and its part forgotten after that is put back. The file has no link of which
+// nothing is known, and is not there without one.
 //
 // What it has is believed only about the same device, which is one of the same name and
 // index, in the same boot. Without it everything works but putting back what another

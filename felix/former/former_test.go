@@ -42,7 +42,10 @@ func TestParts(t *testing.T) {
 	both.Tunnel = &former.Tunnel{MTU: 1480}
 	links.Remember(both)
 	links.Remember(former.Link{Name: "eth0", Index: 2, RPFilter: &strict})
-	want := []former.Link{{Name: "eth0", Index: 2, RPFilter: &strict}, {Name: "tunl0", Index: 7, RPFilter: &strict, Tunnel: &former.Tunnel{MTU: 1480}}}
+	want := []former.Link{
+		{Name: "eth0", Index: 2, RPFilter: &strict},
+		{Name: "tunl0", Index: 7, RPFilter: &strict, Tunnel: &former.Tunnel{MTU: 1480}},
+	}
 	for what, l := range map[string]*former.Links{"this process": links, "the next one": former.New(s, nil)} {
 		if diff := cmp.Diff(want, l.All()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)

@@ -30,12 +30,10 @@
 //   - A device that is to have no address of ours loses the last one all the same,
 //     unless others' routes would go with it. Flushed tells who writes our routes.
 //
-// While nodes change from one mode to another, packets may come in plain from
-// where the way back is the tunnel, or the other way round. A strict rp_filter
-// (RFC 3704 §2.2) drops them, so that it is made loose on tunl0 and on the uplink
-// while a tunnel is wanted, and put back afterwards. Other modes stay as they are.
+// A strict rp_filter, on the device or on the uplink, would drop packets while nodes change
+// from one mode to another: it is felix/rpfilter's.
 //
-// What cannot be seen on a device is in felix/former, written before the first change and
-// cleared after the last: what rp_filters were, that the device is up because of us, or
-// was up before and with which MTU. It is believed only as this package left the device.
+// What cannot be seen on the device is in felix/former, written before the first change and
+// cleared after the last: that it is up because of us, or was up before and with which MTU.
+// It is believed only as this package left the device.
 package tunnel

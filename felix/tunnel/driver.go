@@ -31,8 +31,6 @@ type Kernel interface {
 	LinkAdd(spec state.LinkSpec) error
 	LinkSetMTU(index, mtu int) error
 	LinkSetUp(index int, up bool) error
-	LinkSetRPFilter(index, mode int) error
-	RPFilterAll() (int, error)
 	Addrs() ([]nl.Addr, error)
 	AddrAdd(a nl.Addr) error
 	AddrDel(a nl.Addr) error
@@ -54,10 +52,9 @@ type Config struct {
 type Driver struct {
 	cfg Config
 
-	want   *state.Tunnel
-	link   state.LinkSpec // the device, also while none is wanted
-	pools  []netip.Prefix
-	uplink string
+	want  *state.Tunnel
+	link  state.LinkSpec // the device, also while none is wanted
+	pools []netip.Prefix
 
 	// placed are the addresses this process has put on the device: ours even
 	// when their pool is gone.
@@ -65,6 +62,7 @@ type Driver struct {
 	index   int  // of the device; 0 when there was none at the last look
 	open    bool // see Open
 	flushed bool // see Flushed
+	left    bool // see Leaving
 
 	resync bool
 	// again is when to look although nobody asked; zero: never.
@@ -80,7 +78,7 @@ type Driver struct {
 // half is what the first half of a round has found and done.
 type half struct {
 	start time.Time
-	found bool // the device and its addresses, and what has to be known before it is changed
+	found bool // the device and its addresses
 	link  nl.Link
 	addrs []nl.Addr
 	made  bool // it is as it should be before it is set up
@@ -137,7 +135,7 @@ func (d *Driver) SetTunnel(want *state.Tunnel) {
 		d.ready = false
 		return
 	}
-	d.link, d.pools = want.LinkSpec, want.Pools
+	d.link, d.pools, d.left = want.LinkSpec, want.Pools, false
 }
 
 // SetPools says which ranges tunnel addresses come from while no tunnel is
@@ -149,14 +147,6 @@ func (d *Driver) SetPools(pools []netip.Prefix) {
 	d.pools = slices.Clone(pools)
 	if d.want == nil {
 		d.resync = true
-	}
-}
-
-// SetUplink names the interface that packets between nodes use; empty while it
-// is not known.
-func (d *Driver) SetUplink(name string) {
-	if d.uplink != name {
-		d.uplink, d.resync = name, true
 	}
 }
 
@@ -236,7 +226,7 @@ func (d *Driver) round(rest func()) error {
 }
 
 // make is the first half of a wanted tunnel, in the order that lets no packet in before it
-// can be answered: device, MTU, rp_filter; then up, address.
+// can be answered: device, MTU; what others set; then up, address.
 func (d *Driver) make() {
 	d.status.Desired, d.status.Held = 1, 0
 	if d.want.Addr.IsValid() {
@@ -247,19 +237,13 @@ func (d *Driver) make() {
 		return
 	}
 	addrs, ok := d.addrs(link)
-	all, err := d.cfg.Kernel.RPFilterAll()
-	if err != nil {
-		d.fail(d.link.Name, err)
-	}
-	if !ok || err != nil {
+	if !ok {
 		return // nothing is changed without knowing what is there
 	}
 	d.open = true
 	d.takeOver(link, addrs)
 	made := link.MTU == d.want.MTU ||
 		d.done(d.link.Name, fmt.Sprintf("set MTU %d", d.want.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, d.want.MTU))
-	made = d.loosen(link, all) && made
-	made = d.loosenUplink(all) && made
 	d.half = &half{start: d.half.start, found: true, link: link, addrs: addrs, made: made}
 }
 
@@ -299,12 +283,13 @@ func (d *Driver) device() (nl.Link, bool) {
 	}
 	switch {
 	case errors.Is(err, nl.ErrNotFound):
-		d.fail(d.link.Name, fmt.Errorf("create %s: the kernel has a tunnel without fixed ends under another name: rename it to %s", d.link.Name, d.link.Name))
+		d.fail(d.link.Name, fmt.Errorf("create %[1]s: the kernel has a tunnel without fixed ends under another name: rename it to %[1]s", d.link.Name))
 	case err != nil:
 		d.fail(d.link.Name, err)
 	case link.Kind != d.link.Kind:
 		d.ready, d.status.InKernel = false, 0
-		d.fail(d.link.Name, fmt.Errorf("interface %s is of kind %q, not %s, and somebody else's: rename or remove it", d.link.Name, link.Kind, d.link.Kind))
+		const other = "interface %s is of kind %q, not %s, and somebody else's: rename or remove it"
+		d.fail(d.link.Name, fmt.Errorf(other, d.link.Name, link.Kind, d.link.Kind))
 	default:
 		d.missing.why = ""
 		d.index, d.traffic = link.Index, trafficOf(link)

@@ -18,6 +18,7 @@ import (
 // ours: the addresses go last. wait says that routes of ours through it come first.
 func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 	d.status.Desired, d.status.InKernel, d.status.Held, d.status.Foreign = 0, 0, 0, 0
+	d.left = false
 	link, err := d.cfg.Kernel.LinkByName(d.link.Name)
 	switch {
 	case err != nil && !errors.Is(err, nl.ErrNotFound):
@@ -116,7 +117,8 @@ func forgetTunnel(f *former.Link) { f.Tunnel = nil }
 // retired ends a complete look while no tunnel is wanted.
 func (d *Driver) retired() bool {
 	d.status.Resyncs++
-	return d.tighten(func(string) bool { return false }) && len(d.failures) == 0
+	d.left = true
+	return len(d.failures) == 0
 }
 
 // routeCount counts IPv4 routes over the device; those that the kernel makes for

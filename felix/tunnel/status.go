@@ -9,14 +9,19 @@ import (
 )
 
 // Ready reports whether the device is as wanted, as of the last look: up, with
-// its MTU and its address if one is wanted, no address of ours if it is to be bare, and
-// no strict rp_filter on it or the uplink. It is false while no tunnel is wanted.
+// its MTU and its address if one is wanted, and no address of ours if it is to be bare. It
+// is false while no tunnel is wanted.
 func (d *Driver) Ready() bool { return d.want != nil && d.ready }
 
 // Open reports whether the device takes packets because of this driver, as of the last
 // look: it is up and has an address of ours, or it is up and nobody else's doing. It is
 // true before the first look, so that nobody lowers a guard for not knowing.
 func (d *Driver) Open() bool { return d.want != nil || d.open }
+
+// Leaving reports whether a device that is not wanted any longer may still be in use, as of
+// the last look: routes of ours lead through it, or it could not be looked at or set down.
+// It is true before the first look.
+func (d *Driver) Leaving() bool { return d.want == nil && !d.left }
 
 // Flushed reports whether the last Apply took the device's last address, and with it
 // all routes over it: the kernel says nothing of them.

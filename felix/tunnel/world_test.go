@@ -92,11 +92,9 @@ func everywhere(t *testing.T, scenario func(*testing.T, *world)) {
 }
 
 func (w *world) driver(t *testing.T) *tunnel.Driver {
-	d := tunnel.New(tunnel.Config{
+	return tunnel.New(tunnel.Config{
 		Kernel: w, Memory: former.New(w.memory, nil), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return w.now },
 	})
-	d.SetUplink("eth0")
-	return d
 }
 
 // wanting is a driver whose tunnel is there.
@@ -230,19 +228,6 @@ func (w *world) expect(t *testing.T, when, want string) {
 	if got := w.show(t); got != want {
 		t.Errorf("%s: %s; want %s", when, got, want)
 	}
-}
-
-func (w *world) uplinkRPFilter(t *testing.T) int {
-	t.Helper()
-	l, err := w.LinkByName("eth0")
-	must(t, err)
-	return l.RPFilter
-}
-
-func (w *world) setUplinkRPFilter(t *testing.T, mode int) {
-	t.Helper()
-	l, err := w.LinkByName("eth0")
-	must(t, err, w.LinkSetRPFilter(l.Index, mode))
 }
 
 const asWanted = "up mtu 1440 10.244.0.1/32 brd 10.244.0.1"
