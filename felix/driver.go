@@ -72,14 +72,15 @@ func (p part) leaves() bool { return p.leaving != nil && p.leaving() }
 func (d *Dataplane) place() {
 	noIPv6 := func() bool { return !d.state.Node.IPv6.IsValid() }
 	noTunnel := func() bool { return d.state.Tunnels.Get(state.EncapIPIP) == nil }
+	noTunnels := func() bool { return len(d.state.Tunnels) == 0 }
 	filter := d.filters[family.IPv4]
 	d.parts = []part{
 		{driver: d.filters[family.IPv6], phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
 		{driver: filter, phase: phaseFilters, tell: d.setFilter, unready: "packet filter"},
 		{driver: d.tunnel, phase: phaseDevices, ahead: d.tunnel.Make, guard: filter, leaving: noTunnel},
 		{driver: d.linkconf, phase: phaseSettings},
-		// Loose before the tunnel takes packets, and as it was after that has let go.
-		{driver: d.rpfilter, phase: phaseSettings, tell: d.setRPFilter, guard: filter, leaving: noTunnel},
+		// Loose before the first tunnel takes packets, and as it was after the last has let go.
+		{driver: d.rpfilter, phase: phaseSettings, tell: d.setRPFilter, guard: filter, leaving: noTunnels},
 		{driver: d.tunnel, phase: phaseTunnels, guard: filter, leaving: noTunnel},
 		{driver: d.routes, phase: phaseRoutes},
 	}
