@@ -3,6 +3,7 @@ package felix
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -75,6 +76,7 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	}
 	if c.TouchesLink(state.TunnelDevice) {
 		d.tunnel.QueueResync()
+		d.rpfilter.QueueResync()
 		d.routes.QueueResync() // the kernel drops a device's routes with it
 	}
 	if t := d.state.Tunnels.Get(state.EncapIPIP); t != nil && (c.Addrs[t.Addr] || c.AddrLinks[d.tunnel.Index()]) {
@@ -101,12 +103,12 @@ func (d *Dataplane) takeChanges(c iface.Changes) {
 	}
 }
 
-// takeRPFilters has the pods' looked at, and the tunnel's when one was set that counts for
-// it: udev applies sysctl.d to every new device, so to tunl0 a moment after it was made.
+// takeRPFilters has the pods' looked at, and the tunnels' when one was set that counts for
+// them: udev applies sysctl.d to every new device, so to tunl0 a moment after it was made.
 func (d *Dataplane) takeRPFilters(set map[int]bool) {
 	d.endpoints.RPFilterSet(set)
 	if set[nl.AllLinks] || set[d.tunnel.Index()] || set[d.under.index[family.IPv4]] {
-		d.tunnel.QueueResync()
+		d.rpfilter.QueueResync()
 	}
 }
 
@@ -182,6 +184,19 @@ func (d *Dataplane) setFilter() {
 	}
 	d.filter.Tunnels, d.filtered = map[state.Encap]string{state.EncapIPIP: guarded}, true
 	d.filters[family.IPv4].SetTable(rules.IPv4(d.filter))
+}
+
+// setRPFilter tells which tunnels are wanted, and which are not and have not let go of all
+// that is theirs.
+func (d *Dataplane) setRPFilter() {
+	var wanted, leaving []state.LinkSpec
+	for _, e := range slices.Sorted(maps.Keys(d.state.Tunnels)) {
+		wanted = append(wanted, d.state.Tunnels[e].LinkSpec)
+	}
+	if d.tunnel.Leaving() {
+		leaving = append(leaving, state.TunnelLink)
+	}
+	d.rpfilter.SetTunnels(wanted, leaving)
 }
 
 // lookUp finds uplinks and endpoints again when there is reason to.
@@ -265,7 +280,7 @@ func (d *Dataplane) calculate() {
 	host.Endpoints = d.endpoints.All()
 	host.Tunnels = state.Tunnels{}
 	ipip := d.wantedTunnel(state.EncapIPIP)
-	d.tunnel.SetUplink(host.Uplinks[family.IPv4].Name)
+	d.rpfilter.SetUplink(host.Uplinks[family.IPv4].Name)
 	d.tunnel.SetTunnel(ipip)
 	d.tunnel.SetPools(ranges(d.state.Pools))
 	if ipip != nil && d.tunnel.Unavailable() == "" {

@@ -20,7 +20,7 @@
 // stays and keeps forwarding; Uninstall removes it. What is ours is recognised
 // without memory: routes by protocol 70, the packet filter by its tables
 // "ip manx" and "ip6 manx", pods' interfaces by their alias "manx:…". Only what tunl0
-// and the uplink were before the tunnel has to be remembered (felix/tunnel).
+// and the uplink were before the tunnel has to be remembered (felix/former).
 //
 // On a node with an IPv6 address all this is done for both families. They share the
 // routes' driver, and do not share fate: each has its own uplink, which may be the

@@ -1,12 +1,12 @@
 package felix
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/family"
@@ -31,12 +31,17 @@ type driver interface {
 }
 
 // phase is when a driver writes: in front of a packet's way, what may be on it; then what
-// it leads through; then the way itself.
+// it leads through; then the way itself. A tunnel has two of them: its device is there
+// before it takes packets, so that what the kernel does with these is set in between. On
+// the way out, which is the other way round, no packet comes by a tunnel any longer when
+// settings are put back.
 type phase int
 
 const (
 	phaseFilters    phase = iota // what may be sent, and by whom
-	phaseDevices                 // tunnels, and the settings of links
+	phaseDevices                 // tunnels are there
+	phaseSettings                // of links, tunnels' among them: what becomes of packets that come by them
+	phaseTunnels                 // tunnels take packets, and give them
 	phaseNeighbours              // of tunnels that learn none
 	phaseRoutes
 )
@@ -45,6 +50,11 @@ const (
 type part struct {
 	driver
 	phase phase
+	// ahead is the part of the driver's work that is done in this phase; its Apply is in a
+	// later one, and tells what failed of both. When nil, Apply is done in this phase.
+	ahead func(ctx context.Context)
+	// tell, if any, says what the driver should be as of what those before it have come to.
+	tell func()
 	// guard is what keeps strangers out of what this driver opens: it is written before,
 	// and this one only if that succeeded. On the way out it is written after.
 	guard driver
@@ -62,12 +72,16 @@ func (p part) leaves() bool { return p.leaving != nil && p.leaving() }
 func (d *Dataplane) place() {
 	noIPv6 := func() bool { return !d.state.Node.IPv6.IsValid() }
 	noTunnel := func() bool { return d.state.Tunnels.Get(state.EncapIPIP) == nil }
-	filter := &guardedFilter{d.filters[family.IPv4], d.setFilter}
+	noTunnels := func() bool { return len(d.state.Tunnels) == 0 }
+	filter := d.filters[family.IPv4]
 	d.parts = []part{
 		{driver: d.filters[family.IPv6], phase: phaseFilters, leaving: noIPv6, unready: "packet filter for IPv6"},
-		{driver: filter, phase: phaseFilters, unready: "packet filter"},
-		{driver: d.linkconf, phase: phaseDevices},
-		{driver: d.tunnel, phase: phaseDevices, guard: filter, leaving: noTunnel},
+		{driver: filter, phase: phaseFilters, tell: d.setFilter, unready: "packet filter"},
+		{driver: d.tunnel, phase: phaseDevices, ahead: d.tunnel.Make, guard: filter, leaving: noTunnel},
+		{driver: d.linkconf, phase: phaseSettings},
+		// Loose before the first tunnel takes packets, and as it was after the last has let go.
+		{driver: d.rpfilter, phase: phaseSettings, tell: d.setRPFilter, guard: filter, leaving: noTunnels},
+		{driver: d.tunnel, phase: phaseTunnels, guard: filter, leaving: noTunnel},
 		{driver: d.routes, phase: phaseRoutes},
 	}
 	slices.SortStableFunc(d.parts, func(a, b part) int { return int(a.phase - b.phase) })
@@ -80,6 +94,13 @@ func (d *Dataplane) write(ctx context.Context) error {
 	errs := map[driver]error{}
 	apply := func(p part) {
 		if !p.leaves() && errs[p.guard] != nil {
+			return
+		}
+		if p.tell != nil {
+			p.tell()
+		}
+		if p.ahead != nil {
+			p.ahead(ctx)
 			return
 		}
 		errs[p.driver] = p.Apply(ctx)
@@ -96,7 +117,9 @@ func (d *Dataplane) write(ctx context.Context) error {
 	}
 	var all []error
 	for _, p := range d.parts {
-		all = append(all, errs[p.driver])
+		if p.ahead == nil {
+			all = append(all, errs[p.driver])
+		}
 	}
 	return errors.Join(all...)
 }
@@ -111,14 +134,21 @@ func (d *Dataplane) late(p part) bool {
 // change is mostly about routes.
 func (d *Dataplane) say(s *Status) {
 	said := map[state.Condition]bool{} // both filters may miss the program
-	ipip := Tunnel{Wanted: d.wantedTunnel(state.EncapIPIP), Ready: d.tunnel.Ready(), Unavailable: d.tunnel.Unavailable()}
+	ipip := Tunnel{
+		Wanted: d.wantedTunnel(state.EncapIPIP), Ready: d.tunnel.Ready() && d.rpfilter.Loose(), Unavailable: d.tunnel.Unavailable(),
+	}
 	for _, p := range d.parts {
+		if p.ahead != nil {
+			continue
+		}
 		st := p.Status()
 		switch p.driver {
 		case driver(d.routes):
 			s.RoutesKept, s.routeError = st.Held, st.LastError
 		case driver(d.tunnel):
-			ipip.Held, ipip.lastError = st.Held > 0, st.LastError
+			ipip.Held, ipip.lastError = st.Held > 0, cmp.Or(st.LastError, ipip.lastError)
+		case driver(d.rpfilter):
+			ipip.lastError = st.LastError
 		}
 		if p.phase != phaseFilters || !p.leaves() || st.LastError != "" {
 			s.Drivers = append(s.Drivers, st)
@@ -139,22 +169,21 @@ func (d *Dataplane) say(s *Status) {
 	s.Tunnels = map[state.Encap]Tunnel{state.EncapIPIP: ipip}
 }
 
-// guardedFilter is told before each Apply what it guards now.
-type guardedFilter struct {
-	*nft.Driver
-	set func()
-}
-
-func (f *guardedFilter) Apply(ctx context.Context) error {
-	f.set()
-	return f.Driver.Apply(ctx)
-}
-
 // ipipDevice is tunl0. With a device's last address the kernel drops all routes over it
-// and says nothing of them.
+// and says nothing of them. One that was not there before has settings that were not looked
+// at.
 type ipipDevice struct {
 	*tunnel.Driver
-	flushed func()
+	flushed, replaced func()
+}
+
+// Make is the first half of Apply.
+func (t *ipipDevice) Make(ctx context.Context) {
+	before := t.Index()
+	t.Driver.Make(ctx)
+	if t.Index() != before {
+		t.replaced()
+	}
 }
 
 // Apply implements driver. That there can be no tunnel is a condition, not something to

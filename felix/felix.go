@@ -16,11 +16,13 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/caps"
 	"github.com/manx-cni/manx/felix/endpoint"
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/iface"
 	"github.com/manx-cni/manx/felix/linkconf"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
+	"github.com/manx-cni/manx/felix/rpfilter"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/family"
@@ -52,7 +54,7 @@ type Config struct {
 
 	// Memory keeps what tunl0 and the uplink were before, for later processes and for
 	// Uninstall; when nil, nothing does.
-	Memory tunnel.Memory
+	Memory former.Store
 
 	// Kernel and Nft are the real ones when nil.
 	Kernel nl.Kernel
@@ -82,6 +84,7 @@ type Dataplane struct {
 	routes    *route.Driver
 	filters   [2]*nft.Driver // by family
 	tunnel    *ipipDevice
+	rpfilter  *rpfilter.Driver
 	endpoints *endpoint.Driver
 	linkconf  *linkconf.Driver
 	parts     []part // all of them but endpoints, which is told and not applied
@@ -186,7 +189,12 @@ func New(cfg Config) (*Dataplane, error) {
 	d.routes = route.New(route.Config{Kernel: d.kernel, Log: cfg.Log, Between: d.serveTasks})
 	d.filters[family.IPv4] = nft.New(nft.Config{NewRunner: cfg.Nft, Log: cfg.Log})
 	d.filters[family.IPv6] = nft.New(nft.Config{Family: family.IPv6, NewRunner: cfg.Nft, Log: cfg.Log})
-	d.tunnel = &ipipDevice{tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: cfg.Memory, Log: cfg.Log}), d.routes.QueueResync}
+	memory := former.New(cfg.Memory, cfg.Log)
+	d.rpfilter = rpfilter.New(rpfilter.Config{Kernel: d.kernel, Memory: memory, Log: cfg.Log})
+	d.tunnel = &ipipDevice{
+		Driver:  tunnel.New(tunnel.Config{Kernel: d.kernel, Memory: memory, Log: cfg.Log}),
+		flushed: d.routes.QueueResync, replaced: d.rpfilter.QueueResync,
+	}
 	d.endpoints = endpoint.New(endpoint.Config{Kernel: d.kernel, Addresses: cfg.Addresses, Log: cfg.Log})
 	d.linkconf = linkconf.New(linkconf.Config{
 		Kernel: d.kernel, Wants: d.linkWants, Log: cfg.Log,

@@ -10,16 +10,16 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
-	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/family"
 )
 
 // process makes a dataplane that does a round only when it is told to, without events.
-func (w *tunnelled) process(t *testing.T, memory tunnel.Memory) *Dataplane {
+func (w *tunnelled) process(t *testing.T, memory former.Store) *Dataplane {
 	t.Helper()
 	d, err := New(Config{Kernel: w, Nft: w.newNft, Addresses: w.addresses, Memory: memory})
 	if err != nil {
@@ -95,7 +95,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			w := newTunnelled(t)
-			memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
+			memory := former.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 			mustRound(t, w.process(t, memory), withTunnel())
 			in := withoutTunnel()
 			tc.prepare(t, w, &in)
@@ -124,7 +124,7 @@ func TestOpenTunnelIsGuarded(t *testing.T) {
 // memory only.
 func TestForcedTunnelOfAnotherProcess(t *testing.T) {
 	w := newTunnelled(t)
-	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
+	memory := former.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	forced := withoutTunnel()
 	forced.Tunnels = state.Tunnels{state.EncapIPIP: {LinkSpec: state.TunnelLink, Bare: true}}
 	mustRound(t, w.process(t, memory), forced)
@@ -160,10 +160,10 @@ func TestGuardBeforeTheModule(t *testing.T) {
 // TestUninstallKeepsTheGuardToTheLast: and longer, when the device cannot be set down.
 func TestUninstallKeepsTheGuardToTheLast(t *testing.T) {
 	w := newTunnelled(t)
-	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
+	memory := former.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	mustRound(t, w.process(t, memory), withTunnel())
 	uninstall := func() error {
-		return uninstallTunnel(t.Context(), tunnel.New(tunnel.Config{Kernel: w, Memory: memory}), nft.New(nft.Config{NewRunner: w.newNft}))
+		return uninstallTunnel(t.Context(), w, former.New(memory, nil), nft.New(nft.Config{NewRunner: w.newNft}))
 	}
 	w.FailWith(func(op nltest.Op, _ string) error {
 		if op == nltest.OpLinkSetUp {
@@ -189,7 +189,7 @@ func TestUninstallKeepsTheGuardToTheLast(t *testing.T) {
 // TestUninstallPutsBack: what only the memory knows.
 func TestUninstallPutsBack(t *testing.T) {
 	newNode(t)
-	memory := tunnel.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
+	memory := former.File{Path: filepath.Join(t.TempDir(), "tunnel.json")}
 	k, err := nl.Open(nl.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func TestUninstallPutsBack(t *testing.T) {
 	defer k.Close()
 	eth0, err := k.LinkByName(uplinkName)
 	strict := nl.RPFilterStrict
-	if err := errors.Join(err, memory.Save([]tunnel.Former{{Name: uplinkName, Index: eth0.Index, RPFilter: &strict}})); err != nil {
+	if err := errors.Join(err, memory.Save([]former.Link{{Name: uplinkName, Index: eth0.Index, RPFilter: &strict}})); err != nil {
 		t.Fatal(err)
 	}
 	nltest.Run(t, "sysctl", "-qw", "net.ipv4.conf."+uplinkName+".rp_filter=2")

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nft"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/route"
+	"github.com/manx-cni/manx/felix/rpfilter"
 	"github.com/manx-cni/manx/felix/state"
 	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/attachment"
@@ -20,7 +22,7 @@ type UninstallOptions struct {
 	// Pods removes the pods' interfaces as well, which cuts running pods off.
 	Pods bool
 	// Memory is what the agents had as Config.Memory.
-	Memory tunnel.Memory
+	Memory former.Store
 }
 
 // Uninstall removes everything that carries our marks: routes with protocol 70 of
@@ -37,7 +39,7 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	nft6.SetAbsent() // where there can be none it is not looked for
 	errs := []error{
 		route.New(route.Config{Kernel: k}).Uninstall(),
-		uninstallTunnel(ctx, tunnel.New(tunnel.Config{Kernel: k, Memory: opts.Memory}), nft.New(nft.Config{})),
+		uninstallTunnel(ctx, k, former.New(opts.Memory, nil), nft.New(nft.Config{})),
 		nft6.Apply(ctx),
 	}
 	if opts.Pods {
@@ -49,10 +51,14 @@ func Uninstall(ctx context.Context, opts UninstallOptions) error {
 	return nil
 }
 
-// uninstallTunnel removes the tunnel, and then what guards it. Foreign routes that hold
-// our address are no error: there will be no guard any more.
-func uninstallTunnel(ctx context.Context, t *tunnel.Driver, filter *nft.Driver) error {
+// uninstallTunnel removes the tunnel, then what was set for it, and last what guards it.
+// Foreign routes that hold our address are no error: there will be no guard any more.
+func uninstallTunnel(ctx context.Context, k nl.Kernel, memory *former.Links, filter *nft.Driver) error {
+	t := tunnel.New(tunnel.Config{Kernel: k, Memory: memory})
 	err := t.Uninstall(ctx)
+	if !t.Leaving() {
+		err = errors.Join(err, rpfilter.New(rpfilter.Config{Kernel: k, Memory: memory}).Uninstall(ctx))
+	}
 	if err != nil && t.Open() {
 		return fmt.Errorf("%w: the table ip %s stays until the device is down: run it again", err, nft.TableName)
 	}

@@ -10,7 +10,7 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers ./internal/settingsreport
-go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel
+go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel ./felix/rpfilter
 go tool -modfile=hack/tools/lint/go.mod golangci-lint run
 bash -n hack/*.sh .ci/run
 

@@ -24,6 +24,6 @@
 // send the others back to the first stage.
 //
 // Never needs no device and is accepted by every kernel that routes; what stands
-// in its way is strict reverse path filtering (RFC 3704 §2.2), which felix/tunnel
+// in its way is strict reverse path filtering (RFC 3704 §2.2), which felix/rpfilter
 // loosens for as long as there is a tunnel.
 package mode

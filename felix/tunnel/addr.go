@@ -62,7 +62,7 @@ func (d *Driver) keepAddress(link nl.Link, addrs []nl.Addr) bool {
 		if !d.addAddr(want) {
 			return false
 		}
-		d.cfg.Log.Info("tunnel address set", "dev", d.name, "addr", d.want.Addr)
+		d.cfg.Log.Info("tunnel address set", "dev", d.link.Name, "addr", d.want.Addr)
 	}
 	clean := true
 	for _, a := range addrs {
@@ -90,7 +90,7 @@ func (d *Driver) bare(link nl.Link, mine []nl.Addr) bool {
 }
 
 func (d *Driver) addAddr(a nl.Addr) bool {
-	if !d.done(d.name, "add address "+a.Prefix.String(), d.cfg.Kernel.AddrAdd(a)) {
+	if !d.done(d.link.Name, "add address "+a.Prefix.String(), d.cfg.Kernel.AddrAdd(a)) {
 		return false
 	}
 	d.placed[a.Prefix.Addr()] = true
@@ -98,5 +98,5 @@ func (d *Driver) addAddr(a nl.Addr) bool {
 }
 
 func (d *Driver) delAddr(a nl.Addr) bool {
-	return d.done(d.name, "remove address "+a.Prefix.String(), d.cfg.Kernel.AddrDel(a))
+	return d.done(d.link.Name, "remove address "+a.Prefix.String(), d.cfg.Kernel.AddrDel(a))
 }

@@ -17,6 +17,8 @@
 //
 // What the order of changes is about:
 //
+//   - The device is there, with its MTU, before it is set up, and what others keep on it
+//     is set in between: Make and Apply are the halves of a round.
 //   - With its last address a device loses all its routes, whoever's
 //     (fib_disable_ip). A new address is there before an old one goes, and an
 //     old one stays while there is no new one.
@@ -28,14 +30,10 @@
 //   - A device that is to have no address of ours loses the last one all the same,
 //     unless others' routes would go with it. Flushed tells who writes our routes.
 //
-// While nodes change from one mode to another, packets may come in plain from
-// where the way back is the tunnel, or the other way round. A strict rp_filter
-// (RFC 3704 §2.2) drops them, so that it is made loose on tunl0 and on the uplink
-// while a tunnel is wanted, and put back afterwards. Other modes stay as they are.
+// A strict rp_filter, on the device or on the uplink, would drop packets while nodes change
+// from one mode to another: it is felix/rpfilter's.
 //
-// What cannot be seen on a device is in a Memory, written before the first change and
-// cleared after the last: what rp_filters were, that the device is up because of us, or
-// was up before and with which MTU. It makes up for a process that has ended, and is
-// believed only about the same device, in the same boot, as this package left it.
-// Without it everything works but putting back what another process has changed.
+// What cannot be seen on the device is in felix/former, written before the first change and
+// cleared after the last: that it is up because of us, or was up before and with which MTU.
+// It is believed only as this package left the device.
 package tunnel

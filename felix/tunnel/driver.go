@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -30,8 +31,6 @@ type Kernel interface {
 	LinkAdd(spec state.LinkSpec) error
 	LinkSetMTU(index, mtu int) error
 	LinkSetUp(index int, up bool) error
-	LinkSetRPFilter(index, mode int) error
-	RPFilterAll() (int, error)
 	Addrs() ([]nl.Addr, error)
 	AddrAdd(a nl.Addr) error
 	AddrDel(a nl.Addr) error
@@ -41,8 +40,9 @@ type Kernel interface {
 // Config is what a Driver needs.
 type Config struct {
 	Kernel Kernel
-	// Memory outlasts the process; when nil, nothing does.
-	Memory Memory
+	// Memory is of what devices were before they were changed; when nil, nothing
+	// outlasts the process.
+	Memory *former.Links
 	Log    *slog.Logger
 	// Now is time.Now when nil.
 	Now func() time.Time
@@ -52,33 +52,51 @@ type Config struct {
 type Driver struct {
 	cfg Config
 
-	want       *state.Tunnel
-	name, kind string // of the device, also while none is wanted
-	pools      []netip.Prefix
-	uplink     string
+	want  *state.Tunnel
+	link  state.LinkSpec // the device, also while none is wanted
+	pools []netip.Prefix
 
 	// placed are the addresses this process has put on the device: ours even
 	// when their pool is gone.
-	placed map[netip.Addr]bool
-	// formers are the devices that were changed, by name; nil before the first look.
-	formers map[string]Former
-	unsaved bool // the memory does not have all of them
+	placed  map[netip.Addr]bool
 	index   int  // of the device; 0 when there was none at the last look
 	open    bool // see Open
 	flushed bool // see Flushed
+	left    bool // see Leaving
 
 	resync bool
 	// again is when to look although nobody asked; zero: never.
-	again time.Time
-	// kindTried is when the kernel was last asked for the kind in vain.
-	kindTried   time.Time
-	unavailable string
-	ready       bool
-	rx, tx      uint64
-	counted     bool
-	failures    []failure // of the last round
-	status      state.DriverStatus
+	again    time.Time
+	half     *half // see Make
+	missing  missing
+	ready    bool
+	traffic  traffic
+	failures []failure // of the last round
+	status   state.DriverStatus
 }
+
+// half is what the first half of a round has found and done.
+type half struct {
+	start time.Time
+	found bool // the device and its addresses
+	link  nl.Link
+	addrs []nl.Addr
+	made  bool // it is as it should be before it is set up
+}
+
+// missing is that the kernel does not know the kind of the device.
+type missing struct {
+	why   string    // empty: it does
+	tried time.Time // when it was last asked for it in vain
+}
+
+// traffic is what the device has counted; known is false without one.
+type traffic struct {
+	rx, tx uint64
+	known  bool
+}
+
+func trafficOf(l nl.Link) traffic { return traffic{l.RxPackets, l.TxPackets, true} }
 
 // failure is one change that the kernel refused, or something that cannot be
 // read.
@@ -93,13 +111,13 @@ func New(cfg Config) *Driver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Memory == nil {
-		cfg.Memory = noMemory{}
+		cfg.Memory = former.New(nil, cfg.Log)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return &Driver{
-		cfg: cfg, name: state.TunnelLink.Name, kind: state.TunnelLink.Kind, resync: true, open: true,
+		cfg: cfg, link: state.TunnelLink, resync: true, open: true,
 		placed: map[netip.Addr]bool{},
 		status: state.DriverStatus{Name: "tunnel"},
 	}
@@ -112,12 +130,12 @@ func (d *Driver) SetTunnel(want *state.Tunnel) {
 	if d.want.Equal(want) {
 		return
 	}
-	d.want, d.resync = want, true
+	d.want, d.resync, d.half = want, true, nil
 	if want == nil {
 		d.ready = false
 		return
 	}
-	d.name, d.kind, d.pools = want.Name, want.Kind, want.Pools
+	d.link, d.pools, d.left = want.LinkSpec, want.Pools, false
 }
 
 // SetPools says which ranges tunnel addresses come from while no tunnel is
@@ -132,49 +150,59 @@ func (d *Driver) SetPools(pools []netip.Prefix) {
 	}
 }
 
-// SetUplink names the interface that packets between nodes use; empty while it
-// is not known.
-func (d *Driver) SetUplink(name string) {
-	if d.uplink != name {
-		d.uplink, d.resync = name, true
-	}
-}
-
 // QueueResync makes the next Apply look at the kernel. Without it Apply looks
 // only when something else is wanted, or when the last one failed.
 func (d *Driver) QueueResync() { d.resync = true }
+
+// Make is the first half of Apply: a wanted device is there with its MTU, and not up
+// because of it. What fails is told by Apply, which does both halves when Make was not
+// called before it.
+func (d *Driver) Make(ctx context.Context) {
+	if ctx.Err() == nil && d.want != nil && d.due() {
+		d.begin()
+		d.make()
+	}
+}
 
 // Apply makes the device what it should be, as far as it can. An error means
 // that something is still pending.
 func (d *Driver) Apply(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
+		d.half = nil
 		return err
 	}
-	start := d.cfg.Now()
 	d.flushed = false
-	if !d.resync && (d.again.IsZero() || start.Before(d.again)) {
+	if !d.due() {
 		return nil
 	}
-	err := d.round(func() {
-		if d.want != nil {
-			d.keep()
-			return
-		}
-		d.retire(d.ours, true)
-	})
-	d.status.LastApply, d.status.LastApplySeconds = start, d.cfg.Now().Sub(start).Seconds()
-	return err
+	if d.want == nil {
+		return d.round(func() { d.retire(d.ours, true) })
+	}
+	if d.half == nil {
+		d.Make(ctx)
+	}
+	return d.round(d.setUp)
 }
 
-// round does one look and what follows from it.
-func (d *Driver) round(do func()) error {
-	failing := d.status.LastError != ""
+// due reports whether there is a reason to look.
+func (d *Driver) due() bool {
+	return d.resync || !d.again.IsZero() && !d.cfg.Now().Before(d.again)
+}
+
+// begin starts a round: one look and what follows from it.
+func (d *Driver) begin() {
+	d.half = &half{start: d.cfg.Now()}
 	d.failures, d.again = nil, time.Time{}
-	d.recall()
-	if d.unsaved {
-		d.save()
+	d.cfg.Memory.Retry()
+}
+
+// round does the rest of a round, or a whole one.
+func (d *Driver) round(rest func()) error {
+	if d.half == nil {
+		d.begin()
 	}
-	do()
+	failing := d.status.LastError != ""
+	rest()
 	var errs []error
 	for _, f := range d.failures {
 		errs = append(errs, f.err)
@@ -183,21 +211,23 @@ func (d *Driver) round(do func()) error {
 	d.resync = err != nil
 	d.status.Failed, d.status.LastError = len(errs), ""
 	d.status.Pending = max(d.status.Desired-d.status.InKernel, len(errs))
+	d.status.LastApply, d.status.LastApplySeconds = d.half.start, d.cfg.Now().Sub(d.half.start).Seconds()
+	d.half = nil
 	switch {
 	case err != nil:
 		d.status.LastError = err.Error()
 		if !failing {
-			d.cfg.Log.Warn("tunnel device is not as it should be; trying again", "dev", d.name, "err", err)
+			d.cfg.Log.Warn("tunnel device is not as it should be; trying again", "dev", d.link.Name, "err", err)
 		}
 	case failing:
-		d.cfg.Log.Info("tunnel device settled after failing", "dev", d.name)
+		d.cfg.Log.Info("tunnel device settled after failing", "dev", d.link.Name)
 	}
 	return err
 }
 
-// keep makes the wanted tunnel, in the order that lets no packet in before it
-// can be answered: device, MTU, rp_filter, up, address.
-func (d *Driver) keep() {
+// make is the first half of a wanted tunnel, in the order that lets no packet in before it
+// can be answered: device, MTU; what others set; then up, address.
+func (d *Driver) make() {
 	d.status.Desired, d.status.Held = 1, 0
 	if d.want.Addr.IsValid() {
 		d.status.Desired = 2
@@ -207,22 +237,25 @@ func (d *Driver) keep() {
 		return
 	}
 	addrs, ok := d.addrs(link)
-	all, err := d.cfg.Kernel.RPFilterAll()
-	if err != nil {
-		d.fail(d.name, err)
-	}
-	if !ok || err != nil {
+	if !ok {
 		return // nothing is changed without knowing what is there
 	}
 	d.open = true
 	d.takeOver(link, addrs)
+	made := link.MTU == d.want.MTU ||
+		d.done(d.link.Name, fmt.Sprintf("set MTU %d", d.want.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, d.want.MTU))
+	d.half = &half{start: d.half.start, found: true, link: link, addrs: addrs, made: made}
+}
+
+// setUp is the second half: packets pass the device.
+func (d *Driver) setUp() {
+	h := d.half
+	if !h.found {
+		return
+	}
 	wasReady := d.ready
-	device := link.MTU == d.want.MTU ||
-		d.done(d.name, fmt.Sprintf("set MTU %d", d.want.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, d.want.MTU))
-	device = d.loosen(link, all) && device
-	device = d.loosenUplink(all) && device
-	device = (link.Up || d.done(d.name, "set up", d.cfg.Kernel.LinkSetUp(link.Index, true))) && device
-	address := d.keepAddress(link, addrs)
+	device := (h.link.Up || d.done(d.link.Name, "set up", d.cfg.Kernel.LinkSetUp(h.link.Index, true))) && h.made
+	address := d.keepAddress(h.link, h.addrs)
 
 	d.status.InKernel = 0
 	if device {
@@ -233,33 +266,33 @@ func (d *Driver) keep() {
 	}
 	d.ready = device && address
 	if d.ready && !wasReady {
-		d.cfg.Log.Info("tunnel device is ready", "dev", d.name, "mtu", d.want.MTU, "addr", d.want.Addr)
+		d.cfg.Log.Info("tunnel device is ready", "dev", d.link.Name, "mtu", d.want.MTU, "addr", d.want.Addr)
 	}
 	d.status.Resyncs++
 }
 
 // device finds the device, or makes it.
 func (d *Driver) device() (nl.Link, bool) {
-	link, err := d.cfg.Kernel.LinkByName(d.name)
+	link, err := d.cfg.Kernel.LinkByName(d.link.Name)
 	if errors.Is(err, nl.ErrNotFound) {
-		d.ready, d.index, d.counted, d.status.InKernel, d.status.Foreign = false, 0, false, 0, 0
+		d.ready, d.index, d.traffic, d.status.InKernel, d.status.Foreign = false, 0, traffic{}, 0, 0
 		if !d.create() {
 			return nl.Link{}, false
 		}
-		link, err = d.cfg.Kernel.LinkByName(d.name)
+		link, err = d.cfg.Kernel.LinkByName(d.link.Name)
 	}
 	switch {
 	case errors.Is(err, nl.ErrNotFound):
-		d.fail(d.name, fmt.Errorf("create %s: the kernel has a tunnel without fixed ends under another name: rename it to %s", d.name, d.name))
+		d.fail(d.link.Name, fmt.Errorf("create %[1]s: the kernel has a tunnel without fixed ends under another name: rename it to %[1]s", d.link.Name))
 	case err != nil:
-		d.fail(d.name, err)
-	case link.Kind != d.kind:
+		d.fail(d.link.Name, err)
+	case link.Kind != d.link.Kind:
 		d.ready, d.status.InKernel = false, 0
-		d.fail(d.name, fmt.Errorf("interface %s is of kind %q, not %s, and somebody else's: rename or remove it", d.name, link.Kind, d.kind))
+		const other = "interface %s is of kind %q, not %s, and somebody else's: rename or remove it"
+		d.fail(d.link.Name, fmt.Errorf(other, d.link.Name, link.Kind, d.link.Kind))
 	default:
-		d.unavailable = ""
-		d.index = link.Index
-		d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, true
+		d.missing.why = ""
+		d.index, d.traffic = link.Index, trafficOf(link)
 		return link, true
 	}
 	return nl.Link{}, false
@@ -268,42 +301,44 @@ func (d *Driver) device() (nl.Link, bool) {
 // create makes the device. For the fallback device that means to have the
 // module loaded: the request for it then fails, because the device is there.
 func (d *Driver) create() bool {
-	if d.unavailable != "" && d.cfg.Now().Sub(d.kindTried) < retryKind {
-		d.fail(d.name, errors.New(d.unavailable))
+	if d.missing.why != "" && d.cfg.Now().Sub(d.missing.tried) < retryKind {
+		d.fail(d.link.Name, errors.New(d.missing.why))
 		return false
 	}
-	err := d.cfg.Kernel.LinkAdd(state.LinkSpec{Name: d.name, Kind: d.kind})
+	err := d.cfg.Kernel.LinkAdd(d.link)
 	if errors.Is(err, nl.ErrUnsupported) {
-		d.kindTried = d.cfg.Now()
-		d.unavailable = fmt.Sprintf("create %s: the kernel has no %s links and found no module %s to load", d.name, d.kind, d.kind)
+		d.missing = missing{
+			why:   fmt.Sprintf("create %s: the kernel has no %s links and found no module %s to load", d.link.Name, d.link.Kind, d.link.Kind),
+			tried: d.cfg.Now(),
+		}
 		d.status.Errors++
-		d.fail(d.name, errors.New(d.unavailable))
+		d.fail(d.link.Name, errors.New(d.missing.why))
 		return false
 	}
-	d.unavailable = ""
-	return errors.Is(err, nl.ErrExists) || d.done(d.name, "create as "+d.kind, err)
+	d.missing.why = ""
+	return errors.Is(err, nl.ErrExists) || d.done(d.link.Name, "create as "+d.link.Kind, err)
 }
 
 // takeOver remembers what the device was before it is changed for the first time. One
 // that has our address and is not remembered was set up by a process whose memory is
 // lost.
 func (d *Driver) takeOver(link nl.Link, addrs []nl.Addr) {
-	was := d.former(link.Name, link.Index)
+	was := d.cfg.Memory.Of(link.Name, link.Index)
 	if was.Tunnel != nil {
 		return
 	}
-	was.Tunnel = &FormerTunnel{WasUp: link.Up, MTU: link.MTU}
+	was.Tunnel = &former.Tunnel{WasUp: link.Up, MTU: link.MTU}
 	if slices.ContainsFunc(addrs, func(a nl.Addr) bool { return d.ours(a) || a.Prefix.Addr() == d.want.Addr }) {
-		was.Tunnel = &FormerTunnel{}
+		was.Tunnel = &former.Tunnel{}
 	}
-	d.remember(was)
+	d.cfg.Memory.Remember(was)
 }
 
 // addrs reads the device's IPv4 addresses; IPIP carries nothing else.
 func (d *Driver) addrs(link nl.Link) ([]nl.Addr, bool) {
 	addrs, err := d.cfg.Kernel.Addrs()
 	if err != nil {
-		d.fail(d.name, err)
+		d.fail(d.link.Name, err)
 		return nil, false
 	}
 	return slices.DeleteFunc(addrs, func(a nl.Addr) bool { return a.LinkIndex != link.Index || !a.Prefix.Addr().Is4() }), true

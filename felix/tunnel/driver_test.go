@@ -29,10 +29,9 @@ func expectLog(t *testing.T, w *world, when string, want ...string) {
 // TestOrder: what is done, in which order.
 func TestOrder(t *testing.T) {
 	w := newFake(t)
-	w.fake.SetRPFilterAll(nl.RPFilterStrict)
 	d := w.wanting(t)
 	expectLog(t, w, "create",
-		"link added tunl0 type ipip", "link tunl0 mtu 1440", "link tunl0 rp_filter 2", "link eth0 rp_filter 2", "link tunl0 up",
+		"link added tunl0 type ipip", "link tunl0 mtu 1440", "link tunl0 up",
 		"address added 10.244.0.1/32 brd 10.244.0.1")
 	moved := w.want
 	moved.Addr = netip.MustParseAddr("10.244.9.64")
@@ -49,7 +48,64 @@ func TestOrder(t *testing.T) {
 	expectLog(t, w, "nothing to do")
 	d.SetTunnel(nil)
 	apply(t, d)
-	expectLog(t, w, "retire", "link tunl0 down", "address deleted 10.244.9.64/32", "link eth0 rp_filter 0", "link tunl0 rp_filter 0")
+	expectLog(t, w, "retire", "link tunl0 down", "address deleted 10.244.9.64/32")
+}
+
+// TestHalves: the device is there before it is set up, what fails of that is told once, and
+// Apply alone does both halves.
+func TestHalves(t *testing.T) {
+	w := newFake(t)
+	d := w.driver(t)
+	d.Make(t.Context())
+	expectLog(t, w, "no tunnel is wanted")
+	d.SetTunnel(&w.want)
+	d.Make(t.Context())
+	expectLog(t, w, "first half", "link added tunl0 type ipip", "link tunl0 mtu 1440")
+	if d.Ready() || d.Index() == 0 {
+		t.Errorf("ready %v, index %d", d.Ready(), d.Index())
+	}
+	apply(t, d)
+	expectLog(t, w, "second half", "link tunl0 up", "address added 10.244.0.1/32 brd 10.244.0.1")
+	looks := w.fake.Calls(nltest.OpLinkByName)
+	d.Make(t.Context())
+	apply(t, d)
+	if got := w.fake.Calls(nltest.OpLinkByName); got != looks || !d.Ready() {
+		t.Errorf("%d looks without a reason, ready %v", got-looks, d.Ready())
+	}
+
+	moved := w.want
+	moved.MTU = 1400
+	d.QueueResync()
+	d.Make(t.Context())
+	d.SetTunnel(&moved)
+	apply(t, d)
+	expectLog(t, w, "another one is wanted in between", "link tunl0 mtu 1400")
+
+	w = newFake(t)
+	boom := errors.New("boom")
+	w.fake.FailWith(func(op nltest.Op, _ string) error {
+		if op == nltest.OpLinkAdd {
+			return boom
+		}
+		return nil
+	})
+	d = w.driver(t)
+	d.SetTunnel(&w.want)
+	d.Make(t.Context())
+	err := d.Apply(t.Context())
+	if n := w.fake.Calls(nltest.OpLinkAdd); !errors.Is(err, boom) || n != 1 || len(d.Conditions()) != 1 {
+		t.Errorf("%v, tried %d times, %+v", err, n, d.Conditions())
+	}
+	w.fake.FailWith(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	d.Make(ctx)
+	cancel()
+	if err := d.Apply(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended in between: %v", err)
+	}
+	must(t, w.LinkSetMTU(w.link(t).Index, 1300))
+	apply(t, d)
+	w.expect(t, "what was found before is not believed", asWanted)
 }
 
 // TestLooksOnlyWithReason: an Apply without one costs nothing.
@@ -60,7 +116,6 @@ func TestLooksOnlyWithReason(t *testing.T) {
 	same := w.want
 	same.Pools = slices.Clone(w.want.Pools)
 	d.SetTunnel(&same)
-	d.SetUplink("eth0")
 	d.SetPools(pools)
 	apply(t, d)
 	if got := w.fake.Calls(nltest.OpLinkByName); got != looks {
@@ -177,13 +232,11 @@ func TestNotOurKind(t *testing.T) {
 func TestFailures(t *testing.T) {
 	boom := errors.New("boom")
 	ops := []nltest.Op{
-		nltest.OpLinkByName, nltest.OpLinkAdd, nltest.OpLinkSetMTU, nltest.OpLinkSetUp, nltest.OpLinkSetRPFilter,
-		nltest.OpRPFilterAll, nltest.OpAddrs, nltest.OpAddrAdd, nltest.OpAddrDel,
+		nltest.OpLinkByName, nltest.OpLinkAdd, nltest.OpLinkSetMTU, nltest.OpLinkSetUp, nltest.OpAddrs, nltest.OpAddrAdd, nltest.OpAddrDel,
 	}
 	for _, op := range ops {
 		t.Run(string(op), func(t *testing.T) {
 			w := newFake(t)
-			w.fake.SetRPFilterAll(nl.RPFilterStrict)
 			if op == nltest.OpAddrDel { // something to delete
 				l := w.fake.AddLink(nl.Link{Name: "tunl0", Kind: "ipip", MTU: 1480})
 				must(t, w.AddrAdd(nl.Addr{LinkIndex: l.Index, Prefix: netip.MustParsePrefix("10.244.0.1/32")}))
@@ -208,7 +261,7 @@ func TestFailures(t *testing.T) {
 			}
 			w.fake.FailWith(nil)
 			apply(t, d)
-			w.expect(t, "working again", "up mtu 1440 rp_filter 2 10.244.0.1/32 brd 10.244.0.1")
+			w.expect(t, "working again", asWanted)
 			if !d.Ready() || len(d.Conditions()) != 0 || d.Status().LastError != "" {
 				t.Errorf("ready %v, %+v", d.Ready(), d.Status())
 			}
@@ -220,12 +273,11 @@ func TestFailures(t *testing.T) {
 func TestFailuresWhileRetiring(t *testing.T) {
 	boom := errors.New("boom")
 	ops := []nltest.Op{
-		nltest.OpLinkByName, nltest.OpLinkSetUp, nltest.OpLinkSetRPFilter, nltest.OpAddrs, nltest.OpAddrDel, nltest.OpRoutes,
+		nltest.OpLinkByName, nltest.OpLinkSetUp, nltest.OpAddrs, nltest.OpAddrDel, nltest.OpRoutes,
 	}
 	for _, op := range ops {
 		t.Run(string(op), func(t *testing.T) {
 			w := newFake(t)
-			w.setUplinkRPFilter(t, nl.RPFilterStrict)
 			d := w.wanting(t)
 			d.SetTunnel(nil)
 			w.fake.FailWith(func(o nltest.Op, _ string) error {
@@ -240,8 +292,8 @@ func TestFailuresWhileRetiring(t *testing.T) {
 			w.fake.FailWith(nil)
 			apply(t, d)
 			w.expect(t, "working again", "down mtu 1440")
-			if got := w.uplinkRPFilter(t); got != nl.RPFilterStrict || d.Status().Pending != 0 || len(d.Conditions()) != 0 {
-				t.Errorf("rp_filter of the uplink: %d, %+v", got, d.Status())
+			if d.Status().Pending != 0 || len(d.Conditions()) != 0 {
+				t.Errorf("%+v, %+v", d.Conditions(), d.Status())
 			}
 		})
 	}
@@ -289,25 +341,4 @@ func TestDeviceGoesAndComes(t *testing.T) {
 	if _, _, known := d.Traffic(); known || d.Status().Errors != 0 {
 		t.Errorf("traffic known %v, %+v", known, d.Status())
 	}
-}
-
-// TestUplinkChanges: the former one gets its rp_filter back, unless it is not the
-// same interface any longer.
-func TestUplinkChanges(t *testing.T) {
-	w := newFake(t)
-	w.setUplinkRPFilter(t, nl.RPFilterStrict)
-	w.fake.AddLink(nl.Link{Name: "eth1", RPFilter: nl.RPFilterStrict})
-	d := w.wanting(t)
-	w.fake.TakeLog()
-	d.SetUplink("eth1")
-	apply(t, d)
-	expectLog(t, w, "uplink eth1", "link eth0 rp_filter 1", "link eth1 rp_filter 2")
-	l, err := w.LinkByName("eth1")
-	must(t, err, w.LinkDelete(l.Index))
-	resync(t, d) // eth1 is still the uplink, as far as anybody knows
-	w.fake.AddLink(nl.Link{Name: "eth1", RPFilter: nl.RPFilterLoose})
-	d.SetUplink("eth0")
-	w.fake.TakeLog()
-	apply(t, d)
-	expectLog(t, w, "uplink eth0, eth1 is a new one", "link eth0 rp_filter 2")
 }

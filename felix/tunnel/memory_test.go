@@ -2,66 +2,17 @@ package tunnel_test
 
 import (
 	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/tunnel"
 )
-
-func TestMemoryFile(t *testing.T) {
-	strict := nl.RPFilterStrict
-	devices := []tunnel.Former{
-		{Name: "eth0", Index: 2, RPFilter: &strict},
-		{Name: "tunl0", Index: 7, Tunnel: &tunnel.FormerTunnel{WasUp: true, MTU: 1400}},
-	}
-	boot := filepath.Join(t.TempDir(), "boot_id")
-	must(t, os.WriteFile(boot, []byte("one\n"), 0o600))
-	f := tunnel.File{Path: filepath.Join(t.TempDir(), "manx", "tunnel.json"), BootID: boot}
-	expect := func(when string, want []tunnel.Former) {
-		t.Helper()
-		got, err := f.Load()
-		if diff := cmp.Diff(want, got); diff != "" || err != nil {
-			t.Errorf("%s: %v (-want +got):\n%s", when, err, diff)
-		}
-	}
-	expect("never saved", nil)
-	must(t, f.Save(nil), f.Save(devices))
-	expect("saved", devices)
-	if info, err := os.Stat(f.Path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info, err)
-	}
-	if b, err := os.ReadFile(f.Path); err != nil || string(b) != `{"bootID":"one","devices":[`+
-		`{"name":"eth0","index":2,"rpFilter":1},{"name":"tunl0","index":7,"tunnel":{"wasUp":true,"mtu":1400}}]}`+"\n" {
-		t.Errorf("%v: %s", err, b)
-	}
-	must(t, os.WriteFile(boot, []byte("two\n"), 0o600))
-	expect("after a reboot", nil)
-	must(t, f.Save(devices[:1]))
-	expect("saved again", devices[:1])
-	must(t, os.WriteFile(f.Path, []byte("{"), 0o600))
-	if _, err := f.Load(); err == nil || !strings.Contains(err.Error(), f.Path) {
-		t.Errorf("broken: %v", err)
-	}
-	must(t, f.Save(nil), f.Save(nil))
-	if _, err := os.Stat(f.Path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("nothing to remember, and there is a file: %v", err)
-	}
-	must(t, f.Save(devices), os.Remove(boot))
-	if _, err := f.Load(); err == nil {
-		t.Error("of an unknown boot, and believed")
-	}
-	if err := f.Save(devices); err == nil {
-		t.Error("saved for an unknown boot")
-	}
-}
 
 // remembered are the names in the world's memory.
 func (w *world) remembered(t *testing.T) string {
@@ -75,133 +26,51 @@ func (w *world) remembered(t *testing.T) string {
 	return strings.Join(names, " ")
 }
 
-// TestRPFilterOutlastsTheProcess: the process that makes an rp_filter loose is seldom
-// the one that puts it back.
-func TestRPFilterOutlastsTheProcess(t *testing.T) {
-	for name, end := range map[string]func(*testing.T, *world){
-		"no tunnel wanted": func(t *testing.T, w *world) { apply(t, w.restarted(t)) },
-		"uninstalled": func(t *testing.T, w *world) {
-			d := w.driver(t)
-			d.SetTunnel(&w.want) // for the name of the device
-			must(t, d.Uninstall(t.Context()))
-		},
-		"wanted once more before": func(t *testing.T, w *world) {
-			w.wanting(t)
-			apply(t, w.restarted(t))
-		},
-		"half done": func(t *testing.T, w *world) { // killed before the memory was cleared
-			devices, err := w.memory.Load()
-			must(t, err)
-			apply(t, w.restarted(t))
-			must(t, w.memory.Save(devices))
-			apply(t, w.restarted(t))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(t *testing.T, w *world) {
-				w.setUplinkRPFilter(t, nl.RPFilterStrict)
-				w.wanting(t)
-				if got := w.uplinkRPFilter(t); got != nl.RPFilterLoose {
-					t.Errorf("while wanted: %d", got)
-				}
-				end(t, w)
-				w.expect(t, "at the end", "down mtu 1440")
-				if got := w.uplinkRPFilter(t); got != nl.RPFilterStrict || w.remembered(t) != "" {
-					t.Errorf("rp_filter of the uplink: %d, remembered: %q", got, w.remembered(t))
-				}
-			})
-		})
-	}
-}
-
-// TestRPFilterNotOurs: what somebody else has set, and another device by the same name,
-// stay as they are. Neither is taken for what was there before.
-func TestRPFilterNotOurs(t *testing.T) {
-	for name, tc := range map[string]struct {
-		meanwhile func(*testing.T, *world)
-		after     int
-	}{
-		"set to another value": {func(t *testing.T, w *world) { w.setUplinkRPFilter(t, 0) }, 0},
-		"another device": {func(t *testing.T, w *world) {
-			l, err := w.LinkByName("eth0")
-			must(t, err, w.LinkDelete(l.Index))
-			w.fake.AddLink(nl.Link{Name: "eth0", RPFilter: nl.RPFilterLoose})
-		}, nl.RPFilterLoose},
-		"another device, taken over": {func(t *testing.T, w *world) {
-			l, err := w.LinkByName("eth0")
-			must(t, err, w.LinkDelete(l.Index))
-			w.fake.AddLink(nl.Link{Name: "eth0"})
-			w.fake.SetRPFilterAll(nl.RPFilterStrict)
-			w.wanting(t)
-		}, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newFake(t)
-			w.setUplinkRPFilter(t, nl.RPFilterStrict)
-			w.wanting(t)
-			tc.meanwhile(t, w)
-			apply(t, w.restarted(t))
-			if got := w.uplinkRPFilter(t); got != tc.after || w.remembered(t) != "" {
-				t.Errorf("rp_filter %d, want %d; remembered: %q", got, tc.after, w.remembered(t))
-			}
-		})
-	}
-}
-
 // watchedMemory is a memory that fails on demand, and sees what the kernel was like.
 type watchedMemory struct {
-	tunnel.Memory
+	former.Store
 	fail error
-	seen func(devices []tunnel.Former)
+	seen func(devices []former.Link)
 }
 
-func (m *watchedMemory) Save(devices []tunnel.Former) error {
+func (m *watchedMemory) Save(devices []former.Link) error {
 	if m.seen != nil {
 		m.seen(devices)
 	}
 	if m.fail != nil {
 		return m.fail
 	}
-	return m.Memory.Save(devices)
+	return m.Store.Save(devices)
 }
 
 // TestRememberedFirst: a process that is killed in between leaves a memory of what has
 // not been changed, never a change that nobody remembers.
 func TestRememberedFirst(t *testing.T) {
 	w := newFake(t)
-	w.fake.SetRPFilterAll(nl.RPFilterStrict)
 	w.wanting(t)
 	w.wanting(t) // nor does a second process take the first one's for what was there
 	devices, err := w.memory.Load()
-	off := 0
-	if diff := cmp.Diff([]tunnel.Former{
-		{Name: "eth0", Index: 1, RPFilter: &off},
-		{Name: "tunl0", Index: 2, RPFilter: &off, Tunnel: &tunnel.FormerTunnel{MTU: 1480}},
-	}, devices); diff != "" || err != nil {
+	if diff := cmp.Diff([]former.Link{{Name: "tunl0", Index: 2, Tunnel: &former.Tunnel{MTU: 1480}}}, devices); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 
 	w = newFake(t)
-	w.fake.SetRPFilterAll(nl.RPFilterStrict)
-	known := map[string]tunnel.Former{}
-	memory := &watchedMemory{Memory: w.memory, seen: func(devices []tunnel.Former) {
+	known := map[string]former.Link{}
+	memory := &watchedMemory{Store: w.memory, seen: func(devices []former.Link) {
 		for _, f := range devices {
 			known[f.Name] = f
 		}
 	}}
 	w.fake.FailWith(func(op nltest.Op, subject string) error {
-		switch f := known[subject]; {
-		case op == nltest.OpLinkSetRPFilter && f.RPFilter == nil,
-			(op == nltest.OpLinkSetUp || op == nltest.OpLinkSetMTU) && f.Tunnel == nil:
+		if (op == nltest.OpLinkSetUp || op == nltest.OpLinkSetMTU) && known[subject].Tunnel == nil {
 			t.Errorf("%s of %s before it is remembered", op, subject)
 		}
 		return nil
 	})
-	d := tunnel.New(tunnel.Config{Kernel: w, Memory: memory})
-	d.SetUplink("eth0")
+	d := tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, nil)})
 	d.SetTunnel(&w.want)
 	apply(t, d)
-	if !d.Ready() || len(known) != 2 {
+	if !d.Ready() || len(known) != 1 {
 		t.Errorf("ready %v, remembered %v", d.Ready(), known)
 	}
 }
@@ -210,11 +79,10 @@ func TestRememberedFirst(t *testing.T) {
 // when it works again.
 func TestMemoryFails(t *testing.T) {
 	w := newFake(t)
-	w.setUplinkRPFilter(t, nl.RPFilterStrict)
-	memory := &watchedMemory{Memory: w.memory, fail: errors.New("no space left on device")}
+	memory := &watchedMemory{Store: w.memory, fail: errors.New("no space left on device")}
 	var lines strings.Builder
-	d := tunnel.New(tunnel.Config{Kernel: w, Memory: memory, Log: slog.New(slog.NewTextHandler(&lines, nil))})
-	d.SetUplink("eth0")
+	log := slog.New(slog.NewTextHandler(&lines, nil))
+	d := tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, log), Log: log})
 	d.SetTunnel(&w.want)
 	apply(t, d)
 	resync(t, d)
@@ -223,19 +91,19 @@ func TestMemoryFails(t *testing.T) {
 	}
 	memory.fail = nil
 	resync(t, d)
-	if got := w.remembered(t); got != "eth0 tunl0" {
+	if got := w.remembered(t); got != "tunl0" {
 		t.Errorf("remembered: %q", got)
 	}
 
 	// What cannot be read is not made up.
 	must(t, os.WriteFile(w.memory.Path, []byte("?"), 0o600))
 	lines.Reset()
-	d = tunnel.New(tunnel.Config{Kernel: w, Memory: memory, Log: slog.New(slog.NewTextHandler(&lines, nil))})
+	d = tunnel.New(tunnel.Config{Kernel: w, Memory: former.New(memory, log), Log: log})
 	d.SetPools(pools)
 	apply(t, d)
 	resync(t, d)
 	w.expect(t, "retired by its address", "down mtu 1440")
-	if n := strings.Count(lines.String(), w.memory.Path); n != 1 || w.uplinkRPFilter(t) != nl.RPFilterLoose {
-		t.Errorf("said %d times, rp_filter %d:\n%s", n, w.uplinkRPFilter(t), &lines)
+	if n := strings.Count(lines.String(), w.memory.Path); n != 1 {
+		t.Errorf("said %d times:\n%s", n, &lines)
 	}
 }

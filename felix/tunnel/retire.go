@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/state"
 )
@@ -17,19 +18,19 @@ import (
 // ours: the addresses go last. wait says that routes of ours through it come first.
 func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 	d.status.Desired, d.status.InKernel, d.status.Held, d.status.Foreign = 0, 0, 0, 0
-	link, err := d.cfg.Kernel.LinkByName(d.name)
+	d.left = false
+	link, err := d.cfg.Kernel.LinkByName(d.link.Name)
 	switch {
 	case err != nil && !errors.Is(err, nl.ErrNotFound):
-		d.fail(d.name, err)
+		d.fail(d.link.Name, err)
 		return
-	case err != nil || link.Kind != d.kind:
-		d.index, d.counted, d.open = 0, false, false
-		d.forget(d.name, forgetTunnel)
+	case err != nil || link.Kind != d.link.Kind:
+		d.index, d.traffic, d.open = 0, traffic{}, false
+		d.cfg.Memory.Forget(d.link.Name, forgetTunnel)
 		d.retired()
 		return
 	}
-	d.index = link.Index
-	d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, true
+	d.index, d.traffic = link.Index, trafficOf(link)
 	addrs, ok := d.addrs(link)
 	if !ok {
 		return
@@ -40,10 +41,10 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 			mine = append(mine, a)
 		}
 	}
-	was := d.former(link.Name, link.Index).Tunnel
+	was := d.cfg.Memory.Of(link.Name, link.Index).Tunnel
 	if was != nil && !was.WasUp && !link.Up {
 		was = nil // somebody has set it down; who sets it up again has a use for it
-		d.forget(d.name, forgetTunnel)
+		d.cfg.Memory.Forget(d.link.Name, forgetTunnel)
 	}
 	if len(mine) == 0 && was == nil {
 		d.open = false
@@ -64,15 +65,15 @@ func (d *Driver) retire(ours func(nl.Addr) bool, wait bool) {
 
 // remove takes mine from the device, which has so many other addresses and foreign
 // routes, and was something before us, if that is known.
-func (d *Driver) remove(link nl.Link, was *FormerTunnel, mine []nl.Addr, otherAddrs, foreignRoutes int) {
+func (d *Driver) remove(link nl.Link, was *former.Tunnel, mine []nl.Addr, otherAddrs, foreignRoutes int) {
 	d.status.Foreign, d.open = otherAddrs+foreignRoutes, link.Up
 	stays := was != nil && was.WasUp
 	switch {
 	case stays: // with its former MTU, in the end
 	case d.status.Foreign > 0:
-		d.cfg.Log.Debug("somebody else uses the tunnel device; it stays up", "dev", d.name, "addresses", otherAddrs, "routes", foreignRoutes)
+		d.cfg.Log.Debug("somebody else uses the tunnel device; it stays up", "dev", d.link.Name, "addresses", otherAddrs, "routes", foreignRoutes)
 	case link.Up:
-		if !d.done(d.name, "set down", d.cfg.Kernel.LinkSetUp(link.Index, false)) {
+		if !d.done(d.link.Name, "set down", d.cfg.Kernel.LinkSetUp(link.Index, false)) {
 			return
 		}
 		link.Up = false
@@ -80,13 +81,13 @@ func (d *Driver) remove(link nl.Link, was *FormerTunnel, mine []nl.Addr, otherAd
 	gone := d.strip(mine, otherAddrs, foreignRoutes)
 	d.open = link.Up && !gone
 	if gone && stays && was.MTU != 0 && was.MTU != link.MTU {
-		gone = d.done(d.name, fmt.Sprintf("put MTU %d back", was.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, was.MTU))
+		gone = d.done(d.link.Name, fmt.Sprintf("put MTU %d back", was.MTU), d.cfg.Kernel.LinkSetMTU(link.Index, was.MTU))
 	}
 	if gone && (stays || !link.Up) {
-		d.forget(d.name, forgetTunnel)
+		d.cfg.Memory.Forget(d.link.Name, forgetTunnel)
 	}
 	if d.retired() && d.status.Foreign == 0 {
-		d.cfg.Log.Info("tunnel device retired", "dev", d.name)
+		d.cfg.Log.Info("tunnel device retired", "dev", d.link.Name)
 	}
 }
 
@@ -111,10 +112,13 @@ func (d *Driver) strip(mine []nl.Addr, otherAddrs, foreignRoutes int) bool {
 	return gone
 }
 
+func forgetTunnel(f *former.Link) { f.Tunnel = nil }
+
 // retired ends a complete look while no tunnel is wanted.
 func (d *Driver) retired() bool {
 	d.status.Resyncs++
-	return d.tighten(func(string) bool { return false }) && len(d.failures) == 0
+	d.left = true
+	return len(d.failures) == 0
 }
 
 // routeCount counts IPv4 routes over the device; those that the kernel makes for
@@ -133,7 +137,7 @@ func (d *Driver) routesOver(link nl.Link) (routeCount, bool) {
 		}
 	})
 	if err != nil {
-		d.fail(d.name, err)
+		d.fail(d.link.Name, err)
 	}
 	return n, err == nil
 }

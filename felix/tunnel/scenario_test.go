@@ -53,18 +53,13 @@ func TestRepair(t *testing.T) {
 			must(t, w.AddrAdd(a))
 		},
 		"an address from before": func(t *testing.T, w *world) { must(t, w.AddrAdd(w.addr(t, "10.244.7.7/32"))) },
-		"rp_filter":              func(t *testing.T, w *world) { must(t, w.LinkSetRPFilter(w.link(t).Index, nl.RPFilterStrict)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, w *world) {
 				d := w.wanting(t)
 				damage(t, w)
 				resync(t, d)
-				want := asWanted
-				if name == "rp_filter" {
-					want = "up mtu 1440 rp_filter 2 10.244.0.1/32 brd 10.244.0.1"
-				}
-				w.expect(t, "repaired", want)
+				w.expect(t, "repaired", asWanted)
 				if !d.Ready() {
 					t.Error("not ready")
 				}
@@ -244,51 +239,6 @@ func TestUninstall(t *testing.T) {
 		must(t, d.Uninstall(t.Context()))
 		w.expect(t, "uninstalled", "down mtu 1440")
 		must(t, d.Uninstall(t.Context()))
-	})
-}
-
-func TestUplinkRPFilter(t *testing.T) {
-	for _, tc := range []struct {
-		name               string
-		own, wanted, after int
-	}{
-		{"off stays off", 0, 0, 0},
-		{"strict is loose for a while", nl.RPFilterStrict, nl.RPFilterLoose, nl.RPFilterStrict},
-		{"loose stays", nl.RPFilterLoose, nl.RPFilterLoose, nl.RPFilterLoose},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			everywhere(t, func(t *testing.T, w *world) {
-				w.setUplinkRPFilter(t, tc.own)
-				d := w.wanting(t)
-				if got := w.uplinkRPFilter(t); got != tc.wanted {
-					t.Errorf("while wanted: %d", got)
-				}
-				d.SetUplink("") // lost for a moment
-				apply(t, d)
-				if got := w.uplinkRPFilter(t); got != tc.wanted {
-					t.Errorf("uplink unknown: %d", got)
-				}
-				d.SetTunnel(nil)
-				apply(t, d)
-				if got := w.uplinkRPFilter(t); got != tc.after {
-					t.Errorf("retired: %d", got)
-				}
-			})
-		})
-	}
-}
-
-// TestUplinkRPFilterForeign: what somebody else has set meanwhile is not put back.
-func TestUplinkRPFilterForeign(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		w.setUplinkRPFilter(t, nl.RPFilterStrict)
-		d := w.wanting(t)
-		w.setUplinkRPFilter(t, 0)
-		d.SetTunnel(nil)
-		apply(t, d)
-		if got := w.uplinkRPFilter(t); got != 0 {
-			t.Errorf("retired: %d", got)
-		}
 	})
 }
 

@@ -9,14 +9,19 @@ import (
 )
 
 // Ready reports whether the device is as wanted, as of the last look: up, with
-// its MTU and its address if one is wanted, no address of ours if it is to be bare, and
-// no strict rp_filter on it or the uplink. It is false while no tunnel is wanted.
+// its MTU and its address if one is wanted, and no address of ours if it is to be bare. It
+// is false while no tunnel is wanted.
 func (d *Driver) Ready() bool { return d.want != nil && d.ready }
 
 // Open reports whether the device takes packets because of this driver, as of the last
 // look: it is up and has an address of ours, or it is up and nobody else's doing. It is
 // true before the first look, so that nobody lowers a guard for not knowing.
 func (d *Driver) Open() bool { return d.want != nil || d.open }
+
+// Leaving reports whether a device that is not wanted any longer may still be in use, as of
+// the last look: routes of ours lead through it, or it could not be looked at or set down.
+// It is true before the first look.
+func (d *Driver) Leaving() bool { return d.want == nil && !d.left }
 
 // Flushed reports whether the last Apply took the device's last address, and with it
 // all routes over it: the kernel says nothing of them.
@@ -30,23 +35,28 @@ func (d *Driver) Unavailable() string {
 	if d.want == nil {
 		return ""
 	}
-	return d.unavailable
+	return d.missing.why
 }
 
 // Traffic returns the device's packet counters as of the last look; known is
 // false when there was no device.
-func (d *Driver) Traffic() (rx, tx uint64, known bool) { return d.rx, d.tx, d.counted }
+func (d *Driver) Traffic() (rx, tx uint64, known bool) {
+	return d.traffic.rx, d.traffic.tx, d.traffic.known
+}
 
 // LookTraffic reads the packet counters.
 func (d *Driver) LookTraffic(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	link, err := d.cfg.Kernel.LinkByName(d.name)
+	link, err := d.cfg.Kernel.LinkByName(d.link.Name)
 	if err != nil && !errors.Is(err, nl.ErrNotFound) {
 		return err
 	}
-	d.rx, d.tx, d.counted = link.RxPackets, link.TxPackets, err == nil && link.Kind == d.kind
+	d.traffic = traffic{}
+	if err == nil && link.Kind == d.link.Kind {
+		d.traffic = trafficOf(link)
+	}
 	return nil
 }
 
@@ -61,8 +71,8 @@ func (d *Driver) Status() state.DriverStatus { return d.status }
 func (d *Driver) Conditions() []state.Condition {
 	if d.Unavailable() != "" {
 		return []state.Condition{{
-			Kind: state.IPIPUnavailable, Subject: d.name,
-			Message: d.unavailable + ": install the package with this kernel's modules, or run modprobe " + d.kind +
+			Kind: state.IPIPUnavailable, Subject: d.link.Name,
+			Message: d.missing.why + ": install the package with this kernel's modules, or run modprobe " + d.link.Kind +
 				"; until then this node neither sends nor receives IPIP",
 		}}
 	}

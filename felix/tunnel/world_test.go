@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/nl"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/felix/state"
@@ -28,7 +29,7 @@ type world struct {
 	want state.Tunnel
 	now  time.Time
 	// memory is what the drivers of the world's processes share.
-	memory tunnel.File
+	memory former.File
 }
 
 var pools = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
@@ -55,7 +56,7 @@ func newReal(t *testing.T, want state.Tunnel) *world {
 	return &world{Kernel: h, ns: ns, want: want, now: time.Unix(1000, 0), memory: memoryIn(t.TempDir())}
 }
 
-func memoryIn(dir string) tunnel.File { return tunnel.File{Path: filepath.Join(dir, "tunnel.json")} }
+func memoryIn(dir string) former.File { return former.File{Path: filepath.Join(dir, "tunnel.json")} }
 
 func openAt(t *testing.T, ns nltest.NS) *nl.Handle {
 	t.Helper()
@@ -91,11 +92,9 @@ func everywhere(t *testing.T, scenario func(*testing.T, *world)) {
 }
 
 func (w *world) driver(t *testing.T) *tunnel.Driver {
-	d := tunnel.New(tunnel.Config{
-		Kernel: w, Memory: w.memory, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return w.now },
+	return tunnel.New(tunnel.Config{
+		Kernel: w, Memory: former.New(w.memory, nil), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return w.now },
 	})
-	d.SetUplink("eth0")
-	return d
 }
 
 // wanting is a driver whose tunnel is there.
@@ -229,19 +228,6 @@ func (w *world) expect(t *testing.T, when, want string) {
 	if got := w.show(t); got != want {
 		t.Errorf("%s: %s; want %s", when, got, want)
 	}
-}
-
-func (w *world) uplinkRPFilter(t *testing.T) int {
-	t.Helper()
-	l, err := w.LinkByName("eth0")
-	must(t, err)
-	return l.RPFilter
-}
-
-func (w *world) setUplinkRPFilter(t *testing.T, mode int) {
-	t.Helper()
-	l, err := w.LinkByName("eth0")
-	must(t, err, w.LinkSetRPFilter(l.Index, mode))
 }
 
 const asWanted = "up mtu 1440 10.244.0.1/32 brd 10.244.0.1"

@@ -12,8 +12,8 @@ import (
 
 	"github.com/manx-cni/manx/cni-plugin/install"
 	"github.com/manx-cni/manx/felix"
+	"github.com/manx-cni/manx/felix/former"
 	"github.com/manx-cni/manx/felix/state"
-	"github.com/manx-cni/manx/felix/tunnel"
 	"github.com/manx-cni/manx/internal/autodetect"
 	"github.com/manx-cni/manx/internal/hostinit"
 	"github.com/manx-cni/manx/internal/nodeapi"
@@ -29,7 +29,7 @@ const podNetworkSocket = "/var/run/manx/pod-network.sock"
 
 // tunnelMemory keeps what the host's devices were before the tunnel: until the machine
 // starts again, as they do.
-var tunnelMemory = tunnel.File{Path: filepath.Join(filepath.Dir(nodeapi.DefaultSocket), "tunnel.json")}
+var tunnelMemory = former.File{Path: filepath.Join(filepath.Dir(nodeapi.DefaultSocket), "tunnel.json")}
 
 // netNSDir is where the container runtime keeps the pods' network namespaces.
 const netNSDir = "/var/run/netns"

@@ -8,7 +8,7 @@ import (
 )
 
 // rpFilters notes whose rp_filter was set while a watcher listens to the kernel, which is
-// the business of pods' interfaces and of the tunnel only, and whose other settings were,
+// the business of pods' interfaces, the uplink and the tunnel only, and whose other settings were,
 // which is linkconf's.
 type rpFilters struct {
 	nl.Kernel
