@@ -26,9 +26,9 @@
 //	10.244.1.7/32 via B ─▶ refused ─▶ Unproven ─▶ IPAM reads the block
 //	            learned ◀─ judged again ◀─ Lent[10.244.1.7] = B ◀┘
 //
-// The speaker reports one best path a prefix. Where two peers announce one address,
-// the wrong path may be the best one. It is refused all the same, and there is no way
-// to that address from here while it lasts.
+// The speaker reports the best paths of a prefix, all that are equally good. Where two
+// peers announce one address, each path is judged for itself: the wrong one is refused and
+// the right one used.
 //
 // A peer is a session, known by the address at its other end. A node with both address
 // families is two peers, which go down, come back and finish independently.
@@ -94,9 +94,10 @@ type Table struct {
 }
 
 type entry struct {
-	hops []bgp.Hop
-	kept bool // the speaker has withdrawn it; it is kept for a restarting peer
-	// The judgement: what of hops is usable, and why the rest is not.
+	// hops are the speaker's word; kept are those that it has withdrawn and that are kept for
+	// peers that restart, none of a peer that has one in hops.
+	hops, kept []bgp.Hop
+	// The judgement: what of both is usable, and why the rest is not.
 	learned bgp.Learned
 	refused []string
 }
@@ -106,42 +107,56 @@ type restarting struct {
 	up    bool // the session is back, End-of-RIB is not here yet
 }
 
+// Change takes the speaker's word on one peer's path to prefix: it is among the best ones,
+// by way of next, or no longer, when next is the zero Addr.
+func (t *Table) Change(prefix netip.Prefix, peer, next netip.Addr) {
+	var hops []bgp.Hop
+	if have := t.best[prefix]; have != nil {
+		hops = slices.DeleteFunc(slices.Clone(have.hops), func(h bgp.Hop) bool { return h.Peer == peer })
+	}
+	if next.IsValid() {
+		hops = append(hops, bgp.Hop{Next: next, Peer: peer})
+		slices.SortFunc(hops, compareHops)
+	}
+	t.Set(prefix, hops)
+}
+
+// compareHops orders the hops of a prefix, all of which are equally good.
+func compareHops(a, b bgp.Hop) int { return cmp.Or(a.Next.Compare(b.Next), a.Peer.Compare(b.Peer)) }
+
 // Set takes the speaker's word on prefix: hops replace what was; none withdraws it.
 func (t *Table) Set(prefix netip.Prefix, hops []bgp.Hop) {
 	have := t.best[prefix]
-	switch {
-	case len(hops) > 0 && have == nil:
+	if have == nil {
+		if len(hops) == 0 {
+			return
+		}
 		if t.best == nil {
 			t.best = map[netip.Prefix]*entry{}
 		}
-		t.best[prefix] = &entry{hops: slices.Clone(hops)}
-	case len(hops) > 0:
-		have.kept = false
-		if slices.Equal(have.hops, hops) {
-			return
-		}
-		have.hops = slices.Clone(hops)
-	case have == nil:
+		have = &entry{}
+		t.best[prefix] = have
+	}
+	kept := t.keep(have, hops)
+	if slices.Equal(have.hops, hops) && slices.Equal(have.kept, kept) {
 		return
-	default:
-		if kept := t.keep(have.hops); len(kept) > 0 {
-			have.kept = true
-			if slices.Equal(have.hops, kept) {
-				return
-			}
-			have.hops = kept
-			break
-		}
+	}
+	if len(hops) == 0 && len(kept) == 0 {
 		t.remove(prefix, have)
 		return
 	}
+	have.hops, have.kept = slices.Clone(hops), kept
 	t.touch(prefix)
 }
 
-// keep returns the hops that a peer cannot have withdrawn, being away.
-func (t *Table) keep(hops []bgp.Hop) (kept []bgp.Hop) {
-	for _, h := range hops {
-		if r := t.restarting[h.Peer]; r != nil && !r.up {
+// keep returns the hops of an entry that their peers cannot have withdrawn, being away.
+func (t *Table) keep(e *entry, hops []bgp.Hop) (kept []bgp.Hop) {
+	if len(t.restarting) == 0 {
+		return nil
+	}
+	for _, h := range slices.Concat(e.hops, e.kept) {
+		said := slices.ContainsFunc(hops, func(o bgp.Hop) bool { return o.Peer == h.Peer })
+		if r := t.restarting[h.Peer]; r != nil && !said && (!r.up || slices.Contains(e.kept, h)) {
 			kept = append(kept, h)
 		}
 	}
@@ -193,15 +208,13 @@ func (t *Table) Forget(peer netip.Addr) {
 	}
 	delete(t.restarting, peer)
 	for prefix, e := range t.best {
-		if !e.kept {
-			continue
-		}
-		rest := slices.DeleteFunc(slices.Clone(e.hops), func(h bgp.Hop) bool { return h.Peer == peer })
+		rest := slices.DeleteFunc(slices.Clone(e.kept), func(h bgp.Hop) bool { return h.Peer == peer })
 		switch {
-		case len(rest) == 0:
+		case len(rest) == len(e.kept):
+		case len(rest)+len(e.hops) == 0:
 			t.remove(prefix, e)
-		case len(rest) < len(e.hops):
-			e.hops = rest
+		default:
+			e.kept = rest
 			t.touch(prefix)
 		}
 	}
@@ -241,7 +254,7 @@ func (t *Table) Pardon(peer netip.Addr) {
 
 func (t *Table) touchPeer(peer netip.Addr) {
 	for prefix, e := range t.best {
-		if slices.ContainsFunc(e.hops, func(h bgp.Hop) bool { return h.Peer == peer }) {
+		if slices.ContainsFunc(slices.Concat(e.hops, e.kept), func(h bgp.Hop) bool { return h.Peer == peer }) {
 			t.touch(prefix)
 		}
 	}
@@ -392,7 +405,7 @@ func (t *Table) judge(prefix netip.Prefix, e *entry) {
 	}
 	e.learned, e.refused = bgp.Learned{Prefix: prefix}, nil
 	var unproven []netip.Addr
-	for _, h := range e.hops {
+	for _, h := range slices.Concat(e.hops, e.kept) {
 		reason, provable := t.verdict(prefix, h)
 		if provable {
 			unproven = append(unproven, h.Next)
@@ -405,7 +418,9 @@ func (t *Table) judge(prefix netip.Prefix, e *entry) {
 			t.refused[reason]++
 			continue
 		}
-		e.learned.NextHops = append(e.learned.NextHops, h.Next)
+		if !slices.Contains(e.learned.NextHops, h.Next) { // two reflectors say the same
+			e.learned.NextHops = append(e.learned.NextHops, h.Next)
+		}
 		e.learned.From = append(e.learned.From, h.Peer)
 	}
 	t.setUnproven(prefix, unproven)

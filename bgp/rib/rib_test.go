@@ -190,10 +190,10 @@ func TestRestartingPeerKeepsItsPaths(t *testing.T) {
 		}
 		want(t, tab, "10.244.3.0/26[10.0.0.3]")
 	})
-	t.Run("unless somebody else has the prefix", func(t *testing.T) {
+	t.Run("after those of a peer that is there", func(t *testing.T) {
 		tab := fill()
 		tab.Set(blockB, via(nodeC))
-		want(t, tab, "10.244.2.0/26[10.0.0.3] 10.244.3.0/26[10.0.0.3]")
+		want(t, tab, "10.244.2.0/26[10.0.0.3 10.0.0.2] 10.244.3.0/26[10.0.0.3]")
 		tab.Forget(nodeB)
 		want(t, tab, "10.244.2.0/26[10.0.0.3] 10.244.3.0/26[10.0.0.3]")
 	})

@@ -10,9 +10,9 @@ import (
 
 // The functions of this file take the speaker's reports. They file and wake.
 
-func (r *Reconciler) onBest(prefix netip.Prefix, hops []bgp.Hop) {
+func (r *Reconciler) onPath(prefix netip.Prefix, peer, next netip.Addr) {
 	r.mu.Lock()
-	r.table.Set(prefix, hops)
+	r.table.Change(prefix, peer, next)
 	r.stale = true
 	r.mu.Unlock()
 	signal(r.wake)

@@ -37,7 +37,7 @@ func dual(nodes ...netip.Addr) speaker.Desired {
 
 func (r *rig) establish(peer netip.Addr, prefix netip.Prefix) {
 	r.fake.events.Session(speaker.SessionEvent{Peer: peer, State: bgp.Established})
-	r.fake.events.Best(prefix, []bgp.Hop{{Next: peer, Peer: peer}})
+	r.fake.events.Path(prefix, peer, peer)
 }
 
 // A node with both families is two sessions, each with its own counts, and convergence
@@ -73,8 +73,8 @@ func TestTwoSessionsOfANode(t *testing.T) {
 
 	// IPv6 breaks; IPv4 knows nothing of it.
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB6, State: bgp.Idle, Restart: time.Minute})
-	r.fake.events.Best(their6, nil)
-	r.fake.events.Best(netip.MustParsePrefix("10.244.7.0/26"), []bgp.Hop{{Next: nodeB, Peer: nodeB}})
+	r.fake.events.Path(their6, nodeB6, netip.Addr{})
+	r.fake.events.Path(netip.MustParsePrefix("10.244.7.0/26"), nodeB, nodeB)
 	r.wait("the news of IPv4", func() bool { return strings.Contains(r.learned(), "10.244.7.0/26") })
 	if !strings.Contains(r.learned(), their6.String()) {
 		t.Error("the restarting session's block was dropped")
@@ -99,9 +99,9 @@ func TestWrongSession(t *testing.T) {
 	r.wait("the peers", func() bool { return r.session(nodeB6).State == bgp.Idle && r.session(nodeB).State == bgp.Idle })
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Established})
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB6, State: bgp.Established})
-	r.fake.events.Best(their6, []bgp.Hop{{Next: nodeB6, Peer: nodeB}})
-	r.fake.events.Best(their, []bgp.Hop{{Next: nodeB, Peer: nodeB6}})
-	r.fake.events.Best(netip.MustParsePrefix("fd10:244::300/122"), []bgp.Hop{{Next: self6, Peer: nodeB6}})
+	r.fake.events.Path(their6, nodeB, nodeB6)
+	r.fake.events.Path(their, nodeB6, nodeB)
+	r.fake.events.Path(netip.MustParsePrefix("fd10:244::300/122"), nodeB6, self6)
 	r.wait("all are refused", func() bool {
 		return maps.Equal(r.Status().Refused, map[string]int{rib.RefusedFamily: 2, rib.RefusedSelf: 1})
 	})

@@ -342,7 +342,7 @@ func TestAnotherGlobalEndsRun(t *testing.T) {
 // up brings a session up and lets it send a path and End-of-RIB.
 func (r *rig) up(peer netip.Addr) {
 	r.fake.events.Session(speaker.SessionEvent{Peer: peer, State: bgp.Established, Reason: "open-msg-negotiated"})
-	r.fake.events.Best(their, []bgp.Hop{{Next: peer, Peer: peer}})
+	r.fake.events.Path(their, peer, peer)
 	r.fake.events.EndOfRIB(peer)
 	r.t.Helper()
 	r.wait("the path is learned", func() bool { return strings.Contains(r.learned(), their.String()) })
@@ -372,7 +372,7 @@ func TestSessions(t *testing.T) {
 	}
 
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Idle, Reason: "hold timer", Restart: time.Minute})
-	r.fake.events.Best(their, nil)
+	r.fake.events.Path(their, nodeB, netip.Addr{})
 	s = r.session(nodeB)
 	if s.Flaps != 1 || !s.Restarting || s.EndOfRIB || s.LastError != "hold timer" {
 		t.Errorf("lost: %+v", s)
@@ -393,7 +393,7 @@ func TestRemovedPeer(t *testing.T) {
 	r.wait("the peer", func() bool { return r.session(nodeB).State == bgp.Idle })
 	r.up(nodeB)
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Idle, Restart: time.Hour})
-	r.fake.events.Best(their, nil) // kept
+	r.fake.events.Path(their, nodeB, netip.Addr{}) // kept
 	r.SetDesired(desired())
 	r.wait("the kept path is gone with its peer", func() bool { return r.learned() == "[]" })
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Established})
@@ -425,7 +425,7 @@ func TestOverLimit(t *testing.T) {
 				t.Errorf("session %+v", s)
 			}
 			r.fake.events.Session(speaker.SessionEvent{Peer: nodeB, State: bgp.Idle})
-			r.fake.events.Best(their, nil)
+			r.fake.events.Path(their, nodeB, netip.Addr{})
 			r.fake.set(func() { r.fake.over = netip.Addr{} })
 			r.SetDesired(desired(nodeB, nodeC)) // another node joins
 			r.expect("add 10.0.0.3 as 64512 restarting=false")
@@ -471,13 +471,14 @@ func TestUnproven(t *testing.T) {
 	case <-r.Changed(): // all that was until now
 	default:
 	}
-	r.fake.events.Best(lent, []bgp.Hop{{Next: nodeB, Peer: nodeB}})
+	r.fake.events.Path(lent, nodeB, nodeB)
 	changed("announced", unproven(lent))
 	if strings.Contains(r.learned(), lent.String()) {
 		t.Error("an address of ours is learned without a proof")
 	}
-	r.Unproven()[0] = netip.Prefix{} // the caller's own
-	r.fake.events.Best(lent, []bgp.Hop{{Next: nodeC, Peer: nodeC}})
+	r.Unproven()[0] = netip.Prefix{}              // the caller's own
+	r.fake.events.Path(lent, nodeB, netip.Addr{}) // now the address is C's
+	r.fake.events.Path(lent, nodeC, nodeC)
 	changed("announced by another", unproven(lent))
 
 	d.Lent = map[netip.Addr]netip.Addr{lent.Addr(): nodeC}
@@ -488,6 +489,6 @@ func TestUnproven(t *testing.T) {
 	d.Lent = nil
 	r.SetDesired(d)
 	changed("taken back", unproven(lent))
-	r.fake.events.Best(lent, nil)
+	r.fake.events.Path(lent, nodeC, netip.Addr{})
 	changed("withdrawn", unproven())
 }

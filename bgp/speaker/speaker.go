@@ -69,8 +69,9 @@ type Speaker interface {
 // about one peer and its paths in the order in which they happened, and return
 // quickly.
 type Events struct {
-	// Best: the best paths to prefix changed; no hops: there is none any more.
-	Best func(prefix netip.Prefix, hops []bgp.Hop)
+	// Path: the path to prefix that peer has sent is among the best ones, which may be
+	// several, by way of next; or it is so no longer: next is the zero Addr.
+	Path func(prefix netip.Prefix, peer, next netip.Addr)
 	// Session: a session changed its state.
 	Session func(SessionEvent)
 	// EndOfRIB: the peer has sent all it has (RFC 4724 §2) of its session's family.

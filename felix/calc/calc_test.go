@@ -219,6 +219,11 @@ var cases = []struct {
 		in.Learned = append(in.Learned, learned("2001:db8::40/122", "192.168.0.12"))
 		in.Endpoints[0].Addrs = addrs("10.244.0.5", "2001:db8::5")
 	}},
+	{"routers", func(in *input) { // two of them; beside a pool's block only the first next hop counts
+		in.Pools = []Pool{{Name: "a", CIDR: pfx("10.244.0.0/16")}}
+		in.Learned = append(in.Learned, learned("203.0.113.0/24", "192.168.0.254", "192.168.0.253"),
+			learned("198.51.100.0/24", "192.168.0.254", "172.16.0.1"), learned("10.244.9.0/26", "192.168.0.12", "192.168.0.13"))
+	}},
 	{"empty", func(in *input) { *in = input{Cluster{Node: in.Node}, Host{Uplinks: in.Uplinks}} }},
 }
 

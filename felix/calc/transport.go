@@ -116,17 +116,31 @@ var carriers = map[state.Encap]carrier{
 	state.EncapIPIP: (*calculation).inIPIP,
 }
 
-// asItIs sends packets by way of the first next hop on link.
+// asItIs sends packets by way of the first next hop on link; those to a network outside the
+// pools by way of all that are on link, which are equally good. Of a pool's addresses each
+// is in one place.
 func (c *calculation) asItIs(_ sending, d destination) (state.Route, bool) {
 	first, onLink := c.firstHops(d)
 	switch {
 	case onLink.IsValid():
-		return c.plain(d.prefix, onLink), true
+		r := c.plain(d.prefix, onLink)
+		if len(d.nextHops) > 1 && !c.insidePool(d.prefix) {
+			r.Gateways = state.GatewaysOf(c.hopsOnLink(d))
+			if all := r.Gateways.All(); len(all) > 0 {
+				r.Gw = all[0]
+			}
+		}
+		return r, true
 	case first.IsValid():
 		why := offLink{hop: first, ipv4: d.prefix.Addr().Is4()}
 		c.offLink[why] = append(c.offLink[why], d.prefix)
 	}
 	return state.Route{}, false
+}
+
+// insidePool reports whether a pool contains all of prefix.
+func (c *calculation) insidePool(prefix netip.Prefix) bool {
+	return slices.ContainsFunc(c.in.Pools, func(p Pool) bool { return p.CIDR.Bits() <= prefix.Bits() && p.CIDR.Contains(prefix.Addr()) })
 }
 
 // inIPIP sends packets through the tunnel to the node that owns the destination, at least
@@ -162,11 +176,11 @@ func (c *calculation) plain(dst netip.Prefix, hop netip.Addr) state.Route {
 }
 
 // firstHops are the first next hop that is not this node, and the first of those
-// that is on link; invalid where there is none.
+// that are on link; invalid where there is none.
 func (c *calculation) firstHops(d destination) (first, onLink netip.Addr) {
 	for _, hop := range d.nextHops {
-		if !hop.IsValid() || hop == c.in.Node.addr(family.Of(d.prefix.Addr())) {
-			continue // our own announcement come back
+		if !c.elsewhere(d, hop) {
+			continue
 		}
 		if !first.IsValid() {
 			first = hop
@@ -176,6 +190,22 @@ func (c *calculation) firstHops(d destination) (first, onLink netip.Addr) {
 		}
 	}
 	return first, netip.Addr{}
+}
+
+// hopsOnLink are all next hops that are on link.
+func (c *calculation) hopsOnLink(d destination) (hops []netip.Addr) {
+	for _, hop := range d.nextHops {
+		if c.elsewhere(d, hop) && c.onLink(d.prefix, hop) {
+			hops = append(hops, hop)
+		}
+	}
+	return hops
+}
+
+// elsewhere reports whether hop is another node or a router: not our own announcement come
+// back.
+func (c *calculation) elsewhere(d destination, hop netip.Addr) bool {
+	return hop.IsValid() && hop != c.in.Node.addr(family.Of(d.prefix.Addr()))
 }
 
 // owner is the address of the node that unpacks packets to dst. BGP's next hop

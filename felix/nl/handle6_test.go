@@ -132,7 +132,7 @@ func TestIPv6Multipath(t *testing.T) {
 			return
 		}
 		found = true
-		if x.Plain || !x.Multipath || x.Gw != r.Gw || x.LinkIndex != l.Index || x.Protocol != state.RouteProtocol {
+		if !x.Gateways.Several() || !x.Multipath || x.First != r.Gw || x.LinkIndex != l.Index || x.Protocol != state.RouteProtocol {
 			t.Errorf("read %+v", x)
 		}
 	}); err != nil || !found {

@@ -72,11 +72,12 @@ type Route struct {
 	// Protocol is rtm_protocol.
 	Protocol int
 	// Plain is false when the route has something that state.Route cannot say
-	// (several next hops, an encapsulation, a type Manx does not use).
+	// (next hops of different weights, an encapsulation, a type Manx does not use).
 	Plain bool
-	// Multipath: it has several next hops. In IPv6, Gw and LinkIndex are the first
-	// one's, and so is Protocol: the others may have been appended by somebody else.
+	// Multipath: it has several next hops. In IPv6, First is the one that LinkIndex and
+	// Protocol are about: the others may have been appended by another program.
 	Multipath bool
+	First     netip.Addr
 	// Hops are the output interfaces of the next hops of a Multipath route.
 	Hops []int
 }

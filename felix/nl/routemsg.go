@@ -78,6 +78,9 @@ func appendRouteBody(b []byte, r state.Route, linkIndex int, del bool) []byte {
 		// makes sure that it is ours (fib_table_delete).
 		rtype, scope = unix.RTN_UNSPEC, unix.RT_SCOPE_NOWHERE
 		r.Type, r.Scope, r.OnLink, r.Src, r.MTU = state.Unicast, state.ScopeUniverse, false, netip.Addr{}, 0
+		if r.Gateways.Several() { // all of it: a next hop would name one of them
+			r.Gw, r.Gateways, linkIndex = netip.Addr{}, state.Gateways{}, 0
+		}
 	}
 	if r.Type == state.Blackhole {
 		rtype = unix.RTN_BLACKHOLE
@@ -99,11 +102,15 @@ func appendRouteBody(b []byte, r state.Route, linkIndex int, del bool) []byte {
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAttr(b, unix.RTA_DST, dst.Addr().AsSlice())
 	b = appendAttr32(b, unix.RTA_TABLE, r.Table)
-	if r.Gw.IsValid() {
-		b = appendAttr(b, unix.RTA_GATEWAY, r.Gw.AsSlice())
-	}
-	if linkIndex != 0 {
-		b = appendAttr32(b, unix.RTA_OIF, uint32(linkIndex))
+	if r.Gateways.Several() {
+		b = appendAttr(b, unix.RTA_MULTIPATH, hopsOf(r, linkIndex))
+	} else {
+		if r.Gw.IsValid() {
+			b = appendAttr(b, unix.RTA_GATEWAY, r.Gw.AsSlice())
+		}
+		if linkIndex != 0 {
+			b = appendAttr32(b, unix.RTA_OIF, uint32(linkIndex))
+		}
 	}
 	if r.Src.IsValid() {
 		b = appendAttr(b, unix.RTA_PREFSRC, r.Src.AsSlice())
@@ -116,6 +123,23 @@ func appendRouteBody(b []byte, r state.Route, linkIndex int, del bool) []byte {
 	}
 	if r.MTU != 0 {
 		b = appendAttr(b, unix.RTA_METRICS, appendAttr32(nil, unix.RTAX_MTU, r.MTU))
+	}
+	return b
+}
+
+// hopsOf are a route's next hops: each a struct rtnexthop (length, flags, weight less one,
+// interface) with its gateway as attribute.
+func hopsOf(r state.Route, linkIndex int) (b []byte) {
+	var flags uint8
+	if r.OnLink {
+		flags = unix.RTNH_F_ONLINK
+	}
+	for _, g := range r.Gateways.All() {
+		gateway := appendAttr(nil, unix.RTA_GATEWAY, g.AsSlice())
+		b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtNexthop+len(gateway)))
+		b = append(b, flags, 0)
+		b = binary.NativeEndian.AppendUint32(b, uint32(linkIndex))
+		b = append(b, gateway...)
 	}
 	return b
 }
@@ -167,11 +191,8 @@ func parseRoute(m []byte) (Route, error) {
 		case typ == unix.RTA_METRICS:
 			r.readMetrics(v)
 		case typ == unix.RTA_MULTIPATH:
-			r.Plain, r.Multipath = false, true
-			r.readHops(v)
-			if fam == unix.AF_INET6 {
-				r.readFirstHop(v)
-			}
+			r.Multipath = true
+			r.readHops(v, fam == unix.AF_INET6)
 		case typ == unix.RTA_ENCAP, typ == unix.RTA_VIA, typ == rtaNextHopID:
 			r.Plain = false
 		}
@@ -200,35 +221,46 @@ func (r *Route) likeIPv4() {
 	}
 }
 
-// readHops takes the interfaces of several next hops; what follows a broken one is
-// not there.
-func (r *Route) readHops(v []byte) {
+// readHops reads several next hops, each a struct rtnexthop with attributes; what follows a
+// broken one is not there. Gateways is set, and the route plain, when it is one that
+// Manx writes: all of them on one interface, of one weight, and of nothing but a gateway.
+// In IPv6 the rest of the message is about the first of them, which is Gw in any case.
+func (r *Route) readHops(v []byte, ipv6 bool) {
+	var gateways []netip.Addr
+	alike := true
 	for len(v) >= unix.SizeofRtNexthop {
 		n := int(binary.NativeEndian.Uint16(v))
 		if n < unix.SizeofRtNexthop || n > len(v) {
-			return
+			alike = false
+			break
 		}
-		r.Hops = append(r.Hops, int(binary.NativeEndian.Uint32(v[4:])))
+		link := int(binary.NativeEndian.Uint32(v[4:]))
+		// The other flags say how the next hop is at the moment (RTNH_F_DEAD, RTNH_F_LINKDOWN).
+		onLink := v[2]&unix.RTNH_F_ONLINK != 0
+		var gateway netip.Addr
+		err := eachAttr(v[unix.SizeofRtNexthop:n], func(typ uint16, v []byte) {
+			if typ != unix.RTA_GATEWAY {
+				alike = false
+				return
+			}
+			gateway = address(v)
+		})
+		alike = alike && err == nil && gateway.IsValid() && v[3] == 0 && (len(r.Hops) == 0 || link == r.Hops[0] && onLink == r.OnLink)
+		if len(r.Hops) == 0 {
+			r.OnLink = onLink
+			if ipv6 {
+				r.LinkIndex, r.Gw, r.First = link, gateway, gateway
+			}
+		}
+		r.Hops, gateways = append(r.Hops, link), append(gateways, gateway)
 		v = v[min(align4(n), len(v)):]
 	}
-}
-
-// readFirstHop takes the first of several next hops, each a struct rtnexthop with
-// attributes: the one that the rest of the message is about.
-func (r *Route) readFirstHop(v []byte) {
-	if len(v) < unix.SizeofRtNexthop {
+	several := state.GatewaysOf(gateways)
+	if !alike || len(several.All()) != len(gateways) {
+		r.Plain = false
 		return
 	}
-	n := int(binary.NativeEndian.Uint16(v))
-	if n < unix.SizeofRtNexthop || n > len(v) {
-		return
-	}
-	r.LinkIndex = int(binary.NativeEndian.Uint32(v[4:]))
-	_ = eachAttr(v[unix.SizeofRtNexthop:n], func(typ uint16, v []byte) { // a broken one has no gateway
-		if typ == unix.RTA_GATEWAY {
-			r.Gw = address(v)
-		}
-	})
+	r.LinkIndex, r.Gw, r.Gateways = r.Hops[0], several.All()[0], several
 }
 
 func (r *Route) readMetrics(v []byte) {

@@ -165,10 +165,10 @@ func (d *Driver) readKernel() error {
 		if _, twice := have[key]; twice {
 			return // the first one is the one that counts, for packets and for replacing
 		}
-		if r.Multipath && r.Gw.IsValid() {
-			// Somebody has appended next hops to ours, which IPv6 makes one route
+		if r.Multipath && r.Dst.Addr().Is6() && !d.wroteSeveral(key, r) {
+			// Another program has appended next hops to ours, which IPv6 makes one route
 			// of. Replacing it would take them along; a deletion names ours.
-			r.Dev = byIndex[r.LinkIndex]
+			r.Gw, r.Gateways, r.Dev = r.First, state.Gateways{}, byIndex[r.LinkIndex]
 			have[key] = r.Route
 			if _, wanted := d.routes.Desired(key); wanted {
 				foreign[key] = "next hops beside " + r.Route.String()
@@ -195,6 +195,15 @@ func (d *Driver) readKernel() error {
 	d.readBack, d.resync = true, false
 	d.status.Resyncs++
 	return nil
+}
+
+// wroteSeveral reports whether the several next hops of an IPv6 route of ours are our own:
+// we have written several, or are about to, or it is from before this process and of the
+// shape that we write.
+func (d *Driver) wroteSeveral(key state.RouteKey, r nl.Route) bool {
+	want, _ := d.routes.Desired(key)
+	have, known := d.routes.Actual(key)
+	return want.Gateways.Several() || have.Gateways.Several() || !known && !d.readBack && r.Plain
 }
 
 func (d *Driver) logForeign(now map[state.RouteKey]string) {

@@ -39,6 +39,7 @@ func TestIPv6Transitions(t *testing.T) {
 	const dst = "2001:db8:244::/122"
 	shapes := []state.Route{
 		hole(dst), via(dst, "2001:db8::2"), via(dst, "2001:db8::3"), link6(dst, "eth0"), link6(dst, "eth1"),
+		vias(dst, "2001:db8::2", "2001:db8::3"), vias(dst, "2001:db8::3", "2001:db8::4", "2001:db8::5"),
 	}
 	both6(t, func(t *testing.T, k kernel) {
 		foreign := via(dst, "2001:db8::9")
@@ -57,7 +58,7 @@ func TestIPv6Transitions(t *testing.T) {
 					}
 					want(t, k, lines...)
 					if real, ok := k.(real); ok {
-						real.exactly(t, dst, 2)
+						real.exactly(t, dst, 2+len(r.Gateways.All())) // the next hops have lines of their own
 					}
 				}
 				again := newDriver(t, k)
@@ -72,6 +73,37 @@ func TestIPv6Transitions(t *testing.T) {
 		d.SetRoutes(nil)
 		apply(t, d)
 		want(t, k, beside)
+	})
+}
+
+// TestSeveralNextHops is the same for IPv4.
+func TestSeveralNextHops(t *testing.T) {
+	const dst = "203.0.113.0/24"
+	shapes := []state.Route{
+		hole(dst), via(dst, "192.0.2.2"), onDev(dst, "eth0"),
+		vias(dst, "192.0.2.2", "192.0.2.3"), vias(dst, "192.0.2.3", "192.0.2.4", "192.0.2.5"),
+	}
+	both(t, func(t *testing.T, k kernel) {
+		for _, from := range shapes {
+			for _, to := range shapes {
+				d := newDriver(t, k)
+				for _, r := range []state.Route{from, to} {
+					d.SetRoutes(set(r))
+					apply(t, d)
+					want(t, k, fmt.Sprintf("%s proto 70", r))
+				}
+				again := newDriver(t, k)
+				again.SetRoutes(set(to))
+				apply(t, again)
+				if s := again.Status(); s.Writes != 0 || s.InKernel != 1 || s.Pending != 0 {
+					t.Errorf("%s, then %s: a restart finds %+v", from, to, s)
+				}
+			}
+		}
+		d := newDriver(t, k)
+		d.SetRoutes(nil)
+		apply(t, d)
+		want(t, k)
 	})
 }
 

@@ -112,6 +112,17 @@ func via(dst, gw string) state.Route {
 	return state.Route{Dst: netip.MustParsePrefix(dst), Gw: netip.MustParseAddr(gw), Dev: "eth0", Table: state.MainTable}
 }
 
+// vias is a route with several next hops.
+func vias(dst string, gws ...string) state.Route {
+	r := via(dst, gws[0])
+	var addrs []netip.Addr
+	for _, g := range gws {
+		addrs = append(addrs, netip.MustParseAddr(g))
+	}
+	r.Gateways = state.GatewaysOf(addrs)
+	return r
+}
+
 func hole(dst string) state.Route {
 	return state.Route{Dst: netip.MustParsePrefix(dst), Type: state.Blackhole, Table: state.MainTable}
 }

@@ -85,8 +85,13 @@ func CompareRouteKeys(a, b RouteKey) int {
 // Route is one route as this node should have it.
 type Route struct {
 	Dst netip.Prefix
-	// Gw is the next hop; invalid for link-scope and blackhole routes.
+	// Gw is the next hop; invalid for link-scope and blackhole routes. Of several it is
+	// the first one.
 	Gw netip.Addr
+	// Gateways are the next hops when there are several, all on Dev and of the same weight:
+	// packets are spread over them by their addresses and ports, as the kernel's
+	// net.ipv4.fib_multipath_hash_policy says.
+	Gateways Gateways
 	// Src is the preferred source address; invalid for the kernel's choice.
 	Src netip.Addr
 	// Dev names the device; empty for blackholes.
@@ -114,10 +119,15 @@ func (r Route) String() string {
 		b.WriteString("blackhole ")
 	}
 	b.WriteString(r.Dst.String())
-	if r.Gw.IsValid() {
+	switch {
+	case r.Gateways.Several():
+		for _, g := range r.Gateways.All() {
+			fmt.Fprintf(&b, " nexthop via %s dev %s", g, r.Dev)
+		}
+	case r.Gw.IsValid():
 		fmt.Fprintf(&b, " via %s", r.Gw)
-	}
-	if r.Dev != "" {
+		fallthrough
+	case r.Dev != "":
 		fmt.Fprintf(&b, " dev %s", r.Dev)
 	}
 	if r.Scope == ScopeLink {

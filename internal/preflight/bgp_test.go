@@ -92,7 +92,7 @@ func TestBGPLeavesSessionsAlone(t *testing.T) {
 func speak(ctx context.Context, cfg Config) error {
 	s := gobgp.New(slog.New(slog.DiscardHandler))
 	err := s.Start(ctx, bgp.Global{AS: 64512, RouterID: cfg.Self.Addr, ListenAddr: cfg.Self.Addr, ListenPort: DefaultPort}, speaker.Events{
-		Best:     func(netip.Prefix, []bgp.Hop) {},
+		Path:     func(netip.Prefix, netip.Addr, netip.Addr) {},
 		Session:  func(e speaker.SessionEvent) { fmt.Fprintln(os.Stderr, e.Peer, e.State) },
 		EndOfRIB: func(netip.Addr) {},
 	})

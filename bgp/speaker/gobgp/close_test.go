@@ -31,7 +31,7 @@ func TestClose(t *testing.T) {
 	s := gobgp.New(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	events := speaker.Events{
-		Best: func(netip.Prefix, []bgp.Hop) {}, Session: func(speaker.SessionEvent) {}, EndOfRIB: func(netip.Addr) {},
+		Path: func(netip.Prefix, netip.Addr, netip.Addr) {}, Session: func(speaker.SessionEvent) {}, EndOfRIB: func(netip.Addr) {},
 	}
 	g := bgp.Global{AS: 64512, RouterID: addr, ListenAddr: addr, ListenPort: port}
 	if err := s.Start(ctx, g, events); err != nil {
@@ -72,7 +72,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	port := uint16(taken.Addr().(*net.TCPAddr).Port)
 	ctx, cancel := context.WithCancel(t.Context())
 	events := speaker.Events{
-		Best: func(netip.Prefix, []bgp.Hop) {}, Session: func(speaker.SessionEvent) {}, EndOfRIB: func(netip.Addr) {},
+		Path: func(netip.Prefix, netip.Addr, netip.Addr) {}, Session: func(speaker.SessionEvent) {}, EndOfRIB: func(netip.Addr) {},
 	}
 	g := bgp.Global{AS: 64512, RouterID: addr, ListenAddr: addr, ListenAddr6: addr6, ListenPort: port}
 	s := gobgp.New(slog.New(slog.DiscardHandler))

@@ -21,9 +21,10 @@ import (
 func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 	lost := map[netip.Addr]time.Duration{} // restart time of the established sessions
 	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{
+		// With several best paths a prefix, what has changed of them: withdrawn ones first.
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
 			for _, p := range paths {
-				s.best(p, events)
+				s.path(p, events)
 			}
 		},
 		OnPathEor: func(p *apiutil.Path, _ time.Time) {
@@ -53,19 +54,22 @@ func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 	}, server.WatchBestPath(true), server.WatchPeer(), server.WatchEor(false))
 }
 
-// best reports a best path that a peer announced on a session of the path's family;
-// our own count as none, and so does what came on the wrong session.
-func (s *Speaker) best(p *apiutil.Path, events speaker.Events) {
+// path reports one of the best paths that a peer announced on a session of the path's
+// family; our own count as none, and so does what came on the wrong session.
+func (s *Speaker) path(p *apiutil.Path, events speaker.Events) {
 	nlri, ok := p.Nlri.(*gobgp.IPAddrPrefix)
 	if !ok || p.Family != familyOf(nlri.Prefix.Addr()) {
 		return // neither unicast of IPv4 nor of IPv6
 	}
 	peer := p.PeerAddress.Unmap()
-	if hop := nextHop(p); !p.Withdrawal && hop.IsValid() && peer.IsValid() && !peer.IsUnspecified() && familyOf(peer) == p.Family {
-		events.Best(nlri.Prefix, []bgp.Hop{{Next: hop, Peer: peer}})
-		return
+	if !peer.IsValid() || peer.IsUnspecified() {
+		return // our own
 	}
-	events.Best(nlri.Prefix, nil)
+	next := nextHop(p)
+	if p.Withdrawal || familyOf(peer) != p.Family {
+		next = netip.Addr{}
+	}
+	events.Path(nlri.Prefix, peer, next)
 }
 
 // restartTimeOf reads the Restart Time of a graceful restart capability, RFC 4724 §3.

@@ -139,6 +139,8 @@ func (s *Speaker) start(ctx context.Context, listen []string, events speaker.Eve
 		RouterId:        s.global.RouterID.String(),
 		ListenPort:      int32(s.global.ListenPort),
 		ListenAddresses: listen,
+		// Several best paths a prefix, each of which is reported. Of the process, in GoBGP.
+		UseMultiplePaths: true,
 	}}); err != nil {
 		return err
 	}

@@ -174,6 +174,37 @@ func TestRouterOptions(t *testing.T) {
 	}
 }
 
+// TestTwoRouters: of two routers that announce one network both are next hops, and one is
+// when the other has withdrawn it, or is gone.
+func TestTwoRouters(t *testing.T) {
+	t.Parallel()
+	f := newFabric(t, "a", "tor1", "tor2")
+	outside := netip.MustParsePrefix("203.0.113.0/24")
+	route := fmt.Sprintf("route %s blackhole;", outside)
+	f.tor("tor1", "a", route, "")
+	second := f.tor("tor2", "a", route, "graceful restart off;")
+	s := f.withRouter("a", "tor1", bgp.PeerConfig{Filters: []string{"f"}})
+	delete(s.Nodes, "tor2")
+	other := s.Peers[0]
+	other.Name, other.Router.Addr = "tor2", f.addr("tor2")
+	s.Peers = append(s.Peers, other)
+	s.Filters = map[string]bgp.Filter{"f": {Import: []bgp.FilterRule{{Statement: bgp.Statement{Prefix: outside, MinBits: 24, MaxBits: 24}}}}}
+	a := f.start(s)
+	hops := func(want ...netip.Addr) func() bool {
+		return func() bool {
+			learned := a.report().Learned
+			return len(learned) == 1 && learned[0].Prefix == outside && slices.Equal(learned[0].NextHops, want)
+		}
+	}
+	wait(t, 30*time.Second, "both routers", hops(f.addr("tor1"), f.addr("tor2")))
+	second.ask("disable", "static1")
+	wait(t, 10*time.Second, "the one that has it", hops(f.addr("tor1")))
+	second.ask("enable", "static1")
+	wait(t, 10*time.Second, "both routers again", hops(f.addr("tor1"), f.addr("tor2")))
+	second.ask("disable", "node")
+	wait(t, 10*time.Second, "the one that is there", hops(f.addr("tor1")))
+}
+
 // TestReflector: two nodes whose only peer is a third that is a route reflector know each
 // other's blocks by their own next hops; and a reflector tells a router of all of them.
 func TestReflector(t *testing.T) {
