@@ -26,7 +26,8 @@ func ParseCommunity(text string) (Community, error) {
 	for i, p := range parts {
 		n, err := strconv.ParseUint(p, 10, bits)
 		if err != nil || len(parts) < 2 || len(parts) > 3 {
-			return Community{}, fmt.Errorf("community %q is neither aa:nn with numbers up to 65535 (RFC 1997) nor aa:nn:mm with numbers up to 4294967295 (RFC 8092)", text)
+			return Community{}, fmt.Errorf("community %q is neither aa:nn with numbers up to 65535 (RFC 1997) "+
+				"nor aa:nn:mm with numbers up to 4294967295 (RFC 8092)", text)
 		}
 		numbers[i] = uint32(n)
 	}

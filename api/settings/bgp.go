@@ -27,7 +27,8 @@ var bgpConfiguration = Kind{
 		none("spec.serviceExternalIPs", onlyMeshOut),
 		none("spec.serviceLoadBalancerIPs", onlyMeshOut),
 		none("spec.serviceLoadBalancerAggregation", onlyMeshOut, "Enabled"),
-	}, below("spec.communities[].", readsConfiguration, "name", "value"), below("spec.prefixAdvertisements[].", readsConfiguration, "cidr", "communities"),
+	}, below("spec.communities[].", readsConfiguration, "name", "value"),
+		below("spec.prefixAdvertisements[].", readsConfiguration, "cidr", "communities"),
 		password("spec.nodeMeshPassword", "internal/datastore.TestPasswords"), []Entry{
 			acted("spec.nodeMeshMaxRestartTime", readsConfiguration),
 			none("spec.localWorkloadPeeringIPV4", noPodPeers),

@@ -44,13 +44,26 @@ func TestFindings(t *testing.T) {
 		{kind: "IPAMBlock", name: "b", spec: `{"cidr":"10.0.0.0/26","strictAffinity":true,"invented":1}`},
 		// Without effect.
 		{kind: "IPPool", name: "p", spec: `{"cidr":"10.0.0.0/16","vxlanMode":"Always","ipip":{"enabled":true}}`,
-			want: []string{"spec.ipip: a field of Calico's first API", "spec.vxlanMode=Always: this version of Manx does not carry VXLAN"}, grave: 1},
-		{kind: "BGPPeer", name: "p", spec: `{"localWorkloadSelector":"all()","reachableBy":"10.0.0.1","peerIP":"10.0.0.2","password":{"secretKeyRef":{"name":"s","key":"k"}}}`,
-			want: []string{"spec.localWorkloadSelector=all(): this version of Manx does not peer with pods", "spec.reachableBy=10.0.0.1: Manx writes no route"}, grave: 1},
-		{kind: "BGPConfiguration", name: "default", spec: `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}},"logSeverityScreen":"info"}`},
+			want: []string{
+				"spec.ipip: a field of Calico's first API",
+				"spec.vxlanMode=Always: this version of Manx does not carry VXLAN",
+			}, grave: 1},
+		{kind: "BGPPeer", name: "p",
+			spec: `{"localWorkloadSelector":"all()","reachableBy":"10.0.0.1","peerIP":"10.0.0.2",
+			"password":{"secretKeyRef":{"name":"s","key":"k"}}}`,
+			want: []string{
+				"spec.localWorkloadSelector=all(): this version of Manx does not peer with pods",
+				"spec.reachableBy=10.0.0.1: Manx writes no route",
+			}, grave: 1},
+		{kind: "BGPConfiguration", name: "default",
+			spec: `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}},"logSeverityScreen":"info"}`},
 		{kind: "BGPConfiguration", name: "node.n1", spec: `{"listenPort":180}`},
 		{kind: "FelixConfiguration", name: "node.n1", spec: `{"wireguardEnabled":true,"vxlanPort":4790,"healthEnabled":false}`,
-			want: []string{"spec.healthEnabled=false: use FELIX_HEALTHENABLED", "spec.vxlanPort=4790: this version of Manx has no VXLAN", "spec.wireguardEnabled=true: "}, grave: 1},
+			want: []string{
+				"spec.healthEnabled=false: use FELIX_HEALTHENABLED",
+				"spec.vxlanPort=4790: this version of Manx has no VXLAN",
+				"spec.wireguardEnabled=true: ",
+			}, grave: 1},
 		{kind: "BGPFilter", name: "f", spec: `{"exportV4":[{"action":"Accept","cidr":"10.0.0.0/8"}]}`},
 		// Unknown, and of Calico.
 		{kind: "FelixConfiguration", name: "default", spec: `{"ipipMtu":1400,"bpfEnabled":true,"nonsense":[1],"wireguardEnable":true}`,
@@ -62,8 +75,10 @@ func TestFindings(t *testing.T) {
 		{kind: "KubeControllersConfiguration", name: "default", spec: `{"controllers":{"node":{"leakGracePeriods":"5m"}}}`,
 			want: []string{"spec.controllers.node.leakGracePeriods: no such field, ignored; did you mean leakGracePeriod?"}},
 		// Names that no program reads.
-		{kind: "BGPConfiguration", name: "n1", spec: `{"listenPort":180}`, want: []string{"metadata.name=n1: the object is not read; default or node.NODE is the name"}},
-		{kind: "FelixConfiguration", name: "mine", spec: `{}`, want: []string{"metadata.name=mine: the object is not read; default or node.NODE is the name"}},
+		{kind: "BGPConfiguration", name: "n1", spec: `{"listenPort":180}`,
+			want: []string{"metadata.name=n1: the object is not read; default or node.NODE is the name"}},
+		{kind: "FelixConfiguration", name: "mine", spec: `{}`,
+			want: []string{"metadata.name=mine: the object is not read; default or node.NODE is the name"}},
 	} {
 		k, ok := settings.Of(tt.kind)
 		if !ok {
@@ -113,8 +128,8 @@ func TestFindingsAreBounded(t *testing.T) {
 func TestSummaryGroupsByReason(t *testing.T) {
 	k, _ := settings.Of("BGPConfiguration")
 	found := k.Findings(object(t, "default", `{"serviceClusterIPs":[{"cidr":"10.96.0.0/12"}],"serviceExternalIPs":[{"cidr":"192.0.2.0/24"}]}`))
-	if got := settings.Summary(found, 1000); !strings.HasPrefix(got, "spec.serviceClusterIPs, spec.serviceExternalIPs: this version of Manx announces the nodes' blocks") ||
-		strings.Count(got, "this version") != 1 {
+	const want = "spec.serviceClusterIPs, spec.serviceExternalIPs: this version of Manx announces the nodes' blocks"
+	if got := settings.Summary(found, 1000); !strings.HasPrefix(got, want) || strings.Count(got, "this version") != 1 {
 		t.Error(got)
 	}
 }

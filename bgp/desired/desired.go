@@ -92,7 +92,8 @@ func sessionsOf(c bgp.Cluster, as uint32, peers []bgp.Peer) (out []policy.Sessio
 			if !ok && !s.Shut {
 				s.Shut = true
 				problems = append(problems, peering.Problem{BGPPeer: p.BGPPeer, Reason: fmt.Sprintf(
-					"there is no valid BGPFilter %s, so that nothing is taken from %s and nothing announced to it: create the filter, or take its name out of filters", name, p.Addr)})
+					"there is no valid BGPFilter %s, so that nothing is taken from %s and nothing announced to it: "+
+						"create the filter, or take its name out of filters", name, p.Addr)})
 			}
 			s.Filters = append(s.Filters, f)
 		}

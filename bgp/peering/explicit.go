@@ -25,7 +25,8 @@ func explicitOf(in Input) (peers []bgp.Peer, problems []Problem) {
 			if other, taken := by[p.Addr]; taken {
 				if other != c.Name {
 					problems = append(problems, Problem{c.Name, fmt.Sprintf(
-						"%s is a peer of node %s by BGPPeer %s already, which is the one that counts: delete one of the two, or choose different nodes", p.Addr, in.Self, other)})
+						"%s is a peer of node %s by BGPPeer %s already, which is the one that counts: "+
+							"delete one of the two, or choose different nodes", p.Addr, in.Self, other)})
 				}
 				continue
 			}
@@ -98,11 +99,13 @@ func routerOf(in Input, self bgp.Node, c bgp.PeerConfig) (p bgp.Peer, reason str
 	switch {
 	case addr == self.IPv4 || addr == self.IPv6:
 		if !c.Everywhere && len(c.Nodes) == 1 {
-			return p, fmt.Sprintf("its peerIP %s is the address of node %s itself, the only one that it is for: set the router's address", addr, self.Name)
+			return p, fmt.Sprintf("its peerIP %s is the address of node %s itself, the only one that it is for: "+
+				"set the router's address", addr, self.Name)
 		}
 		return p, ""
 	case !local.IsValid():
-		return p, fmt.Sprintf("node %s has no %s address to peer with %s from: give it one (IP, IP6), or choose other nodes", self.Name, family, addr)
+		return p, fmt.Sprintf("node %s has no %s address to peer with %s from: "+
+			"give it one (IP, IP6), or choose other nodes", self.Name, family, addr)
 	}
 	for _, n := range in.Nodes {
 		if addr == n.IPv4 || addr == n.IPv6 { // a node by its address

@@ -17,7 +17,11 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func node(name, ip string) bgp.Node { return bgp.Node{Name: name, IPv4: addr(ip)} }
 
 func mesh(self string, nodes ...bgp.Node) Input {
-	return Input{Self: self, Cluster: bgp.Cluster{Nodes: nodes, Mesh: true, AS: 64512, ListenPort: 179}, MaxPrefixes: 100, MaxRouterPrefixes: 1000}
+	return Input{
+		Self:        self,
+		Cluster:     bgp.Cluster{Nodes: nodes, Mesh: true, AS: 64512, ListenPort: 179},
+		MaxPrefixes: 100, MaxRouterPrefixes: 1000,
+	}
 }
 
 func peer(name, node, ip string, as uint32, passive bool) bgp.Peer {
@@ -125,10 +129,14 @@ func TestPeersOfBothFamilies(t *testing.T) {
 		{"route reflectors are outside the mesh", mesh("self", self, reflector), nil, nil},
 		{"and so are we as one", mesh("self", selfReflector, dual("b", "10.0.1.1", "fd00::1")), nil, nil},
 		{"mesh off", Input{Self: "self", Cluster: bgp.Cluster{Nodes: []bgp.Node{self, dual("b", "10.0.1.1", "fd00::1")}, AS: 64512}}, nil, nil},
-		{"a conflict of IPv6 leaves IPv4 alone", mesh("self", self, dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.2", "fd00::1")), []bgp.Peer{
+		{"a conflict of IPv6 leaves IPv4 alone", mesh("self", self,
+			dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.2", "fd00::1"),
+		), []bgp.Peer{
 			peer("Mesh_10_0_1_1", "b", "10.0.1.1", 64512, true), peer("Mesh_10_0_1_2", "a", "10.0.1.2", 64512, true),
 		}, []Conflict{{addr("fd00::1"), []string{"a", "b"}}}},
-		{"a conflict of IPv4 leaves IPv6 alone", mesh("self", self, dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.1", "fd00::2")), []bgp.Peer{
+		{"a conflict of IPv4 leaves IPv6 alone", mesh("self", self,
+			dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.1", "fd00::2"),
+		), []bgp.Peer{
 			six("Mesh_fd00__1", "b", "fd00::1", false), six("Mesh_fd00__2", "a", "fd00::2", true),
 		}, []Conflict{{addr("10.0.1.1"), []string{"a", "b"}}}},
 		{"conflicts of both", mesh("self", self, dual("b", "10.0.1.1", "fd00::1"), dual("a", "10.0.1.1", "fd00::1")), nil,

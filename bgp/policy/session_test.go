@@ -18,7 +18,10 @@ func TestSessions(t *testing.T) {
 		Import: []bgp.FilterRule{{Statement: bgp.Statement{Prefix: outside, MinBits: 24, MaxBits: 32}}},
 		Export: []bgp.FilterRule{{Statement: bgp.Statement{Prefix: outside, MinBits: 24, MaxBits: 32, Set: bgp.Set{Prepend: []uint32{9}}}}},
 	}
-	external := Session{Peer: bgp.Peer{Name: "tor", Addr: tor, AS: 65001, BGPPeer: "tor"}, OwnAS: 64512, Filters: []bgp.Filter{accept}, NextHop: bgp.NextHopSelf}
+	external := Session{
+		Peer:  bgp.Peer{Name: "tor", Addr: tor, AS: 65001, BGPPeer: "tor"},
+		OwnAS: 64512, Filters: []bgp.Filter{accept}, NextHop: bgp.NextHopSelf,
+	}
 	internal := Session{Peer: bgp.Peer{Name: "rr", Addr: rr, AS: 64512, BGPPeer: "rr"}, OwnAS: 64512, Filters: []bgp.Filter{accept}}
 	shut := Session{Peer: bgp.Peer{Name: "x", Addr: tor, AS: 65001, BGPPeer: "x"}, OwnAS: 64512, Shut: true}
 	for _, tc := range []struct {

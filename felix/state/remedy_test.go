@@ -5,8 +5,10 @@ package state
 var remedies = map[string]string{
 	"AddressConflict": "Delete one of the two pods that the message names. If it comes back: `manxctl ipam check`.",
 	"BGPPeerUnusable": "Correct the BGPPeer, or create the BGPFilter that the message names; the sessions follow at once.",
-	"BGPSessionHeld":  "Create the Secret in kube-system with the key that the message names; `kubectl describe role manx-node-bgp-secrets -n kube-system` says which may be read.",
-	"BlockUnusable": "`manxctl ipam check` says what is wrong with the block; repair the object with `kubectl edit ipamblocks.crd.projectcalico.org NAME`. " +
+	"BGPSessionHeld": "Create the Secret in kube-system with the key that the message names; " +
+		"`kubectl describe role manx-node-bgp-secrets -n kube-system` says which may be read.",
+	"BlockUnusable": "`manxctl ipam check` says what is wrong with the block; " +
+		"repair the object with `kubectl edit ipamblocks.crd.projectcalico.org NAME`. " +
 		"Pods that have addresses of it keep them.",
 	"CNIConfigMissing": "Delete the manx-node pod of the node: its container install-cni writes the configuration again.",
 	"CNIConfigShadowed": "Remove the file that the message names if its plugin is gone, " +

@@ -145,7 +145,9 @@ type addressing struct {
 }
 
 // speakerOf is what the speaker of a node should be.
-func speakerOf(node string, self startup.Result, s *datastore.Snapshot, addrs addressing) (speaker.Desired, []peering.Conflict, []peering.Problem) {
+func speakerOf(
+	node string, self startup.Result, s *datastore.Snapshot, addrs addressing,
+) (speaker.Desired, []peering.Conflict, []peering.Problem) {
 	return desired.Compute(bgpCluster(node, s, addrs.own),
 		desired.Self{Name: node, AS: self.AS, RouterID: self.RouterID, IPv4: self.Address.Addr(), IPv6: self.Address6.Addr()},
 		desired.Addresses{Own: addrs.own, Lent: lentTo(addrs.lent, s), Borrowed: addrs.borrowed})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ type cniConf struct {
 	dir  string
 	log  *slog.Logger
 	view atomic.Pointer[confdir.View] // nil: not known
+	seen confdir.View                 // of the last look that succeeded; run's
 	said string                       // of the last look; run's
 
 	keys keyReport
@@ -50,9 +52,18 @@ func (c *cniConf) run(ctx context.Context, every time.Duration) error {
 	}
 }
 
-// look reads the directory, and logs what has changed since the last time.
+// look reads the directory, and logs what has changed since the last time. A file that
+// cannot be read may be half written, as other plugins write theirs in place: it counts
+// once two looks have found the same.
 func (c *cniConf) look() {
 	view, err := confdir.Look(c.dir)
+	if err == nil {
+		settled := view.Equal(c.seen) || !slices.ContainsFunc(view.Before, func(f confdir.File) bool { return f.Fault != "" })
+		c.seen = view
+		if !settled {
+			return
+		}
+	}
 	now, known := "", err == nil
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

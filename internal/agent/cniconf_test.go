@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/renameio/v2"
 	corev1 "k8s.io/api/core/v1"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
@@ -26,9 +27,9 @@ import (
 // whenever it comes back.
 func TestAnotherConfigurationComesFirst(t *testing.T) {
 	dir := t.TempDir()
-	put := func(name, text string) {
+	put := func(name, text string) { // at once: the agent looks all the time
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		if err := renameio.WriteFile(filepath.Join(dir, name), []byte(text), 0o600, renameio.WithTempDir(dir)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -114,6 +115,35 @@ func TestAnotherConfigurationComesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNone("nothing is concluded from a directory that is not there")
+}
+
+// Another plugin writes its configuration in place, and the agent looks in between: only
+// what stays unreadable counts.
+func TestConfigurationHalfWritten(t *testing.T) {
+	dir := t.TempDir()
+	c := newCNIConf(dir, slog.New(slog.DiscardHandler))
+	look := func(what, name, text string, want state.ConditionKind) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.look()
+		var got state.ConditionKind
+		for _, condition := range c.conditions() {
+			got = condition.Kind
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	const multus = `{"type":"multus"}`
+	look("alone", "10-manx.conflist", `{"plugins":[{"type":"manx"}]}`, "")
+	look("Multus begins", "00-multus.conf", "", "")
+	look("and is done", "00-multus.conf", multus, "")
+	look("Multus once more", "00-multus.conf", multus[:5], "")
+	look("and stays like that", "00-multus.conf", multus[:5], state.CNIConfigShadowed)
+	look("until it is done", "00-multus.conf", multus, "")
+	look("what is whole counts at once", "05-cilium.conf", `{"type":"cilium-cni"}`, state.CNIConfigShadowed)
 }
 
 // What cannot be read says nothing.

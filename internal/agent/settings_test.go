@@ -68,9 +68,11 @@ func TestSettingsWithoutEffect(t *testing.T) {
 		{name: "a peer with a way of its own", objects: []runtime.Object{
 			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500), "reachableBy": "192.0.2.2"})},
 			lines: []string{"BGPPeer/tor: spec.reachableBy=192.0.2.2: Manx writes no route to a peer"}},
-		{name: "the host closed", objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
-			refused: []string{"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: this version of Manx has no policy"},
-			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
+		{name: "the host closed",
+			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
+			refused: []string{"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: " +
+				"this version of Manx has no policy"},
+			lines: []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
 		{name: "the host closed, the environment says otherwise", env: []string{"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT"},
 			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
 			lines:   []string{"FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: "}},
@@ -125,11 +127,14 @@ func begins(t *testing.T, what string, got, want []string) {
 func TestSettingsConditionIsBounded(t *testing.T) {
 	var objects []runtime.Object
 	for i := range 200 {
-		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{"peerIP": "192.0.2.1", "reachableBy": strings.Repeat("x", 5000)}))
+		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{
+			"peerIP": "192.0.2.1", "reachableBy": strings.Repeat("x", 5000),
+		}))
 	}
 	s := snapshotFrom(t, nil, objects...)
 	c := settingsCondition(s.WithoutEffect("n1"))
-	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect || len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.reachableBy=xxx") {
+	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect ||
+		len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.reachableBy=xxx") {
 		t.Errorf("%+v", c)
 	}
 	var lines []status.Setting = settingsStatus(s.WithoutEffect("n1"))

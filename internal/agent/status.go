@@ -34,7 +34,8 @@ func (a *Agent) status() status.Node {
 	a.modeStatus(&n, snap, dp)
 	for _, s := range sp.Sessions {
 		n.Sessions = append(n.Sessions, status.Session{
-			Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, BGPPeer: s.Peer.BGPPeer, AS: s.Peer.AS, State: string(s.State), Since: s.Since,
+			Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, BGPPeer: s.Peer.BGPPeer, AS: s.Peer.AS,
+			State: string(s.State), Since: s.Since,
 			Received: s.Received, Accepted: s.Accepted, Advertised: s.Advertised, LastError: s.LastError,
 		})
 	}
@@ -56,8 +57,16 @@ func (a *Agent) status() status.Node {
 		n.Capabilities = append(n.Capabilities, status.Capability{Name: c.Name, Available: c.OK, Detail: c.Detail})
 	}
 	n.Settings = settingsStatus(snap.WithoutEffect(a.node))
-	for _, c := range slices.Concat(dp.Conditions, lockCondition(snap), settingConditions(a.node, a.settings.Dataplane, snap), poolConditions(snap),
-		a.aloneConditions(), peerConditions(sp.Sessions, a.peerProblems.Load()), a.cniConf.conditions(), a.cniConf.keyConditions()) {
+	for _, c := range slices.Concat(
+		dp.Conditions,
+		lockCondition(snap),
+		settingConditions(a.node, a.settings.Dataplane, snap),
+		poolConditions(snap),
+		a.aloneConditions(),
+		peerConditions(sp.Sessions, a.peerProblems.Load()),
+		a.cniConf.conditions(),
+		a.cniConf.keyConditions(),
+	) {
 		n.Conditions = append(n.Conditions, status.Condition{Type: string(c.Kind), Message: c.Subject + ": " + c.Message})
 	}
 	for _, i := range snap.Invalid {

@@ -47,7 +47,8 @@ func ParseConfiguration(o *apiv1.BGPConfiguration) (c Configuration, err error) 
 	for i, a := range s.PrefixAdvertisements {
 		prefix, err := netip.ParsePrefix(a.CIDR)
 		if err != nil || prefix != prefix.Masked() {
-			errs = append(errs, fmt.Errorf("spec.prefixAdvertisements[%d].cidr %q: want a range such as 10.244.0.0/16, without host bits", i, a.CIDR))
+			errs = append(errs, fmt.Errorf(
+				"spec.prefixAdvertisements[%d].cidr %q: want a range such as 10.244.0.0/16, without host bits", i, a.CIDR))
 			continue
 		}
 		out := bgp.Advertisement{Prefix: prefix}
@@ -55,7 +56,9 @@ func ParseConfiguration(o *apiv1.BGPConfiguration) (c Configuration, err error) 
 			community, known := named[text]
 			if !known {
 				if community, err = bgp.ParseCommunity(text); err != nil {
-					errs = append(errs, fmt.Errorf("spec.prefixAdvertisements[%d].communities[%d]: %q is the name of none of spec.communities, and %w", i, j, text, err))
+					errs = append(errs, fmt.Errorf(
+						"spec.prefixAdvertisements[%d].communities[%d]: %q is the name of none of spec.communities, and %w",
+						i, j, text, err))
 					continue
 				}
 			}

@@ -28,8 +28,9 @@ func settleBGP(all []*apiv1.BGPConfiguration) (out BGPConfiguration, invalid []I
 		}
 		if one {
 			if ignored := c.Spec; !only(ignored) {
-				invalid = append(invalid, Invalid{Kind: kindBGPConf, Name: c.Name, Reason: "of an object for one node only listenPort and prefixAdvertisements " +
-					"with communities count: put the other fields into the object default, or take them out"})
+				invalid = append(invalid, Invalid{Kind: kindBGPConf, Name: c.Name,
+					Reason: "of an object for one node only listenPort and prefixAdvertisements with communities count: " +
+						"put the other fields into the object default, or take them out"})
 			}
 			out.Advertisements[node] = read.Advertisements
 			if read.ListenPort != 0 {

@@ -34,7 +34,10 @@ func TestPasswords(t *testing.T) {
 	}
 	known := func(want string) {
 		t.Helper()
-		s := eventually(t, d, "the password", func(s *Snapshot) bool { return s.Password(key).Value.Reveal() == want && s.Password(key).Held == "" })
+		s := eventually(t, d, "the password", func(s *Snapshot) bool {
+			p := s.Password(key)
+			return p.Value.Reveal() == want && p.Held == ""
+		})
 		if strings.Contains(s.Password(key).Value.String(), want) {
 			t.Error("the password shows")
 		}
@@ -70,7 +73,10 @@ func TestPasswords(t *testing.T) {
 func TestPasswordForbidden(t *testing.T) {
 	conf := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": apiv1.SchemeGroupVersion.String(), "kind": "BGPPeer", "metadata": map[string]any{"name": "tor"},
-		"spec": map[string]any{"peerIP": "10.0.0.254", "asNumber": int64(65001), "password": map[string]any{"secretKeyRef": map[string]any{"name": "mine", "key": "k"}}},
+		"spec": map[string]any{
+			"peerIP": "10.0.0.254", "asNumber": int64(65001),
+			"password": map[string]any{"secretKeyRef": map[string]any{"name": "mine", "key": "k"}},
+		},
 	}}
 	dyn, kube := clients(nil, conf)
 	kube.PrependReactor("list", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -78,6 +84,7 @@ func TestPasswordForbidden(t *testing.T) {
 	})
 	d := startWith(t, Config{Kubernetes: kube, Dynamic: dyn})
 	eventually(t, d, "the reason", func(s *Snapshot) bool {
-		return strings.Contains(s.Password(bgpconfig.SecretKey{Name: "mine", Key: "k"}).Held, "add its name to the resourceNames of Role manx-node-bgp-secrets")
+		p := s.Password(bgpconfig.SecretKey{Name: "mine", Key: "k"})
+		return strings.Contains(p.Held, "add its name to the resourceNames of Role manx-node-bgp-secrets")
 	})
 }

@@ -98,10 +98,11 @@ func TestSettings(t *testing.T) {
 	if err := createCR(t.Context(), apiv1.PluralBGPPeers, peer); err != nil {
 		t.Fatal(err)
 	}
+	refused := "SettingRefused: BGPPeer/" + pods + ": spec.localWorkloadSelector=all(): this version of Manx does not peer with pods"
 	for _, node := range nodeNames(t) {
 		eventually(t, node+" not ready", func(ctx context.Context) error {
 			said, err := readiness(ctx, node)
-			if err == nil && !strings.Contains(said, "SettingRefused: BGPPeer/"+pods+": spec.localWorkloadSelector=all(): this version of Manx does not peer with pods") {
+			if err == nil && !strings.Contains(said, refused) {
 				err = errors.New(said)
 			}
 			return err

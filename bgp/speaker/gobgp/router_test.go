@@ -54,18 +54,23 @@ func TestRouter(t *testing.T) {
 	t.Parallel()
 	f := newFabric(t, "a", "tor")
 	outside, refused := netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.0/24")
-	b := f.tor("tor", "a", fmt.Sprintf("route 0.0.0.0/0 blackhole; route %s blackhole; route %s blackhole { bgp_community.add((65001,7)); }; route %s blackhole;",
+	b := f.tor("tor", "a", fmt.Sprintf("route 0.0.0.0/0 blackhole; route %s blackhole; "+
+		"route %s blackhole { bgp_community.add((65001,7)); }; route %s blackhole;",
 		refused, outside, f.block("tor")), "")
 	s := f.withRouter("a", "tor", bgp.PeerConfig{Filters: []string{"f"}})
 	all := netip.MustParsePrefix("0.0.0.0/0")
 	s.Filters = map[string]bgp.Filter{"f": {
 		Import: []bgp.FilterRule{{Statement: bgp.Statement{
-			Prefix: all, MaxBits: 32, Attributes: bgp.Attributes{Community: bgp.Community{Global: 65001, Local1: 7}, ASPathPrefix: []uint32{routerAS}},
+			Prefix: all, MaxBits: 32, Attributes: bgp.Attributes{
+				Community:    bgp.Community{Global: 65001, Local1: 7},
+				ASPathPrefix: []uint32{routerAS},
+			},
 		}, PeerType: bgp.ExternalPeer}},
 		Export: []bgp.FilterRule{
 			{Statement: bgp.Statement{Prefix: all, MaxBits: 32, Action: bgp.Reject}, PeerType: bgp.InternalPeer}, // not this session
 			{Statement: bgp.Statement{Prefix: testPool, MinBits: 16, MaxBits: 32, Set: bgp.Set{
-				Communities: []bgp.Community{{Global: 64512, Local1: 100}, {Global: 64512, Local1: 1, Local2: 2, Large: true}}, Prepend: []uint32{65100, 65101},
+				Communities: []bgp.Community{{Global: 64512, Local1: 100}, {Global: 64512, Local1: 1, Local2: 2, Large: true}},
+				Prepend:     []uint32{65100, 65101},
 			}}},
 		},
 	}}
@@ -78,7 +83,11 @@ func TestRouter(t *testing.T) {
 		return strings.Contains(show, "BGP.next_hop: "+f.addr("a").String())
 	})
 	show := b.ask("show", "route", "all", f.block("a").String())
-	for _, want := range []string{"BGP.as_path: 64512 65100 65101 64512\n", "BGP.community: (64512,100)\n", "BGP.large_community: (64512, 1, 2)\n"} {
+	for _, want := range []string{
+		"BGP.as_path: 64512 65100 65101 64512\n",
+		"BGP.community: (64512,100)\n",
+		"BGP.large_community: (64512, 1, 2)\n",
+	} {
 		if !strings.Contains(show, want) {
 			t.Errorf("BIRD has our block without %q:\n%s", want, show)
 		}
@@ -110,10 +119,13 @@ func TestRouter(t *testing.T) {
 func TestRouterWithoutFilter(t *testing.T) {
 	t.Parallel()
 	f := newFabric(t, "a", "tor")
-	f.tor("tor", "a", fmt.Sprintf("route 0.0.0.0/0 blackhole; route 127.0.0.0/8 blackhole; route 203.0.113.0/24 blackhole; route %s/32 blackhole; route %s blackhole; route %s blackhole;",
+	f.tor("tor", "a", fmt.Sprintf("route 0.0.0.0/0 blackhole; route 127.0.0.0/8 blackhole; route 203.0.113.0/24 blackhole; "+
+		"route %s/32 blackhole; route %s blackhole; route %s blackhole;",
 		f.addr("a"), f.block("a"), f.block("tor")), "")
 	a := f.start(f.withRouter("a", "tor", bgp.PeerConfig{}))
-	wait(t, 30*time.Second, "six paths and none of use", func() bool { return a.report().Sessions["tor"].Received >= 5 && a.report().Converged })
+	wait(t, 30*time.Second, "six paths and none of use", func() bool {
+		return a.report().Sessions["tor"].Received >= 5 && a.report().Converged
+	})
 	if rep := a.report(); len(rep.Learned) > 0 {
 		t.Errorf("learned %v", rep.Learned)
 	}
@@ -152,7 +164,7 @@ func TestRouterOptions(t *testing.T) {
 					if a.established("tor") {
 						t.Fatal("the session is up")
 					}
-					time.Sleep(100 * time.Millisecond)
+					time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the session must stay down all that time
 				}
 				return
 			}
@@ -220,7 +232,8 @@ func TestReflector(t *testing.T) {
 	}
 	a, b, rr := f.start(with("a")), f.start(with("b")), f.start(with("rr"))
 	wait(t, 40*time.Second, "all blocks everywhere", func() bool {
-		return a.has(f.block("b"), f.addr("b")) && a.has(f.block("rr"), f.addr("rr")) && b.has(f.block("a"), f.addr("a")) && rr.has(f.block("a"), f.addr("a"))
+		return a.has(f.block("b"), f.addr("b")) && a.has(f.block("rr"), f.addr("rr")) &&
+			b.has(f.block("a"), f.addr("a")) && rr.has(f.block("a"), f.addr("a"))
 	})
 	if n := len(a.report().Sessions); n != 1 {
 		t.Errorf("a has %d sessions, want the reflector's alone", n)
