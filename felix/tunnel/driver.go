@@ -283,7 +283,8 @@ func (d *Driver) device() (nl.Link, bool) {
 	}
 	switch {
 	case errors.Is(err, nl.ErrNotFound):
-		d.fail(d.link.Name, fmt.Errorf("create %[1]s: the kernel has a tunnel without fixed ends under another name: rename it to %[1]s", d.link.Name))
+		d.fail(d.link.Name, fmt.Errorf("create %[1]s: the kernel has a tunnel without fixed ends under another name: "+
+			"rename it to %[1]s", d.link.Name))
 	case err != nil:
 		d.fail(d.link.Name, err)
 	case link.Kind != d.link.Kind:

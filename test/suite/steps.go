@@ -93,7 +93,8 @@ func everything() ([]step, error) {
 		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
 		{name: "image", lane: "labs", args: []string{"make", "--no-print-directory", "image"}, needs: []string{"programs"}},
 		kinds("full", "labs", "full").after("kubernetes", "image"),
-		gotest("tunnel device", "guest", append(onIPIP, "-tags", "ipip", "-count=1", "-p=1", "./felix/tunnel", "./felix/rpfilter")...).after("programs"),
+		gotest("tunnel device", "guest", append(onIPIP, "-tags", "ipip", "-count=1", "-p=1",
+			"./felix/tunnel", "./felix/rpfilter")...).after("programs"),
 	}, nil
 }
 
