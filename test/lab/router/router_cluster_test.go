@@ -1,0 +1,222 @@
+//go:build cluster
+
+package router_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/manx-cni/manx/internal/family"
+	"github.com/manx-cni/manx/test/lab"
+	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/guard"
+	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/machine"
+	"github.com/manx-cni/manx/test/lab/proc"
+	"github.com/manx-cni/manx/test/lab/router"
+	"github.com/manx-cni/manx/test/lab/sweep"
+)
+
+func TestMain(m *testing.M) {
+	guard.Main()
+	os.Exit(m.Run())
+}
+
+const clusterAS, torAS = 64512, 65001
+
+// Networks that the nodes of these tests have: each its own, and one that both have.
+var (
+	own = map[family.Family][]netip.Prefix{
+		family.IPv4: {netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("10.244.2.0/26")},
+		family.IPv6: {netip.MustParsePrefix("fd00:10:244:1::/122"), netip.MustParsePrefix("fd00:10:244:2::/122")},
+	}
+	shared = map[family.Family]netip.Prefix{
+		family.IPv4: netip.MustParsePrefix("10.99.0.0/24"), family.IPv6: netip.MustParsePrefix("fd00:10:99::/64"),
+	}
+	behind = map[family.Family]netip.Prefix{family.IPv4: fabric.BehindNet(), family.IPv6: fabric.BehindNet6()}
+)
+
+// rack is a fabric with routers and nothing else.
+type rack struct {
+	layout.Lab
+	t *testing.T
+}
+
+func newRack(t *testing.T) *rack {
+	t.Helper()
+	b := make([]byte, 5)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	l, err := layout.New("r" + hex.EncodeToString(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	down, err := guard.Start(l.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(lab.Down(context.Background(), l.Name, nil), down()); err != nil {
+			t.Error(err)
+		}
+		if left := sweep.Find(l); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	})
+	if err := (fabric.Plan{DualStack: true}).Create(l); err != nil {
+		t.Fatal(err)
+	}
+	return &rack{Lab: l, t: t}
+}
+
+// boot adds a router and switches it on; plug is called when its namespace is there.
+func (k *rack) boot(name, daemon string, addr netip.Addr, c router.Config, plug func() error) *router.Router {
+	k.t.Helper()
+	layers, err := router.Ready(k.t.Context(), daemon, func(s string) { k.t.Log(s) })
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var init proc.ID
+	r := &router.Router{Lab: k.Lab, Name: name, Daemon: daemon, Addr: addr, Addr6: fabric.Addr6(addr),
+		Place: func() (machine.Place, error) { return machine.Place{Init: init}, nil }}
+	err = errors.Join(r.Prepare(layers, nil, c), fabric.AttachDual(k.Lab, name, addr, false))
+	if err == nil && plug != nil {
+		err = plug()
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if init, err = machine.Boot(k.Machine(name)); err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() {
+		if k.t.Failed() {
+			path, err := r.LogFile()
+			k.t.Logf("the log of %s: %v\n%s", name, err, machine.Tail(path, 25))
+		}
+	})
+	return r
+}
+
+// node adds a BIRD in the place of a node, which connects to the router.
+func (k *rack) node(n int, to netip.Addr, as uint32, password string, ttl bool) *router.Router {
+	c := router.Config{AS: clusterAS, Password: password, TTLSecurity: ttl,
+		Neighbors: []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
+	for _, f := range family.All {
+		c.Announce = append(c.Announce, own[f][n-1], shared[f])
+	}
+	return k.boot(fmt.Sprintf("node%d", n), router.BIRD, fabric.Addr(10+n), c, nil)
+}
+
+func (k *rack) ok(err error) {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// wait waits for check to be satisfied.
+func (k *rack) wait(what string, check func() error) {
+	k.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			k.t.Fatalf("%s: %v", what, err)
+		}
+		select {
+		case <-k.t.Context().Done():
+			k.t.Fatal(what, k.t.Context().Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// kernel is what a machine's kernel does with a network.
+func (k *rack) kernel(r *router.Router, f family.Family, to netip.Prefix) (string, error) {
+	place, err := r.Place()
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	p, err := place.Start(k.t.Context(), machine.Command{
+		Args: []string{"ip", "-" + f.String()[3:], "route", "show", to.String()}, Stdout: &out, Stderr: &out,
+	})
+	if err != nil {
+		return "", err
+	}
+	return out.String(), p.Wait()
+}
+
+func torConfig() router.Config {
+	return router.Config{AS: torAS, PeerAS: clusterAS, Ranges: []netip.Prefix{fabric.Subnet(1), fabric.Subnet6(1)},
+		Announce: []netip.Prefix{fabric.BehindNet(), fabric.BehindNet6()}}
+}
+
+func TestToR(t *testing.T) {
+	for _, daemon := range router.Daemons() {
+		t.Run(daemon, func(t *testing.T) {
+			t.Parallel()
+			testToR(t, daemon)
+		})
+	}
+}
+
+func testToR(t *testing.T, daemon string) {
+	k := newRack(t)
+	k.ok(fabric.MakeBehind(k.Lab))
+	c := torConfig()
+	c.Password, c.TTLSecurity = os.Getenv("PW"), os.Getenv("TTL")!=""
+	start := time.Now()
+	tor := k.boot("tor1", daemon, fabric.ToRAddr(1), c, func() error { return fabric.PlugBehind(k.Lab, 1, true) })
+	nodes := []*router.Router{k.node(1, tor.Addr, torAS, c.Password, c.TTLSecurity), k.node(2, tor.Addr, torAS, c.Password, c.TTLSecurity)}
+	k.ok(tor.WaitServing(t.Context()))
+	t.Logf("%s served after %v", daemon, time.Since(start).Round(time.Millisecond))
+	for _, n := range nodes {
+		k.ok(tor.WaitEstablished(t.Context(), n.Addr, n.Addr6))
+	}
+	t.Logf("sessions with password and TTL security after %v", time.Since(start).Round(time.Millisecond))
+	for _, f := range family.All {
+		for i, n := range nodes {
+			paths, err := tor.WaitRoute(t.Context(), own[f][i])
+			k.ok(err)
+			hop := n.Addr
+			if f == family.IPv6 {
+				hop = n.Addr6
+			}
+			if p := paths[0]; p.NextHop != hop || !slices.Equal(p.ASPath, []uint32{clusterAS}) || !p.Best {
+				t.Errorf("%s has the paths %+v to %s, want one through %s from AS %d", daemon, paths, own[f][i], hop, clusterAS)
+			}
+			_, err = n.WaitRoute(t.Context(), behind[f])
+			k.ok(err)
+		}
+		k.wait("two paths to "+shared[f].String(), func() error {
+			routes, err := tor.Routes(t.Context(), f)
+			if err == nil && len(routes[shared[f]]) != 2 {
+				err = fmt.Errorf("they are %+v", routes[shared[f]])
+			}
+			return err
+		})
+		k.wait("kernel routes of "+daemon, func() error {
+			out, err := k.kernel(tor, f, shared[f])
+			if err == nil && router.Forwards(daemon) && strings.Count(out, "via") != 2 || !router.Forwards(daemon) && out != "" {
+				err = fmt.Errorf("to %s it is %q", shared[f], out)
+			}
+			return err
+		})
+	}
+	t.Logf("routes after %v", time.Since(start).Round(time.Millisecond))
+}
