@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"text/template"
 
@@ -14,6 +15,10 @@ import (
 func Render(name string, addr, addr6 netip.Addr, c Config) (string, error) {
 	if err := c.check(addr6.IsValid()); err != nil {
 		return "", err
+	}
+	if c.Password != "" && len(c.Ranges) > 0 && (name == GoBGP || name == OpenBGPD) {
+		// They know the system call for one address only (TCP_MD5SIG, not TCP_MD5SIG_EXT).
+		return "", fmt.Errorf("%s has no password for a range of peers: name each, as a passive neighbor", name)
 	}
 	t, ok := templates[name]
 	if !ok {
@@ -65,12 +70,34 @@ func (c Config) check(dual bool) error {
 			return fmt.Errorf("network %s: want one with no bits beyond its length, and IPv6 only where the router has it", p)
 		}
 	}
+	for _, text := range c.Communities {
+		if !community.MatchString(text) {
+			return fmt.Errorf("community %q: want two or three numbers, such as 65001:1", text)
+		}
+	}
 	for _, n := range c.Neighbors {
 		if !n.Addr.IsValid() || n.AS == 0 || n.Addr.Is6() && !dual {
 			return fmt.Errorf("neighbor %v of AS %d: want both, and IPv6 only where the router has it", n.Addr, n.AS)
 		}
 	}
 	return nil
+}
+
+var community = regexp.MustCompile(`^[0-9]+:[0-9]+(:[0-9]+)?$`)
+
+// Standard and Large are the communities of the two kinds.
+func (c Config) Standard() []string { return c.communities(1) }
+
+// Large are the large ones (RFC 8092).
+func (c Config) Large() []string { return c.communities(2) }
+
+func (c Config) communities(colons int) (list []string) {
+	for _, text := range c.Communities {
+		if strings.Count(text, ":") == colons {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // model is what the templates see.
@@ -104,9 +131,17 @@ log stderr all;
 debug protocols { states };
 protocol device { }
 {{range .Families}}
-protocol direct direct{{.Version}} { ipv{{.Version}}; }
+protocol direct direct{{.Version}} { ipv{{.Version}}; interface "eth0"; }
 {{- if .Announce}}
-protocol static announced{{.Version}} { ipv{{.Version}};{{range .Announce}} route {{.}} blackhole;{{end}} }
+protocol static announced{{.Version}} {
+	ipv{{.Version}};
+{{- range .Announce}}
+	route {{.}} blackhole
+{{- if $.Communities}} {
+{{- range $.Standard}} bgp_community.add(({{commas .}}));{{end}}
+{{- range $.Large}} bgp_large_community.add(({{commas .}}));{{end}} }{{end}};
+{{- end}}
+}
 {{- end}}
 {{- if not .Reflector}}
 protocol kernel kernel{{.Version}} {
@@ -128,7 +163,11 @@ protocol bgp range{{$family.Version}}x{{$i}} {
 protocol bgp neighbor{{$family.Version}}x{{$i}} {
 	local {{$family.Addr}} as {{$family.AS}};
 	neighbor {{.Addr}} as {{.AS}};
+{{- if .Passive}}
+	passive on;
+{{- else}}
 	connect delay time 1; connect retry time 2; error wait time 1, 2;
+{{- end}}
 {{- template "session" (peer $family .AS)}}
 }
 {{- end}}
@@ -169,12 +208,16 @@ router bgp {{.AS}}
 {{- end}}
 {{- range .Neighbors}}
 {{- template "session" (named $family (print .Addr) .AS)}}
+{{- if .Passive}}
+ neighbor {{.Addr}} passive
+{{- else}}
  neighbor {{.Addr}} timers connect 2
+{{- end}}
 {{- end}}
  !
  address-family ipv{{.Version}} unicast
 {{- range .Announce}}
-  network {{.}}
+  network {{.}}{{if $.Communities}} route-map ANNOUNCED{{end}}
 {{- end}}
 {{- if .Ranges}}
 {{- template "activate" (named $family (print "RANGE" .Version) .PeerAS)}}
@@ -188,6 +231,17 @@ router bgp {{.AS}}
 {{- end}}
 exit
 !
+{{- if .Communities}}
+route-map ANNOUNCED permit 10
+{{- with .Standard}}
+ set community{{range .}} {{.}}{{end}}
+{{- end}}
+{{- with .Large}}
+ set large-community{{range .}} {{.}}{{end}}
+{{- end}}
+exit
+!
+{{- end}}
 {{- define "session"}}
  neighbor {{.Name}} remote-as {{.As}}
 {{- if .Password}}
@@ -240,6 +294,10 @@ exit
   [neighbors.timers.config]
     connect-retry = 2
     idle-hold-time-after-reset = 2
+{{- if .Passive}}
+  [neighbors.transport.config]
+    passive-mode = true
+{{- end}}
 {{- template "session" (named $family "neighbors" .AS)}}
 {{- end}}
 {{- end}}
@@ -274,6 +332,9 @@ nexthop qualify via default
 listen on {{.Addr}}
 {{- range .Announce}}
 network {{.}}
+{{- if $.Communities}} set {
+{{- range $.Standard}} community {{.}}{{end}}
+{{- range $.Large}} large-community {{.}}{{end}} }{{end}}
 {{- end}}
 {{- end}}
 {{- range .Families}}
@@ -286,6 +347,9 @@ neighbor {{.}} {
 {{- end}}
 {{- range .Neighbors}}
 neighbor {{.Addr}} {
+{{- if .Passive}}
+	passive
+{{- end}}
 {{- template "session" (peer $family .AS)}}
 }
 {{- end}}
@@ -326,7 +390,8 @@ func (p peering) Multihop() bool { return p.view.Multihop(p.As) }
 
 func parse(name, text string) *template.Template {
 	return template.Must(template.New(name).Funcs(template.FuncMap{
-		"peer":  func(v view, as uint32) peering { return peering{view: v, As: as} },
-		"named": func(v view, name string, as uint32) peering { return peering{view: v, Name: name, As: as} },
+		"commas": func(text string) string { return strings.ReplaceAll(text, ":", ",") },
+		"peer":   func(v view, as uint32) peering { return peering{view: v, As: as} },
+		"named":  func(v view, name string, as uint32) peering { return peering{view: v, Name: name, As: as} },
 	}).Option("missingkey=error").Parse(text))
 }

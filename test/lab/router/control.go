@@ -103,8 +103,16 @@ func (r *Router) WaitServing(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var with []string
+	if list := c.Standard(); len(list) > 0 {
+		with = append(with, "community", strings.Join(list, ","))
+	}
+	if list := c.Large(); len(list) > 0 {
+		with = append(with, "large-community", strings.Join(list, ","))
+	}
 	for _, p := range c.Announce {
-		if _, err := r.Ask(ctx, "global", "rib", "add", p.String(), "-a", afi(p.Addr())); err != nil {
+		add := append([]string{"-a", afi(p.Addr()), "global", "rib", "add", p.String()}, with...)
+		if _, err := r.Ask(ctx, add...); err != nil {
 			return err
 		}
 	}
@@ -247,7 +255,7 @@ func (r *Router) Routes(ctx context.Context, f family.Family) (map[netip.Prefix]
 	parse, question := parseBIRDRoutes, []string{"show", "route", "table", "master" + version[3:], "all"}
 	switch r.Daemon {
 	case FRR:
-		parse, question = parseFRRRoutes, []string{"show bgp " + version + " unicast detail json"}
+		parse, question = parseFRRRoutes, []string{"show bgp " + version + " unicast json detail"}
 	case GoBGP:
 		parse, question = parseGoBGPRoutes, []string{"global", "rib", "-j", "-a", version}
 	case OpenBGPD:

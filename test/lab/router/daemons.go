@@ -18,7 +18,8 @@ type daemon struct {
 	// beside runs all the time, also while the daemon is stopped.
 	beside *machine.Component
 	users  []user
-	dirs   []string
+	dirs   []string // of the first user
+	files  map[string]string
 	// pkg is Debian's package; programs are files of it, the first the daemon's own.
 	pkg      string
 	programs []string
@@ -66,12 +67,16 @@ var daemons = map[string]daemon{
 		name: "bgpd", args: frrArgs("bgpd", frrFile), config: frrFile,
 		beside: &machine.Component{Name: "zebra", Args: frrArgs("zebra", "/dev/null")},
 		users:  []user{{name: "frr", home: "/nonexistent", id: 64901}, {name: "frrvty", member: "frr", id: 64902}},
-		dirs:   []string{vtyDir, "/etc/frr"},
-		pkg:    "frr", programs: []string{"/usr/lib/frr/bgpd", "/usr/lib/frr/zebra", "/usr/bin/vtysh"},
+		dirs:   []string{vtyDir},
+		files: map[string]string{
+			"/etc/pam.d/frr":      "auth sufficient pam_rootok.so\naccount sufficient pam_rootok.so\n",
+			"/etc/frr/vtysh.conf": "",
+		},
+		pkg: "frr", programs: []string{"/usr/lib/frr/bgpd", "/usr/lib/frr/zebra", "/usr/bin/vtysh"},
 		alive: vtysh("show bgp summary json"),
 	},
 	GoBGP: {
-		name: "gobgpd", args: []string{"gobgpd", "-t", "toml", "-f", gobgpFile, "--api-hosts", "127.0.0.1:50051", "-p"}, config: gobgpFile,
+		name: "gobgpd", args: []string{"gobgpd", "-t", "toml", "-f", gobgpFile, "--api-hosts", "127.0.0.1:50051", "--pprof-disable"}, config: gobgpFile,
 		pkg: "gobgpd", programs: []string{"/usr/bin/gobgpd", "/usr/bin/gobgp"},
 		alive: []string{"gobgp", "global"},
 	},

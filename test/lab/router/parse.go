@@ -42,41 +42,37 @@ func parseBIRDRoutes(out string) (map[netip.Prefix][]Route, error) {
 	routes := map[netip.Prefix][]Route{}
 	var to netip.Prefix
 	var path *Route
-	bgp := false
+	source := ""
 	add := func() {
-		if path != nil && to.IsValid() && (bgp || !path.NextHop.IsValid()) {
+		// The others are networks that it is in.
+		if path != nil && (source == "BGP" || source == "static") {
 			routes[to] = append(routes[to], *path)
 		}
-		path, bgp = nil, false
 	}
 	for line := range strings.Lines(out) {
 		f := strings.Fields(line)
-		indented := strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t")
-		var err error
-		switch {
-		case len(f) == 0 || strings.HasPrefix(line, "BIRD ") || f[0] == "Table":
-		case !indented || strings.HasPrefix(line, "          ") && len(f) > 1 && strings.HasPrefix(f[1], "["):
+		if len(f) == 0 || strings.HasPrefix(line, "BIRD ") || f[0] == "Table" {
+			continue
+		}
+		// "10.244.1.0/26  unicast [peer4x0x1 00:09:01] * (100) [AS64512i]"; a further path has no network.
+		if !strings.HasPrefix(line, "\t") {
 			add()
-			if !indented {
+			path, source = &Route{Best: strings.Contains(line, "] * (")}, ""
+			if !strings.HasPrefix(line, " ") {
+				var err error
 				if to, err = netip.ParsePrefix(f[0]); err != nil {
 					return nil, fmt.Errorf("network in %q: %w", line, err)
 				}
 			}
-			path = &Route{Best: strings.Contains(line, "] * (")}
-		case path == nil:
-			return nil, fmt.Errorf("%q before any network", line)
-		default:
-			if f[0] == "Type:" {
-				bgp = len(f) > 1 && f[1] == "BGP"
-				if !bgp && len(f) > 1 && f[1] != "static" {
-					path = nil // a network that it is in
-					to = netip.Prefix{}
-					path = &Route{}
-				}
-			}
-			err = path.attribute(line)
+			continue
 		}
-		if err != nil {
+		if path == nil || !to.IsValid() {
+			return nil, fmt.Errorf("%q before any network", line)
+		}
+		if f[0] == "Type:" && len(f) > 1 {
+			source = f[1]
+		}
+		if err := path.attribute(line); err != nil {
 			return nil, err
 		}
 	}
@@ -165,7 +161,7 @@ func parseFRRSessions(out string) (map[netip.Addr]Session, error) {
 	return sessions, nil
 }
 
-// parseFRRRoutes reads "show bgp ipv4 unicast detail json".
+// parseFRRRoutes reads "show bgp ipv4 unicast json detail".
 func parseFRRRoutes(out string) (map[netip.Prefix][]Route, error) {
 	type text struct {
 		String string `json:"string"`
@@ -179,10 +175,8 @@ func parseFRRRoutes(out string) (map[netip.Prefix][]Route, error) {
 		BestPath       struct {
 			Overall bool `json:"overall"`
 		} `json:"bestpath"`
-		Sourced  bool `json:"sourced"`
 		NextHops []struct {
-			IP   netip.Addr `json:"ip"`
-			Used bool       `json:"used"`
+			IP netip.Addr `json:"ip"`
 		} `json:"nexthops"`
 	}
 	var table struct {
@@ -203,6 +197,9 @@ func parseFRRRoutes(out string) (map[netip.Prefix][]Route, error) {
 			}
 		}
 		for _, p := range entry.Paths {
+			if len(p.NextHops) == 0 {
+				continue // what is of the network and no path
+			}
 			r := Route{Communities: strings.Fields(p.Community.String), LargeCommunities: strings.Fields(p.LargeCommunity.String), Best: p.BestPath.Overall}
 			if pref := cmp.Or(p.LocPrf, p.LocalPref); pref != nil {
 				r.LocalPref = *pref
@@ -214,7 +211,7 @@ func parseFRRRoutes(out string) (map[netip.Prefix][]Route, error) {
 				}
 			}
 			for _, h := range p.NextHops {
-				if h.Used && !h.IP.IsUnspecified() {
+				if !h.IP.IsUnspecified() && !h.IP.IsLinkLocalUnicast() { // those of IPv6 have one beside
 					r.NextHop = h.IP
 				}
 			}

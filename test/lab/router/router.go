@@ -15,10 +15,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -50,8 +51,9 @@ type Config struct {
 	// PeerAS is that of all who connect from Ranges; AS makes them internal peers.
 	PeerAS uint32 `json:"peerAS"`
 	// Ranges are the networks from which sessions are accepted, for routes of their own family.
+	// Where there is a password, those of GoBGP and OpenBGPD have to be passive Neighbors.
 	Ranges []netip.Prefix `json:"ranges,omitempty"`
-	// Neighbors are routers that this one connects to.
+	// Neighbors are routers that are known by their addresses.
 	Neighbors []Neighbor `json:"neighbors,omitempty"`
 	// Password is of every session (TCP-MD5, RFC 2385); empty is none.
 	Password string `json:"password,omitempty"`
@@ -62,12 +64,16 @@ type Config struct {
 	Reflector bool `json:"reflector,omitempty"`
 	// Announce are networks that the router says are behind it.
 	Announce []netip.Prefix `json:"announce,omitempty"`
+	// Communities are those of what is announced: "65001:1", or large ones, "65001:1:2".
+	Communities []string `json:"communities,omitempty"`
 }
 
-// Neighbor is a router to connect to.
+// Neighbor is a router to connect to, or whose connection is awaited. Its addresses of both
+// families are two neighbors.
 type Neighbor struct {
-	Addr netip.Addr `json:"addr"`
-	AS   uint32     `json:"as"`
+	Addr    netip.Addr `json:"addr"`
+	AS      uint32     `json:"as"`
+	Passive bool       `json:"passive,omitempty"`
 }
 
 // Router is one router of a lab. It holds no state of its own.
@@ -102,17 +108,7 @@ func (r *Router) Prepare(layers []string, hosts []byte, c Config) error {
 	if err := machine.MakeDisk(dir, r.Name, hosts); err != nil {
 		return err
 	}
-	for _, u := range d.users {
-		if err := addUser(disk, u); err != nil {
-			return fmt.Errorf("prepare router %s: %w", r.Name, err)
-		}
-	}
-	for _, name := range d.dirs {
-		if err := os.MkdirAll(filepath.Join(disk, name), 0o755); err != nil {
-			return fmt.Errorf("prepare router %s: %w", r.Name, err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(disk, onFile), nil, 0o644); err != nil {
+	if err := d.furnish(disk); err != nil {
 		return fmt.Errorf("prepare router %s: %w", r.Name, err)
 	}
 	if err := r.write(c); err != nil {
@@ -140,6 +136,35 @@ func (r *Router) Prepare(layers []string, hosts []byte, c Config) error {
 	return spec.Save(dir)
 }
 
+// furnish puts on a disk what the daemon's package would.
+func (d daemon) furnish(disk string) error {
+	owner := 0
+	for i, u := range d.users {
+		id, err := addUser(disk, u)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			owner = id
+		}
+	}
+	for _, name := range d.dirs {
+		dir := filepath.Join(disk, name)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chown(dir, owner, -1)); err != nil {
+			return err
+		}
+	}
+	files := map[string]string{onFile: ""}
+	maps.Copy(files, d.files)
+	for name, text := range files {
+		path := filepath.Join(disk, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // user is a system user, or a group alone, that a daemon was built for.
 type user struct {
 	name, home string
@@ -148,27 +173,32 @@ type user struct {
 	id     int
 }
 
-// addUser makes a user of a machine, and the group of the same name, unless the host has it.
-func addUser(disk string, u user) error {
-	lines := map[string]string{"etc/group": fmt.Sprintf("%s:x:%d:%s\n", u.name, u.id, u.member)}
-	if u.member == "" {
-		lines["etc/passwd"] = fmt.Sprintf("%s:x:%d:%[2]d::%s:/usr/sbin/nologin\n", u.name, u.id, u.home)
+// addUser makes a user of a machine, and the group of the same name, unless the host has
+// it, and returns its number.
+func addUser(disk string, u user) (id int, err error) {
+	if id, err = addLine(filepath.Join(disk, "etc/group"), u.name, fmt.Sprintf("x:%d:%s", u.id, u.member)); err != nil || u.member != "" {
+		return id, err
 	}
-	for name, line := range lines {
-		path := filepath.Join(disk, name)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		known := func(l string) bool { return strings.HasPrefix(l, u.name+":") }
-		if all := strings.Split(string(b), "\n"); slices.ContainsFunc(all, known) {
-			continue
-		}
-		if err := os.WriteFile(path, append(b, line...), 0o644); err != nil {
-			return err
+	return addLine(filepath.Join(disk, "etc/passwd"), u.name, fmt.Sprintf("x:%d:%d::%s:/usr/sbin/nologin", u.id, id, u.home))
+}
+
+// addLine adds a line to a file such as /etc/passwd unless it has the name, and returns the
+// number that it has then.
+func addLine(path, name, line string) (id int, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	line = name + ":" + line
+	for l := range strings.Lines(string(b)) {
+		if strings.HasPrefix(l, name+":") {
+			line, b = l, nil
 		}
 	}
-	return nil
+	if id, err = strconv.Atoi(strings.Split(line, ":")[2]); err != nil || b == nil {
+		return id, err
+	}
+	return id, os.WriteFile(path, append(b, line+"\n"...), 0o644)
 }
 
 // Config is what the router was told last.

@@ -102,7 +102,7 @@ func (k *rack) boot(name, daemon string, addr netip.Addr, c router.Config, plug 
 	k.t.Cleanup(func() {
 		if k.t.Failed() {
 			path, err := r.LogFile()
-			k.t.Logf("the log of %s: %v\n%s", name, err, machine.Tail(path, 25))
+			k.t.Logf("the log of %s: %v\n%s", name, err, machine.Tail(path, 12))
 		}
 	})
 	return r
@@ -111,7 +111,7 @@ func (k *rack) boot(name, daemon string, addr netip.Addr, c router.Config, plug 
 // node adds a BIRD in the place of a node, which connects to the router.
 func (k *rack) node(n int, to netip.Addr, as uint32, password string, ttl bool) *router.Router {
 	c := router.Config{AS: clusterAS, Password: password, TTLSecurity: ttl,
-		Neighbors: []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
+		Communities: []string{"64512:1", "64512:2", "64512:3:4"}, Neighbors: []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
 	for _, f := range family.All {
 		c.Announce = append(c.Announce, own[f][n-1], shared[f])
 	}
@@ -179,7 +179,15 @@ func testToR(t *testing.T, daemon string) {
 	k := newRack(t)
 	k.ok(fabric.MakeBehind(k.Lab))
 	c := torConfig()
-	c.Password, c.TTLSecurity = os.Getenv("PW"), os.Getenv("TTL")!=""
+	c.Password, c.TTLSecurity = "correct-horse", true
+	if daemon == router.GoBGP || daemon == router.OpenBGPD {
+		c.Ranges = nil
+		for n := 1; n <= 2; n++ {
+			a := fabric.Addr(10 + n)
+			c.Neighbors = append(c.Neighbors, router.Neighbor{Addr: a, AS: clusterAS, Passive: true},
+				router.Neighbor{Addr: fabric.Addr6(a), AS: clusterAS, Passive: true})
+		}
+	}
 	start := time.Now()
 	tor := k.boot("tor1", daemon, fabric.ToRAddr(1), c, func() error { return fabric.PlugBehind(k.Lab, 1, true) })
 	nodes := []*router.Router{k.node(1, tor.Addr, torAS, c.Password, c.TTLSecurity), k.node(2, tor.Addr, torAS, c.Password, c.TTLSecurity)}
@@ -189,6 +197,14 @@ func testToR(t *testing.T, daemon string) {
 		k.ok(tor.WaitEstablished(t.Context(), n.Addr, n.Addr6))
 	}
 	t.Logf("sessions with password and TTL security after %v", time.Since(start).Round(time.Millisecond))
+	if cmds := os.Getenv("DBG"); cmds != "" {
+		for _, cmd := range strings.Split(cmds, ";") {
+			time.Sleep(time.Second)
+			out, err := tor.Ask(t.Context(), strings.Split(cmd, ",")...)
+			t.Logf("%s: %v\n%s", cmd, err, out)
+		}
+		return
+	}
 	for _, f := range family.All {
 		for i, n := range nodes {
 			paths, err := tor.WaitRoute(t.Context(), own[f][i])
