@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -18,7 +19,10 @@ func Render(name string, addr, addr6 netip.Addr, c Config) (string, error) {
 	}
 	if c.Password != "" && len(c.Ranges) > 0 && (name == GoBGP || name == OpenBGPD) {
 		// They know the system call for one address only (TCP_MD5SIG, not TCP_MD5SIG_EXT).
-		return "", fmt.Errorf("%s has no password for a range of peers: name each, as a passive neighbor", name)
+		return "", fmt.Errorf("%s has no password for a range of peers: name each, as a neighbor", name)
+	}
+	if passive := func(n Neighbor) bool { return n.Passive }; c.Password != "" && name == OpenBGPD && slices.ContainsFunc(c.Neighbors, passive) {
+		return "", errors.New("openbgpd has a password for connections of its own only, not for those that it accepts: name neighbors that are not passive")
 	}
 	t, ok := templates[name]
 	if !ok {
@@ -65,7 +69,7 @@ func (c Config) check(dual bool) error {
 	if strings.ContainsAny(c.Password, "\"\\ \t\n#") {
 		return fmt.Errorf("password %q: want no spaces, quotes, backslashes and hashes", c.Password)
 	}
-	for _, p := range append(append([]netip.Prefix{}, c.Ranges...), c.Announce...) {
+	for _, p := range slices.Concat(c.Ranges, c.Announce) {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is6() && !dual {
 			return fmt.Errorf("network %s: want one with no bits beyond its length, and IPv6 only where the router has it", p)
 		}

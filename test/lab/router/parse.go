@@ -326,8 +326,8 @@ func parseOpenBGPDRoutes(out string) (map[netip.Prefix][]Route, error) {
 			LocalPref uint32       `json:"localpref"`
 			Best      bool         `json:"best"`
 
-			Communities      []map[string]any `json:"communities"`
-			LargeCommunities []string         `json:"large_communities"`
+			Communities      []string `json:"communities"`
+			LargeCommunities []string `json:"large_communities"`
 		} `json:"rib"`
 	}
 	if err := decode(out, &table); err != nil {
@@ -339,7 +339,7 @@ func parseOpenBGPDRoutes(out string) (map[netip.Prefix][]Route, error) {
 		if err != nil {
 			return nil, fmt.Errorf("AS path of %s: %w", p.Prefix, err)
 		}
-		r := Route{ASPath: path, LocalPref: p.LocalPref, Best: p.Best}
+		r := Route{ASPath: path, LocalPref: p.LocalPref, Best: p.Best, Communities: p.Communities, LargeCommunities: p.LargeCommunities}
 		if !p.NextHop.IsUnspecified() {
 			r.NextHop = p.NextHop
 		}

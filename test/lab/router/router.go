@@ -51,7 +51,8 @@ type Config struct {
 	// PeerAS is that of all who connect from Ranges; AS makes them internal peers.
 	PeerAS uint32 `json:"peerAS"`
 	// Ranges are the networks from which sessions are accepted, for routes of their own family.
-	// Where there is a password, those of GoBGP and OpenBGPD have to be passive Neighbors.
+	// Where there is a password, those of GoBGP and OpenBGPD have to be Neighbors instead, and
+	// OpenBGPD's not passive: it does not set the key on the socket it listens on.
 	Ranges []netip.Prefix `json:"ranges,omitempty"`
 	// Neighbors are routers that are known by their addresses.
 	Neighbors []Neighbor `json:"neighbors,omitempty"`
@@ -121,6 +122,9 @@ func (r *Router) Prepare(layers []string, hosts []byte, c Config) error {
 			{Path: "net/ipv4/conf/eth0/rp_filter", Value: "0"},
 		},
 		Components: []machine.Component{{Name: d.name, Args: d.args, Env: host.GoEnv(), WaitPath: onFile}},
+	}
+	if c.Reflector && r.Daemon == FRR {
+		spec.Components[0].Args = append(spec.Components[0].Args, "--no_kernel")
 	}
 	if d.beside != nil {
 		spec.Components = append([]machine.Component{*d.beside}, spec.Components...)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -163,10 +164,13 @@ func (k *rack) kernel(r *router.Router, f family.Family, to netip.Prefix) (strin
 
 func torConfig() router.Config {
 	return router.Config{AS: torAS, PeerAS: clusterAS, Ranges: []netip.Prefix{fabric.Subnet(1), fabric.Subnet6(1)},
-		Announce: []netip.Prefix{fabric.BehindNet(), fabric.BehindNet6()}}
+		Announce: []netip.Prefix{fabric.BehindNet(), fabric.BehindNet6()}, Communities: []string{"65001:9"}}
 }
 
+// Each daemon, as a top-of-rack router: sessions with a password and TTL security, routes
+// both ways, in its kernel too, and what is done to it.
 func TestToR(t *testing.T) {
+	t.Parallel()
 	for _, daemon := range router.Daemons() {
 		t.Run(daemon, func(t *testing.T) {
 			t.Parallel()
@@ -180,12 +184,13 @@ func testToR(t *testing.T, daemon string) {
 	k.ok(fabric.MakeBehind(k.Lab))
 	c := torConfig()
 	c.Password, c.TTLSecurity = "correct-horse", true
+	// These have no password for a range; OpenBGPD has one for connections of its own only.
 	if daemon == router.GoBGP || daemon == router.OpenBGPD {
 		c.Ranges = nil
 		for n := 1; n <= 2; n++ {
 			a := fabric.Addr(10 + n)
-			c.Neighbors = append(c.Neighbors, router.Neighbor{Addr: a, AS: clusterAS, Passive: true},
-				router.Neighbor{Addr: fabric.Addr6(a), AS: clusterAS, Passive: true})
+			c.Neighbors = append(c.Neighbors, router.Neighbor{Addr: a, AS: clusterAS, Passive: daemon == router.GoBGP},
+				router.Neighbor{Addr: fabric.Addr6(a), AS: clusterAS, Passive: daemon == router.GoBGP})
 		}
 	}
 	start := time.Now()
@@ -197,14 +202,6 @@ func testToR(t *testing.T, daemon string) {
 		k.ok(tor.WaitEstablished(t.Context(), n.Addr, n.Addr6))
 	}
 	t.Logf("sessions with password and TTL security after %v", time.Since(start).Round(time.Millisecond))
-	if cmds := os.Getenv("DBG"); cmds != "" {
-		for _, cmd := range strings.Split(cmds, ";") {
-			time.Sleep(time.Second)
-			out, err := tor.Ask(t.Context(), strings.Split(cmd, ",")...)
-			t.Logf("%s: %v\n%s", cmd, err, out)
-		}
-		return
-	}
 	for _, f := range family.All {
 		for i, n := range nodes {
 			paths, err := tor.WaitRoute(t.Context(), own[f][i])
@@ -213,11 +210,17 @@ func testToR(t *testing.T, daemon string) {
 			if f == family.IPv6 {
 				hop = n.Addr6
 			}
-			if p := paths[0]; p.NextHop != hop || !slices.Equal(p.ASPath, []uint32{clusterAS}) || !p.Best {
-				t.Errorf("%s has the paths %+v to %s, want one through %s from AS %d", daemon, paths, own[f][i], hop, clusterAS)
+			paths[0].LocalPref = 0 // not every daemon has one for external paths
+			want := []router.Route{{NextHop: hop, ASPath: []uint32{clusterAS}, Best: true,
+				Communities: []string{"64512:1", "64512:2"}, LargeCommunities: []string{"64512:3:4"}}}
+			if !reflect.DeepEqual(paths, want) {
+				t.Errorf("%s has the paths %+v to %s, want %+v", daemon, paths, own[f][i], want)
 			}
-			_, err = n.WaitRoute(t.Context(), behind[f])
+			paths, err = n.WaitRoute(t.Context(), behind[f])
 			k.ok(err)
+			if p := paths[0]; !slices.Equal(p.ASPath, []uint32{torAS}) || !slices.Equal(p.Communities, []string{"65001:9"}) {
+				t.Errorf("%s has the paths %+v to %s, want one from AS %d with the community 65001:9", n.Name, paths, behind[f], torAS)
+			}
 		}
 		k.wait("two paths to "+shared[f].String(), func() error {
 			routes, err := tor.Routes(t.Context(), f)
@@ -235,4 +238,105 @@ func testToR(t *testing.T, daemon string) {
 		})
 	}
 	t.Logf("routes after %v", time.Since(start).Round(time.Millisecond))
+	if router.Forwards(daemon) {
+		k.reach(nodes[0])
+	}
+	k.restart(tor, nodes[0].Addr, c)
+	t.Logf("all after %v", time.Since(start).Round(time.Millisecond))
+}
+
+// reach has the host behind the router ask for an address of a node's network.
+func (k *rack) reach(node *router.Router) {
+	k.t.Helper()
+	for _, f := range family.All {
+		to := own[f][0].Addr().Next()
+		k.run(node, "ip", "address", "add", to.String(), "dev", "lo")
+		place := machine.Place{NetNS: k.NetNSPath(layout.Behind)}
+		k.wait("an answer behind the router from "+to.String(), func() error {
+			var out strings.Builder
+			p, err := place.Start(k.t.Context(), machine.Command{Args: []string{"ping", "-c", "1", "-W", "5", to.String()}, Stdout: &out, Stderr: &out})
+			if err == nil {
+				err = p.Wait()
+			}
+			if err != nil {
+				err = fmt.Errorf("%w\n%s", err, out.String())
+			}
+			return err
+		})
+	}
+}
+
+func (k *rack) run(r *router.Router, args ...string) {
+	k.t.Helper()
+	place, err := r.Place()
+	k.ok(err)
+	p, err := place.Start(k.t.Context(), machine.Command{Args: args, Stderr: os.Stderr})
+	k.ok(err)
+	k.ok(p.Wait())
+}
+
+// restart tries what is done to a daemon.
+func (k *rack) restart(tor *router.Router, peer netip.Addr, c router.Config) {
+	k.t.Helper()
+	k.ok(tor.Kill(k.t.Context()))
+	if s, err := tor.Sessions(k.t.Context()); err == nil {
+		k.t.Errorf("a daemon that was killed has the sessions %v", s)
+	}
+	k.ok(tor.Start(k.t.Context()))
+	k.ok(tor.WaitEstablished(k.t.Context(), peer))
+	c.Communities = []string{"65001:10"}
+	k.ok(tor.Reconfigure(k.t.Context(), c))
+	k.ok(tor.WaitEstablished(k.t.Context(), peer))
+	k.ok(tor.Stop(k.t.Context()))
+	if log, err := tor.Log(); err != nil || log == "" {
+		k.t.Errorf("the log is %q, %v", log, err)
+	}
+}
+
+// Two nodes with the same reflector have each other's routes, with the node as next hop.
+func TestReflector(t *testing.T) {
+	t.Parallel()
+	for _, daemon := range router.Daemons() {
+		t.Run(daemon, func(t *testing.T) {
+			t.Parallel()
+			k := newRack(t)
+			rr := k.boot("rr1", daemon, fabric.ReflectorAddr(1), router.Config{AS: clusterAS, PeerAS: clusterAS, Reflector: true,
+				Ranges: []netip.Prefix{fabric.Subnet(1), fabric.Subnet6(1)}}, nil)
+			nodes := []*router.Router{k.node(1, rr.Addr, clusterAS, "", false), k.node(2, rr.Addr, clusterAS, "", false)}
+			for _, f := range family.All {
+				paths, err := nodes[1].WaitRoute(t.Context(), own[f][0])
+				k.ok(err)
+				hop := nodes[0].Addr
+				if f == family.IPv6 {
+					hop = nodes[0].Addr6
+				}
+				if p := paths[0]; p.NextHop != hop || len(p.ASPath) != 0 || p.LocalPref != 100 {
+					t.Errorf("through %s there are the paths %+v, want one through %s", daemon, paths, hop)
+				}
+				if out, err := k.kernel(rr, f, own[f][0]); err != nil || out != "" {
+					t.Errorf("the reflector's kernel has %q, %v, want no route of a pod's", out, err)
+				}
+			}
+		})
+	}
+}
+
+// A wrong password is no session.
+func TestPassword(t *testing.T) {
+	t.Parallel()
+	k := newRack(t)
+	c := torConfig()
+	c.Password = "correct-horse"
+	tor := k.boot("tor1", router.BIRD, fabric.ToRAddr(1), c, nil)
+	node := k.node(1, tor.Addr, torAS, "wrong-horse", false)
+	right := k.node(2, tor.Addr, torAS, c.Password, false)
+	k.ok(tor.WaitEstablished(t.Context(), right.Addr))
+	if s, err := tor.Sessions(t.Context()); err != nil || s[node.Addr].Established {
+		t.Errorf("with another password: %v, %v", s, err)
+	}
+	nc, err := node.Config()
+	k.ok(err)
+	nc.Password = c.Password
+	k.ok(node.Reconfigure(t.Context(), nc))
+	k.ok(tor.WaitEstablished(t.Context(), node.Addr))
 }
