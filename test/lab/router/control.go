@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -272,15 +273,16 @@ func (r *Router) Routes(ctx context.Context, f family.Family) (map[netip.Prefix]
 	return routes, nil
 }
 
-// WaitRoute returns the paths to a network when there is one.
+// WaitRoute returns the paths to a network when there is a best one.
 func (r *Router) WaitRoute(ctx context.Context, to netip.Prefix) (paths []Route, err error) {
 	err = r.until(ctx, "there is a route to "+to.String(), func(ctx context.Context) error {
 		routes, err := r.Routes(ctx, family.Of(to.Addr()))
 		if err != nil {
 			return err
 		}
-		if paths = routes[to]; len(paths) == 0 {
-			return fmt.Errorf("it has %d others", len(routes))
+		paths = routes[to]
+		if best := func(p Route) bool { return p.Best }; !slices.ContainsFunc(paths, best) {
+			return fmt.Errorf("there are the paths %+v, and routes to %d networks", paths, len(routes))
 		}
 		return nil
 	})

@@ -17,9 +17,12 @@ type daemon struct {
 	config string
 	// beside runs all the time, also while the daemon is stopped.
 	beside *machine.Component
-	users  []user
-	dirs   []string // of the first user
-	files  map[string]string
+	// after is where that accepts connections when the daemon can start. A bgpd that finds no
+	// zebra refuses IPv6 routes for ten seconds, as it knows no interfaces.
+	after string
+	users []user
+	dirs  []string // of the first user
+	files map[string]string
 	// pkg is Debian's package; programs are files of it, the first the daemon's own.
 	pkg      string
 	programs []string
@@ -52,7 +55,7 @@ func birdc(args ...string) []string { return append([]string{"birdc", "-s", bird
 func frrArgs(program, config string, more ...string) []string {
 	return append([]string{
 		"/usr/lib/frr/" + program, "-f", config, "-i", vtyDir + "/" + program + ".pid", "-z", zebraSocket,
-		"--vty_socket", vtyDir, "-P", "0", "--log", "stdout",
+		"--vty_socket", vtyDir, "-A", "127.0.0.1", "--log", "stdout",
 	}, more...)
 }
 
@@ -64,10 +67,10 @@ var daemons = map[string]daemon{
 		alive: birdc("show", "status"), reload: birdc("configure"),
 	},
 	FRR: {
-		name: "bgpd", args: frrArgs("bgpd", frrFile), config: frrFile,
-		beside: &machine.Component{Name: "zebra", Args: frrArgs("zebra", "/dev/null")},
-		users:  []user{{name: "frr", home: "/nonexistent", id: 64901}, {name: "frrvty", member: "frr", id: 64902}},
-		dirs:   []string{vtyDir},
+		name: "bgpd", args: frrArgs("bgpd", frrFile, "-P", "0"), config: frrFile,
+		beside: &machine.Component{Name: "zebra", Args: frrArgs("zebra", "/dev/null", "-P", "2601")}, after: "127.0.0.1:2601",
+		users: []user{{name: "frr", home: "/nonexistent", id: 64901}, {name: "frrvty", member: "frr", id: 64902}},
+		dirs:  []string{vtyDir},
 		files: map[string]string{
 			"/etc/pam.d/frr":      "auth sufficient pam_rootok.so\naccount sufficient pam_rootok.so\n",
 			"/etc/frr/vtysh.conf": "",

@@ -121,7 +121,7 @@ func (r *Router) Prepare(layers []string, hosts []byte, c Config) error {
 			{Path: "net/ipv4/conf/all/rp_filter", Value: "0"},
 			{Path: "net/ipv4/conf/eth0/rp_filter", Value: "0"},
 		},
-		Components: []machine.Component{{Name: d.name, Args: d.args, Env: host.GoEnv(), WaitPath: onFile}},
+		Components: []machine.Component{{Name: d.name, Args: d.args, Env: host.GoEnv(), WaitPath: onFile, WaitTCP: d.after}},
 	}
 	if c.Reflector && r.Daemon == FRR {
 		spec.Components[0].Args = append(spec.Components[0].Args, "--no_kernel")
