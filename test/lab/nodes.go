@@ -150,6 +150,8 @@ func (b *builder) powerOn(ctx context.Context, name string) error {
 	switch {
 	case name == layout.Control:
 		return b.waitAPI(ctx)
+	case m.Daemon != "":
+		return b.router(*m).WaitServing(ctx)
 	case b.state.Light:
 		return nil
 	}
