@@ -3,6 +3,7 @@ package fabric
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -22,8 +23,10 @@ import (
 //	                 │   .0.252   .100.2
 //	                 └── eth0 rr1 .0.241
 //
-// A link per router, and the host's address on each: when a router or its link goes, so
-// does that half of the host's default route, as with two uplinks of a server.
+// A link per router: when a router or its link goes, so does that half of the host's
+// default route, as with two uplinks of a server. The host's IPv4 address is on its
+// loopback interface, from where it answers on both; the IPv6 one is on each link, as
+// neighbour discovery wants it.
 
 // behindSubnet is the number of the subnet behind the top-of-rack routers.
 const behindSubnet = 101
@@ -58,7 +61,7 @@ func MakeBehind(l layout.Lab) error {
 	}
 	return netns.Do(path, func() error {
 		// The host's values were copied; a flow stays with its router, and one whose link is down is not used.
-		return errors.Join(up("lo"), setSysctls(map[string]string{
+		err := errors.Join(up("lo"), setSysctls(map[string]string{
 			"net/ipv4/ip_forward":                               "0",
 			"net/ipv4/conf/all/rp_filter":                       "0",
 			"net/ipv4/conf/default/rp_filter":                   "0",
@@ -66,7 +69,27 @@ func MakeBehind(l layout.Lab) error {
 			"net/ipv4/conf/all/ignore_routes_with_linkdown":     "1",
 			"net/ipv4/conf/default/ignore_routes_with_linkdown": "1",
 		}))
+		if err != nil {
+			return err
+		}
+		return give("lo", BehindAddr())
 	})
+}
+
+// give gives a link an address alone, without its subnet.
+func give(link string, a netip.Addr) error {
+	ln, err := netlink.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", link, err)
+	}
+	addr := &netlink.Addr{IPNet: single(a)}
+	if a.Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := netlink.AddrAdd(ln, addr); err != nil {
+		return fmt.Errorf("give %s to %s: %w", a, link, err)
+	}
+	return nil
 }
 
 // PlugBehind makes the link between the n-th top-of-rack router, whose namespace is there,
@@ -84,13 +107,10 @@ func plugBehind(l layout.Lab, n int, dual bool) error {
 		return err
 	}
 	defer router.Close()
-	port := fmt.Sprintf("eth%d", n)
+	port := portBehind(n)
 	err = netns.Do(l.NetNSPath(layout.Behind), func() error {
-		// The port of a router that was switched off may still be on its way out.
-		if old, err := netlink.LinkByName(port); err == nil {
-			if err := netlink.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
-				return fmt.Errorf("remove old port: %w", err)
-			}
+		if err := removePort(port); err != nil {
+			return err
 		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = port, DefaultMTU
@@ -111,48 +131,78 @@ func plugBehind(l layout.Lab, n int, dual bool) error {
 		return err
 	}
 	return netns.Do(l.NetNSPath(layout.Behind), func() error {
-		if err := configureBehind(port, dual); err != nil {
+		if dual {
+			if err := quickly(port); err != nil {
+				return err
+			}
+		}
+		if err := up(port); err != nil {
 			return err
 		}
-		if err := defaultBehind(false); err != nil || !dual {
-			return err
+		if dual {
+			if err := give(port, Addr6(BehindAddr())); err != nil {
+				return err
+			}
 		}
-		return defaultBehind(true)
+		return routesBehind(dual)
 	})
 }
 
-// configureBehind gives the host's address to one of its interfaces.
-func configureBehind(port string, dual bool) error {
-	if dual {
-		if err := quickly(port); err != nil {
+// UnplugBehind removes the link between the n-th top-of-rack router and the host behind
+// it. When the router's namespace goes first, the kernel takes the link's route with it,
+// and so that through the other router.
+func UnplugBehind(l layout.Lab, n int, dual bool) error {
+	if _, err := os.Stat(l.NetNSPath(layout.Behind)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	err := netns.Do(l.NetNSPath(layout.Behind), func() error {
+		if err := removePort(portBehind(n)); err != nil {
 			return err
 		}
-	}
-	ln, err := netlink.LinkByName(port)
+		return routesBehind(dual)
+	})
 	if err != nil {
-		return fmt.Errorf("find %s: %w", port, err)
-	}
-	if err := netlink.AddrAdd(ln, &netlink.Addr{IPNet: single(BehindAddr())}); err != nil {
-		return fmt.Errorf("give %s to %s: %w", BehindAddr(), port, err)
-	}
-	if err := up(port); err != nil || !dual {
-		return err
-	}
-	if err := netlink.AddrAdd(ln, &netlink.Addr{IPNet: single(Addr6(BehindAddr())), Flags: unix.IFA_F_NODAD}); err != nil {
-		return fmt.Errorf("give %s to %s: %w", Addr6(BehindAddr()), port, err)
+		return fmt.Errorf("part %s and the host behind it: %w", layout.ToR(n), err)
 	}
 	return nil
 }
 
-// defaultBehind sets the default route of the host: through all routers that it has a link to.
-func defaultBehind(ipv6 bool) error {
+// portBehind is the host's interface to the n-th router.
+func portBehind(n int) string { return fmt.Sprintf("eth%d", n) }
+
+// removePort removes an interface if it is there.
+func removePort(name string) error {
+	old, err := netlink.LinkByName(name)
+	if err != nil {
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return nil
+		}
+		return fmt.Errorf("find old port: %w", err)
+	}
+	// One that is on its way out may be gone by now.
+	if err := netlink.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove old port: %w", err)
+	}
+	return nil
+}
+
+// routesBehind sets the routes of the host: to each router that it has a link to, and to
+// everything else through all of them.
+func routesBehind(dual bool) error {
+	if err := routesBehindOf(false); err != nil || !dual {
+		return err
+	}
+	return routesBehindOf(true)
+}
+
+func routesBehindOf(ipv6 bool) error {
 	to, from := netip.PrefixFrom(netip.IPv4Unspecified(), 0), BehindAddr()
 	if ipv6 {
 		to, from = netip.PrefixFrom(netip.IPv6Unspecified(), 0), Addr6(from)
 	}
 	route := &netlink.Route{Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(0, to.Addr().BitLen())}, Src: from.AsSlice()}
 	for n := 1; n <= MaxToRs; n++ {
-		ln, err := netlink.LinkByName(fmt.Sprintf("eth%d", n))
+		ln, err := netlink.LinkByName(portBehind(n))
 		if err != nil {
 			continue // this router is off, or there is none
 		}
@@ -160,7 +210,14 @@ func defaultBehind(ipv6 bool) error {
 		if ipv6 {
 			gateway = Addr6(gateway)
 		}
+		direct := &netlink.Route{LinkIndex: ln.Attrs().Index, Dst: single(gateway), Src: from.AsSlice(), Scope: netlink.SCOPE_LINK}
+		if err := netlink.RouteReplace(direct); err != nil {
+			return fmt.Errorf("set the route to %s: %w", gateway, err)
+		}
 		route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{LinkIndex: ln.Attrs().Index, Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)})
+	}
+	if len(route.MultiPath) == 0 {
+		return nil
 	}
 	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("set the default route: %w", err)

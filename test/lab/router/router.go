@@ -130,6 +130,10 @@ func (r *Router) Prepare(layers []string, hosts []byte, c Config) error {
 		spec.Components = append([]machine.Component{*d.beside}, spec.Components...)
 	}
 	if !c.Reflector {
+		// Nodes go on through it, as tests want to see, and not past it to each other.
+		for _, name := range []string{"all", "default", "eth0"} {
+			spec.Sysctls = append(spec.Sysctls, machine.Sysctl{Path: "net/ipv4/conf/" + name + "/send_redirects", Value: "0"})
+		}
 		spec.Sysctls = append(spec.Sysctls, machine.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"},
 			machine.Sysctl{Path: "net/ipv4/fib_multipath_hash_policy", Value: "1"})
 		if r.Addr6.IsValid() {
