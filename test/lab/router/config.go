@@ -200,6 +200,7 @@ router bgp {{.AS}}
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  no bgp network import-check
+ bgp listen limit 1000
  bgp bestpath as-path multipath-relax
 {{- range .Families}}
 {{- $family := .}}
