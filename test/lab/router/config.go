@@ -21,6 +21,9 @@ func Render(name string, addr, addr6 netip.Addr, c Config) (string, error) {
 		// They know the system call for one address only (TCP_MD5SIG, not TCP_MD5SIG_EXT).
 		return "", fmt.Errorf("%s has no password for a range of peers: name each, as a neighbor", name)
 	}
+	if c.Restarts && name != BIRD {
+		return "", fmt.Errorf("%s does not ask its peers to keep its routes: %s does", name, BIRD)
+	}
 	if passive := func(n Neighbor) bool { return n.Passive }; c.Password != "" && name == OpenBGPD && slices.ContainsFunc(c.Neighbors, passive) {
 		return "", errors.New("openbgpd has a password for connections of its own only, not for those that it accepts: name neighbors that are not passive")
 	}
@@ -178,7 +181,7 @@ protocol bgp neighbor{{$family.Version}}x{{$i}} {
 {{end}}
 {{- define "session"}}
 	{{if .Multihop}}multihop{{else}}direct{{end}};
-	graceful restart aware;
+	graceful restart {{if .Restarts}}on{{else}}aware{{end}};
 {{- if .Password}}
 	password "{{.Password}}";
 {{- end}}

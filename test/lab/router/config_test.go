@@ -80,6 +80,7 @@ func TestRenderRefuses(t *testing.T) {
 		{FRR, "two or three numbers", Config{AS: 1, Communities: []string{"no-export"}}},
 		{FRR, "want both", Config{AS: 1, Neighbors: []Neighbor{{AS: 1}}}},
 		{GoBGP, "range of peers", Config{AS: 1, PeerAS: 1, Password: "a", Ranges: prefixes("172.30.0.0/24")}},
+		{FRR, "bird does", Config{AS: 1, Restarts: true}},
 		{OpenBGPD, "connections of its own", Config{AS: 1, Password: "a", Neighbors: neighbor}},
 	} {
 		if text, err := Render(c.daemon, addr, netip.Addr{}, c.Config); err == nil || !strings.Contains(err.Error(), c.want) {

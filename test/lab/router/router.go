@@ -63,6 +63,9 @@ type Config struct {
 	// Reflector makes internal peers clients of a route reflector (RFC 4456). A reflector
 	// leaves the kernel's routes alone.
 	Reflector bool `json:"reflector,omitempty"`
+	// Restarts has peers keep its routes while its daemon is away (RFC 4724); of BIRD only.
+	// That it does so for others, all daemons do anyway.
+	Restarts bool `json:"restarts,omitempty"`
 	// Announce are networks that the router says are behind it.
 	Announce []netip.Prefix `json:"announce,omitempty"`
 	// Communities are those of what is announced: "65001:1", or large ones, "65001:1:2".

@@ -111,7 +111,7 @@ func (k *rack) boot(name, daemon string, addr netip.Addr, c router.Config, plug 
 
 // node adds a BIRD in the place of a node, which connects to the router.
 func (k *rack) node(n int, to netip.Addr, as uint32, password string, ttl bool) *router.Router {
-	c := router.Config{AS: clusterAS, Password: password, TTLSecurity: ttl,
+	c := router.Config{AS: clusterAS, Password: password, TTLSecurity: ttl, Restarts: true,
 		Communities: []string{"64512:1", "64512:2", "64512:3:4"}, Neighbors: []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
 	for _, f := range family.All {
 		c.Announce = append(c.Announce, own[f][n-1], shared[f])
@@ -241,6 +241,7 @@ func testToR(t *testing.T, daemon string) {
 	if router.Forwards(daemon) {
 		k.reach(nodes[0])
 	}
+	k.helps(tor, nodes[1])
 	k.restart(tor, nodes[0].Addr, c)
 	t.Logf("all after %v", time.Since(start).Round(time.Millisecond))
 }
@@ -273,6 +274,25 @@ func (k *rack) run(r *router.Router, args ...string) {
 	p, err := place.Start(k.t.Context(), machine.Command{Args: args, Stderr: os.Stderr})
 	k.ok(err)
 	k.ok(p.Wait())
+}
+
+// helps: the router keeps the routes of a node whose daemon is killed.
+func (k *rack) helps(tor, node *router.Router) {
+	k.t.Helper()
+	k.ok(node.Kill(k.t.Context()))
+	k.wait("the end of the session", func() error {
+		sessions, err := tor.Sessions(k.t.Context())
+		if s := sessions[node.Addr]; err == nil && s.Established {
+			err = fmt.Errorf("it is %s", s.State)
+		}
+		return err
+	})
+	routes, err := tor.Routes(k.t.Context(), family.IPv4)
+	k.ok(err)
+	if len(routes[own[family.IPv4][1]]) == 0 {
+		k.t.Errorf("%s has dropped the route of a node that restarts; left are %+v", tor.Daemon, routes)
+	}
+	k.ok(node.Start(k.t.Context()))
 }
 
 // restart tries what is done to a daemon.
