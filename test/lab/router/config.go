@@ -24,8 +24,10 @@ func Render(name string, addr, addr6 netip.Addr, c Config) (string, error) {
 	if c.Restarts && name != BIRD {
 		return "", fmt.Errorf("%s does not ask its peers to keep its routes: %s does", name, BIRD)
 	}
-	if passive := func(n Neighbor) bool { return n.Passive }; c.Password != "" && name == OpenBGPD && slices.ContainsFunc(c.Neighbors, passive) {
-		return "", errors.New("openbgpd has a password for connections of its own only, not for those that it accepts: name neighbors that are not passive")
+	passive := func(n Neighbor) bool { return n.Passive }
+	if c.Password != "" && name == OpenBGPD && slices.ContainsFunc(c.Neighbors, passive) {
+		return "", fmt.Errorf("%s has a password for connections of its own only, not for those that it accepts: "+
+			"name neighbors that are not passive", name)
 	}
 	t, ok := templates[name]
 	if !ok {

@@ -24,11 +24,13 @@ var configs = map[string]struct {
 	Config
 }{
 	"tor": {"172.30.0.251", "fd00:172:30::251", Config{
-		AS: 65001, PeerAS: 64512, Ranges: prefixes("172.30.0.0/24", "fd00:172:30::/64"), Announce: prefixes("172.30.100.0/24", "fd00:172:30:100::/64"),
+		AS: 65001, PeerAS: 64512, Ranges: prefixes("172.30.0.0/24", "fd00:172:30::/64"),
+		Announce: prefixes("172.30.100.0/24", "fd00:172:30:100::/64"),
 	}},
 	"guarded": {"172.30.0.252", "", Config{
-		AS: 65002, Password: "correct-horse", TTLSecurity: true, Announce: prefixes("172.30.100.0/24"), Communities: []string{"65002:1", "65002:1:2"},
-		Neighbors: []Neighbor{{Addr: netip.MustParseAddr("172.30.0.11"), AS: 64512}, {Addr: netip.MustParseAddr("172.30.0.12"), AS: 64512}},
+		AS: 65002, Password: "correct-horse", TTLSecurity: true, Announce: prefixes("172.30.100.0/24"),
+		Communities: []string{"65002:1", "65002:1:2"},
+		Neighbors:   []Neighbor{{Addr: netip.MustParseAddr("172.30.0.11"), AS: 64512}, {Addr: netip.MustParseAddr("172.30.0.12"), AS: 64512}},
 	}},
 	"rr": {"172.30.0.241", "", Config{
 		AS: 64512, PeerAS: 64512, Reflector: true, Ranges: prefixes("172.30.0.0/24", "172.30.1.0/24"),

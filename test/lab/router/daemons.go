@@ -79,8 +79,9 @@ var daemons = map[string]daemon{
 		alive: vtysh("show bgp summary json"),
 	},
 	GoBGP: {
-		name: "gobgpd", args: []string{"gobgpd", "-t", "toml", "-f", gobgpFile, "--api-hosts", "127.0.0.1:50051", "--pprof-disable"}, config: gobgpFile,
-		pkg: "gobgpd", programs: []string{"/usr/bin/gobgpd", "/usr/bin/gobgp"},
+		name: "gobgpd", config: gobgpFile,
+		args: []string{"gobgpd", "-t", "toml", "-f", gobgpFile, "--api-hosts", "127.0.0.1:50051", "--pprof-disable"},
+		pkg:  "gobgpd", programs: []string{"/usr/bin/gobgpd", "/usr/bin/gobgp"},
 		alive: []string{"gobgp", "global"},
 	},
 	OpenBGPD: {

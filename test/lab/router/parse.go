@@ -200,7 +200,8 @@ func parseFRRRoutes(out string) (map[netip.Prefix][]Route, error) {
 			if len(p.NextHops) == 0 {
 				continue // what is of the network and no path
 			}
-			r := Route{Communities: strings.Fields(p.Community.String), LargeCommunities: strings.Fields(p.LargeCommunity.String), Best: p.BestPath.Overall}
+			r := Route{Best: p.BestPath.Overall}
+			r.Communities, r.LargeCommunities = strings.Fields(p.Community.String), strings.Fields(p.LargeCommunity.String)
 			if pref := cmp.Or(p.LocPrf, p.LocalPref); pref != nil {
 				r.LocalPref = *pref
 			}

@@ -58,10 +58,12 @@ const frrRoutes = `{"vrfId": 0, "routes": { "10.99.0.0/24": [{"prefix":"10.99.0.
 "community":{"string":"64512:1 64512:2","list":["64512:1","64512:2"]},"largeCommunity":{"string":"64512:3:4"},
 "nexthops":[{"ip":"fe80::1","used":true},{"ip":"172.30.0.11","afi":"ipv4","used":true}],"peer":{"peerId":"172.30.0.11"}},
 {"aspath":{"string":"","length":0},"locPrf":200,"valid":true,"nexthops":[{"ip":"172.30.0.12","afi":"ipv4","used":true}]}]
-,"172.30.100.0/24": [{"prefix":"172.30.100.0/24"},{"aspath":{"string":"Local"},"sourced":true,"bestpath":{"overall":true},"nexthops":[{"ip":"0.0.0.0","used":true}]}]
+,"172.30.100.0/24": [{"prefix":"172.30.100.0/24"},
+{"aspath":{"string":"Local"},"sourced":true,"bestpath":{"overall":true},"nexthops":[{"ip":"0.0.0.0","used":true}]}]
 }}`
 
-const gobgpNeighbors = `[{"state":{"neighbor_address":"172.30.0.11","session_state":6}},{"state":{"neighbor_address":"fd00:172:30::11","session_state":3}}]`
+const gobgpNeighbors = `[{"state":{"neighbor_address":"172.30.0.11","session_state":6}},
+{"state":{"neighbor_address":"fd00:172:30::11","session_state":3}}]`
 
 const gobgpRoutes = `{"10.99.0.0/24":[{"nlri":{"prefix":"10.99.0.0/24"},"best":true,"attrs":[{"type":1,"value":0},
 {"type":2,"as_paths":[{"segment_type":2,"num":2,"asns":[65001,64512]}]},{"type":3,"nexthop":"172.30.0.11"},{"type":5,"value":100},
@@ -72,7 +74,7 @@ const gobgpRoutes = `{"10.99.0.0/24":[{"nlri":{"prefix":"10.99.0.0/24"},"best":t
 const openbgpdNeighbors = `{"neighbors": [{"remote_as": "64512", "remote_addr": "172.30.0.11", "state": "Established"},
 {"remote_addr": "172.30.0.0/24", "state": "Active", "config": {"template": true}}, {"remote_addr": "fd00:172:30::11", "state": "Idle"}]}`
 
-const openbgpdRoutes = `{"rib": [{"prefix": "10.99.0.0/24", "aspath": "65001 64512", "exit_nexthop": "172.30.0.11", "true_nexthop": "172.30.0.251",
+const openbgpdRoutes = `{"rib": [{"prefix": "10.99.0.0/24", "aspath": "65001 64512", "exit_nexthop": "172.30.0.11",
 "best": true, "localpref": 100, "communities": ["64512:1", "64512:2"], "large_communities": ["64512:3:4"]},
 {"prefix": "10.99.0.0/24", "aspath": "", "exit_nexthop": "172.30.0.12", "ecmp": true, "localpref": 200},
 {"prefix": "172.30.100.0/24", "aspath": "", "exit_nexthop": "0.0.0.0", "neighbor": {"remote_addr": "???"}, "best": true, "localpref": 0}]}`

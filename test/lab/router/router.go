@@ -258,7 +258,8 @@ func (r *Router) write(c Config) error {
 	if r.Daemon == OpenBGPD { // which refuses what others can read
 		mode = 0o600
 	}
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), renameio.WriteFile(path, []byte(text), mode), renameio.WriteFile(r.configFile(), b, 0o600))
+	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), renameio.WriteFile(path, []byte(text), mode),
+		renameio.WriteFile(r.configFile(), b, 0o600))
 	if err != nil {
 		return fmt.Errorf("configure router %s: %w", r.Name, err)
 	}

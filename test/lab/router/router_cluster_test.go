@@ -242,7 +242,7 @@ func testToR(t *testing.T, daemon string) {
 		k.reach(nodes[0])
 	}
 	k.helps(tor, nodes[1])
-	k.restart(tor, nodes[0].Addr, c)
+	k.restart(tor, nodes[0], c)
 	t.Logf("all after %v", time.Since(start).Round(time.Millisecond))
 }
 
@@ -296,17 +296,34 @@ func (k *rack) helps(tor, node *router.Router) {
 }
 
 // restart tries what is done to a daemon.
-func (k *rack) restart(tor *router.Router, peer netip.Addr, c router.Config) {
+func (k *rack) restart(tor, node *router.Router, c router.Config) {
 	k.t.Helper()
 	k.ok(tor.Kill(k.t.Context()))
 	if s, err := tor.Sessions(k.t.Context()); err == nil {
 		k.t.Errorf("a daemon that was killed has the sessions %v", s)
 	}
 	k.ok(tor.Start(k.t.Context()))
-	k.ok(tor.WaitEstablished(k.t.Context(), peer))
+	k.ok(tor.WaitEstablished(k.t.Context(), node.Addr))
+	_, err := node.WaitRoute(k.t.Context(), fabric.BehindNet())
+	k.ok(err)
+	ups := func() int {
+		log, err := node.Log()
+		k.ok(err)
+		return strings.Count(log, "neighbor4x0: State changed to up")
+	}
+	before := ups()
 	c.Communities = []string{"65001:10"}
 	k.ok(tor.Reconfigure(k.t.Context(), c))
-	k.ok(tor.WaitEstablished(k.t.Context(), peer))
+	k.wait("the new community at the node", func() error {
+		routes, err := node.Routes(k.t.Context(), family.IPv4)
+		if paths := routes[fabric.BehindNet()]; err == nil && (len(paths) == 0 || !slices.Equal(paths[0].Communities, c.Communities)) {
+			err = fmt.Errorf("the paths are %+v", paths)
+		}
+		return err
+	})
+	if stays := tor.Daemon == router.BIRD || tor.Daemon == router.OpenBGPD; stays != (ups() == before) {
+		k.t.Errorf("after another configuration the session was established %d times, before %d", ups(), before)
+	}
 	k.ok(tor.Stop(k.t.Context()))
 	if log, err := tor.Log(); err != nil || log == "" {
 		k.t.Errorf("the log is %q, %v", log, err)
