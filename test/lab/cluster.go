@@ -58,7 +58,7 @@ func Open(name string) (*Cluster, error) {
 	return &Cluster{Lab: l, progress: func(string) {}}, nil
 }
 
-// Machines lists the control plane and the nodes.
+// Machines lists the control plane, the nodes and the routers.
 func (c *Cluster) Machines() ([]Machine, error) {
 	s, err := loadState(c.Lab)
 	if err != nil {
@@ -75,19 +75,22 @@ func (c *Cluster) Nodes() ([]string, error) {
 	}
 	var names []string
 	for _, m := range ms {
-		if m.Name != layout.Control {
+		if m.isNode() {
 			names = append(names, m.Name)
 		}
 	}
 	return names, nil
 }
 
-// Addr is the fabric address of a machine or of the outside host; that of "fabric" and
-// of "router" is the gateway of the first subnet.
+// Addr is the fabric address of a machine or of the outside host, and the address of the
+// host behind the top-of-rack routers; that of "fabric" and of "router" is the gateway of
+// the first subnet.
 func (c *Cluster) Addr(name string) (netip.Addr, error) {
 	switch name {
 	case layout.Outside:
 		return OutsideAddr(), nil
+	case layout.Behind:
+		return fabric.BehindAddr(), nil
 	case layout.Fabric, layout.Router:
 		return fabric.Gateway(1), nil
 	}
@@ -133,7 +136,7 @@ type ExecOptions struct {
 }
 
 // Start starts a command on a machine, in all its namespaces, or in the network
-// namespace of "outside", "fabric" or "router". It is killed when ctx ends or this process dies.
+// namespace of "outside", "behind", "fabric" or "router". It is killed when ctx ends or this process dies.
 func (c *Cluster) Start(ctx context.Context, where string, o ExecOptions, args ...string) (*machine.Process, error) {
 	place, err := c.place(where)
 	if err != nil {

@@ -65,6 +65,9 @@ func (b *builder) upJoined(ctx context.Context, o Options, plan fabric.Plan, _ [
 	if err := b.attach(layout.Control, ClientAddr(), true); err != nil {
 		return err
 	}
+	if err := b.startRouters(ctx, o); err != nil {
+		return err
+	}
 	ca, err := pki.Open(b.PKI())
 	if err != nil {
 		return err

@@ -171,6 +171,9 @@ func (b *builder) upLight(ctx context.Context, o Options, plan fabric.Plan, mani
 		if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
 			return err
 		}
+		if err := b.startRouters(ctx, o); err != nil {
+			return err
+		}
 	}
 	ca, err := pki.Create(b.PKI())
 	if err != nil {

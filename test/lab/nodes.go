@@ -124,6 +124,9 @@ func (b *builder) powerOff(ctx context.Context, name string) error {
 	if m.Init != (proc.ID{}) {
 		errs = append(errs, m.Init.Kill(ctx))
 	}
+	if m.ToR > 0 {
+		errs = append(errs, fabric.UnplugBehind(b.Lab, m.ToR, b.state.DualStack))
+	}
 	errs = append(errs, fabric.Detach(b.Lab, name), sweep.Cgroups(ctx, b.Lab, name))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("switch %s off: %w", name, err)
@@ -150,6 +153,8 @@ func (b *builder) powerOn(ctx context.Context, name string) error {
 	switch {
 	case name == layout.Control:
 		return b.waitAPI(ctx)
+	case m.Daemon != "":
+		return b.router(*m).WaitServing(ctx)
 	case b.state.Light:
 		return nil
 	}

@@ -44,7 +44,14 @@ type Machine struct {
 	Addr netip.Addr `json:"addr"`
 	// Init is the machine's PID 1; zero when the machine is switched off.
 	Init proc.ID `json:"init"`
+	// Daemon is, of a router, what it runs (package router); ToR is the number of a
+	// top-of-rack router.
+	Daemon string `json:"daemon,omitempty"`
+	ToR    int    `json:"tor,omitempty"`
 }
+
+// isNode tells nodes from the control plane and from routers.
+func (m Machine) isNode() bool { return m.Name != layout.Control && m.Daemon == "" }
 
 // namespaces are the network namespaces of the lab that are no machine.
 func (s *state) namespaces() []string {
@@ -54,6 +61,9 @@ func (s *state) namespaces() []string {
 	}
 	if s.Joined {
 		names = append(names, layout.Control)
+	}
+	if slices.ContainsFunc(s.Machines, func(m Machine) bool { return m.ToR > 0 }) {
+		names = append(names, layout.Behind)
 	}
 	return names
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/manx-cni/manx/test/lab/controlplane"
 	"github.com/manx-cni/manx/test/lab/fabric"
-	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/machine"
 )
 
@@ -89,7 +88,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 				ms.Down = append(ms.Down, comp.Name)
 			}
 		}
-		if s.Light && s.APIError == "" && ms.On {
+		if s.Light && s.APIError == "" && ms.On && m.Daemon == "" {
 			ms.Agent = agentReady
 			if err := staticReady(pods, m.Name); err != nil {
 				ms.Agent = err.Error()
@@ -105,7 +104,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 				ms.Agent = strings.TrimSuffix(strings.Join(p, "; ")+"; "+ms.Agent, "; ")
 			}
 		}
-		if m.Name != layout.Control && s.APIError == "" {
+		if m.isNode() && s.APIError == "" {
 			ms.Condition = "unregistered"
 			if cond, ok := conditions[m.Name]; ok {
 				ms.Condition = cond
@@ -128,7 +127,7 @@ func (c *Cluster) runningPrograms(ctx context.Context, m MachineStatus) ([]strin
 	var names []string
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 0 {
-			names = append(names, f[0])
+			names = append(names, strings.TrimSuffix(f[0], ":")) // OpenBGPD's says what it does
 		}
 	}
 	return names, nil

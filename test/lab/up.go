@@ -74,6 +74,12 @@ type Options struct {
 	// readable here, and the control plane of this light lab. JoinDevice is the network
 	// device that leads there.
 	Join, JoinDevice string
+	// ToR is the daemon of the top-of-rack routers, one of router.Daemons; empty is none. They
+	// are called tor1, tor2; ToRs is how many, 1 when zero. Behind them is the host "behind".
+	ToR  string
+	ToRs int
+	// Reflectors is how many route reflectors there are: rr1, rr2, …, with the daemon ToR, or BIRD.
+	Reflectors int
 	// Progress gets a line for each step; nil is silence.
 	Progress func(string)
 }
@@ -102,6 +108,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 		}
 	}
+	if err := o.checkRouters(); err != nil {
+		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
+	}
 	if err := o.checkLight(); err != nil {
 		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
 	}
@@ -119,6 +128,10 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := host.Ready(ctx, o.Progress); err != nil {
 		return nil, err
 	}
+	layers, err := o.routerPrograms(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bring up lab %s: %w", o.Name, err)
+	}
 	bin, err := kubebuild.Build(ctx, o.Progress, o.kubernetes()...)
 	if err != nil {
 		return nil, err
@@ -131,7 +144,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := clearIncomplete(ctx, l, o.Progress); err != nil {
 		return nil, err
 	}
-	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, state: &state{
+	b := &builder{Cluster: &Cluster{Lab: l, progress: o.Progress}, bin: bin, layers: layers, state: &state{
 		Kubernetes: kubebuild.Version, Created: time.Now().UTC().Truncate(time.Second), NextAddr: firstNodeAddr, Subnets: plan.Subnets,
 		DualStack: plan.DualStack, Light: o.Light, Joined: o.Join != "",
 	}}
@@ -191,7 +204,8 @@ func notElsewhere(l layout.Lab) error {
 // The lab's lock is held as long as it is used.
 type builder struct {
 	*Cluster
-	bin string
+	bin    string
+	layers []string // of the routers' machines
 
 	mu    sync.Mutex // guards state: machines boot in parallel
 	state *state
@@ -208,6 +222,9 @@ func (b *builder) up(ctx context.Context, o Options, plan fabric.Plan, manifest 
 		return err
 	}
 	if err := b.attach(layout.Outside, OutsideAddr(), false); err != nil {
+		return err
+	}
+	if err := b.startRouters(ctx, o); err != nil {
 		return err
 	}
 	ca, err := pki.Create(b.PKI())
@@ -281,10 +298,15 @@ func (b *builder) attach(name string, addr netip.Addr, defaultRoute bool) error 
 // boot switches a machine on.
 func (b *builder) boot(name string) error {
 	b.mu.Lock()
-	addr := b.state.machine(name).Addr
+	m := *b.state.machine(name)
 	b.mu.Unlock()
-	if err := b.attach(name, addr, true); err != nil {
+	if err := b.attach(name, m.Addr, m.Daemon == ""); err != nil {
 		return err
+	}
+	if m.ToR > 0 {
+		if err := fabric.PlugBehind(b.Lab, m.ToR, b.state.DualStack); err != nil {
+			return err
+		}
 	}
 	id, err := machine.Boot(b.Machine(name))
 	if id != (proc.ID{}) {

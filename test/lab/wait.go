@@ -163,7 +163,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	}
 	var names []string
 	for _, m := range s.Machines {
-		if m.Name != layout.Control && m.Init.Alive() {
+		if m.isNode() && m.Init.Alive() {
 			names = append(names, m.Name)
 		}
 	}

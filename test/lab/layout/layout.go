@@ -38,15 +38,26 @@ const (
 	Router = "router"
 	// Outside is a host on the fabric that belongs to no cluster.
 	Outside = "outside"
+	// Behind is the network namespace of a host in a subnet of its own, behind the lab's
+	// top-of-rack routers.
+	Behind = "behind"
 )
+
+// ToR is the name of the n-th top-of-rack router, counted from 1.
+func ToR(n int) string { return fmt.Sprintf("tor%d", n) }
+
+// Reflector is the name of the n-th route reflector, counted from 1.
+func Reflector(n int) string { return fmt.Sprintf("rr%d", n) }
 
 // reserved are names that no node can have: the other machines and namespaces, and
 // the interfaces of the fabric, where a node's port has the node's name.
-var reserved = []string{Control, Fabric, Router, Outside, "br0", "br1", "router0", "router1", "lo"}
+var reserved = []string{Control, Fabric, Router, Outside, Behind, "br0", "br1", "router0", "router1", "lo"}
 
 var (
 	labName  = regexp.MustCompile(`^[a-z][a-z0-9]{0,19}$`)
 	nodeName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,13}[a-z0-9])?$`)
+	// routerName is what ToR and Reflector give.
+	routerName = regexp.MustCompile(`^(tor|rr)[0-9]+$`)
 )
 
 // Lab is the naming of one lab.
@@ -75,7 +86,7 @@ func New(name string) (Lab, error) {
 // 15 characters (it also names the node's port on the fabric), and none of the reserved ones.
 func CheckNode(name string) error {
 	switch {
-	case slices.Contains(reserved, name):
+	case slices.Contains(reserved, name), routerName.MatchString(name):
 		return fmt.Errorf("node name %q is reserved in a lab", name)
 	case !nodeName.MatchString(name):
 		return fmt.Errorf("node name %q: want 1 to 15 of a-z, 0-9 and inner hyphens, beginning with a letter", name)

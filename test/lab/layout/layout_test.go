@@ -47,13 +47,14 @@ func TestRootFromEnvironment(t *testing.T) {
 }
 
 func TestCheckNode(t *testing.T) {
-	for _, name := range []string{"node1", "a", "rack-2", "abcdefghijklmno"} {
+	for _, name := range []string{"node1", "a", "rack-2", "tor", "torn1", "abcdefghijklmno"} {
 		if err := CheckNode(name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
 	for _, name := range []string{
-		"", "control", "fabric", "outside", "router", "router1", "br0", "br1", "lo", "-a", "a-", "Node", "a.b", "abcdefghijklmnop",
+		"", "control", "fabric", "outside", "router", "router1", "behind", "tor1", "rr12", "br0", "br1", "lo", "-a", "a-", "Node", "a.b",
+		"abcdefghijklmnop",
 	} {
 		if CheckNode(name) == nil {
 			t.Errorf("%q is accepted", name)

@@ -39,7 +39,7 @@ func buildRoot(dir string, spec Spec, hiers []Hierarchy) error {
 	}
 	steps := []func() error{
 		func() error { return mountDisk(root, diskDir(dir)) },
-		func() error { return mountPrograms(root) },
+		func() error { return mountPrograms(root, spec.Layers) },
 		func() error { return mountKernel(root) },
 		func() error { return mountCgroups(root, hiers, spec.Groups) },
 		func() error { return mountBinds(root, spec.Binds) },
@@ -76,7 +76,8 @@ func mountDisk(root, disk string) error {
 	return nil
 }
 
-func mountPrograms(root string) error {
+// mountPrograms shows the host's programs, with those of the given directories above them.
+func mountPrograms(root string, above []string) error {
 	layers := filepath.Join(root, ".layers")
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		host, target := "/"+name, filepath.Join(root, name)
@@ -95,12 +96,23 @@ func mountPrograms(root string) error {
 				return fmt.Errorf("make layer: %w", err)
 			}
 		}
-		opts := "lowerdir=" + host + ",upperdir=" + upper + ",workdir=" + work
+		lower := host
+		for _, layer := range slices.Backward(above) {
+			if dir := filepath.Join(layer, name); isDir(dir) {
+				lower = dir + ":" + lower
+			}
+		}
+		opts := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work
 		if err := mount("overlay", target, "overlay", 0, opts); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 func mountKernel(root string) error {

@@ -35,6 +35,9 @@ type Spec struct {
 	Groups map[string]int `json:"groups,omitempty"`
 	// Binds are directories of the host shown in the machine.
 	Binds []Bind `json:"binds,omitempty"`
+	// Layers are directories of the host whose usr, lib and so on lie above the host's own, the
+	// first on top: programs that only this machine has installed.
+	Layers []string `json:"layers,omitempty"`
 	// Sysctls are written before anything starts, in order.
 	Sysctls []Sysctl `json:"sysctls,omitempty"`
 	// Components are kept running as long as the machine is on.

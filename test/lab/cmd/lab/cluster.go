@@ -17,6 +17,7 @@ import (
 	"github.com/manx-cni/manx/test/lab/image"
 	"github.com/manx-cni/manx/test/lab/kubebuild"
 	"github.com/manx-cni/manx/test/lab/layout"
+	"github.com/manx-cni/manx/test/lab/router"
 )
 
 // manifest is what "up" creates unless told otherwise.
@@ -58,9 +59,12 @@ func upCmd() *cobra.Command {
 			if o.Light {
 				o.Progress("pods can be made; \"lab wait\" returns when the BGP sessions are established, in a second or two")
 			}
-			return nil
+			return introduceRouters(c, o.Progress)
 		},
 	}
+	cmd.Flags().StringVar(&o.ToR, "tor", "", "daemon of a top-of-rack router with a host behind it: "+strings.Join(router.Daemons(), ", "))
+	cmd.Flags().IntVar(&o.ToRs, "tors", 0, "how many top-of-rack routers, 1 or 2 (default 1 with --tor)")
+	cmd.Flags().IntVar(&o.Reflectors, "rr", 0, "how many route reflectors, with the daemon of --tor, or bird")
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "number of nodes")
 	cmd.Flags().IntVar(&o.Subnets, "subnets", 1,
 		"subnets of the fabric, 1 or 2; with 2 there is a router between, and the second half of the nodes is in the second")

@@ -47,7 +47,7 @@ func root() *cobra.Command {
 	cmd := &cobra.Command{Use: "lab", Short: "Kubernetes clusters on this machine, made of real components in namespaces"}
 	cmd.PersistentFlags().StringVar(&name, "name", defaultName(), "the lab's name; also $MANX_LAB")
 	cmd.AddCommand(upCmd(), downCmd(), statusCmd(), kubeconfigCmd(), kubectlCmd(), execCmd(), nodeCmd(), podCmd(),
-		loadImageCmd(), storeCmd(), buildImageCmd(), buildCmd(), waitCmd(), depsCmd())
+		loadImageCmd(), storeCmd(), buildImageCmd(), buildCmd(), waitCmd(), torCmd(), depsCmd())
 	cmdline.Strict(cmd)
 	return cmd
 }
