@@ -32,6 +32,14 @@
 //	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired, TestIPIPReach
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
+//	bird          two light nodes with IPv4 and IPv6, two top-of-rack routers, and a host behind them
+//	              TestBIRD, TestRouterDies, TestRouterPassword
+//	frr           the same with routers of another make
+//	              TestFRR
+//	gobgpd        and another
+//	              TestGoBGP
+//	openbgpd      and another
+//	              TestOpenBGPD
 //	full          kubelets, containerd and the image: DaemonSets, init containers, probes, exec, sixty pods at once, new nodes
 //	              TestManyAtOnce, TestNodeWithoutAgent, TestPrivileges, TestStatusFromAfar,
 //	              TestNotReadySaysWhy, TestZAddNode, TestUninstall

@@ -11,6 +11,7 @@ import (
 
 	"github.com/manx-cni/manx/test/lab"
 	"github.com/manx-cni/manx/test/lab/fabric"
+	"github.com/manx-cni/manx/test/lab/router"
 )
 
 // need is something that a test asks of the lab it runs on.
@@ -23,6 +24,12 @@ const (
 	dualStack   need = "dual stack"   // IPv6 beside IPv4
 	ipip        need = "ipip"         // the pool in mode Always, and so a kernel with ipip
 	crossSubnet need = "cross subnet" // four nodes in two subnets, the pool in mode CrossSubnet
+
+	// Two top-of-rack routers of a make, and a host behind them.
+	bird     need = "bird"
+	frr      need = "frr"
+	gobgpd   need = "gobgpd"
+	openbgpd need = "openbgpd"
 )
 
 // kind is a shape of lab. All tests of one kind share a lab.
@@ -42,7 +49,16 @@ var kinds = []kind{
 	// than kube-proxy in this one, which starts when that test asks for it.
 	{"ipip", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}, ServicesOnCall: true}},
 	{"crosssubnet", []need{ipip, crossSubnet}, lab.Options{Light: true, Mode: "crosssubnet", Nodes: 4, Subnets: 2}},
+	{"bird", []need{bird}, withRouters(router.BIRD)},
+	{"frr", []need{frr}, withRouters(router.FRR)},
+	{"gobgpd", []need{gobgpd}, withRouters(router.GoBGP)},
+	{"openbgpd", []need{openbgpd}, withRouters(router.OpenBGPD)},
 	{"full", []need{kubelet, services}, lab.Options{Mode: "bgp", Nodes: 3}},
+}
+
+// withRouters is a lab of two nodes with two routers of a make.
+func withRouters(daemon string) lab.Options {
+	return lab.Options{Light: true, Mode: "bgp", Nodes: 2, DualStack: true, ToR: daemon, ToRs: 2}
 }
 
 // tunnels reports whether the kind takes a kernel with ipip.

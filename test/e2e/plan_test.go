@@ -57,7 +57,10 @@ func readPlan() (plan []planned, err error) {
 }
 
 // needNames are the constants of type need by their names in the source.
-var needNames = map[string]need{"kubelet": kubelet, "services": services, "dualStack": dualStack, "ipip": ipip, "crossSubnet": crossSubnet}
+var needNames = map[string]need{
+	"kubelet": kubelet, "services": services, "dualStack": dualStack, "ipip": ipip, "crossSubnet": crossSubnet,
+	"bird": bird, "frr": frr, "gobgpd": gobgpd, "openbgpd": openbgpd,
+}
 
 // needsOf reads the call of onLab with which a test begins.
 func needsOf(fn *ast.FuncDecl) (needs []need, ok bool, err error) {

@@ -88,6 +88,8 @@ func everything() ([]step, error) {
 		kinds("ipip", "guest", "ipip").after("kubernetes").weighing(guestWeight),
 		kinds("cross subnet", "guest", "crosssubnet").after("kubernetes").weighing(guestWeight),
 
+		kinds("routers", "guest", "bird,frr,gobgpd,openbgpd").after("kubernetes"),
+
 		kinds("light", "labs", "light,services").after("kubernetes", "race"),
 		kinds("dual", "labs", "dual").after("kubernetes"),
 		gotest("labs", "labs", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/lab/...").after("kubernetes"),
