@@ -22,6 +22,8 @@ type Cluster struct {
 	// Peers are the BGPPeers, by name; Filters the BGPFilters.
 	Peers   []PeerConfig
 	Filters map[string]Filter
+	// Owners are the nodes that own blocks for certain, by name; nil: not known.
+	Owners map[netip.Prefix]string
 	// Advertisements add communities to what this node announces.
 	Advertisements []Advertisement
 }

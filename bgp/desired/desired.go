@@ -10,6 +10,7 @@ package desired
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -71,9 +72,11 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 			Import: policy.Import(c.Pools, addressesOfOthers(self, c.Nodes), sessions),
 			Export: policy.Export(c.Pools, sessions, reflector),
 		},
-		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools, c.Advertisements),
-		Own:   addrs.Own,
-		Lent:  addrs.Lent,
+		Paths:  advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools, c.Advertisements),
+		Own:    addrs.Own,
+		Lent:   addrs.Lent,
+		Owners: c.Owners,
+		Nodes:  namesOf(c.Nodes),
 	}, conflicts, append(problems, unknown...)
 }
 
@@ -115,6 +118,25 @@ func asSeenBy(self Self, nodes []bgp.Node) []bgp.Node {
 		}
 	}
 	return out
+}
+
+// namesOf are the nodes' names by their addresses. An address that several claim is left
+// out: whose it is cannot be said.
+func namesOf(nodes []bgp.Node) map[netip.Addr]string {
+	names := map[netip.Addr]string{}
+	twice := map[netip.Addr]bool{}
+	for _, n := range nodes {
+		for _, a := range []netip.Addr{n.IPv4, n.IPv6} {
+			if _, taken := names[a]; taken {
+				twice[a] = true
+			}
+			if a.IsValid() {
+				names[a] = n.Name
+			}
+		}
+	}
+	maps.DeleteFunc(names, func(a netip.Addr, _ string) bool { return twice[a] })
+	return names
 }
 
 // addressesOfOthers are the next hops that other nodes' paths may have.

@@ -38,6 +38,7 @@ import (
 	"cmp"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -53,6 +54,7 @@ const (
 	RefusedPeer      = "its peer announced more than its limit"
 	RefusedFamily    = "its peer's session is of the other address family"
 	RefusedNode      = "it covers the address of a node"
+	RefusedOwner     = "it is another node's block by IPAM, and not its next hop's"
 )
 
 // MaxUnproven bounds what Table.Unproven returns.
@@ -68,11 +70,18 @@ type Rules struct {
 	// holds each: there, and only there, its host route is right.
 	Lent   map[netip.Addr]netip.Addr
 	Accept []bgp.Statement
+	// Owners are the nodes that own blocks for certain, by name, and Nodes the nodes'
+	// addresses with their names. The path to a block that is owned is believed by way of
+	// its owner, or of what is no node; one that no node is known to own is not looked at
+	// here: the API server may be away, and BGP ahead of it.
+	Owners map[netip.Prefix]string
+	Nodes  map[netip.Addr]string
 }
 
-// equalButLent leaves Lent out.
-func (r Rules) equalButLent(o Rules) bool {
-	return r.Self == o.Self && r.Self6 == o.Self6 && slices.Equal(r.Own, o.Own) && slices.EqualFunc(r.Accept, o.Accept, bgp.Statement.Equal)
+// equalButMaps leaves Lent and Owners out.
+func (r Rules) equalButMaps(o Rules) bool {
+	return r.Self == o.Self && r.Self6 == o.Self6 && slices.Equal(r.Own, o.Own) &&
+		slices.EqualFunc(r.Accept, o.Accept, bgp.Statement.Equal) && maps.Equal(r.Nodes, o.Nodes)
 }
 
 // Table is the best paths by prefix. The zero value is ready to use.
@@ -266,13 +275,13 @@ func (t *Table) Restarting(peer netip.Addr) bool {
 	return r != nil && !r.up
 }
 
-// SetRules replaces the rules. All paths are judged again if they differ; if only
-// Lent does, the paths to those addresses are.
+// SetRules replaces the rules. All paths are judged again if they differ; if only Lent or
+// Owners do, the paths to those addresses and blocks are.
 func (t *Table) SetRules(r Rules) {
-	if t.rules.equalButLent(r) {
-		t.touchLent(t.rules.Lent, r.Lent)
-		t.touchLent(r.Lent, t.rules.Lent)
-		t.rules.Lent = r.Lent
+	if t.rules.equalButMaps(r) {
+		touchChanged(t, t.rules.Lent, r.Lent, func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) })
+		touchChanged(t, t.rules.Owners, r.Owners, func(p netip.Prefix) netip.Prefix { return p })
+		t.rules.Lent, t.rules.Owners = r.Lent, r.Owners
 		return
 	}
 	t.rules = r
@@ -292,17 +301,24 @@ func (t *Table) coversNode(prefix netip.Prefix) bool {
 	return i < len(t.nodes) && prefix.Contains(t.nodes[i])
 }
 
-// touchLent has the paths to addresses judged again of which b does not say what a
-// says.
-func (t *Table) touchLent(a, b map[netip.Addr]netip.Addr) {
-	for addr, holder := range a {
-		if other, ok := b[addr]; ok && other == holder {
-			continue
-		}
-		if p := netip.PrefixFrom(addr, addr.BitLen()); t.best[p] != nil {
-			t.touch(p)
+// touchChanged has the paths to those prefixes judged again of which two maps do not say
+// the same. Maps that are one and the same cost nothing.
+func touchChanged[K, V comparable](t *Table, was, is map[K]V, prefixOf func(K) netip.Prefix) {
+	if reflect.ValueOf(was).Pointer() == reflect.ValueOf(is).Pointer() {
+		return
+	}
+	differ := func(a, b map[K]V) {
+		for k, v := range a {
+			if other, ok := b[k]; ok && other == v {
+				continue
+			}
+			if p := prefixOf(k); t.best[p] != nil {
+				t.touch(p)
+			}
 		}
 	}
+	differ(was, is)
+	differ(is, was)
 }
 
 // Learned returns the prefixes that may become routes, sorted, and whether they
@@ -455,8 +471,17 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 		return RefusedSelf, false
 	case !reached:
 		return RefusedByNextHop, false
+	case !t.owns(prefix, hop.Next):
+		return RefusedOwner, false
 	}
 	return "", false
+}
+
+// owns reports whether prefix can be by way of next, as far as is known of its owner.
+func (t *Table) owns(prefix netip.Prefix, next netip.Addr) bool {
+	owner, owned := t.rules.Owners[prefix]
+	node, isNode := t.rules.Nodes[next]
+	return !owned || !isNode || node == owner
 }
 
 func (t *Table) touchesOwn(prefix netip.Prefix) bool {

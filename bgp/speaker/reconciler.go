@@ -348,7 +348,9 @@ func (r *Reconciler) publish(d *Desired) {
 	defer r.mu.Unlock()
 	now := r.cfg.Now()
 	r.table.Expire(now)
-	r.table.SetRules(rib.Rules{Self: d.Global.ListenAddr, Self6: d.Global.ListenAddr6, Own: d.Own, Lent: d.Lent, Accept: d.Import})
+	r.table.SetRules(rib.Rules{
+		Self: d.Global.ListenAddr, Self6: d.Global.ListenAddr6, Own: d.Own, Lent: d.Lent, Accept: d.Import, Owners: d.Owners, Nodes: d.Nodes,
+	})
 	learned, changed := r.table.Learned()
 	unproven, doubtful := r.table.Unproven()
 	r.learned, r.unproven = learned, unproven

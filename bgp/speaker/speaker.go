@@ -109,6 +109,9 @@ type Desired struct {
 	// learned: the node's address of the same family. The map must not be changed
 	// afterwards.
 	Lent map[netip.Addr]netip.Addr
+	// Owners and Nodes are rib.Rules'. The maps must not be changed afterwards.
+	Owners map[netip.Prefix]string
+	Nodes  map[netip.Addr]string
 }
 
 // Config is what a Reconciler needs.
