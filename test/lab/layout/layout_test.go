@@ -52,7 +52,8 @@ func TestCheckNode(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	for _, name := range []string{"", "control", "fabric", "outside", "router", "router1", "behind", "tor1", "rr12", "br0", "br1", "lo", "-a", "a-", "Node", "a.b", "abcdefghijklmnop"} {
+	for _, name := range []string{"", "control", "fabric", "outside", "router", "router1", "behind", "tor1", "rr12",
+		"br0", "br1", "lo", "-a", "a-", "Node", "a.b", "abcdefghijklmnop"} {
 		if CheckNode(name) == nil {
 			t.Errorf("%q is accepted", name)
 		}
