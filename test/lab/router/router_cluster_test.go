@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,6 +30,10 @@ import (
 
 func TestMain(m *testing.M) {
 	guard.Main()
+	// The tests wait for timers most of the time: all at once, however few the CPUs.
+	if err := flag.Set("test.parallel", "9"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
