@@ -214,7 +214,8 @@ func routesBehindOf(ipv6 bool) error {
 		if err := netlink.RouteReplace(direct); err != nil {
 			return fmt.Errorf("set the route to %s: %w", gateway, err)
 		}
-		route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{LinkIndex: ln.Attrs().Index, Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)})
+		route.MultiPath = append(route.MultiPath,
+			&netlink.NexthopInfo{LinkIndex: ln.Attrs().Index, Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)})
 	}
 	if len(route.MultiPath) == 0 {
 		return nil

@@ -199,6 +199,17 @@ protocol bgp neighbor{{$family.Version}}x{{$i}} {
 	FRR: parse("frr", `frr defaults traditional
 log stdout informational
 !
+{{- if .Communities}}
+route-map ANNOUNCED permit 10
+{{- with .Standard}}
+ set community{{range .}} {{.}}{{end}}
+{{- end}}
+{{- with .Large}}
+ set large-community{{range .}} {{.}}{{end}}
+{{- end}}
+exit
+!
+{{- end}}
 router bgp {{.AS}}
  bgp router-id {{.ID}}
  bgp log-neighbor-changes
@@ -207,6 +218,7 @@ router bgp {{.AS}}
  no bgp network import-check
  bgp listen limit 1000
  bgp bestpath as-path multipath-relax
+ coalesce-time 0
 {{- range .Families}}
 {{- $family := .}}
 {{- if .Ranges}}
@@ -241,17 +253,6 @@ router bgp {{.AS}}
 {{- end}}
 exit
 !
-{{- if .Communities}}
-route-map ANNOUNCED permit 10
-{{- with .Standard}}
- set community{{range .}} {{.}}{{end}}
-{{- end}}
-{{- with .Large}}
- set large-community{{range .}} {{.}}{{end}}
-{{- end}}
-exit
-!
-{{- end}}
 {{- define "session"}}
  neighbor {{.Name}} remote-as {{.As}}
 {{- if .Password}}
@@ -338,6 +339,7 @@ router-id {{.ID}}
 socket "`+openbgpSocket+`"
 fib-update no
 nexthop qualify via default
+connect-retry 2
 {{- range .Families}}
 listen on {{.Addr}}
 {{- range .Announce}}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,6 +30,10 @@ import (
 
 func TestMain(m *testing.M) {
 	guard.Main()
+	// The tests wait for timers most of the time: all at once, however few the CPUs.
+	if err := flag.Set("test.parallel", "9"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
@@ -112,7 +117,8 @@ func (k *rack) boot(name, daemon string, addr netip.Addr, c router.Config, plug 
 // node adds a BIRD in the place of a node, which connects to the router.
 func (k *rack) node(n int, to netip.Addr, as uint32, password string, ttl bool) *router.Router {
 	c := router.Config{AS: clusterAS, Password: password, TTLSecurity: ttl, Restarts: true,
-		Communities: []string{"64512:1", "64512:2", "64512:3:4"}, Neighbors: []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
+		Communities: []string{"64512:1", "64512:2", "64512:3:4"},
+		Neighbors:   []router.Neighbor{{Addr: to, AS: as}, {Addr: fabric.Addr6(to), AS: as}}}
 	for _, f := range family.All {
 		c.Announce = append(c.Announce, own[f][n-1], shared[f])
 	}
@@ -129,7 +135,13 @@ func (k *rack) ok(err error) {
 // wait waits for check to be satisfied.
 func (k *rack) wait(what string, check func() error) {
 	k.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	start := time.Now()
+	defer func() {
+		if d := time.Since(start); d > 5*time.Second {
+			k.t.Logf("%s took %v", what, d.Round(time.Millisecond))
+		}
+	}()
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := check()
 		if err == nil {
@@ -255,7 +267,9 @@ func (k *rack) reach(node *router.Router) {
 		place := machine.Place{NetNS: k.NetNSPath(layout.Behind)}
 		k.wait("an answer behind the router from "+to.String(), func() error {
 			var out strings.Builder
-			p, err := place.Start(k.t.Context(), machine.Command{Args: []string{"ping", "-c", "1", "-W", "5", to.String()}, Stdout: &out, Stderr: &out})
+			p, err := place.Start(k.t.Context(), machine.Command{
+				Args: []string{"ping", "-c", "1", "-W", "5", to.String()}, Stdout: &out, Stderr: &out,
+			})
 			if err == nil {
 				err = p.Wait()
 			}

@@ -133,6 +133,7 @@ func introduceRouters(c *lab.Cluster, progress func(string)) error {
 	for _, r := range rs {
 		names = append(names, r.Name)
 	}
-	progress(fmt.Sprintf("routers %s: \"lab tor\" lists them, \"lab tor %s peers\" (routes, config, log) shows what one has", strings.Join(names, ", "), names[0]))
+	progress(fmt.Sprintf("routers %s: \"lab tor\" lists them, \"lab tor %s peers\" (routes, config, log) shows what one has",
+		strings.Join(names, ", "), names[0]))
 	return nil
 }
