@@ -11,7 +11,9 @@ fi
 go vet ./...
 go vet -tags cluster ./test/... ./ipam/... ./api/... ./internal/startup ./internal/controllers ./internal/settingsreport
 go vet -tags 'cluster ipip vm' ./test/e2e ./test/vm ./felix/tunnel ./felix/rpfilter
-go tool -modfile=hack/tools/lint/go.mod golangci-lint run
+# The linter's cache holds the paths of the checkout that filled it: each has one of its own.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/manx/lint/$(pwd | sha256sum | cut -c1-16)
+GOLANGCI_LINT_CACHE=$cache go tool -modfile=hack/tools/lint/go.mod golangci-lint run
 bash -n hack/*.sh .ci/run
 
 fresh=$(mktemp)

@@ -18,7 +18,7 @@
 //	              TestIPIPMissing, TestPing, TestWire, TestGatewayARP, TestAgentAway, TestRoutes,
 //	              TestPodInterface, TestStatus, TestReadiness, TestRBAC, TestNoCredential, TestListeners,
 //	              TestRights, TestFlowControl, TestKillAgent, TestSettings, TestDatastoreLocked,
-//	              TestLeftoverCNIConfiguration
+//	              TestLeftoverCNIConfiguration, TestReflectorNode
 //	services      and kube-proxy: cluster IPs and NodePorts
 //	              TestReach
 //	dual          and IPv6 beside IPv4
@@ -32,8 +32,8 @@
 //	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired, TestIPIPReach
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
-//	bird          two light nodes with IPv4 and IPv6, two top-of-rack routers, and a host behind them
-//	              TestBIRD, TestRouterDies, TestRouterPassword
+//	bird          two light nodes with IPv4 and IPv6, two top-of-rack routers with a host behind them, two reflectors
+//	              TestBIRD, TestRoutersAlone, TestRouterPassword
 //	frr           the same with routers of another make
 //	              TestFRR
 //	gobgpd        and another

@@ -25,7 +25,7 @@ const (
 	ipip        need = "ipip"         // the pool in mode Always, and so a kernel with ipip
 	crossSubnet need = "cross subnet" // four nodes in two subnets, the pool in mode CrossSubnet
 
-	// Two top-of-rack routers of a make, and a host behind them.
+	// Two top-of-rack routers of a make with a host behind them, and two route reflectors.
 	bird     need = "bird"
 	frr      need = "frr"
 	gobgpd   need = "gobgpd"
@@ -56,9 +56,9 @@ var kinds = []kind{
 	{"full", []need{kubelet, services}, lab.Options{Mode: "bgp", Nodes: 3}},
 }
 
-// withRouters is a lab of two nodes with two routers of a make.
+// withRouters is a lab of two nodes with two routers and two reflectors of a make.
 func withRouters(daemon string) lab.Options {
-	return lab.Options{Light: true, Mode: "bgp", Nodes: 2, DualStack: true, ToR: daemon, ToRs: 2}
+	return lab.Options{Light: true, Mode: "bgp", Nodes: 2, DualStack: true, ToR: daemon, ToRs: 2, Reflectors: 2}
 }
 
 // tunnels reports whether the kind takes a kernel with ipip.

@@ -73,14 +73,63 @@ func peerWithRouters(t *testing.T, routers []*router.Router, spec apiv1.BGPPeerS
 	}
 }
 
-// routersOf are the lab's routers.
-func routersOf(t *testing.T) []*router.Router {
+// routersOf are the lab's top-of-rack routers, and its route reflectors.
+func routersOf(t *testing.T) (routers, reflectors []*router.Router) {
 	t.Helper()
-	routers, err := cluster.Routers()
+	all, err := cluster.Routers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return routers
+	for _, r := range all {
+		if strings.HasPrefix(r.Name, "tor") {
+			routers = append(routers, r)
+		} else {
+			reflectors = append(reflectors, r)
+		}
+	}
+	return routers, reflectors
+}
+
+// withoutMesh turns the node-to-node mesh off until the test ends.
+func withoutMesh(t *testing.T) {
+	t.Helper()
+	mesh := func(ctx context.Context, on bool) error {
+		return patchCR(ctx, apiv1.PluralBGPConfigurations, "default", fmt.Sprintf(`{"spec":{"nodeToNodeMeshEnabled":%t}}`, on))
+	}
+	if err := mesh(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(mesh(context.Background(), true), cluster.WaitReady(context.Background())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// podsReachOneAnother waits until every web pod reaches every other by both families, and
+// the node's route leads to the other node itself.
+func podsReachOneAnother(t *testing.T) {
+	t.Helper()
+	for _, from := range nodeNames(t) {
+		for _, to := range nodeNames(t) {
+			if from == to {
+				continue
+			}
+			for _, ip := range web(t, to).Status.PodIPs {
+				a, hop := netip.MustParseAddr(ip.IP), netip.MustParseAddr(nodeAddr(t, to))
+				if a.Is6() {
+					hop = fabric.Addr6(hop)
+				}
+				eventually(t, fmt.Sprintf("%s of %s from a pod of %s", a, to, from), func(ctx context.Context) error {
+					if got := nextHops(t, from, blockOf(a)); !slices.Equal(got, []string{hop.String()}) {
+						return fmt.Errorf("its block is by way of %v, want %s", got, hop)
+					}
+					_, err := execIn(ctx, web(t, from), "ping", "-c", "1", "-W", "1", a.String())
+					return err
+				})
+			}
+		}
+	}
 }
 
 // nodeAddrs are the addresses of all nodes of both families.
@@ -142,7 +191,7 @@ func reachedFromBehind(t *testing.T) {
 // in the nodes' kernels, by way of both, and nothing else of what they announce.
 func checkRouters(t *testing.T) {
 	t.Helper()
-	routers := routersOf(t)
+	routers, reflectors := routersOf(t)
 	peerWithRouters(t, routers, apiv1.BGPPeerSpec{})
 	established(t, routers)
 	for _, node := range nodeNames(t) {
@@ -186,6 +235,28 @@ func checkRouters(t *testing.T) {
 		reachedFromBehind(t)
 		inPod(t, web(t, nodeNames(t)[0]), "ping", "-c", "1", "-W", "2", fabric.BehindAddr().String())
 	}
+
+	// As reflectors, with no other session between the nodes.
+	as := apiv1.ASNumber(lab.ClusterAS)
+	for _, r := range reflectors {
+		for _, a := range []netip.Addr{r.Addr, r.Addr6} {
+			name := strings.ReplaceAll("rr-"+a.String(), ":", "-")
+			put(t, apiv1.PluralBGPPeers, name, &apiv1.BGPPeer{
+				TypeMeta: custom("BGPPeer"), ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: apiv1.BGPPeerSpec{PeerIP: a.String(), ASNumber: &as},
+			})
+		}
+	}
+	established(t, reflectors)
+	withoutMesh(t)
+	for _, node := range nodeNames(t) {
+		eventually(t, node+" without the mesh", func(context.Context) error {
+			if text := manxctl(t, node, "status", "-o", "json"); strings.Contains(text, `"name": "Mesh_`) {
+				return errors.New(text)
+			}
+			return nil
+		})
+	}
+	podsReachOneAnother(t)
 }
 
 // blockOf is the block of Manx's default size that an address is in.
@@ -218,24 +289,16 @@ func TestOpenBGPD(t *testing.T) {
 	checkRouters(t)
 }
 
-// TestRouterDies: with two routers and no mesh, one that is killed leaves the routes, and
-// traffic takes the other one.
-func TestRouterDies(t *testing.T) {
+// TestRoutersAlone: without a mesh nodes learn of each other by their two routers, and when
+// one of these is killed the routes through it go, and traffic takes the other one.
+func TestRoutersAlone(t *testing.T) {
 	onLab(t, bird)
-	routers := routersOf(t)
-	mesh := func(ctx context.Context, on bool) error {
-		return patchCR(ctx, apiv1.PluralBGPConfigurations, "default", fmt.Sprintf(`{"spec":{"nodeToNodeMeshEnabled":%t}}`, on))
-	}
-	peerWithRouters(t, routers, apiv1.BGPPeerSpec{})
+	routers, _ := routersOf(t)
+	once := int32(1) // the nodes' own AS, in the other nodes' paths
+	peerWithRouters(t, routers, apiv1.BGPPeerSpec{NumAllowedLocalASNumbers: &once})
 	established(t, routers)
-	t.Cleanup(func() {
-		if err := errors.Join(mesh(context.Background(), true), cluster.WaitReady(context.Background())); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := mesh(t.Context(), false); err != nil {
-		t.Fatal(err)
-	}
+	withoutMesh(t)
+	podsReachOneAnother(t)
 	reachedFromBehind(t)
 	if err := routers[0].Kill(t.Context()); err != nil {
 		t.Fatal(err)
@@ -263,7 +326,8 @@ func TestRouterDies(t *testing.T) {
 // down, with the reason, while it cannot be read: no session is opened without.
 func TestRouterPassword(t *testing.T) {
 	onLab(t, bird)
-	r := routersOf(t)[0]
+	routers, _ := routersOf(t)
+	r := routers[0]
 	const name, key = "bgp-secrets", "e2e"
 	secrets := client.CoreV1().Secrets(datastore.SecretNamespace)
 	t.Cleanup(func() {
