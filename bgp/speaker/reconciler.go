@@ -23,6 +23,9 @@ const (
 	pollEvery = 15 * time.Second
 	// lookEvery is the least time between two reads of the counts.
 	lookEvery = 500 * time.Millisecond
+	// routerPatience is how long after the start a session with a router is waited for:
+	// several attempts to connect.
+	routerPatience = 10 * time.Second
 	// overLimitPause is how long a peer that sent too much stays shut out.
 	overLimitPause = 3 * time.Minute
 )
@@ -355,12 +358,9 @@ func (r *Reconciler) publish(d *Desired) {
 	unproven, doubtful := r.table.Unproven()
 	r.learned, r.unproven = learned, unproven
 	if !r.converged {
-		all := true
-		for _, p := range d.Peers {
-			s := r.sessions[p.Addr]
-			all = all && (p.Held != "" || s != nil && s.State == bgp.Established && s.EndOfRIB)
-		}
-		if since := now.Sub(r.started); all || since > r.cfg.SettleTime {
+		since := now.Sub(r.started)
+		all := !slices.ContainsFunc(d.Peers, func(p bgp.Peer) bool { return r.waitsFor(p, since) })
+		if all || since > r.cfg.SettleTime {
 			r.converged, changed = true, true
 			r.cfg.Log.Info("BGP has converged", "peers", len(d.Peers), "all", all, "after", since.Round(time.Millisecond).String())
 		}
@@ -368,4 +368,19 @@ func (r *Reconciler) publish(d *Desired) {
 	if changed || doubtful {
 		signal(r.changed)
 	}
+}
+
+// waitsFor reports whether what a peer has to say is still to come, so long after the start.
+// A session that must not be is not waited for, nor a router that is not there: others'
+// routes must not be late for it. The caller holds the lock.
+func (r *Reconciler) waitsFor(p bgp.Peer, since time.Duration) bool {
+	s := r.sessions[p.Addr]
+	established := s != nil && s.State == bgp.Established
+	switch {
+	case p.Held != "", established && s.EndOfRIB:
+		return false
+	case p.Node == "" && !established:
+		return since <= routerPatience
+	}
+	return true
 }

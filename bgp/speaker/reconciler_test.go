@@ -246,7 +246,7 @@ func desired(nodes ...netip.Addr) speaker.Desired {
 		Own:   []netip.Prefix{own},
 	}
 	for _, n := range nodes {
-		d.Peers = append(d.Peers, bgp.Peer{Name: n.String(), Addr: n, AS: d.Global.AS, MaxPrefixes: 10})
+		d.Peers = append(d.Peers, bgp.Peer{Name: n.String(), Node: n.String(), Addr: n, AS: d.Global.AS, MaxPrefixes: 10})
 	}
 	return d
 }
@@ -434,6 +434,52 @@ func TestOverLimit(t *testing.T) {
 			r.up(nodeB)
 			if s := r.session(nodeB); s.OverLimit || s.State != bgp.Established {
 				t.Errorf("after the pause: %+v", s)
+			}
+		})
+	}
+}
+
+// A router that is not there is waited for a little, a node for longer: others' routes are
+// not late for a router. One that is there is waited for.
+func TestAbsentRouter(t *testing.T) {
+	converged := func(r *rig) bool { _, converged := r.Learned(); return converged }
+	for _, tc := range []struct {
+		name    string
+		router  bool
+		there   bool
+		after   time.Duration
+		settled bool
+	}{
+		{"a router, at first", true, false, 5 * time.Second, false},
+		{"a router", true, false, 11 * time.Second, true},
+		{"a router that has not sent everything", true, true, 11 * time.Second, false},
+		{"a node", false, false, 11 * time.Second, false},
+		{"a node, in the end", false, false, 31 * time.Second, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t)
+			r.run()
+			d := desired(nodeB, nodeC)
+			if tc.router {
+				d.Peers[1].Node, d.Peers[1].BGPPeer = "", "tor"
+			}
+			r.SetDesired(d)
+			r.wait("the peers", func() bool { return r.session(nodeB).State == bgp.Idle && r.session(nodeC).State == bgp.Idle })
+			if tc.there {
+				r.fake.events.Session(speaker.SessionEvent{Peer: nodeC, State: bgp.Established})
+			}
+			r.up(nodeB)
+			r.clock.add(tc.after)
+			r.SetDesired(d) // has it looked at
+			if tc.settled {
+				r.wait("convergence", func() bool { return converged(r) })
+				return
+			}
+			d.Paths = nil
+			r.SetDesired(d)
+			r.wait("a look", func() bool { return slices.Contains(r.fake.said(), "withdraw "+own.String()) })
+			if converged(r) {
+				t.Error("it has converged")
 			}
 		})
 	}

@@ -131,8 +131,8 @@ type Status struct {
 	Sessions []bgp.Session // by address
 	Learned  int
 	Refused  map[string]int // paths not used, by reason
-	// Converged says that every configured peer has sent End-of-RIB, or that the
-	// settle time has passed: what is not learned now is gone.
+	// Converged says that every configured peer has sent End-of-RIB, routers that are not
+	// there left out, or that the settle time has passed: what is not learned now is gone.
 	Converged bool
 	LastError string
 }

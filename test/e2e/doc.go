@@ -33,9 +33,9 @@
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
 //	bird          two light nodes with IPv4 and IPv6, two top-of-rack routers with a host behind them, two reflectors
-//	              TestBIRD, TestRoutersAlone, TestRouterPassword
+//	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent
 //	frr           the same with routers of another make
-//	              TestFRR
+//	              TestFRR, TestFRRKillAgent
 //	gobgpd        and another
 //	              TestGoBGP
 //	openbgpd      and another
