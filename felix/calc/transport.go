@@ -19,6 +19,10 @@ type transports struct {
 	nodes  map[string]netip.Addr
 	isNode map[netip.Addr]bool
 
+	// carrier is that of the encapsulation carries.
+	carries state.Encap
+	carrier carrier
+
 	// offLink collects the prefixes that have no next hop on link.
 	offLink map[offLink][]netip.Prefix
 	// ownerless collects the prefixes that cannot be encapsulated because
@@ -97,7 +101,10 @@ func (c *calculation) carry(d destination) {
 	if d.prefix.Addr().Is4() { // what other encapsulations carry of IPv6 they say themselves
 		_, pool, _ = c.pools.longest(d.prefix)
 	}
-	r, ok := carriers[pool.way.Encap](c, pool, d)
+	if c.carrier == nil || c.carries != pool.way.Encap { // mostly that of the last one
+		c.carries, c.carrier = pool.way.Encap, carriers[pool.way.Encap]
+	}
+	r, ok := c.carrier(c, pool, d)
 	if !ok {
 		return
 	}
