@@ -10,6 +10,11 @@
 // so that no single fault lets a route through. There, too, what is inside one of our
 // own blocks is refused, unless IPAM has lent it.
 //
+// An address of a service that another node announces is therefore neither routed to nor
+// announced onward: a router must not send to this node what a service with
+// externalTrafficPolicy Local has on another one. That holds for a route reflector, too,
+// which hands on what it has learned of the pools and nothing of services.
+//
 // A prefix leads to an address of its own family: IPv4 pools to the nodes' IPv4
 // addresses, IPv6 pools to their IPv6 addresses. RFC 8950, IPv4 by way of IPv6, is
 // not ours, nor is anything that crosses the other way.
@@ -148,11 +153,15 @@ const localPref = 100
 // none of them decides goes out if this node announces it itself. A node is no transit,
 // unless it is a route reflector: then it hands on to the peers of its BGPPeers what it has
 // learned of the pools.
-func Export(pools []bgp.Pool, sessions []Session, reflector bool) (out []bgp.Statement) {
+//
+// What is inside the ranges of services goes to the peers of BGPPeers alone. Every node has
+// its own way to a service, by kube-proxy, and takes none from another node (Import), so that
+// none is announced in the mesh to be refused. The ranges overlap no pool.
+func Export(pools []bgp.Pool, services []netip.Prefix, sessions []Session, reflector bool) (out []bgp.Statement) {
 	local := bgp.Statement{Name: "local", Local: true}
 	for _, s := range sessions {
 		out = append(out, s.filtered(bgp.Filter.ExportRules, "export")...)
-		if s.NextHop != bgp.NextHopAuto {
+		if s.NextHop != bgp.NextHopAuto || len(services) > 0 {
 			st := local
 			st.Name, st.Peers, st.Set.NextHop = "local-"+s.Name, []netip.Addr{s.Addr}, s.NextHop
 			out = append(out, st)
@@ -169,6 +178,11 @@ func Export(pools []bgp.Pool, sessions []Session, reflector bool) (out []bgp.Sta
 				out = append(out, st)
 			}
 		}
+	}
+	for _, p := range services {
+		out = append(out, bgp.Statement{
+			Name: "services-" + p.String(), Prefix: p, MinBits: p.Bits(), MaxBits: p.Addr().BitLen(), Local: true, Action: bgp.Reject,
+		})
 	}
 	return append(out, local)
 }

@@ -44,7 +44,7 @@ func TestSessions(t *testing.T) {
 
 	export := func(reflector bool, sessions ...Session) map[string]bgp.Statement {
 		out := map[string]bgp.Statement{}
-		for _, s := range Export(pools, sessions, reflector) {
+		for _, s := range Export(pools, nil, sessions, reflector) {
 			out[s.Name] = s
 		}
 		return out
@@ -69,5 +69,45 @@ func TestSessions(t *testing.T) {
 	hidden[0].DisableBGPExport = true
 	if _, ok := export(true, external)["reflect-pool-p-blocks-tor"]; ok {
 		t.Error("a reflector hands on what is kept out of BGP")
+	}
+}
+
+// TestServices: addresses of services go out to the peers of BGPPeers, a reflector's too, and
+// not into the mesh; those of others come in from nobody and are not handed on.
+func TestServices(t *testing.T) {
+	tor, node := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.2")
+	pools, services := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
+	sessions := []Session{{Peer: bgp.Peer{Name: "tor", Addr: tor, AS: 65001, BGPPeer: "tor"}, OwnAS: 64512}}
+	for _, reflector := range []bool{false, true} {
+		first := func(prefix string, peer netip.Addr, local bool) string {
+			for _, s := range Export(pools, services, sessions, reflector) {
+				if (!s.Prefix.IsValid() || s.Covers(netip.MustParsePrefix(prefix))) && s.IsFor(peer) && (!s.Local || local) && (!s.Learned || !local) {
+					if s.Action == bgp.Reject {
+						return ""
+					}
+					return s.Name
+				}
+			}
+			return ""
+		}
+		for _, tc := range []struct {
+			prefix string
+			peer   netip.Addr
+			local  bool
+			want   string
+		}{
+			{"10.96.0.0/12", tor, true, "local-tor"},
+			{"10.96.0.10/32", tor, true, "local-tor"},
+			{"10.244.1.0/26", tor, true, "local-tor"},
+			{"10.96.0.0/12", node, true, ""},
+			{"10.96.0.10/32", node, true, ""},
+			{"10.244.1.0/26", node, true, "local"},
+			{"10.96.0.0/12", tor, false, ""},
+			{"10.96.0.10/32", tor, false, ""},
+		} {
+			if got := first(tc.prefix, tc.peer, tc.local); got != tc.want {
+				t.Errorf("reflector %t: %s to %s, own %t: by %q, want %q", reflector, tc.prefix, tc.peer, tc.local, got, tc.want)
+			}
+		}
 	}
 }
