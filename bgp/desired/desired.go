@@ -68,7 +68,7 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: port},
 		Peers:  peers,
 		Policy: bgp.Policy{
-			Import: policy.Import(c.Pools, addressesOfOthers(self, c.Nodes), sessions),
+			Import: policy.Import(c.Pools, c.ServiceRanges, addressesOfOthers(self, c.Nodes), sessions),
 			Export: policy.Export(c.Pools, c.ServiceRanges, sessions, reflector),
 		},
 		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, c.Advertisements,
