@@ -139,7 +139,10 @@ func TestPathsOfBothFamilies(t *testing.T) {
 // Addresses of services need no pool, and have communities as blocks do.
 func TestPathsOfServices(t *testing.T) {
 	self := Self{IPv4: netip.MustParseAddr("10.0.0.1")}
-	services := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.96.0.10/32"), netip.MustParsePrefix("fd96::/112")}
+	var services []netip.Prefix
+	for _, p := range []string{"10.96.0.0/12", "10.96.0.10/32", "fd96::/112"} {
+		services = append(services, netip.MustParsePrefix(p))
+	}
 	community := bgp.Community{Global: 64512, Local1: 7}
 	got := Paths(self, []bgp.Advertisement{{Prefix: services[1], Communities: []bgp.Community{community}}},
 		Blocks([]netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}, nil), Services(services))

@@ -77,8 +77,8 @@ func TestSessions(t *testing.T) {
 // Those of others come in from nobody, but for a reflector's clients, and are handed on by a
 // reflector inside the AS alone; a filter that accepts everything makes no difference.
 func TestServices(t *testing.T) {
-	tor, inner, client, self := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.252")
-	mesh := netip.MustParseAddr("10.0.0.3")
+	tor, inner, self := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.252")
+	client, mesh := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	pools, services := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
 	all := bgp.FilterRule{Statement: bgp.Statement{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MaxBits: 32}}
 	everything := []bgp.Filter{{Import: []bgp.FilterRule{all}, Export: []bgp.FilterRule{all}}}

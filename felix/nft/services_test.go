@@ -35,7 +35,8 @@ func TestUnusedService(t *testing.T) {
 		nltest.Run(t, "nft", fmt.Sprintf("add rule ip proxy %s ip daddr %s udp dport 53 dnat to %s:%d", hook, service, podAddr, port(listener)))
 	}
 
-	outside, inside, here := socket(t, atRouter, "udp4", router+":0"), socket(t, inPod, "udp4", podAddr+":0"), socket(t, "", "udp4", nodeAddr+":0")
+	outside, inside := socket(t, atRouter, "udp4", router+":0"), socket(t, inPod, "udp4", podAddr+":0")
+	here := socket(t, "", "udp4", nodeAddr+":0")
 	for from, conn := range map[string]net.PacketConn{"the router": outside, "a pod": inside, "the node": here} {
 		send(t, conn, service, 53, from)
 		if from != "a pod" { // hairpin needs kube-proxy's masquerading

@@ -199,7 +199,9 @@ func TestParseServices(t *testing.T) {
 	if d := cmp.Diff(want, got.Services, compare); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	for value, want := range map[string]string{"Enabled": "", "enabled": `spec.serviceLoadBalancerAggregation "enabled": want Enabled or Disabled`} {
+	for value, want := range map[string]string{
+		"Enabled": "", "enabled": `spec.serviceLoadBalancerAggregation "enabled": want Enabled or Disabled`,
+	} {
 		o.Spec = apiv1.BGPConfigurationSpec{ServiceLoadBalancerAggregation: &value}
 		got, err := ParseConfiguration(o)
 		if wantError(t, err, want); got.Services.HostRoutes {

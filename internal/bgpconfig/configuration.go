@@ -100,7 +100,8 @@ func serviceRange(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	switch {
 	case err != nil || p != p.Masked() || p.Addr().Is4In6():
-		return netip.Prefix{}, fmt.Errorf("%q: want a range such as 10.96.0.0/12, or an address such as 192.0.2.7/32, without host bits", excerpt.Value(text))
+		return netip.Prefix{}, fmt.Errorf("%q: want a range such as 10.96.0.0/12, or an address such as 192.0.2.7/32, without host bits",
+			excerpt.Value(text))
 	case p.Bits() == 0:
 		return netip.Prefix{}, fmt.Errorf("%q: is every address; want the services' ranges", excerpt.Value(text))
 	}

@@ -127,7 +127,8 @@ func (a *announced) end() {
 // watch starts to watch both kinds.
 func (a *announced) watch(ctx context.Context) *serviceWatch {
 	ctx, cancel := context.WithCancel(ctx)
-	f := informers.NewSharedInformerFactoryWithOptions(a.kube, 0, informers.WithTransform(func(o any) (any, error) { return trimService(o, a.node), nil }))
+	trim := func(o any) (any, error) { return trimService(o, a.node), nil }
+	f := informers.NewSharedInformerFactoryWithOptions(a.kube, 0, informers.WithTransform(trim))
 	w := &serviceWatch{
 		stop: cancel, done: make(chan struct{}), touched: make(chan struct{}, 1), read: make(chan struct{}), forbidden: map[string]error{},
 		services: f.Core().V1().Services().Informer(), slices: f.Discovery().V1().EndpointSlices().Informer(),

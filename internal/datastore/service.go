@@ -53,7 +53,8 @@ func trimService(o any, node string) any {
 		kept.Namespace = o.Namespace // it is part of the store's key
 		return kept
 	case *discoveryv1.EndpointSlice:
-		kept := &sliceObject{ObjectMeta: identity(o), service: o.Namespace + "/" + o.Labels[discoveryv1.LabelServiceName], ready: ReadyOn(o, node)}
+		kept := &sliceObject{ObjectMeta: identity(o), ready: ReadyOn(o, node)}
+		kept.service = o.Namespace + "/" + o.Labels[discoveryv1.LabelServiceName]
 		kept.Namespace = o.Namespace
 		return kept
 	}

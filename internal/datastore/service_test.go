@@ -37,13 +37,16 @@ func TestParseService(t *testing.T) {
 		{"both families", corev1.ServiceSpec{ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1", "fd96::1"}}, corev1.ServiceStatus{},
 			"[10.96.0.1 fd96::1] [] [] false"},
 		{"an older API server", corev1.ServiceSpec{ClusterIP: "10.96.0.1"}, corev1.ServiceStatus{}, "[10.96.0.1] [] [] false"},
-		{"external IPs", corev1.ServiceSpec{ClusterIP: "10.96.0.1", ExternalIPs: []string{"192.0.2.1", "no address", "192.0.2.1"}, ExternalTrafficPolicy: local},
-			corev1.ServiceStatus{}, "[10.96.0.1] [192.0.2.1] [] true"},
+		{"external IPs", corev1.ServiceSpec{
+			ClusterIP: "10.96.0.1", ExternalIPs: []string{"192.0.2.1", "no address", "192.0.2.1"}, ExternalTrafficPolicy: local,
+		}, corev1.ServiceStatus{}, "[10.96.0.1] [192.0.2.1] [] true"},
 		{"a load balancer", corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.1"}, ingress,
 			"[10.96.0.1] [] [198.51.100.1 198.51.100.2] false"},
-		{"once a load balancer", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIP: "10.96.0.1"}, ingress, "[10.96.0.1] [] [] false"},
+		{"once a load balancer", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIP: "10.96.0.1"}, ingress,
+			"[10.96.0.1] [] [] false"},
 		{"headless", corev1.ServiceSpec{ClusterIP: "None", ExternalIPs: []string{"192.0.2.1"}}, corev1.ServiceStatus{}, "[] [] [] false"},
-		{"ExternalName", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalIPs: []string{"192.0.2.1"}}, corev1.ServiceStatus{}, "[] [] [] false"},
+		{"ExternalName", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalIPs: []string{"192.0.2.1"}}, corev1.ServiceStatus{},
+			"[] [] [] false"},
 	} {
 		s := ParseService(&corev1.Service{Spec: tc.spec, Status: tc.status})
 		if got := fmt.Sprint(s.ClusterIPs, s.ExternalIPs, s.LoadBalancerIPs, s.Local); got != tc.want {
@@ -53,7 +56,8 @@ func TestParseService(t *testing.T) {
 }
 
 func endpoint(node string, ready, terminating *bool) discoveryv1.Endpoint {
-	return discoveryv1.Endpoint{NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: ready, Serving: ready, Terminating: terminating}}
+	conditions := discoveryv1.EndpointConditions{Ready: ready, Serving: ready, Terminating: terminating}
+	return discoveryv1.Endpoint{NodeName: &node, Conditions: conditions}
 }
 
 // TestReadyOn: which endpoints count for a node.
@@ -68,7 +72,8 @@ func TestReadyOn(t *testing.T) {
 		{"ready", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", &yes, &no)}, [2]bool{true, false}},
 		{"ready, IPv6", discoveryv1.AddressTypeIPv6, []discoveryv1.Endpoint{endpoint("n1", &yes, nil)}, [2]bool{false, true}},
 		{"not known is ready", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", nil, nil)}, [2]bool{true, false}},
-		{"one of several", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", &no, nil), endpoint("n1", &yes, nil)}, [2]bool{true, false}},
+		{"one of several", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", &no, nil), endpoint("n1", &yes, nil)},
+			[2]bool{true, false}},
 		{"not ready", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", &no, nil)}, [2]bool{}},
 		{"terminating", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n1", &yes, &yes)}, [2]bool{}},
 		{"another node's", discoveryv1.AddressTypeIPv4, []discoveryv1.Endpoint{endpoint("n2", &yes, nil)}, [2]bool{}},
@@ -213,7 +218,8 @@ func TestServicesForbidden(t *testing.T) {
 	})
 	d := startWith(t, Config{Kubernetes: kube, Dynamic: dyn, Node: "n1"})
 	s := eventually(t, d, "the reason", func(s *Snapshot) bool { return len(s.Invalid) == 1 })
-	if got := s.Invalid[0].Reason; !strings.Contains(got, "cannot read EndpointSlices: ") || !strings.Contains(got, "ClusterRole manx-node") || !announces("10.96.0.0/12")(s) {
+	if got := s.Invalid[0].Reason; !strings.Contains(got, "cannot read EndpointSlices: ") || !strings.Contains(got, "ClusterRole manx-node") ||
+		!announces("10.96.0.0/12")(s) {
 		t.Errorf("announced are %v, with the reason %q", s.Services, got)
 	}
 }

@@ -23,7 +23,8 @@ func TestServices(t *testing.T) {
 	with := func(self string) spec {
 		s := f.withRouter(self, "tor", bgp.PeerConfig{Filters: []string{"f"}})
 		s.MeshOff, s.Peers[0].Everywhere, s.Peers[0].Nodes = false, false, map[string]bool{"a": true}
-		s.Filters = map[string]bgp.Filter{"f": {Import: []bgp.FilterRule{{Statement: bgp.Statement{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MaxBits: 32}}}}}
+		all := bgp.FilterRule{Statement: bgp.Statement{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MaxBits: 32}}
+		s.Filters = map[string]bgp.Filter{"f": {Import: []bgp.FilterRule{all}}}
 		s.Ranges = []netip.Prefix{serviceRange}
 		return s
 	}
@@ -32,7 +33,8 @@ func TestServices(t *testing.T) {
 	s.Advertisements = []bgp.Advertisement{{Prefix: localService, Communities: []bgp.Community{{Global: 64512, Local1: 7}}}}
 	a := f.start(s)
 	wait(t, 30*time.Second, "the blocks, everywhere", func() bool {
-		return b.has(f.block("a"), f.addr("a")) && a.has(f.block("b"), f.addr("b")) && strings.Contains(bird.ask("show", "route"), f.block("a").String())
+		return b.has(f.block("a"), f.addr("a")) && a.has(f.block("b"), f.addr("b")) &&
+			strings.Contains(bird.ask("show", "route"), f.block("a").String())
 	})
 	show := func(p netip.Prefix) string { return bird.routeTo(p) }
 	wait(t, 10*time.Second, "the services at the router", func() bool {
@@ -108,7 +110,8 @@ protocol bgp node {
 	}
 	wait(t, 10*time.Second, "the reflector's count of paths", func() bool { return rr.report().Sessions["a"].Received >= 3 })
 	if rep := rr.report(); len(rep.Learned) != 1 || len(rep.Refused) > 0 || rep.Sessions["a"].Received != 3 {
-		t.Errorf("the reflector has routes to %v and refused %v of %d; want a's block, nothing, and 3", rep.Learned, rep.Refused, rep.Sessions["a"].Received)
+		t.Errorf("the reflector has routes to %v and refused %v of %d; want a's block, nothing, and 3",
+			rep.Learned, rep.Refused, rep.Sessions["a"].Received)
 	}
 }
 
