@@ -243,7 +243,7 @@ func (d *Datastore) snapshot() *Snapshot {
 	}
 	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, ranges)...)
 	s.Invalid = append(s.Invalid, settleRanges(s, d.own)...)
-	if s.Services = said.prefixes; said.err != nil {
+	if s.Services = within(said.prefixes, s.BGP.Services.All()); said.err != nil {
 		s.Invalid = append(s.Invalid, Invalid{Kind: kindBGPConf, Name: apiv1.DefaultName, Reason: "addresses of services: " + said.err.Error()})
 	}
 	for i := range s.Invalid { // what a reason quotes of an object is bounded for all readers

@@ -158,6 +158,17 @@ func settleRanges(s *Snapshot, own []netip.Prefix) (invalid []Invalid) {
 	return invalid
 }
 
+// within are the prefixes inside one of the ranges: what was announced of a range that has
+// just been taken out goes with it.
+func within(prefixes, ranges []netip.Prefix) (out []netip.Prefix) {
+	for _, p := range prefixes {
+		if slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // excluded reports whether a node announces no more than what its own pods serve: whether it
 // has Kubernetes' label of nodes that load balancers leave out. As there, its value does not
 // matter.

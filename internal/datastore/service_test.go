@@ -119,6 +119,17 @@ func announces(want ...string) func(*Snapshot) bool {
 	return func(s *Snapshot) bool { return fmt.Sprint(s.Services) == "["+strings.Join(want, " ")+"]" }
 }
 
+// What is announced is inside the snapshot's own ranges, also in the moment before the
+// services are looked at by ranges that have changed.
+func TestWithin(t *testing.T) {
+	p := netip.MustParsePrefix
+	got := within([]netip.Prefix{p("10.96.0.0/12"), p("10.96.0.1/32"), p("192.0.2.0/24"), p("192.0.2.7/32"), p("fd96::/112")},
+		[]netip.Prefix{p("10.0.0.0/8"), p("192.0.2.0/25"), p("fd96::/112")})
+	if want := "[10.96.0.0/12 10.96.0.1/32 192.0.2.7/32 fd96::/112]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
 // listed reports how often a resource was listed or watched.
 func listed(kube *kubefake.Clientset, resource string) (n int) {
 	for _, a := range kube.Actions() {
