@@ -3,8 +3,8 @@
 // in the words of RFC 4271, known to nobody's library.
 //
 //	bgp/peering   nodes → peers            bgp/advertise  own blocks → paths
-//	bgp/policy    pools → statements       bgp/rib        learned paths → next hops
-//	bgp/desired   all of them together
+//	bgp/policy    pools → statements       bgp/services   services → what is announced of them
+//	bgp/desired   all of them together     bgp/rib        learned paths → next hops
 //	bgp/speaker   reconciles all of it with a running speaker
 package bgp
 

@@ -26,6 +26,9 @@ type Cluster struct {
 	Owners map[netip.Prefix]string
 	// Advertisements add communities to what this node announces.
 	Advertisements []Advertisement
+	// Services are the ranges and addresses of services that this node announces, all of
+	// them inside ServiceRanges, which are masked and overlap neither a pool nor each other.
+	Services, ServiceRanges []netip.Prefix
 }
 
 // Advertisement adds communities to announced prefixes inside Prefix.

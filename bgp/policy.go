@@ -48,6 +48,9 @@ type Statement struct {
 	// Attributes that a path must have. The speaker alone looks at them.
 	Attributes Attributes
 	Action     Action
+	// Transit is for an import: what the statement accepts may be handed on to other peers, and
+	// becomes no route here.
+	Transit bool
 	// Set is what becomes of an accepted path's attributes.
 	Set Set
 }
@@ -118,7 +121,7 @@ func (s Statement) Equal(o Statement) bool {
 		(s.Peers == nil) == (o.Peers == nil) && slices.Equal(s.Peers, o.Peers) &&
 		slices.Equal(s.NextHops, o.NextHops) && s.AnyNextHop == o.AnyNextHop &&
 		s.Local == o.Local && s.Learned == o.Learned && s.Attributes.equal(o.Attributes) &&
-		s.Action == o.Action && s.Set.equal(o.Set)
+		s.Action == o.Action && s.Transit == o.Transit && s.Set.equal(o.Set)
 }
 
 // Verdict is what an import policy says of a path.
@@ -132,6 +135,8 @@ const (
 	// Rejected and Accepted: by the first statement that matches.
 	Rejected
 	Accepted
+	// ForOthers: accepted by a statement that makes no route of it (Statement.Transit).
+	ForOthers
 )
 
 // Evaluator judges paths by the statements of an import policy. It is the policy's one
@@ -183,7 +188,10 @@ func (e Evaluator) Judge(prefix netip.Prefix, hop Hop) Verdict {
 			verdict = WrongNextHop
 			continue
 		}
-		if s.Action == Accept {
+		switch {
+		case s.Action == Accept && s.Transit:
+			return ForOthers
+		case s.Action == Accept:
 			return Accepted
 		}
 		if s.Attributes.any() {

@@ -3,13 +3,13 @@ package settings
 import "slices"
 
 const (
-	onlyMeshOut = "this version of Manx announces the nodes' blocks and borrowed addresses only"
-	noPodPeers  = "this version of Manx does not peer with pods"
+	noPodPeers = "this version of Manx does not peer with pods"
 
 	readsConfiguration = "internal/bgpconfig.TestParseConfiguration"
 	readsPeer          = "internal/bgpconfig.TestParsePeer"
 	readsFilter        = "internal/bgpconfig.TestParseFilter"
 	routerOptions      = "bgp/speaker/gobgp.TestRouterOptions"
+	announcesServices  = "bgp/services.TestAnnounce"
 	explicitPeers      = "bgp/peering.TestExplicit"
 )
 
@@ -23,10 +23,12 @@ var bgpConfiguration = Kind{
 		acted("spec.listenPort", "internal/datastore.TestBGPConfigurationDefaults"),
 		none("spec.bindMode", "the speaker listens on the node's own addresses, as with NodeIP", "NodeIP"),
 		none("spec.ignoredInterfaces", "only blocks and addresses of pools are announced, never those of interfaces", Any),
-		none("spec.serviceClusterIPs", onlyMeshOut),
-		none("spec.serviceExternalIPs", onlyMeshOut),
-		none("spec.serviceLoadBalancerIPs", onlyMeshOut),
-		none("spec.serviceLoadBalancerAggregation", onlyMeshOut, "Enabled"),
+		{Name: "spec.serviceClusterIPs[].cidr", Effect: ActedOn, Shown: announcesServices,
+			Why: "to the peers of BGPPeers; a node with the label node.kubernetes.io/exclude-from-external-load-balancers, " +
+				"whatever its value, announces only addresses of services with externalTrafficPolicy Local"},
+		acted("spec.serviceExternalIPs[].cidr", announcesServices),
+		acted("spec.serviceLoadBalancerIPs[].cidr", announcesServices),
+		acted("spec.serviceLoadBalancerAggregation", announcesServices),
 	}, below("spec.communities[].", readsConfiguration, "name", "value"),
 		below("spec.prefixAdvertisements[].", readsConfiguration, "cidr", "communities"),
 		password("spec.nodeMeshPassword", "internal/datastore.TestPasswords"), []Entry{

@@ -127,8 +127,8 @@ func TestFindingsAreBounded(t *testing.T) {
 
 func TestSummaryGroupsByReason(t *testing.T) {
 	k, _ := settings.Of("BGPConfiguration")
-	found := k.Findings(object(t, "default", `{"serviceClusterIPs":[{"cidr":"10.96.0.0/12"}],"serviceExternalIPs":[{"cidr":"192.0.2.0/24"}]}`))
-	const want = "spec.serviceClusterIPs, spec.serviceExternalIPs: this version of Manx announces the nodes' blocks"
+	found := k.Findings(object(t, "default", `{"localWorkloadPeeringIPV4":"192.0.2.1","localWorkloadPeeringIPV6":"2001:db8::1"}`))
+	const want = "spec.localWorkloadPeeringIPV4=192.0.2.1, spec.localWorkloadPeeringIPV6=2001:db8::1: this version of Manx does not peer"
 	if got := settings.Summary(found, 1000); !strings.HasPrefix(got, want) || strings.Count(got, "this version") != 1 {
 		t.Error(got)
 	}

@@ -9,9 +9,12 @@
 // of the block, who announces the block as before and takes the host route for
 // right only when IPAM says the same (bgp/rib).
 //
-// Nothing is announced outside every pool, or inside a pool that keeps its routes
-// out of BGP. What can be announced of a pool is decided by the rule that the other
+// Of blocks and borrowed addresses nothing is announced outside every pool, or inside a
+// pool that keeps its routes out of BGP. What can be announced of a pool is decided by the rule that the other
 // nodes take it by (policy.Announces), so that no block is announced in vain.
+//
+// Addresses of services are in no pool. Which of them a node announces is said by
+// bgp/services; other nodes take none of them (bgp/policy).
 //
 // The next hop of a prefix is the node's own address of the prefix's family, and a
 // session carries the family of its own addresses (bgp/peering): the speaker announces
@@ -29,7 +32,8 @@ import (
 )
 
 // LocalPref of what is announced: the default of nearly everybody, and what Calico
-// sent before v3.32. A prefix is announced by one node, so nothing depends on it.
+// sent before v3.32. A block is announced by one node, and a service by each node with the
+// same value, so that a router spreads its packets over all of them.
 const LocalPref = 100
 
 // CalicoLocalPref is what Calico v3.32 and later sends for a block: 2147483647 less
@@ -49,23 +53,44 @@ func (s Self) of(p netip.Prefix) netip.Addr {
 	return s.IPv6
 }
 
-// Paths returns the announcements of the confirmed blocks and of the borrowed
-// addresses, each prefix once, sorted, with the communities of all advertisements that it
-// is inside of. Of borrowed, what is no address or lies inside
-// a confirmed block is left out: a host route there would say nothing new.
-func Paths(self Self, confirmed []netip.Prefix, borrowed []netip.Addr, pools []bgp.Pool, advertisements []bgp.Advertisement) []bgp.Path {
-	var out []bgp.Path
-	announce := func(p netip.Prefix) {
-		if hop := self.of(p); hop.IsValid() && exported(p, pools) {
-			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref, Communities: communitiesOf(p, advertisements)})
+// Source is a list of prefixes to announce, from one place that they come from.
+type Source []netip.Prefix
+
+// Blocks are the confirmed blocks, without those that no pool lets into BGP.
+func Blocks(confirmed []netip.Prefix, pools []bgp.Pool) (out Source) {
+	for _, block := range confirmed {
+		if exported(block, pools) {
+			out = append(out, block)
 		}
 	}
-	for _, block := range confirmed {
-		announce(block)
-	}
+	return out
+}
+
+// Borrowed are host routes to borrowed addresses, without those that no pool lets into BGP.
+// What is no address or lies inside a confirmed block is left out: a host route there would
+// say nothing new.
+func Borrowed(borrowed []netip.Addr, confirmed []netip.Prefix, pools []bgp.Pool) (out Source) {
 	for _, addr := range borrowed {
-		if addr.IsValid() && !slices.ContainsFunc(confirmed, func(b netip.Prefix) bool { return b.Contains(addr) }) {
-			announce(netip.PrefixFrom(addr, addr.BitLen()))
+		if !addr.IsValid() || slices.ContainsFunc(confirmed, func(b netip.Prefix) bool { return b.Contains(addr) }) {
+			continue
+		}
+		if host := netip.PrefixFrom(addr, addr.BitLen()); exported(host, pools) {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
+// Services are what bgp/services says.
+func Services(prefixes []netip.Prefix) Source { return prefixes }
+
+// Paths returns the announcements of all sources, each prefix once, sorted, with the
+// communities of all advertisements that it is inside of.
+func Paths(self Self, advertisements []bgp.Advertisement, sources ...Source) []bgp.Path {
+	var out []bgp.Path
+	for _, p := range slices.Concat(sources...) {
+		if hop := self.of(p); hop.IsValid() {
+			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref, Communities: communitiesOf(p, advertisements)})
 		}
 	}
 	slices.SortFunc(out, func(a, b bgp.Path) int { return a.Prefix.Compare(b.Prefix) })

@@ -3,6 +3,7 @@ package advertise
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/manx-cni/manx/bgp"
@@ -58,7 +59,7 @@ func TestPaths(t *testing.T) {
 				borrowed = append(borrowed, netip.MustParseAddr(b))
 			}
 			var got []string
-			for _, p := range Paths(Self{IPv4: tc.self}, blocks, borrowed, pools, nil) {
+			for _, p := range Paths(Self{IPv4: tc.self}, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
 				if p.NextHop != tc.self || p.LocalPref != LocalPref {
 					t.Errorf("%+v: want next hop %s and LOCAL_PREF %d", p, tc.self, LocalPref)
 				}
@@ -80,7 +81,7 @@ func TestPathsOfOlderBlocks(t *testing.T) {
 		blocks = append(blocks, netip.MustParsePrefix(b))
 	}
 	var got []string
-	for _, p := range Paths(self, blocks, nil, pools, nil) {
+	for _, p := range Paths(self, nil, Blocks(blocks, pools)) {
 		got = append(got, p.Prefix.String())
 	}
 	if fmt.Sprint(got) != "[10.244.2.0/25 10.244.3.0/26]" {
@@ -122,7 +123,7 @@ func TestPathsOfBothFamilies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
-			for _, p := range Paths(tc.self, blocks, borrowed, pools, nil) {
+			for _, p := range Paths(tc.self, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
 				if p.LocalPref != LocalPref {
 					t.Errorf("%+v: want LOCAL_PREF %d", p, LocalPref)
 				}
@@ -132,6 +133,25 @@ func TestPathsOfBothFamilies(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// Addresses of services need no pool, and have communities as blocks do.
+func TestPathsOfServices(t *testing.T) {
+	self := Self{IPv4: netip.MustParseAddr("10.0.0.1")}
+	var services []netip.Prefix
+	for _, p := range []string{"10.96.0.0/12", "10.96.0.10/32", "fd96::/112"} {
+		services = append(services, netip.MustParsePrefix(p))
+	}
+	community := bgp.Community{Global: 64512, Local1: 7}
+	got := Paths(self, []bgp.Advertisement{{Prefix: services[1], Communities: []bgp.Community{community}}},
+		Blocks([]netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}, nil), Services(services))
+	want := []bgp.Path{
+		{Prefix: services[0], NextHop: self.IPv4, LocalPref: LocalPref},
+		{Prefix: services[1], NextHop: self.IPv4, LocalPref: LocalPref, Communities: []bgp.Community{community}},
+	}
+	if !slices.EqualFunc(got, want, bgp.Path.Equal) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

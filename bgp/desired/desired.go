@@ -4,7 +4,7 @@
 //
 //	nodes, BGPPeers ───▶ bgp/peering ───▶ peers
 //	pools, BGPFilters ─▶ bgp/policy ────▶ import and export rules
-//	blocks ────────────▶ bgp/advertise ─▶ announcements
+//	blocks, services ──▶ bgp/advertise ─▶ announcements
 package desired
 
 import (
@@ -69,10 +69,11 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: port},
 		Peers:  peers,
 		Policy: bgp.Policy{
-			Import: policy.Import(c.Pools, addressesOfOthers(self, c.Nodes), sessions),
-			Export: policy.Export(c.Pools, sessions, reflector),
+			Import: policy.Import(c.Pools, c.ServiceRanges, addressesOfOthers(self, c.Nodes), sessions),
+			Export: policy.Export(c.Pools, c.ServiceRanges, sessions, reflector),
 		},
-		Paths:  advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, addrs.Own, addrs.Borrowed, c.Pools, c.Advertisements),
+		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, c.Advertisements,
+			advertise.Blocks(addrs.Own, c.Pools), advertise.Borrowed(addrs.Borrowed, addrs.Own, c.Pools), advertise.Services(c.Services)),
 		Own:    addrs.Own,
 		Lent:   addrs.Lent,
 		Owners: c.Owners,

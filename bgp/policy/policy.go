@@ -10,6 +10,13 @@
 // so that no single fault lets a route through. There, too, what is inside one of our
 // own blocks is refused, unless IPAM has lent it.
 //
+// An address of a service is refused from everyone, whatever a filter says: kube-proxy knows
+// the way to every service, and a router must not send to this node what a service with
+// externalTrafficPolicy Local has on another one. A route reflector is the exception. It takes
+// those of its clients into the table (Statement.Transit), has no route to them, and hands
+// them on inside the AS, by the next hop that they came with. To a router of another AS, or
+// with its own next hop, it announces its own alone.
+//
 // A prefix leads to an address of its own family: IPv4 pools to the nodes' IPv4
 // addresses, IPv6 pools to their IPv6 addresses. RFC 8950, IPv4 by way of IPv6, is
 // not ours, nor is anything that crosses the other way.
@@ -94,9 +101,9 @@ type Session struct {
 // external: the peer is of another AS.
 func (s Session) external() bool { return s.AS != s.OwnAS }
 
-// Import returns the rules of what comes in. First those of the sessions' filters, each for
-// its session alone; what none of them decides is judged by the pools: statements that
-// admit what each pool Announces.
+// Import returns the rules of what comes in. First those about the ranges of services, which
+// overlap no pool, then those of the sessions' filters, each for its session alone; what none
+// of them decides is judged by the pools: statements that admit what each pool Announces.
 //
 // nodes are the next hops that may stand behind it, without this node, of both families in
 // any order; a statement gets those of its pool's family, and a pool whose family no other
@@ -105,7 +112,7 @@ func (s Session) external() bool { return s.AS != s.OwnAS }
 //
 // LOCAL_PREF of what the pools admit is the same whatever the peer says: a node that says a
 // higher one draws no packets to itself.
-func Import(pools []bgp.Pool, nodes []netip.Addr, sessions []Session) []bgp.Statement {
+func Import(pools []bgp.Pool, services []netip.Prefix, nodes []netip.Addr, sessions []Session) []bgp.Statement {
 	// Statements of a family share one list.
 	hops := map[bool][]netip.Addr{} // by whether it is IPv4
 	for _, n := range nodes {
@@ -116,7 +123,7 @@ func Import(pools []bgp.Pool, nodes []netip.Addr, sessions []Session) []bgp.Stat
 	for _, list := range hops {
 		slices.SortFunc(list, netip.Addr.Compare)
 	}
-	var out []bgp.Statement
+	out := servicesFrom(services, hops, sessions)
 	for _, s := range sessions {
 		for _, st := range s.filtered(bgp.Filter.ImportRules, "import") {
 			st.Local, st.Learned = false, false // all of it is learned
@@ -140,6 +147,35 @@ func Import(pools []bgp.Pool, nodes []netip.Addr, sessions []Session) []bgp.Stat
 	return out
 }
 
+// servicesFrom are the rules of services' addresses that come in.
+func servicesFrom(services []netip.Prefix, hops map[bool][]netip.Addr, sessions []Session) (out []bgp.Statement) {
+	for _, p := range services {
+		st := inside("services-"+p.String(), p)
+		for _, s := range sessions {
+			if is4 := p.Addr().Is4(); s.ReflectorCluster.IsValid() && s.Addr.Is4() == is4 && len(hops[is4]) > 0 {
+				from := st
+				from.Name, from.Peers, from.NextHops, from.Transit = st.Name+"-"+s.Name, []netip.Addr{s.Addr}, hops[is4], true
+				from.Set.LocalPref = localPref
+				out = append(out, from)
+			}
+		}
+		st.Action, st.AnyNextHop = bgp.Reject, true
+		out = append(out, st)
+	}
+	return out
+}
+
+// inside matches p and all inside it.
+func inside(name string, p netip.Prefix) bgp.Statement {
+	return bgp.Statement{Name: name, Prefix: p, MinBits: p.Bits(), MaxBits: p.Addr().BitLen()}
+}
+
+// handsOn reports whether a reflector hands on to the peer what other nodes announce of
+// services, by their own next hops.
+func (s Session) handsOn() bool {
+	return s.BGPPeer != "" && !s.external() && s.NextHop != bgp.NextHopSelf
+}
+
 // localPref is the LOCAL_PREF of other nodes' paths here, RFC 4271 §5.1.5: the usual
 // default.
 const localPref = 100
@@ -148,17 +184,27 @@ const localPref = 100
 // none of them decides goes out if this node announces it itself. A node is no transit,
 // unless it is a route reflector: then it hands on to the peers of its BGPPeers what it has
 // learned of the pools.
-func Export(pools []bgp.Pool, sessions []Session, reflector bool) (out []bgp.Statement) {
+//
+// What is inside the ranges of services goes to the peers of BGPPeers alone. Every node has
+// its own way to a service, by kube-proxy, and takes none from another node (Import), so that
+// none is announced in the mesh to be refused.
+func Export(pools []bgp.Pool, services []netip.Prefix, sessions []Session, reflector bool) (out []bgp.Statement) {
 	local := bgp.Statement{Name: "local", Local: true}
 	for _, s := range sessions {
+		if reflector && !s.handsOn() { // before a filter can say otherwise
+			out = append(out, s.learned("withhold", services, bgp.Reject)...)
+		}
 		out = append(out, s.filtered(bgp.Filter.ExportRules, "export")...)
-		if s.NextHop != bgp.NextHopAuto {
+		if s.NextHop != bgp.NextHopAuto || len(services) > 0 {
 			st := local
 			st.Name, st.Peers, st.Set.NextHop = "local-"+s.Name, []netip.Addr{s.Addr}, s.NextHop
 			out = append(out, st)
 		}
 		if !reflector || s.BGPPeer == "" {
 			continue
+		}
+		if s.handsOn() {
+			out = append(out, s.learned("reflect", services, bgp.Accept)...)
 		}
 		for _, p := range pools {
 			for _, st := range statements(p) {
@@ -170,7 +216,24 @@ func Export(pools []bgp.Pool, sessions []Session, reflector bool) (out []bgp.Sta
 			}
 		}
 	}
+	for _, p := range services {
+		st := inside("services-"+p.String(), p)
+		st.Local, st.Action = true, bgp.Reject
+		out = append(out, st)
+	}
 	return append(out, local)
+}
+
+// learned are rules of the session about services' addresses of others.
+func (s Session) learned(name string, services []netip.Prefix, action bgp.Action) (out []bgp.Statement) {
+	for _, p := range services {
+		if p.Addr().Is4() == s.Addr.Is4() {
+			st := inside(fmt.Sprintf("%s-services-%s-%s", name, p, s.Name), p)
+			st.Peers, st.Learned, st.Action = []netip.Addr{s.Addr}, true, action
+			out = append(out, st)
+		}
+	}
+	return out
 }
 
 // filtered are the rules of a direction that the session's filters come to.

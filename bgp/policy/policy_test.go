@@ -15,7 +15,7 @@ func pool(name, cidr string, bits int) bgp.Pool {
 func TestImport(t *testing.T) {
 	nodes := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}
 	pools := []bgp.Pool{pool("default", "10.244.0.0/16", 26), pool("small", "10.9.0.0/24", 28), pool("single", "10.8.0.0/28", 32)}
-	accept := Import(pools, nodes, nil)
+	accept := Import(pools, nil, nodes, nil)
 	for _, tc := range []struct {
 		prefix, hop string
 		want        bool
@@ -69,7 +69,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
-			for _, s := range Import(pools, tc.nodes, nil) {
+			for _, s := range Import(pools, nil, tc.nodes, nil) {
 				name := s.Name
 				for _, h := range s.NextHops {
 					name += " " + h.String()
@@ -81,7 +81,7 @@ func TestImportOfBothFamilies(t *testing.T) {
 			}
 		})
 	}
-	accept := Import(pools, addrs("10.0.0.2", "fd00::2"), nil)
+	accept := Import(pools, nil, addrs("10.0.0.2", "fd00::2"), nil)
 	for _, tc := range []struct {
 		prefix, hop string
 		want        bool
@@ -118,7 +118,7 @@ func TestImportOfOlderBlocks(t *testing.T) {
 		{Name: "six", CIDR: netip.MustParsePrefix("fd00:10::/48"), BlockBits: 122, Sizes: []int{120, 64}},
 		{Name: "any", CIDR: netip.MustParsePrefix("10.7.0.0/16")},
 	}
-	accept := Import(pools, []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00::2")}, nil)
+	accept := Import(pools, nil, []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00::2")}, nil)
 	for prefix, want := range map[string]bool{
 		"10.0.0.0/25": true, "10.0.0.0/26": true, "10.0.0.9/32": true, "10.0.0.0/27": false,
 		"10.0.0.0/24": false, "10.0.0.0/19": false, "10.0.0.0/16": false,
@@ -144,7 +144,7 @@ func TestImportIsStable(t *testing.T) {
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	pools := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}
 	given := []netip.Addr{c, a, b}
-	x, y := Import(pools, given, nil), Import(pools, []netip.Addr{b, c, a}, nil)
+	x, y := Import(pools, nil, given, nil), Import(pools, nil, []netip.Addr{b, c, a}, nil)
 	if !slices.EqualFunc(x, y, bgp.Statement.Equal) {
 		t.Errorf("the order of nodes makes a difference:\n%v\n%v", x, y)
 	}
@@ -156,11 +156,11 @@ func TestImportIsStable(t *testing.T) {
 func TestImportOfNothing(t *testing.T) {
 	node := []netip.Addr{netip.MustParseAddr("10.0.0.2")}
 	for name, got := range map[string][]bgp.Statement{
-		"no nodes":                       Import([]bgp.Pool{pool("p", "10.244.0.0/16", 26)}, nil, nil),
-		"no pools":                       Import(nil, node, nil),
-		"a block larger than its pool":   Import([]bgp.Pool{pool("p", "10.244.0.0/28", 26)}, node, nil),
-		"a block smaller than addresses": Import([]bgp.Pool{pool("p", "10.244.0.0/28", 64)}, node, nil),
-		"an invalid pool":                Import([]bgp.Pool{{Name: "p"}}, node, nil),
+		"no nodes":                       Import([]bgp.Pool{pool("p", "10.244.0.0/16", 26)}, nil, nil, nil),
+		"no pools":                       Import(nil, nil, node, nil),
+		"a block larger than its pool":   Import([]bgp.Pool{pool("p", "10.244.0.0/28", 26)}, nil, node, nil),
+		"a block smaller than addresses": Import([]bgp.Pool{pool("p", "10.244.0.0/28", 64)}, nil, node, nil),
+		"an invalid pool":                Import([]bgp.Pool{{Name: "p"}}, nil, node, nil),
 	} {
 		if len(got) != 0 {
 			t.Errorf("%s: %v, want nothing", name, got)

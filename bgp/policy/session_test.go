@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/manx-cni/manx/bgp"
@@ -40,14 +41,14 @@ func TestSessions(t *testing.T) {
 		{"all else", []Session{external}, netip.MustParsePrefix("0.0.0.0/0"), bgp.Hop{Next: tor, Peer: tor}, bgp.Unmatched},
 		{"a session that is shut", []Session{shut}, block, bgp.Hop{Next: node, Peer: tor}, bgp.Rejected},
 	} {
-		if got := bgp.NewEvaluator(Import(pools, []netip.Addr{node}, tc.sessions)).Judge(tc.prefix, tc.hop); got != tc.want {
+		if got := bgp.NewEvaluator(Import(pools, nil, []netip.Addr{node}, tc.sessions)).Judge(tc.prefix, tc.hop); got != tc.want {
 			t.Errorf("%s: verdict %d, want %d", tc.name, got, tc.want)
 		}
 	}
 
 	export := func(reflector bool, sessions ...Session) map[string]bgp.Statement {
 		out := map[string]bgp.Statement{}
-		for _, s := range Export(pools, sessions, reflector) {
+		for _, s := range Export(pools, nil, sessions, reflector) {
 			out[s.Name] = s
 		}
 		return out
@@ -72,5 +73,77 @@ func TestSessions(t *testing.T) {
 	hidden[0].DisableBGPExport = true
 	if _, ok := export(true, external)["reflect-pool-p-blocks-tor"]; ok {
 		t.Error("a reflector hands on what is kept out of BGP")
+	}
+}
+
+// TestServices: addresses of services go out to the peers of BGPPeers and not into the mesh.
+// Those of others come in from nobody, but for a reflector's clients, and are handed on by a
+// reflector inside the AS alone; a filter that accepts everything makes no difference.
+func TestServices(t *testing.T) {
+	tor, inner, self := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.252")
+	client, mesh := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
+	pools, services := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
+	all := bgp.FilterRule{Statement: bgp.Statement{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MaxBits: 32}}
+	everything := []bgp.Filter{{Import: []bgp.FilterRule{all}, Export: []bgp.FilterRule{all}}}
+	session := func(name string, addr netip.Addr, as uint32, filters []bgp.Filter) Session {
+		return Session{Peer: bgp.Peer{Name: name, Addr: addr, AS: as, BGPPeer: name}, OwnAS: 64512, Filters: filters}
+	}
+	of := func(cluster netip.Addr, filters []bgp.Filter) []Session {
+		sessions := []Session{
+			session("tor", tor, 65001, filters), session("inner", inner, 64512, filters),
+			session("client", client, 64512, filters), session("self", self, 64512, filters),
+		}
+		sessions[2].ReflectorCluster, sessions[3].NextHop = cluster, bgp.NextHopSelf
+		return sessions
+	}
+	for _, tc := range []struct {
+		name    string
+		cluster netip.Addr
+		filters []bgp.Filter
+		onward  []netip.Addr // who gets what a client announces
+		verdict bgp.Verdict  // on that
+	}{
+		{"a node", netip.Addr{}, nil, nil, bgp.Rejected},
+		{"a node with filters", netip.Addr{}, everything, nil, bgp.Rejected},
+		{"a reflector", netip.MustParseAddr("244.0.0.1"), nil, []netip.Addr{inner, client}, bgp.ForOthers},
+		{"a reflector with filters", netip.MustParseAddr("244.0.0.1"), everything, []netip.Addr{inner, client}, bgp.ForOthers},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sessions := of(tc.cluster, tc.filters)
+			imports := bgp.NewEvaluator(Import(pools, services, []netip.Addr{client, mesh}, sessions))
+			exports := Export(pools, services, sessions, tc.cluster.IsValid())
+			goes := func(prefix netip.Prefix, peer netip.Addr, local bool) bool {
+				for _, s := range exports {
+					if (!s.Prefix.IsValid() || s.Covers(prefix)) && s.IsFor(peer) && (!s.Local || local) && (!s.Learned || !local) {
+						return s.Action == bgp.Accept
+					}
+				}
+				return false
+			}
+			block := netip.MustParsePrefix("10.244.1.0/26")
+			for _, text := range []string{"10.96.0.0/12", "10.96.0.10/32"} {
+				prefix := netip.MustParsePrefix(text)
+				if v := imports.Judge(prefix, bgp.Hop{Next: client, Peer: client}); v != tc.verdict {
+					t.Errorf("%s of a client: verdict %d, want %d", prefix, v, tc.verdict)
+				}
+				for _, peer := range []netip.Addr{tor, inner, self, mesh} {
+					if v := imports.Judge(prefix, bgp.Hop{Next: peer, Peer: peer}); v != bgp.Rejected {
+						t.Errorf("%s from %s: verdict %d, want %d", prefix, peer, v, bgp.Rejected)
+					}
+				}
+				for _, peer := range []netip.Addr{tor, inner, client, self, mesh} {
+					if got, want := goes(prefix, peer, true), peer != mesh; got != want {
+						t.Errorf("our own %s to %s: %t, want %t", prefix, peer, got, want)
+					}
+					// What is not in the table needs no rule.
+					if got, want := goes(prefix, peer, false), slices.Contains(tc.onward, peer); tc.cluster.IsValid() && got != want {
+						t.Errorf("a client's %s to %s: %t, want %t", prefix, peer, got, want)
+					}
+				}
+			}
+			if v := imports.Judge(block, bgp.Hop{Next: mesh, Peer: mesh}); v != bgp.Accepted || !goes(block, mesh, true) {
+				t.Errorf("a block in the mesh: verdict %d, and goes out: %t", v, goes(block, mesh, true))
+			}
+		})
 	}
 }

@@ -57,6 +57,9 @@ const (
 	RefusedOwner     = "it is another node's block by IPAM, and not its next hop's"
 )
 
+// handedOn is no refusal: the path is in the speaker's table for other peers alone.
+const handedOn = "it is for other peers"
+
 // MaxUnproven bounds what Table.Unproven returns.
 const MaxUnproven = 256
 
@@ -426,6 +429,9 @@ func (t *Table) judge(prefix netip.Prefix, e *entry) {
 		if provable {
 			unproven = append(unproven, h.Next)
 		}
+		if reason == handedOn {
+			continue
+		}
 		if reason != "" {
 			e.refused = append(e.refused, reason)
 			if t.refused == nil {
@@ -461,6 +467,8 @@ func (t *Table) verdict(prefix netip.Prefix, hop bgp.Hop) (reason string, provab
 	reached := verdict == bgp.Accepted && hop.Next.Is4() == prefix.Addr().Is4()
 	self := hop.Next.IsValid() && (hop.Next == t.rules.Self || hop.Next == t.rules.Self6)
 	switch {
+	case verdict == bgp.ForOthers:
+		return handedOn, false
 	case verdict == bgp.Unmatched || verdict == bgp.Rejected:
 		return RefusedByPolicy, false
 	case t.coversNode(prefix):

@@ -164,6 +164,7 @@ func filter(in input) state.PacketFilter {
 			sources = append(sources, p.CIDR)
 		}
 	}
+	f.Services = disjoint(in.Services)
 	f.Masquerade = state.Masquerade{Sources: disjoint(sources), Inside: disjoint(inside)}
 	return f
 }

@@ -73,6 +73,9 @@ func text(d result) string {
 	for _, p := range f.Masquerade.Inside {
 		fmt.Fprintf(&b, "inside %s\n", p)
 	}
+	for _, p := range f.Services {
+		fmt.Fprintf(&b, "to unused services %s: drop\n", p)
+	}
 	for _, t := range d.in.Tunnels {
 		fmt.Fprintf(&b, "protocol 4 through %s\n", t.Name)
 	}
@@ -91,6 +94,9 @@ var cases = []struct {
 	change func(*input)
 }{
 	{"plain", func(*input) {}},
+	{"services", func(in *input) { // no route, in either direction
+		in.Services = []netip.Prefix{pfx("198.51.100.7/32"), pfx("10.96.0.10/32"), pfx("10.96.0.0/12"), pfx("fd96::/112")}
+	}},
 	{"next-hop-off-link", func(in *input) {
 		in.Learned = append(in.Learned, learned("10.244.4.0/26", "10.9.9.9"),
 			learned("10.244.3.0/26", "10.9.9.9"), learned("10.244.5.0/26", "10.9.9.8"))

@@ -10,11 +10,15 @@
 //	10.244.0.7 of it lent, next hop NODE ──▶ 10.244.0.7/32 via NODE dev UPLINK
 //	endpoint 10.244.0.5 on calic44…      ──▶ 10.244.0.5/32 dev calic44… scope link
 //	pools, nodes                         ──▶ who is masqueraded, who may send us IPIP
+//	announced services                   ──▶ what is dropped if it is to be forwarded
 //
 // The kernel's longest-prefix match does the rest: a packet to a live pod takes
 // its /32, one to an unused address of an own block ends in the blackhole
 // instead of circling between this node and its router (the block is announced
 // as a whole), and one to another node's block goes to that node.
+//
+// A range of services is announced as a whole, too, and has no blackhole: it would keep
+// the node's own processes from the services (package rules).
 //
 // Nothing is written that covers, or is, the address of a node, a next hop on link or a
 // subnet of the uplink: the routes above rest on those. It does not matter whether a

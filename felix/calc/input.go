@@ -89,6 +89,9 @@ type Cluster struct {
 	// other, a learned host route inside an own block is followed.
 	Lent    map[netip.Addr]netip.Addr
 	Learned []Learned
+	// Services are the ranges and addresses of services that this node announces. There is
+	// no route to them: see package rules.
+	Services []netip.Prefix
 	// AllowIPIPFromPods, AllowVXLANFromPods and VXLANPort are passed on to the
 	// packet filter: see state.PacketFilter.
 	AllowIPIPFromPods, AllowVXLANFromPods bool

@@ -2,6 +2,7 @@ package nft_test
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,9 +28,12 @@ func list6(t *testing.T) string {
 func TestGolden6(t *testing.T) {
 	allowed := filter("fd00:10:244::/48")
 	allowed.AllowVXLANFromPods = true
+	services := filter("fd00:10:244::/48")
+	services.Services = []netip.Prefix{netip.MustParsePrefix("2001:db8:2::10/128"), netip.MustParsePrefix("fd96::/112")}
 	for name, table := range map[string]state.Table{
-		"plain6":   pools6("2001:db8::/32", "2001:db9::/64", "fd00:10:244::/48", "fd01::7/128"),
-		"allowed6": rules.IPv6(allowed),
+		"services6": rules.IPv6(services),
+		"plain6":    pools6("2001:db8::/32", "2001:db9::/64", "fd00:10:244::/48", "fd01::7/128"),
+		"allowed6":  rules.IPv6(allowed),
 	} {
 		d, r := newDriver6(t)
 		d.SetTable(table)

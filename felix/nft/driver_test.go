@@ -128,10 +128,13 @@ func TestGolden(t *testing.T) {
 	allowed.AllowIPIPFromPods, allowed.AllowVXLANFromPods = true, true
 	port := filter("10.244.0.0/16")
 	port.VXLANPort = 8472
+	services := filter("10.244.0.0/16")
+	services.Services = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("198.51.100.7/32")}
 	for name, table := range map[string]state.Table{
-		"plain":   pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"),
-		"tunnel":  tunnel(port, "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"),
-		"allowed": tunnel(allowed),
+		"services": rules.IPv4(services),
+		"plain":    pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"),
+		"tunnel":   tunnel(port, "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"),
+		"allowed":  tunnel(allowed),
 	} {
 		d, r := newDriver(t)
 		d.SetTable(table)

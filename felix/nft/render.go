@@ -77,6 +77,9 @@ func render(f family.Family, r state.Rule) (string, error) {
 	if r.SrcSet != "" {
 		add("%s saddr @%s", ip, r.SrcSet)
 	}
+	if r.DstSet != "" {
+		add("%s daddr @%s", ip, r.DstSet)
+	}
 	if r.NotSrcSet != "" {
 		add("%s saddr != @%s", ip, r.NotSrcSet)
 	}

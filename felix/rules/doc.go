@@ -54,6 +54,26 @@
 // a table of ours says can undo that, so the nft driver looks for such chains
 // and reports them as the condition ForwardDropped.
 //
+// forward-services exists while the node announces addresses of services. A router sends
+// it all packets to an announced range, also those to addresses that no service has, and
+// to ports that a service does not have. The node would send them back by its default
+// route, and they would go to and fro until their TTL ends. So they are dropped here:
+//
+//	router ─▶ prerouting: kube-proxy ─┬─ an endpoint's address now ─▶ forward ─▶ pod
+//	                                  └─ still the service's ───────▶ forward-services: drop
+//
+// A service that is there never gets so far. kube-proxy has translated the destination in
+// prerouting, or (IPVS) the address is the node's own and the packet goes to input. What
+// kube-proxy rejects for want of endpoints it rejects in forward, with an answer; our chain
+// comes after that. What pods send to unused addresses is dropped as well: on its way out
+// to the router that would send it here.
+//
+// A blackhole route would be simpler, and wrong. The kernel looks a destination up before
+// the output hook, where kube-proxy translates it for the node's own processes: connect()
+// to any service of the range fails with EINVAL (EHOSTUNREACH for an unreachable route)
+// and no packet is ever made. The forward hook sees no packet of the node's own processes.
+// One of theirs to an unused address goes to the router once, comes back, and ends here.
+//
 // nat-postrouting hides pods behind the node's address where the outside has no
 // way back to them: source in a pool with natOutgoing, destination in no pool
 // at all. Nodes' own addresses are outside in this sense, as with Calico's

@@ -13,12 +13,15 @@ const (
 	SetSources = "masq-ipam-pools"
 	SetNodes   = "all-hosts-net"
 	// SetOnLink has no counterpart there.
-	SetOnLink = "on-link-sources"
+	SetOnLink   = "on-link-sources"
+	SetServices = "announced-services"
 
 	ChainRaw     = "raw-prerouting"
 	ChainInput   = "input"
 	ChainForward = "forward"
 	ChainNAT     = "nat-postrouting"
+	// ChainServices is there while addresses of services are announced.
+	ChainServices = "forward-services"
 )
 
 // The reasons of counted drops: the comments of their rules, and the names they
@@ -29,6 +32,7 @@ const (
 	DropVXLANFromPod     = "VXLAN from a pod"
 	DropRouterFromPod    = "router advertisement from a pod"
 	DropLoopbackFromPod  = "loopback address from a pod"
+	DropUnusedService    = "no such service"
 )
 
 // defaultVXLANPort is VXLAN's UDP port (RFC 7348 §8).
@@ -88,7 +92,7 @@ func IPv6(f state.PacketFilter) state.Table {
 // table is what both families have, with their own rules for what leaves and for
 // what comes from pods.
 func table(f state.PacketFilter, family func(netip.Addr) bool, nat, raw []state.Rule) state.Table {
-	return state.Table{
+	t := state.Table{
 		Sets: []state.Set{
 			{Name: SetSources, Prefixes: of(family, f.Masquerade.Sources)},
 			{Name: SetInside, Prefixes: of(family, f.Masquerade.Inside)},
@@ -105,6 +109,14 @@ func table(f state.PacketFilter, family func(netip.Addr) bool, nat, raw []state.
 			{Name: ChainRaw, Type: state.FilterChain, Hook: state.Prerouting, Priority: state.PriorityRaw, Rules: raw},
 		},
 	}
+	if services := of(family, f.Services); len(services) > 0 {
+		t.Sets = append(t.Sets, state.Set{Name: SetServices, Prefixes: services})
+		t.Chains = append(t.Chains, state.Chain{
+			Name: ChainServices, Type: state.FilterChain, Hook: state.Forward, Priority: state.PriorityAfterFilter,
+			Rules: []state.Rule{{DstSet: SetServices, Counted: true, Verdict: state.VerdictDrop, Comment: DropUnusedService}},
+		})
+	}
+	return t
 }
 
 func leavesPools() state.Rule {

@@ -35,9 +35,12 @@ func filters() map[string]state.PacketFilter {
 	}
 	nodes := addrs("192.0.2.3", "192.0.2.1", "2001:db8::1", "192.0.2.3", "192.0.2.20")
 	return map[string]state.PacketFilter{
-		"empty":         {},
-		"plain":         {Masquerade: masq, Nodes: nodes},
-		"tunnel":        {Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, VXLANPort: 8472},
+		"empty":  {},
+		"plain":  {Masquerade: masq, Nodes: nodes},
+		"tunnel": {Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice}, VXLANPort: 8472},
+		"services": {Masquerade: masq, Nodes: nodes, Services: []netip.Prefix{
+			netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("198.51.100.7/32"), netip.MustParsePrefix("fd96::/112"),
+		}},
 		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
 			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice},
@@ -108,7 +111,7 @@ func TestConsistent(t *testing.T) {
 		reasons := map[string]bool{}
 		for _, c := range table.Chains {
 			for _, r := range c.Rules {
-				for _, set := range []string{r.SrcSet, r.NotSrcSet, r.NotDstSet} {
+				for _, set := range []string{r.SrcSet, r.DstSet, r.NotSrcSet, r.NotDstSet} {
 					used[set] = true
 					if !exists[set] {
 						t.Errorf("%s: chain %s: rule %+v names a set that does not exist", name, c.Name, r)

@@ -15,6 +15,10 @@ type PacketFilter struct {
 	// allowVXLANPacketsFromWorkloads). Without them such packets are dropped: a
 	// pod could otherwise reach other pods past every policy, by way of a node.
 	AllowIPIPFromPods, AllowVXLANFromPods bool
+	// Services are the ranges and addresses of services that this node announces, sorted, none
+	// inside another one. A packet that still has such a destination when it is to be forwarded
+	// is for a service that is not there.
+	Services []netip.Prefix
 	// VXLANPort is the UDP port of VXLAN; 0 means 4789.
 	VXLANPort uint16
 }

@@ -48,7 +48,9 @@ type Priority int
 const (
 	PriorityRaw    Priority = -300
 	PriorityFilter Priority = 0
-	PrioritySrcNAT Priority = 100
+	// PriorityAfterFilter comes after the filters of others on the hook.
+	PriorityAfterFilter Priority = 10
+	PrioritySrcNAT      Priority = 100
 )
 
 // Chain is a base chain with its rules, in order. Its policy is always accept:
@@ -109,8 +111,9 @@ type Rule struct {
 	// cluster changes.
 	Src netip.Prefix `json:",omitzero"`
 	Dst netip.Prefix `json:",omitzero"`
-	// SrcSet names a set that must contain the source address.
+	// SrcSet and DstSet name sets that must contain the source or destination address.
 	SrcSet string
+	DstSet string `json:",omitempty"`
 	// NotSrcSet and NotDstSet name sets that must not contain the source or
 	// destination address.
 	NotSrcSet, NotDstSet string

@@ -107,6 +107,7 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation 
 		Owners:            s.Owners,
 		NodeAddrs:         s.NodeAddrs,
 		OwnBlocks:         confirmedBlocks(a.ipam.Blocks()),
+		Services:          s.Services,
 		Lent:              lentTo(a.ipam.Lent(), s),
 		AllowIPIPFromPods: a.settings.Dataplane.AllowIPIPFromPods, AllowVXLANFromPods: a.settings.Dataplane.AllowVXLANFromPods,
 	}
@@ -159,6 +160,7 @@ func bgpCluster(node string, s *datastore.Snapshot, own []netip.Prefix) bgp.Clus
 		Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MeshRestart: s.BGP.MeshRestart, Filters: s.BGPFilters,
 		Owners:         s.Owners,
 		Advertisements: slices.Concat(s.BGP.Advertisements[""], s.BGP.Advertisements[node]),
+		Services:       s.Services, ServiceRanges: s.BGP.Services.All(),
 	}
 	if key := s.BGP.MeshPassword; key != nil {
 		p := s.Password(*key)

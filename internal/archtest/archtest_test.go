@@ -83,7 +83,7 @@ var (
 	kernel     = []string{"github.com/vishvananda/netlink", "github.com/vishvananda/netns", "felix/nl"}
 	kubernetes = []string{"k8s.io/client-go", "internal/datastore"}
 	pure       = []string{
-		"felix/calc", "felix/mode", "felix/rules", "bgp/peering", "bgp/policy", "bgp/advertise", "bgp/desired", "bgp/rib",
+		"felix/calc", "felix/mode", "felix/rules", "bgp/peering", "bgp/policy", "bgp/advertise", "bgp/services", "bgp/desired", "bgp/rib",
 		"ipam/block", "ipam/pool", "ipam/gc", "internal/delta", "internal/family", "internal/loop", "internal/selector",
 	}
 )

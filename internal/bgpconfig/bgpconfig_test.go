@@ -11,6 +11,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/services"
 )
 
 var compare = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, bgp.Secret{}), cmpopts.EquateEmpty()}
@@ -195,5 +196,37 @@ func TestParseConfiguration(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got, compare); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// TestParseServices: the ranges of services, without those that are wrong.
+func TestParseServices(t *testing.T) {
+	o := &apiv1.BGPConfiguration{}
+	parse(t, `{serviceClusterIPs: [{cidr: 10.96.0.0/12}, {cidr: 'fd96::/112'}, {cidr: 10.96.0.1/12}],
+		serviceExternalIPs: [{cidr: 192.0.2.7/32}, {cidr: nonsense}, {cidr: '::/0'}],
+		serviceLoadBalancerIPs: [{cidr: 198.51.100.0/24}], serviceLoadBalancerAggregation: Disabled}`, &o.Spec)
+	got, err := ParseConfiguration(o)
+	for _, want := range []string{
+		`spec.serviceClusterIPs[2].cidr: "10.96.0.1/12": want a range`, `spec.serviceExternalIPs[1].cidr: "nonsense": want`,
+		`spec.serviceExternalIPs[2].cidr: "::/0": is every address`,
+	} {
+		wantError(t, err, want)
+	}
+	want := services.Ranges{
+		ClusterIPs:      []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd96::/112")},
+		ExternalIPs:     []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")},
+		LoadBalancerIPs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, HostRoutes: true,
+	}
+	if d := cmp.Diff(want, got.Services, compare); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	for value, want := range map[string]string{
+		"Enabled": "", "enabled": `spec.serviceLoadBalancerAggregation "enabled": want Enabled or Disabled`,
+	} {
+		o.Spec = apiv1.BGPConfigurationSpec{ServiceLoadBalancerAggregation: &value}
+		got, err := ParseConfiguration(o)
+		if wantError(t, err, want); got.Services.HostRoutes {
+			t.Errorf("%s turns aggregation off", value)
+		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/services"
+	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // Configuration is what a BGPConfiguration says. Zero fields are not set.
@@ -18,6 +20,7 @@ type Configuration struct {
 	MeshPassword   *SecretKey
 	MeshRestart    time.Duration
 	Advertisements []bgp.Advertisement
+	Services       services.Ranges
 }
 
 // ParseConfiguration reads a BGPConfiguration. What is wrong with it is left out and said.
@@ -34,6 +37,31 @@ func ParseConfiguration(o *apiv1.BGPConfiguration) (c Configuration, err error) 
 	}
 	c.MeshRestart, err = seconds("spec.nodeMeshMaxRestartTime", s.NodeMeshMaxRestartTime, 1, maxRestart)
 	errs = append(errs, err)
+
+	for _, list := range []struct {
+		name string
+		from []apiv1.ServiceIPBlock
+		to   *[]netip.Prefix
+	}{
+		{"serviceClusterIPs", s.ServiceClusterIPs, &c.Services.ClusterIPs},
+		{"serviceExternalIPs", s.ServiceExternalIPs, &c.Services.ExternalIPs},
+		{"serviceLoadBalancerIPs", s.ServiceLoadBalancerIPs, &c.Services.LoadBalancerIPs},
+	} {
+		for i, block := range list.from {
+			prefix, err := serviceRange(block.CIDR)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("spec.%s[%d].cidr: %w", list.name, i, err))
+				continue
+			}
+			*list.to = append(*list.to, prefix)
+		}
+	}
+	if a := s.ServiceLoadBalancerAggregation; a != nil {
+		c.Services.HostRoutes = *a == "Disabled"
+		if *a != "Enabled" && *a != "Disabled" {
+			errs = append(errs, fmt.Errorf("spec.serviceLoadBalancerAggregation %q: want Enabled or Disabled", excerpt.Value(*a)))
+		}
+	}
 
 	named := map[string]bgp.Community{}
 	for i, n := range s.Communities {
@@ -67,4 +95,18 @@ func ParseConfiguration(o *apiv1.BGPConfiguration) (c Configuration, err error) 
 		c.Advertisements = append(c.Advertisements, out)
 	}
 	return c, errors.Join(errs...)
+}
+
+// serviceRange reads a range of services. A default route is none: it would draw all
+// packets of the routers to the nodes.
+func serviceRange(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || p != p.Masked() || p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q: want a range such as 10.96.0.0/12, or an address such as 192.0.2.7/32, without host bits",
+			excerpt.Value(text))
+	case p.Bits() == 0:
+		return netip.Prefix{}, fmt.Errorf("%q: is every address; want the services' ranges", excerpt.Value(text))
+	}
+	return p, nil
 }

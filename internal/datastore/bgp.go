@@ -39,6 +39,7 @@ func settleBGP(all []*apiv1.BGPConfiguration) (out BGPConfiguration, invalid []I
 			continue
 		}
 		out.Advertisements[""] = read.Advertisements
+		out.Services = read.Services
 		out.NodeToNodeMesh, out.MeshPassword, out.MeshRestart = read.Mesh, read.MeshPassword, read.MeshRestart
 		if read.AS != 0 {
 			out.AS = read.AS

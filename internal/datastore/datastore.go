@@ -55,6 +55,7 @@ type Datastore struct {
 	changed   chan struct{}
 	reports   chan struct{} // has the invalid objects told of, and the passwords looked for
 	secrets   *secrets
+	announced *announced
 	synced    atomic.Bool
 
 	mu   sync.Mutex
@@ -62,6 +63,7 @@ type Datastore struct {
 	seen *[]netip.Prefix // the services' ranges that it has
 	// passwords are those that it has; a map that is another one was made again.
 	passwords map[bgpconfig.SecretKey]bgpconfig.Password
+	said      announcement // of services, that it has
 }
 
 type factory interface {
@@ -83,6 +85,9 @@ const (
 	kindClusterInfo = "ClusterInformation"
 	kindPod         = "Pod"
 	kindNamespace   = "Namespace"
+	// Of these two only while addresses of services are announced.
+	kindService       = "Service"
+	kindEndpointSlice = "EndpointSlice"
 )
 
 // New prepares the informers; Run starts them.
@@ -102,6 +107,7 @@ func New(cfg Config) (*Datastore, error) {
 	}
 	d.events = newEventWriter(cfg.Kubernetes, cfg.Log, d.wake)
 	d.secrets = newSecrets(cfg.Kubernetes, cfg.Log, d.wake)
+	d.announced = newAnnounced(cfg.Kubernetes, cfg.Node, cfg.Log, d.wake)
 	for _, r := range registered() {
 		inf := d.informers[r.kind]
 		if inf == nil {
@@ -160,6 +166,14 @@ func (d *Datastore) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	// The first snapshot has the services, too: a speaker that starts without them would
+	// withdraw what its predecessor has announced.
+	first := d.snapshot()
+	select {
+	case <-d.announced.want(ctx, first.BGP.Services, first.excluded(d.node)):
+	case <-ctx.Done():
+		return nil
+	}
 	d.synced.Store(true)
 	d.wake()
 	d.events.run(ctx)
@@ -199,12 +213,18 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 	if !d.synced.Load() {
 		return nil, false
 	}
+	return d.snapshot(), true
+}
+
+// snapshot is the same once all informers have listed.
+func (d *Datastore) snapshot() *Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := &Snapshot{}
 	services := d.services.Load()
 	passwords := d.secrets.current()
-	changed := d.last == nil || services != d.seen || !maps.Equal(passwords, d.passwords)
+	said := d.announced.current()
+	changed := d.last == nil || services != d.seen || !maps.Equal(passwords, d.passwords) || !said.equal(d.said)
 	for _, v := range d.views {
 		now, again := v.current()
 		changed = changed || again
@@ -215,27 +235,32 @@ func (d *Datastore) Snapshot() (*Snapshot, bool) {
 		s.settings = append(s.settings, now.settings...)
 	}
 	if !changed {
-		return d.last, true
+		return d.last
 	}
 	var ranges []netip.Prefix
 	if services != nil {
 		ranges = *services
 	}
 	s.Invalid = append(s.Invalid, settleNetwork(s, d.node, d.own, ranges)...)
+	s.Invalid = append(s.Invalid, settleRanges(s, d.own)...)
+	if s.Services = within(said.prefixes, s.BGP.Services.All()); said.err != nil {
+		s.Invalid = append(s.Invalid, Invalid{Kind: kindBGPConf, Name: apiv1.DefaultName, Reason: "addresses of services: " + said.err.Error()})
+	}
 	for i := range s.Invalid { // what a reason quotes of an object is bounded for all readers
 		s.Invalid[i].Reason = excerpt.Message(s.Invalid[i].Reason)
 	}
 	slices.SortStableFunc(s.Invalid, func(a, b Invalid) int { return strings.Compare(a.Kind+"/"+a.Name, b.Kind+"/"+b.Name) })
 	slices.SortFunc(s.settings, compareSettings)
 	s.passwords = passwords
-	d.last, d.seen, d.passwords = s, services, passwords
-	return s, true
+	d.last, d.seen, d.passwords, d.said = s, services, passwords, said
+	return s
 }
 
-// follow raises one Event per invalid object and reason, and has the Secrets watched that
-// are named, whenever something has changed, until ctx ends.
+// follow raises one Event per invalid object and reason, and has watched what the objects
+// name (Secrets, and the services of ranges), whenever something has changed, until ctx ends.
 func (d *Datastore) follow(ctx context.Context) {
 	defer d.secrets.end()
+	defer d.announced.end()
 	for {
 		select {
 		case <-ctx.Done():
@@ -247,6 +272,7 @@ func (d *Datastore) follow(ctx context.Context) {
 			continue
 		}
 		d.secrets.want(ctx, s.secretKeys())
+		d.announced.want(ctx, s.BGP.Services, s.excluded(d.node))
 		d.events.report(s.Invalid, func(kind, name string) (types.UID, bool) {
 			// A kind of the cluster's is stored under its name. One that is gone by
 			// now needs no Event.

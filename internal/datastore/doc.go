@@ -16,6 +16,10 @@
 // node's pods and of namespaces. They decide no route, so they are in no Snapshot
 // and wake nobody; Pod and Namespace look one up.
 //
+// While a BGPConfiguration lists ranges of services it also watches Services and
+// EndpointSlices (announced.go), of which there can be very many. They are in no snapshot:
+// what this node announces of them is, and only another result of that wakes anybody.
+//
 // Rules that hold here and nowhere else:
 //
 //   - Nothing is offered before every informer has listed its kind once

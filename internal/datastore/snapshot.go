@@ -9,6 +9,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/bgp/services"
 	"github.com/manx-cni/manx/internal/bgpconfig"
 )
 
@@ -83,7 +84,10 @@ type Snapshot struct {
 	// BGPPeers are the valid ones, by name; BGPFilters the valid filters.
 	BGPPeers   []bgpconfig.Peer
 	BGPFilters map[string]bgp.Filter
-	Invalid    []Invalid // sorted
+	// Services is what this node announces of services, as bgp/services says; none unless
+	// BGP.Services has some ranges.
+	Services []netip.Prefix
+	Invalid  []Invalid // sorted
 	// Locked: the ClusterInformation default has datastoreReady false. Objects may come
 	// and go in a migration, so that nothing may be assigned, released or withdrawn.
 	Locked bool
@@ -115,6 +119,8 @@ type BGPConfiguration struct {
 	Ports map[string]uint16
 	// Advertisements add communities, by object: "" has those of all nodes.
 	Advertisements map[string][]bgp.Advertisement
+	// Services are the ranges of services' addresses that are announced.
+	Services services.Ranges
 }
 
 // Calico's defaults: reference AS of RFC 6996's private range and BGP's port.

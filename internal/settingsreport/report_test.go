@@ -132,7 +132,7 @@ func custom(kind, name string, spec map[string]any) *unstructured.Unstructured {
 func TestEventsOnObjects(t *testing.T) {
 	c := newCluster(t,
 		custom("FelixConfiguration", "default", map[string]any{"logSeverityScreen": "Info", "reportingInterval": "0s"}),
-		custom("BGPConfiguration", "default", map[string]any{"serviceClusterIPs": []any{map[string]any{"cidr": "10.96.0.0/12"}}}),
+		custom("BGPConfiguration", "default", map[string]any{"localWorkloadPeeringIPV4": "192.0.2.1"}),
 		custom("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500), "localWorkloadSelector": "all()"}),
 		custom("BGPFilter", "f", map[string]any{"importV4": []any{map[string]any{"action": "Accept"}}}),
 		custom("IPPool", "p", map[string]any{"cidr": "10.0.0.0/16", "vxlanMode": "Always"}),
@@ -140,7 +140,7 @@ func TestEventsOnObjects(t *testing.T) {
 		custom("IPPool", "good", map[string]any{"cidr": "10.1.0.0/16", "ipipMode": "Always"}),
 	)
 	first := []string{
-		"default BGPConfiguration/default SettingWithoutEffect: spec.serviceClusterIPs",
+		"default BGPConfiguration/default SettingWithoutEffect: spec.localWorkloadPeeringIPV4=192.0.2.1",
 		"default BGPPeer/tor SettingRefused: spec.localWorkloadSelector=all()",
 		"default CalicoNodeStatus/s SettingWithoutEffect: spec.classes, spec.node=n1",
 		"default IPPool/p SettingRefused: spec.vxlanMode=Always",

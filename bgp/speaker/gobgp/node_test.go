@@ -52,6 +52,9 @@ type spec struct {
 	MeshOff     bool
 	Peers       []bgp.PeerConfig
 	Filters     map[string]bgp.Filter
+	// Ranges of services, and what the node announces of them.
+	Ranges, Services []netip.Prefix
+	Advertisements   []bgp.Advertisement
 }
 
 type member struct {
@@ -86,7 +89,7 @@ func (s spec) desired() speaker.Desired {
 	c := bgp.Cluster{
 		Mesh: !s.MeshOff, AS: clusterAS, ListenPort: 179, MeshPassword: bgp.NewSecret(s.Password),
 		Pools: []bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}},
-		Peers: s.Peers, Filters: s.Filters,
+		Peers: s.Peers, Filters: s.Filters, ServiceRanges: s.Ranges, Services: s.Services, Advertisements: s.Advertisements,
 	}
 	for name, n := range s.Nodes {
 		c.Nodes = append(c.Nodes, bgp.Node{Name: name, IPv4: n.Addr, IPv6: n.Addr6, AS: n.AS, RouteReflectorClusterID: n.Cluster})
