@@ -32,8 +32,8 @@
 //	              TestIPIPSourceCheck, TestIPIPRepair, TestIPIPSwitch, TestIPIPRetired, TestIPIPReach
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
-//	bird          two light nodes with IPv4 and IPv6, two top-of-rack routers with a host behind them, two reflectors
-//	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent
+//	bird          two light nodes with IPv4, IPv6 and Services, two top-of-rack routers, a host behind them, two reflectors
+//	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices
 //	frr           the same with routers of another make
 //	              TestFRR, TestFRRKillAgent
 //	gobgpd        and another

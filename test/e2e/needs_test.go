@@ -49,7 +49,7 @@ var kinds = []kind{
 	// than kube-proxy in this one, which starts when that test asks for it.
 	{"ipip", []need{ipip, services}, lab.Options{Light: true, Mode: "ipip", Nodes: 3, With: []string{lab.KubeProxy}, ServicesOnCall: true}},
 	{"crosssubnet", []need{ipip, crossSubnet}, lab.Options{Light: true, Mode: "crosssubnet", Nodes: 4, Subnets: 2}},
-	{"bird", []need{bird}, withRouters(router.BIRD)},
+	{"bird", []need{bird, services}, withServices(withRouters(router.BIRD))},
 	{"frr", []need{frr}, withRouters(router.FRR)},
 	{"gobgpd", []need{gobgpd}, withRouters(router.GoBGP)},
 	{"openbgpd", []need{openbgpd}, withRouters(router.OpenBGPD)},
@@ -59,6 +59,12 @@ var kinds = []kind{
 // withRouters is a lab of two nodes with two routers and two reflectors of a make.
 func withRouters(daemon string) lab.Options {
 	return lab.Options{Light: true, Mode: "bgp", Nodes: 2, DualStack: true, ToR: daemon, ToRs: 2, Reflectors: 2}
+}
+
+// withServices is a lab with kube-proxy as well.
+func withServices(o lab.Options) lab.Options {
+	o.With = []string{lab.KubeProxy}
+	return o
 }
 
 // tunnels reports whether the kind takes a kernel with ipip.
