@@ -114,6 +114,11 @@ func (r *recorder) Check(_ context.Context, req CheckRequest) error {
 	return nil
 }
 
+func (r *recorder) BGP(_ context.Context, req BGPRequest) (json.RawMessage, error) {
+	defer r.enter("bgp "+req.What, req.Prefix.String())()
+	return json.RawMessage(`{"node":"node1"}`), nil
+}
+
 func (r *recorder) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"node":"n1"}`), nil
 }
