@@ -56,3 +56,8 @@ func (t *Table) Has(prefix netip.Prefix, hop bgp.Hop) bool {
 	e := t.best[prefix]
 	return e != nil && slices.Contains(e.hops, hop)
 }
+
+// Admits reports whether the rules accept the path, with attributes that fit.
+func (t *Table) Admits(prefix netip.Prefix, hop bgp.Hop) bool {
+	return t.accept.Judge(prefix, hop) == bgp.Accepted
+}

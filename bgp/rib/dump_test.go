@@ -17,7 +17,8 @@ func TestKept(t *testing.T) {
 	table.SetRules(Rules{Self: netip.MustParseAddr("10.0.0.1"), Accept: []bgp.Statement{
 		{Prefix: pool, MinBits: 26, MaxBits: 26, NextHops: []netip.Addr{b, c}},
 	}})
-	two, three, outside := netip.MustParsePrefix("10.244.2.0/26"), netip.MustParsePrefix("10.244.3.0/26"), netip.MustParsePrefix("192.0.2.0/24")
+	two, three := netip.MustParsePrefix("10.244.2.0/26"), netip.MustParsePrefix("10.244.3.0/26")
+	outside := netip.MustParsePrefix("192.0.2.0/24")
 	for _, p := range []netip.Prefix{outside, three, two} {
 		table.Change(p, b, b)
 	}

@@ -27,9 +27,9 @@ func compareReceived(a, b ReceivedPath) int {
 }
 
 const (
-	unusedWorse    = "another path to it is better"
-	unusedNoPolicy = "no import rule accepts it"
-	unusedRule     = "import rule: "
+	unusedWorse      = "another path to it is better"
+	unusedAttributes = "its attributes match no import rule"
+	unusedRule       = "import rule: "
 )
 
 // Policy returns the policies that should be in force, and the peers that should be.
@@ -104,13 +104,13 @@ func (r *Reconciler) unused(imports []bgp.Statement, p bgp.Received) string {
 	if decides != nil && decides.Action == bgp.Reject {
 		return unusedRule + decides.Text(true)
 	}
+	if decides == nil && r.table.Admits(p.Prefix, p.Hop) {
+		return unusedAttributes
+	}
 	if why := r.table.Verdict(p.Prefix, p.Hop); why != "" {
 		return why
 	}
-	switch {
-	case decides == nil:
-		return unusedNoPolicy
-	case !r.table.Has(p.Prefix, p.Hop):
+	if !r.table.Has(p.Prefix, p.Hop) {
 		return unusedWorse
 	}
 	return ""

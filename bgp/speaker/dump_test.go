@@ -22,7 +22,8 @@ func TestReceived(t *testing.T) {
 	}
 	d := desired(nodeB, nodeC)
 	banned := netip.MustParsePrefix("10.244.9.0/26")
-	d.Import = slices.Concat([]bgp.Statement{{Name: "no", Prefix: banned, MinBits: 26, MaxBits: 26, AnyNextHop: true, Action: bgp.Reject}}, d.Import)
+	no := bgp.Statement{Name: "no", Prefix: banned, MinBits: 26, MaxBits: 26, AnyNextHop: true, Action: bgp.Reject}
+	d.Import = slices.Concat([]bgp.Statement{no}, d.Import)
 	r.SetDesired(d)
 	r.wait("the peers", func() bool { return len(r.Status().Sessions) == 2 })
 	r.up(nodeB)
@@ -76,8 +77,10 @@ func TestReceived(t *testing.T) {
 	if out, _, _ := r.Received(t.Context(), netip.Prefix{}, 3); len(out) != 1 || !out[0].Kept || out[0].Unused != "" {
 		t.Errorf("kept: %+v", out)
 	}
-	if got := r.Announced(own); len(got) != 1 || got[0].Prefix != own || len(r.Announced(outside)) != 0 || len(r.Announced(netip.Prefix{})) != 1 {
-		t.Errorf("announced: %v", got)
+	for inside, want := range map[netip.Prefix]int{own: 1, outside: 0, {}: 1} {
+		if got := r.Announced(inside); len(got) != want || want == 1 && got[0].Prefix != own {
+			t.Errorf("announced inside %v: %v", inside, got)
+		}
 	}
 	if p, peers := r.Policy(); len(p.Import) != 2 || len(peers) != 2 {
 		t.Errorf("policy %v of %v", p, peers)

@@ -25,14 +25,14 @@ var sessionLabels = []string{"peer", "node", "bgp_peer"}
 // docs/reference/metrics.md is generated from them.
 var (
 	descSession = prometheus.NewDesc("manx_bgp_session_up",
-		"1 when the BGP session with the peer is Established, 0 otherwise; node and bgp_peer say whose session it is.", sessionLabels, nil)
+		"1 when the BGP session with the peer is Established, 0 otherwise.", sessionLabels, nil)
 	descSessionState = prometheus.NewDesc("manx_bgp_session_state",
-		"1 for the state that the BGP session with the peer is in: Idle, Connect, Active, OpenSent, OpenConfirm or Established.",
+		"1 for the BGP session's state: Idle, Active, OpenSent, OpenConfirm or Established.",
 		append(slices.Clone(sessionLabels), "state"), nil)
 	descSessionSince = prometheus.NewDesc("manx_bgp_session_established_timestamp_seconds",
-		"Unix time at which the BGP session with the peer was established; absent while it is not.", sessionLabels, nil)
+		"When the BGP session was established; absent while it is not.", sessionLabels, nil)
 	descSessionFlaps = prometheus.NewDesc("manx_bgp_session_flaps_total",
-		"How often the BGP session with the peer was lost, since the agent started or the session was configured.", sessionLabels, nil)
+		"How often the BGP session was lost since it was configured.", sessionLabels, nil)
 	descRoutes = prometheus.NewDesc("manx_bgp_routes",
 		"Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.",
 		append(slices.Clone(sessionLabels), "direction"), nil)
@@ -76,7 +76,8 @@ func (m *metrics) observe(verb string, started time.Time, err error) {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSession, descSessionState, descSessionSince, descSessionFlaps, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending,
+		descSession, descSessionState, descSessionSince, descSessionFlaps, descRoutes,
+		descAddresses, descBlocks, descEndpoints, descObjects, descPending,
 		descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady,
 	} {
 		ch <- d

@@ -47,7 +47,8 @@ func writePeers(w io.Writer, nodes []status.BGPPeers, now time.Time) error {
 	}
 	if len(lines) == 0 {
 		for _, n := range nodes {
-			if _, err := fmt.Fprintf(w, "%s has no BGP peers: it is the only node, or the mesh is off and no BGPPeer is for it\n", n.Node); err != nil {
+			_, err := fmt.Fprintf(w, "%s has no BGP peers: it is the only node, or the mesh is off and no BGPPeer is for it\n", n.Node)
+			if err != nil {
 				return err
 			}
 		}
@@ -79,7 +80,8 @@ func ofSession(node, bgpPeer string) string {
 
 func writeRoutes(w io.Writer, nodes []status.BGPRoutes, _ time.Time) error {
 	headings := map[string]string{
-		"received": "NODE\tPREFIX\tNEXT HOP\tFROM\tLOCAL PREF\tAS PATH\tCOMMUNITIES\tWHY NOT USED", "advertised": "NODE\tPREFIX\tNEXT HOP\tLOCAL PREF\tCOMMUNITIES\tNOT TO",
+		"received":   "NODE\tPREFIX\tNEXT HOP\tFROM\tLOCAL PREF\tAS PATH\tCOMMUNITIES\tWHY NOT USED",
+		"advertised": "NODE\tPREFIX\tNEXT HOP\tLOCAL PREF\tCOMMUNITIES\tNOT TO",
 	}
 	var lines []string
 	heading := "NODE\tPREFIX\tNEXT HOPS\tFROM"

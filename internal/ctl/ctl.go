@@ -23,7 +23,7 @@ import (
 func NewCommand(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "manxctl",
-		Short: "Show what Manx does on a node or on all of them, look into BGP, try the fabric, change a pool's mode, look after addresses, take Manx away",
+		Short: "Show what Manx does on nodes, look into BGP, try the fabric, change a pool's mode, look after addresses, take Manx away",
 		Long: `Show what Manx does on a node or on all of them, look into BGP, try the fabric, change a
 pool's mode, look after addresses, take Manx away.
 

@@ -50,14 +50,11 @@ func TestReasons(t *testing.T) {
 		{"it is of another AS", bgp.PeerConfig{Router: bgp.Router{AS: 65009}}, "", "",
 			"AS mismatch: we expect 65009, and " + tor + " says that it is of another AS"},
 		{"it expects another AS", bgp.PeerConfig{}, "", "neighbor as 64999;", tor + " refuses our OPEN: does it expect us to be of AS 64512?"},
-		{"it expects another AS than the local AS", bgp.PeerConfig{LocalAS: 65100}, "", "", tor + " refuses our OPEN: does it expect us to be of AS 65100?"},
+		{"it expects another AS than the local AS", bgp.PeerConfig{LocalAS: 65100}, "", "",
+			tor + " refuses our OPEN: does it expect us to be of AS 65100?"},
 		{"another password", bgp.PeerConfig{}, "secret", `password "other";`,
 			"no connection yet: is TCP port 179 of " + tor + " open, does it have the same password?"},
 		{"a password there alone", bgp.PeerConfig{}, "", `password "other";`, "no connection yet: is TCP port 179 of " + tor + " open?"},
-		{"TTL security", bgp.PeerConfig{TTLSecurity: 1}, "", "",
-			"no connection yet: is TCP port 179 of " + tor + " open, is it 1 hop(s) away at most?"},
-		{"it does not know us", bgp.PeerConfig{}, "", "neighbor 192.168.77.9 as 64512;",
-			tor + " closed the connection before it said a word: does it have this node as a BGP neighbor?"},
 		{"our router ID", bgp.PeerConfig{Router: bgp.Router{AS: clusterAS}}, "", "local as 64512; router id 192.168.77.1;",
 			tor + " has our own router ID"},
 	} {
@@ -109,4 +106,28 @@ func TestLostReasons(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReasonOfStranger: a router that does not know this node as a neighbor hangs up.
+func TestReasonOfStranger(t *testing.T) {
+	t.Parallel()
+	f := newFabric(t, "a", "tor")
+	f.birdOf("tor", `router id 192.168.77.2;
+protocol device { }
+protocol bgp node { local 192.168.77.2 as 65001; neighbor 192.168.77.9 as 64512; ipv4 { import all; export none; }; }
+`)
+	a := f.start(f.withRouter("a", "tor", bgp.PeerConfig{}))
+	a.waitReason("tor", "192.168.77.2 closed the connection before it said a word: does it have this node as a BGP neighbor?")
+}
+
+// TestReasonOfTTLSecurity: the connection is there or not, and no packet of the peer's
+// counts: nothing fails for minutes, and what to look at is said all the same.
+func TestReasonOfTTLSecurity(t *testing.T) {
+	t.Parallel()
+	f := newFabric(t, "a", "tor")
+	f.tor("tor", "a", "", "")
+	a := f.start(f.withRouter("a", "tor", bgp.PeerConfig{TTLSecurity: 1}))
+	wait(t, 30*time.Second, "what to look at", func() bool {
+		return a.report().Sessions["tor"].Why == "no connection yet: is TCP port 179 of 192.168.77.2 open, is it 1 hop(s) away at most?"
+	})
 }
