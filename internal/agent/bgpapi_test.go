@@ -11,6 +11,7 @@ import (
 
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/bgp/desired"
+	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/internal/nodeapi"
 	"github.com/manx-cni/manx/internal/status"
 )
@@ -121,5 +122,40 @@ func TestBGPInfoRefuses(t *testing.T) {
 	_, err = a.bgpInfo(t.Context(), nodeapi.BGPRequest{What: "all"})
 	if err == nil || !strings.Contains(err.Error(), `bgp "all": want peers`) {
 		t.Errorf("something else: %v", err)
+	}
+}
+
+// What the node announces is said with the peers that it is kept from.
+func TestRoutesSaid(t *testing.T) {
+	a := &Agent{node: "a", speaker: speaker.New(speaker.Config{})}
+	tor := bgp.Peer{Name: "Global_10_0_0_254", Addr: netip.MustParseAddr("10.0.0.254"), BGPPeer: "tor", AS: 65001}
+	block, other := netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("10.244.2.0/26")
+	self := netip.MustParseAddr("10.0.0.1")
+	a.speaker.SetDesired(speaker.Desired{
+		Peers: []bgp.Peer{tor, {Name: "Mesh_10_0_0_2", Addr: netip.MustParseAddr("10.0.0.2"), Node: "b"}},
+		Paths: []bgp.Path{{Prefix: other, NextHop: self, LocalPref: 100, Communities: []bgp.Community{{Global: 64512, Local1: 7}}},
+			{Prefix: block, NextHop: self, LocalPref: 100}},
+		Policy: bgp.Policy{Export: []bgp.Statement{
+			{Peers: []netip.Addr{tor.Addr}, Prefix: block, MinBits: 26, MaxBits: 26, Action: bgp.Reject}, {Local: true},
+		}},
+	})
+	for _, tc := range []struct {
+		req  nodeapi.BGPRequest
+		want []status.BGPRoute
+	}{
+		{nodeapi.BGPRequest{What: nodeapi.BGPAdvertised}, []status.BGPRoute{
+			{Prefix: "10.244.1.0/26", NextHops: []string{"10.0.0.1"}, LocalPref: 100, Communities: []string{},
+				Peers: []status.RoutePeer{{Peer: "10.0.0.254", BGPPeer: "tor"}}},
+			{Prefix: "10.244.2.0/26", NextHops: []string{"10.0.0.1"}, LocalPref: 100, Communities: []string{"64512:7"}},
+		}},
+		{nodeapi.BGPRequest{What: nodeapi.BGPAdvertised, Prefix: netip.MustParsePrefix("10.245.0.0/16")}, []status.BGPRoute{}},
+		{nodeapi.BGPRequest{What: nodeapi.BGPReceived}, []status.BGPRoute{}},
+		{nodeapi.BGPRequest{What: nodeapi.BGPBest}, []status.BGPRoute{}},
+	} {
+		got, err := a.routes(t.Context(), tc.req)
+		want := status.BGPRoutes{Node: "a", Kind: tc.req.What, Routes: tc.want}
+		if d := cmp.Diff(want, got); err != nil || d != "" {
+			t.Errorf("%+v: %v (-want +got):\n%s", tc.req, err, d)
+		}
 	}
 }
