@@ -54,7 +54,8 @@ func (a *Agent) status() status.Node {
 	}
 	n.Settings = settingsStatus(snap.WithoutEffect(a.node))
 	for _, c := range slices.Concat(dp.Conditions, lockCondition(snap), settingConditions(a.node, a.settings.Dataplane, snap),
-		poolConditions(snap), a.aloneConditions(), peerConditions(sp.Sessions, a.peerProblems.Load()), a.cniConf.conditions(), a.cniConf.keyConditions()) {
+		poolConditions(snap), a.aloneConditions(),
+		peerConditions(sp.Sessions, a.peerProblems.Load()), a.cniConf.conditions(), a.cniConf.keyConditions()) {
 		n.Conditions = append(n.Conditions, status.Condition{Type: string(c.Kind), Message: c.Subject + ": " + c.Message})
 	}
 	for _, i := range snap.Invalid {
