@@ -178,3 +178,12 @@ type Learned struct {
 func (l Learned) Equal(o Learned) bool {
 	return l.Prefix == o.Prefix && slices.Equal(l.NextHops, o.NextHops) && slices.Equal(l.From, o.From)
 }
+
+// Received is a path as a peer has sent it.
+type Received struct {
+	Prefix      netip.Prefix
+	Hop                // Next is the zero Addr when the path has none that counts
+	LocalPref   uint32 // 0: it says none
+	ASPath      []uint32
+	Communities []Community
+}

@@ -29,6 +29,14 @@ func (r *Reconciler) onEndOfRIB(peer netip.Addr) {
 	signal(r.wake)
 }
 
+func (r *Reconciler) onFailed(peer netip.Addr, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sessions[peer]; s != nil && s.State != bgp.Established && !s.OverLimit {
+		s.LastError = reason
+	}
+}
+
 func (r *Reconciler) onSession(e SessionEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

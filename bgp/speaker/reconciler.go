@@ -200,7 +200,8 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 }
 
 func (r *Reconciler) start(ctx context.Context, g bgp.Global) error {
-	if err := r.cfg.Speaker.Start(ctx, g, Events{Path: r.onPath, Session: r.onSession, EndOfRIB: r.onEndOfRIB}); err != nil {
+	events := Events{Path: r.onPath, Session: r.onSession, Failed: r.onFailed, EndOfRIB: r.onEndOfRIB}
+	if err := r.cfg.Speaker.Start(ctx, g, events); err != nil {
 		return fmt.Errorf("start BGP speaker on %s port %d: %w", listenAddrs(g), g.ListenPort, err)
 	}
 	r.mu.Lock()

@@ -34,6 +34,8 @@ type fake struct {
 	rules  bool
 	events speaker.Events
 	hold   chan struct{} // Start waits for it
+	// received is what peers have sent.
+	received []bgp.Received
 }
 
 func (f *fake) do(format string, args ...any) error {
@@ -117,6 +119,18 @@ func (f *fake) Withdraw(paths []bgp.Path) error {
 			return err
 		}
 		delete(f.paths, p.Prefix)
+	}
+	return nil
+}
+
+// Received hands out those of f.received that are of the peers.
+func (f *fake) Received(_ context.Context, peers []netip.Addr, each func(bgp.Received)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.received {
+		if slices.Contains(peers, p.Peer) {
+			each(p)
+		}
 	}
 	return nil
 }

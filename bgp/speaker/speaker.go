@@ -60,6 +60,9 @@ type Speaker interface {
 	// the peers with an address of the prefix's family.
 	Announce(paths []bgp.Path) error
 	Withdraw(paths []bgp.Path) error
+	// Received hands out what the peers have sent, whether it is used or not, in no order.
+	// It may be called from any goroutine.
+	Received(ctx context.Context, peers []netip.Addr, each func(bgp.Received)) error
 	// Sessions returns Received and OverLimit of the peers that were added; the
 	// rest of a Session is the reconciler's.
 	Sessions(ctx context.Context) ([]bgp.Session, error)
@@ -74,6 +77,9 @@ type Events struct {
 	Path func(prefix netip.Prefix, peer, next netip.Addr)
 	// Session: a session changed its state.
 	Session func(SessionEvent)
+	// Failed: an attempt to bring the session up has failed, for the reason, for people. Its
+	// state need not have changed.
+	Failed func(peer netip.Addr, reason string)
 	// EndOfRIB: the peer has sent all it has (RFC 4724 §2) of its session's family.
 	EndOfRIB func(peer netip.Addr)
 }

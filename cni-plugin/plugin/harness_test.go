@@ -166,6 +166,9 @@ func (f *fakeAgent) Check(_ context.Context, req nodeapi.CheckRequest) error {
 }
 
 func (f *fakeAgent) Status(context.Context) (json.RawMessage, error) { return nil, nil }
+func (f *fakeAgent) BGP(context.Context, nodeapi.BGPRequest) (json.RawMessage, error) {
+	return nil, nil
+}
 
 // blockingAgent holds every Add back until it may go on.
 type blockingAgent struct {

@@ -288,7 +288,7 @@ func orNone(p netip.Prefix) string {
 func (a *Agent) serveNodeAPI(ctx context.Context) error {
 	api := &podAPI{
 		node: a.node, lookup: a.pods.find, ipam: a.ipam, dataplane: dataplaneAdaptor{a.dataplane, a.inUse}, ipv6: a.podIPv6,
-		annotate: a.annotator.add, mtu: a.podMTU, status: func() status.Node { return bounded(a.status()) },
+		annotate: a.annotator.add, mtu: a.podMTU, status: func() status.Node { return bounded(a.status()) }, bgp: a.bgpInfo,
 		attempts: &a.leaked.attempts, observe: a.observe,
 		ignored: a.ignored, locked: a.locked, unused: a.cniConf.unused,
 	}

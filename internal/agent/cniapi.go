@@ -49,6 +49,7 @@ type podAPI struct {
 	annotate func(podRecord)
 	mtu      func() int
 	status   func() status.Node
+	bgp      func(context.Context, nodeapi.BGPRequest) (json.RawMessage, error)
 	attempts *attempts                       // nil: nothing asks what is under way
 	ignored  func(nodeapi.Endpoint, podMeta) // nil, or tells of annotations without effect
 	locked   func() bool                     // nil, or whether nothing may be assigned or released
@@ -204,3 +205,8 @@ func (p *podAPI) Check(ctx context.Context, req nodeapi.CheckRequest) (err error
 
 // Status is what manxctl prints.
 func (p *podAPI) Status(context.Context) (json.RawMessage, error) { return json.Marshal(p.status()) }
+
+// BGP is what manxctl bgp prints.
+func (p *podAPI) BGP(ctx context.Context, req nodeapi.BGPRequest) (json.RawMessage, error) {
+	return p.bgp(ctx, req)
+}

@@ -58,8 +58,10 @@ func (a *Agent) markNode(ctx context.Context) error {
 	defer tick.Stop()
 	m := nodeMarker{say: a.errors.add, restore: a.startup.Restore, set: a.startup.SetNetworkUnavailable}
 	var i isolation
+	var sessions sessionEvents
 	for {
 		a.lookIsolated(&i)
+		sessions.look(a.speaker.Status().Sessions, time.Now(), func(reason, note string) { a.datastore.NodeEvent(a.node, reason, note) })
 		if own, ok := a.datastore.Own(); ok {
 			m.look(ctx, own, a.identity, a.mark(), a.startup.Differs(own.Annotations, a.identity), time.Now())
 		}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,14 +17,25 @@ type metrics struct {
 	requests *prometheus.HistogramVec
 }
 
+// sessionLabels tell BGP sessions apart: the peer's address, its node when it is one, and
+// the BGPPeer that the session is from, if any. There are as many as there are sessions.
+var sessionLabels = []string{"peer", "node", "bgp_peer"}
+
 // Descriptions of what is read from status at every scrape. The page
 // docs/reference/metrics.md is generated from them.
 var (
 	descSession = prometheus.NewDesc("manx_bgp_session_up",
-		"1 when the BGP session with the peer is Established, 0 otherwise.", []string{"peer"}, nil)
+		"1 when the BGP session with the peer is Established, 0 otherwise.", sessionLabels, nil)
+	descSessionState = prometheus.NewDesc("manx_bgp_session_state",
+		"1 for the BGP session's state: Idle, Active, OpenSent, OpenConfirm or Established.",
+		append(slices.Clone(sessionLabels), "state"), nil)
+	descSessionSince = prometheus.NewDesc("manx_bgp_session_established_timestamp_seconds",
+		"When the BGP session was established; absent while it is not.", sessionLabels, nil)
+	descSessionFlaps = prometheus.NewDesc("manx_bgp_session_flaps_total",
+		"How often the BGP session was lost since it was configured.", sessionLabels, nil)
 	descRoutes = prometheus.NewDesc("manx_bgp_routes",
 		"Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.",
-		[]string{"peer", "direction"}, nil)
+		append(slices.Clone(sessionLabels), "direction"), nil)
 	descAddresses = prometheus.NewDesc("manx_ipam_addresses",
 		"Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)
 	descBlocks    = prometheus.NewDesc("manx_ipam_blocks", "Blocks that this node owns.", nil, nil)
@@ -64,7 +76,8 @@ func (m *metrics) observe(verb string, started time.Time, err error) {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSession, descRoutes, descAddresses, descBlocks, descEndpoints, descObjects, descPending,
+		descSession, descSessionState, descSessionSince, descSessionFlaps, descRoutes,
+		descAddresses, descBlocks, descEndpoints, descObjects, descPending,
 		descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady,
 	} {
 		ch <- d
@@ -88,10 +101,16 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	n := m.read()
 	for _, s := range n.Sessions {
-		gauge(descSession, oneIf(s.State == "Established"), s.Peer)
-		gauge(descRoutes, float64(s.Received), s.Peer, "received")
-		gauge(descRoutes, float64(s.Accepted), s.Peer, "accepted")
-		gauge(descRoutes, float64(s.Advertised), s.Peer, "advertised")
+		of := []string{s.Peer, s.Node, s.BGPPeer}
+		gauge(descSession, oneIf(s.State == "Established"), of...)
+		gauge(descSessionState, 1, append(slices.Clone(of), s.State)...)
+		if s.State == "Established" {
+			gauge(descSessionSince, float64(s.Since.UnixMilli())/1000, of...)
+		}
+		ch <- prometheus.MustNewConstMetric(descSessionFlaps, prometheus.CounterValue, float64(s.Flaps), of...)
+		for direction, n := range map[string]int{"received": s.Received, "accepted": s.Accepted, "advertised": s.Advertised} {
+			gauge(descRoutes, float64(n), append(slices.Clone(of), direction)...)
+		}
 	}
 	var used, free int
 	for _, b := range n.Blocks {

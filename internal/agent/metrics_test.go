@@ -25,8 +25,8 @@ var update = flag.Bool("update", false, "write generated pages instead of compar
 var sampleNode = status.Node{
 	Name: "node1", Ready: true, Endpoints: 2,
 	Sessions: []status.Session{
-		{Peer: "10.0.0.2", State: "Established", Received: 3, Accepted: 2, Advertised: 1},
-		{Peer: "10.0.0.3", State: "Active"},
+		{Peer: "10.0.0.2", Node: "node2", State: "Established", Since: time.Unix(1e9, 5e8), Received: 3, Accepted: 2, Advertised: 1},
+		{Peer: "10.0.0.3", BGPPeer: "tor", State: "Active", Since: time.Unix(1e9, 0), Flaps: 4},
 	},
 	Blocks:     []status.Block{{CIDR: "10.244.0.0/26", Used: 5, Size: 64}},
 	Dataplane:  []status.Driver{{Name: "route", Objects: 7, Pending: 1, Failures: 4}},
@@ -53,10 +53,29 @@ func sampleMetrics(t *testing.T) (*metrics, *prometheus.Registry) {
 func TestMetricsFollowStatus(t *testing.T) {
 	_, r := sampleMetrics(t)
 	want := `
+# HELP manx_bgp_routes Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.
+# TYPE manx_bgp_routes gauge
+manx_bgp_routes{bgp_peer="",direction="accepted",node="node2",peer="10.0.0.2"} 2
+manx_bgp_routes{bgp_peer="",direction="advertised",node="node2",peer="10.0.0.2"} 1
+manx_bgp_routes{bgp_peer="",direction="received",node="node2",peer="10.0.0.2"} 3
+manx_bgp_routes{bgp_peer="tor",direction="accepted",node="",peer="10.0.0.3"} 0
+manx_bgp_routes{bgp_peer="tor",direction="advertised",node="",peer="10.0.0.3"} 0
+manx_bgp_routes{bgp_peer="tor",direction="received",node="",peer="10.0.0.3"} 0
+# HELP manx_bgp_session_established_timestamp_seconds When the BGP session was established; absent while it is not.
+# TYPE manx_bgp_session_established_timestamp_seconds gauge
+manx_bgp_session_established_timestamp_seconds{bgp_peer="",node="node2",peer="10.0.0.2"} 1.0000000005e+09
+# HELP manx_bgp_session_flaps_total How often the BGP session was lost since it was configured.
+# TYPE manx_bgp_session_flaps_total counter
+manx_bgp_session_flaps_total{bgp_peer="",node="node2",peer="10.0.0.2"} 0
+manx_bgp_session_flaps_total{bgp_peer="tor",node="",peer="10.0.0.3"} 4
+# HELP manx_bgp_session_state 1 for the BGP session's state: Idle, Active, OpenSent, OpenConfirm or Established.
+# TYPE manx_bgp_session_state gauge
+manx_bgp_session_state{bgp_peer="",node="node2",peer="10.0.0.2",state="Established"} 1
+manx_bgp_session_state{bgp_peer="tor",node="",peer="10.0.0.3",state="Active"} 1
 # HELP manx_bgp_session_up 1 when the BGP session with the peer is Established, 0 otherwise.
 # TYPE manx_bgp_session_up gauge
-manx_bgp_session_up{peer="10.0.0.2"} 1
-manx_bgp_session_up{peer="10.0.0.3"} 0
+manx_bgp_session_up{bgp_peer="",node="node2",peer="10.0.0.2"} 1
+manx_bgp_session_up{bgp_peer="tor",node="",peer="10.0.0.3"} 0
 # HELP manx_conditions Conditions that need somebody's attention, by type; manxctl status has their texts.
 # TYPE manx_conditions gauge
 manx_conditions{type="NextHopNotOnLink"} 2
@@ -66,7 +85,8 @@ manx_ipam_addresses{state="free"} 59
 manx_ipam_addresses{state="used"} 5
 `
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want),
-		"manx_bgp_session_up", "manx_conditions", "manx_ipam_addresses"); err != nil {
+		"manx_bgp_session_up", "manx_bgp_session_state", "manx_bgp_session_established_timestamp_seconds",
+		"manx_bgp_session_flaps_total", "manx_bgp_routes", "manx_conditions", "manx_ipam_addresses"); err != nil {
 		t.Fatal(err)
 	}
 	if problems, err := testutil.GatherAndLint(r); err != nil || len(problems) > 0 {

@@ -33,11 +33,7 @@ func (a *Agent) status() status.Node {
 	n.Address = addressOf(a.identity, dp, sp.Global, a.podMTU())
 	a.modeStatus(&n, snap, dp)
 	for _, s := range sp.Sessions {
-		n.Sessions = append(n.Sessions, status.Session{
-			Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, BGPPeer: s.Peer.BGPPeer, AS: s.Peer.AS,
-			State: string(s.State), Since: s.Since,
-			Received: s.Received, Accepted: s.Accepted, Advertised: s.Advertised, LastError: s.LastError,
-		})
+		n.Sessions = append(n.Sessions, sessionOf(s))
 	}
 	for _, b := range a.ipam.Blocks() {
 		n.Blocks = append(n.Blocks, status.Block{CIDR: b.CIDR.String(), State: string(b.State), Used: b.Used, Size: b.Size})

@@ -28,17 +28,29 @@ const (
 
 var errNoAnswer = errors.New("no answer")
 
-// answer is what a node's agent says, or why it says nothing.
-type answer struct {
-	node   string
-	status status.Node
-	err    error
+// question is a command of manxctl for agents, which prints a list with one value: that of
+// their node, whose name nameOf returns.
+type question[T any] struct {
+	args   []string
+	nameOf func(T) string
 }
 
-// askAgents asks the agents of the nodes for their status, maxAsked at the same time and
-// each for timeout at most. The answers are in the order of the nodes.
-func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes []string, byNode map[string]*corev1.Pod) []answer {
-	answers := make([]answer, len(nodes))
+// forStatus is manxctl status.
+var forStatus = question[status.Node]{args: []string{"status", "-o", "json"}, nameOf: func(n status.Node) string { return n.Name }}
+
+// answer is what a node's agent says, or why it says nothing.
+type answer[T any] struct {
+	node string
+	said T
+	err  error
+}
+
+// askAgents asks the agents of the nodes a question, maxAsked at the same time and each for
+// timeout at most. The answers are in the order of the nodes.
+func askAgents[T any](
+	ctx context.Context, exec execFunc, timeout time.Duration, nodes []string, byNode map[string]*corev1.Pod, q question[T],
+) []answer[T] {
+	answers := make([]answer[T], len(nodes))
 	waits := awaitedOf("agents have not answered", nodes)
 	defer progress.Wait(ctx, waits, "")()
 	// What the single questions wait for is not what the user waits for.
@@ -51,8 +63,8 @@ func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes 
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w within %v", errNoAnswer, timeout))
 			defer cancel()
-			n, err := askAgent(ctx, exec, node, byNode[node])
-			answers[i] = answer{node: node, status: n, err: err}
+			said, err := askAgent(ctx, exec, node, byNode[node], q)
+			answers[i] = answer[T]{node: node, said: said, err: err}
 			waits.heard(node)
 		})
 	}
@@ -60,18 +72,18 @@ func askAgents(ctx context.Context, exec execFunc, timeout time.Duration, nodes 
 	return answers
 }
 
-// askAgent runs `manxctl status -o json` in a node's agent.
-func askAgent(ctx context.Context, exec execFunc, node string, pod *corev1.Pod) (n status.Node, err error) {
+// askAgent runs the question's command in a node's agent.
+func askAgent[T any](ctx context.Context, exec execFunc, node string, pod *corev1.Pod, q question[T]) (none T, err error) {
 	if why := cannotAsk(pod); why != "" {
-		return n, errors.New(why)
+		return none, errors.New(why)
 	}
-	raw, err := exec(ctx, pod, "status", "-o", "json")
+	raw, err := exec(ctx, pod, q.args...)
 	if err != nil {
-		return n, fmt.Errorf("manxctl in pod %s: %w", pod.Name, err)
+		return none, fmt.Errorf("manxctl in pod %s: %w", pod.Name, err)
 	}
-	var said []status.Node
-	if err := json.Unmarshal(raw, &said); err != nil || len(said) != 1 || said[0].Name != node {
-		return n, fmt.Errorf("unexpected answer of manxctl in pod %s: %.80q", pod.Name, raw)
+	var said []T
+	if err := json.Unmarshal(raw, &said); err != nil || len(said) != 1 || q.nameOf(said[0]) != node {
+		return none, fmt.Errorf("unexpected answer of manxctl in pod %s: %.80q", pod.Name, raw)
 	}
 	return said[0], nil
 }
@@ -114,10 +126,18 @@ type agents struct {
 
 // status asks the agents of the named nodes, or of all, those included where an agent has
 // run and none does.
-func (a agents) status(ctx context.Context, names []string) (p picture, err error) {
+func (a agents) status(ctx context.Context, names []string) (picture, error) {
+	nodes, silent, unknown, err := askOf(ctx, a, names, forStatus)
+	return picture{nodes: nodes, silent: silent, unknown: unknown}, err
+}
+
+// askOf asks a question of the agents of the named nodes, or of all, those included where
+// an agent has run and none does. unknown says why nodes without an agent are not among
+// the silent ones.
+func askOf[T any](ctx context.Context, a agents, names []string, q question[T]) (said []T, silent []status.Silent, unknown, err error) {
 	pods, err := agentPods(ctx, a.client, a.namespace)
 	if err != nil {
-		return p, err
+		return nil, nil, nil, err
 	}
 	byNode := agentsByNode(pods)
 	ask := slices.Clone(names)
@@ -125,46 +145,46 @@ func (a agents) status(ctx context.Context, names []string) (p picture, err erro
 	if len(names) == 0 {
 		ask = slices.Collect(maps.Keys(byNode))
 		if err != nil { // the agents can be asked all the same
-			p.unknown = fmt.Errorf("nodes without an agent are not known: %w", err)
+			unknown = fmt.Errorf("nodes without an agent are not known: %w", err)
 		}
 		for _, n := range nodes {
 			ask = append(ask, n.Name)
 		}
 	}
 	slices.Sort(ask)
-	for _, said := range askAgents(ctx, a.exec, a.timeout, slices.Compact(ask), byNode) {
-		if said.err == nil {
-			p.nodes = append(p.nodes, said.status)
+	for _, x := range askAgents(ctx, a.exec, a.timeout, slices.Compact(ask), byNode, q) {
+		if x.err == nil {
+			said = append(said, x.said)
 			continue
 		}
-		p.silent = append(p.silent, status.Silent{Name: said.node, Why: said.err.Error() + a.remedy(said, byNode[said.node], nodes)})
+		silent = append(silent, status.Silent{Name: x.node, Why: x.err.Error() + a.remedy(x.node, x.err, byNode[x.node], nodes)})
 	}
-	return p, nil
+	return said, silent, unknown, nil
 }
 
 // remedy is what to do about a node that says nothing, and what Kubernetes says of it.
-func (a agents) remedy(of answer, pod *corev1.Pod, nodes []corev1.Node) string {
+func (a agents) remedy(of string, err error, pod *corev1.Pod, nodes []corev1.Node) string {
 	text := ""
 	switch {
-	case pod == nil && nodes != nil && !slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Name == of.node }):
+	case pod == nil && nodes != nil && !slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Name == of }):
 		var names []string
 		for _, n := range nodes {
 			names = append(names, n.Name)
 		}
-		if text = "; nodes with one are " + orNone(names); nearest.Name(of.node, names) != "" {
-			text += "; did you mean " + nearest.Name(of.node, names) + "?"
+		if text = "; nodes with one are " + orNone(names); nearest.Name(of, names) != "" {
+			text += "; did you mean " + nearest.Name(of, names) + "?"
 		}
 	case pod == nil:
 		text = fmt.Sprintf("; kubectl -n %s describe daemonset %s says why; for a machine that is gone: kubectl delete node %s",
-			a.namespace, agentDaemonSet, of.node)
+			a.namespace, agentDaemonSet, of)
 	case !running(pod):
 		text = fmt.Sprintf("; kubectl -n %s describe pod %s says why", pod.Namespace, pod.Name)
-	case errors.Is(of.err, errNoAnswer):
+	case errors.Is(err, errNoAnswer):
 		text = fmt.Sprintf("; the way to it leads through the API server and the kubelet of %s: "+
 			"give a busy one more time with --request-timeout 60s, "+
-			"or run manxctl status on the node itself (kubectl -n %s logs %s has the agent's log)", of.node, pod.Namespace, pod.Name)
+			"or run manxctl status on the node itself (kubectl -n %s logs %s has the agent's log)", of, pod.Namespace, pod.Name)
 	}
-	if why := notReady(nodes, of.node); why != "" {
+	if why := notReady(nodes, of); why != "" {
 		text += "; Kubernetes says of the node: " + why
 	}
 	return text

@@ -88,12 +88,12 @@ func TestAskAgentsIsBounded(t *testing.T) {
 				}
 				time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock: how long an agent takes
 				return saysName(pod)
-			}, 10*time.Second, nodes, byNode)
+			}, 10*time.Second, nodes, byNode, forStatus)
 			if took := time.Since(start); took != tc.want {
 				t.Errorf("%d nodes, %d of them dead, took %v; want %v", tc.nodes, tc.dead, took, tc.want)
 			}
 			for i, a := range answers {
-				if a.node != nodes[i] || dead[a.node] != (a.err != nil) || (a.err == nil && a.status.Name != a.node) {
+				if a.node != nodes[i] || dead[a.node] != (a.err != nil) || (a.err == nil && a.said.Name != a.node) {
 					t.Errorf("answer %d is %+v", i, a)
 				}
 				if a.err != nil && !strings.Contains(a.err.Error(), "manxctl in pod manx-"+a.node+": no answer within 10s") {
@@ -177,7 +177,7 @@ func TestStatusNamesWhoIsSilent(t *testing.T) {
 func TestStatusDistrustsAnswers(t *testing.T) {
 	for _, said := range []string{"", "usage: manxctl", "[]", `[{"name":"node2"}]`, `[{"name":"node1"},{"name":"node1"}]`} {
 		_, err := askAgent(t.Context(), func(context.Context, *corev1.Pod, ...string) ([]byte, error) { return []byte(said), nil },
-			"node1", agentPod("manx-a", "node1", corev1.PodRunning))
+			"node1", agentPod("manx-a", "node1", corev1.PodRunning), forStatus)
 		if err == nil || !strings.Contains(err.Error(), "unexpected answer of manxctl in pod manx-a") {
 			t.Errorf("%q: %v", said, err)
 		}

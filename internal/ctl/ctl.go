@@ -4,7 +4,7 @@
 // come from the agent's unix socket; from a laptop the command runs itself
 // inside each agent's pod through the Kubernetes API, with the rights of the
 // user's kubeconfig, and prints all answers. preflight tries the fabric the same
-// way, from every agent's pod at once; ippool changes what the user asks for in the
+// way, from every agent's pod at once; bgp shows sessions, routes and filters; ippool changes what the user asks for in the
 // Kubernetes API; ipam shows who has which address, compares that with who uses it
 // (internal/ipamreport judges), and releases what nobody does; uninstall takes Manx off
 // the nodes. It owns no state.
@@ -23,9 +23,9 @@ import (
 func NewCommand(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "manxctl",
-		Short: "Show what Manx does on a node or on all of them, try the fabric, change a pool's mode, look after addresses, take Manx away",
-		Long: `Show what Manx does on a node or on all of them, try the fabric, change a pool's mode,
-look after addresses, take Manx away.
+		Short: "Show what Manx does on nodes, look into BGP, try the fabric, change a pool's mode, look after addresses, take Manx away",
+		Long: `Show what Manx does on a node or on all of them, look into BGP, try the fabric, change a
+pool's mode, look after addresses, take Manx away.
 
 The exit code is 0, 1 when what was asked for failed or something is wrong, and 2 when
 the command line makes no sense: nothing was begun then.
@@ -44,7 +44,7 @@ docs/reference/manxctl-output.md; fields are added, and neither renamed nor take
 	root.SetErr(errOut)
 	c := newConnection(root)
 	root.AddCommand(newStatusCommand(c), newPreflightCommand(c), newIPPoolCommand(c),
-		newIPAMCommand(c), newUninstallCommand(c), newVersionCommand())
+		newIPAMCommand(c), newBGPCommand(c), newUninstallCommand(c), newVersionCommand())
 	withProgress(root)
 	cmdline.Strict(root)
 	return root

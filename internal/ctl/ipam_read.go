@@ -82,14 +82,14 @@ func (a ipamAccess) askAgents(ctx context.Context, names []string) (answers []st
 	if names == nil {
 		names = slices.Sorted(maps.Keys(byNode))
 	}
-	for _, said := range askAgents(ctx, a.exec, startTime, names, byNode) {
+	for _, said := range askAgents(ctx, a.exec, startTime, names, byNode, forStatus) {
 		switch {
 		case said.err != nil:
 			silent[said.node] = said.err.Error()
-		case said.status.Addresses == nil:
+		case said.said.Addresses == nil:
 			silent[said.node] = fmt.Sprintf("its agent (pod %s) has not read its kernel back yet, or is of an older version", byNode[said.node].Name)
 		default:
-			answers = append(answers, said.status)
+			answers = append(answers, said.said)
 		}
 	}
 	return answers, silent

@@ -99,6 +99,14 @@ func (c *Client) Status(ctx context.Context) (json.RawMessage, error) {
 	return raw, err
 }
 
+// BGP returns what the agent says of BGP, as it encoded it. An agent that is older than the
+// request does not know it, and says so.
+func (c *Client) BGP(ctx context.Context, req BGPRequest) (json.RawMessage, error) {
+	var raw json.RawMessage
+	err := c.call(ctx, opBGP, req, &raw)
+	return raw, err
+}
+
 func (c *Client) call(ctx context.Context, op operation, body, into any) error {
 	if err := c.send(op, body); err != nil {
 		return err

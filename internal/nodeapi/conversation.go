@@ -74,10 +74,20 @@ func (c *conversation) dispatch(ctx context.Context, req request) {
 		defer cancel()
 		body, err := c.handler.Status(ctx)
 		c.answer(body, err)
+	case opBGP:
+		var body BGPRequest
+		if err := json.Unmarshal(req.Body, &body); err != nil {
+			c.fail(Errorf(CodeDecoding, "decode the body of %s: %v", req.Op, err))
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, c.work)
+		defer cancel()
+		said, err := c.handler.BGP(ctx, body)
+		c.answer(said, err)
 	case opPing:
 		c.answer(nil, nil)
 	default:
-		c.fail(Errorf(CodeDecoding, "request %.32q: want add, del, check, status or ping first", req.Op))
+		c.fail(Errorf(CodeDecoding, "request %.32q: want add, del, check, status, bgp or ping first", req.Op))
 	}
 }
 

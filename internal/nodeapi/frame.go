@@ -26,6 +26,7 @@ const (
 	opDel    operation = "del"
 	opCheck  operation = "check"
 	opStatus operation = "status"
+	opBGP    operation = "bgp"
 	opPing   operation = "ping" // answered by the server itself
 )
 

@@ -114,6 +114,11 @@ func (r *recorder) Check(_ context.Context, req CheckRequest) error {
 	return nil
 }
 
+func (r *recorder) BGP(_ context.Context, req BGPRequest) (json.RawMessage, error) {
+	defer r.enter("bgp "+req.What, req.Prefix.String())()
+	return json.RawMessage(`{"node":"node1"}`), nil
+}
+
 func (r *recorder) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"node":"n1"}`), nil
 }
@@ -223,8 +228,13 @@ func TestConversations(t *testing.T) {
 	if err != nil || string(raw) != `{"node":"n1"}` {
 		t.Errorf("status: %s, %v", raw, err)
 	}
+	for _, req := range []BGPRequest{{What: BGPPeers}, {What: BGPReceived, Prefix: netip.MustParsePrefix("10.244.0.0/16")}} {
+		if raw, err := dial(t, path).BGP(t.Context(), req); err != nil || string(raw) != `{"node":"node1"}` {
+			t.Errorf("bgp: %s, %v", raw, err)
+		}
+	}
 	stop()
-	wantCalls(t, h, "add a", "ready a", "check a", "del a")
+	wantCalls(t, h, "add a", "ready a", "check a", "del a", "bgp peers invalid Prefix", "bgp received 10.244.0.0/16")
 }
 
 func TestUnfinishedAddIsUndone(t *testing.T) {

@@ -93,6 +93,23 @@ type CheckRequest struct {
 	Addrs []netip.Addr `json:"addrs"`
 }
 
+// What a BGPRequest asks for.
+const (
+	BGPPeers      = "peers"      // sessions
+	BGPBest       = "best"       // routes that are used
+	BGPReceived   = "received"   // routes that peers have sent
+	BGPAdvertised = "advertised" // routes that this node announces
+	BGPFilters    = "filters"    // policies of the sessions
+)
+
+// BGPRequest asks what BGP does. It may cost the agent a walk of its routes: nothing asks
+// it by itself.
+type BGPRequest struct {
+	What string `json:"what"`
+	// Prefix: only routes inside it; the zero Prefix is all.
+	Prefix netip.Prefix `json:"prefix,omitzero"`
+}
+
 // Handler is the agent's side. The server never runs two calls for one
 // ContainerID at a time. An error of type [*Error] keeps its CNI code on the way
 // to the plugin; any other becomes [CodeInternal], or [CodeTryAgain] when the
@@ -112,6 +129,8 @@ type Handler interface {
 	Check(context.Context, CheckRequest) error
 	// Status is what manxctl prints.
 	Status(context.Context) (json.RawMessage, error)
+	// BGP is what manxctl bgp prints.
+	BGP(context.Context, BGPRequest) (json.RawMessage, error)
 }
 
 const (

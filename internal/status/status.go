@@ -83,6 +83,7 @@ type Drop struct {
 type Session struct {
 	Name       string    `json:"name"` // Mesh_10_0_0_2
 	Peer       string    `json:"peer"`
+	Port       uint16    `json:"port,omitempty"`    // of the peer, when it is not 179
 	Node       string    `json:"node,omitempty"`    // the peer's node name when it is one
 	BGPPeer    string    `json:"bgpPeer,omitempty"` // the object that it is from; empty: the mesh
 	AS         uint32    `json:"as"`
@@ -91,7 +92,16 @@ type Session struct {
 	Received   int       `json:"received"`   // routes in Adj-RIB-In
 	Accepted   int       `json:"accepted"`   // of these, past the import rules
 	Advertised int       `json:"advertised"` // routes in Adj-RIB-Out
+	Flaps      int       `json:"flaps"`      // how often it was lost
 	LastError  string    `json:"lastError,omitempty"`
+}
+
+// Of is what the session is with: a node, or the router of a BGPPeer.
+func (s Session) Of() string {
+	if s.Node == "" && s.BGPPeer != "" {
+		return "BGPPeer/" + s.BGPPeer
+	}
+	return s.Node
 }
 
 // Block is one of the node's own blocks.

@@ -148,8 +148,8 @@ func sessionsDown(n Node, down map[string]bool) (out []Problem) {
 			continue
 		}
 		text := "the BGP session with " + s.Peer
-		if s.Node != "" {
-			text += " (" + s.Node + ")"
+		if of := s.Of(); of != "" {
+			text += " (" + of + ")"
 		}
 		text += " is " + s.State
 		if s.LastError != "" {

@@ -13,10 +13,10 @@ import (
 func (n Node) WriteText(w io.Writer, now time.Time) error {
 	p := &printer{w: w, now: now}
 	p.head(n)
-	p.table("BGP sessions", "PEER\tNODE\tAS\tSTATE\tSINCE\tRECEIVED\tACCEPTED\tADVERTISED",
-		"no peers: this is the only node, or the mesh is off", rows(n.Sessions, func(s Session) string {
+	p.table("BGP sessions", "PEER\tNODE OR BGPPEER\tAS\tSTATE\tSINCE\tRECEIVED\tACCEPTED\tADVERTISED",
+		"no peers: this is the only node, or the mesh is off and no BGPPeer is for this node", rows(n.Sessions, func(s Session) string {
 			return fmt.Sprintf("%s\t%s\t%d\t%s\t%s\t%d\t%d\t%d",
-				s.Peer, dash(s.Node), s.AS, s.State, p.age(s.Since), s.Received, s.Accepted, s.Advertised)
+				s.Peer, dash(s.Of()), s.AS, s.State, p.age(s.Since), s.Received, s.Accepted, s.Advertised)
 		}))
 	for _, s := range n.Sessions {
 		if s.State != "Established" && s.LastError != "" {

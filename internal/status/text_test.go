@@ -22,6 +22,7 @@ func TestWriteText(t *testing.T) {
 		Sessions: []Session{
 			{Peer: "172.30.0.12", Node: "node2", AS: 64512, State: "Established",
 				Since: now.Add(-90 * time.Second), Received: 2, Accepted: 2, Advertised: 1},
+			{Peer: "172.30.0.254", BGPPeer: "tor", AS: 65001, State: "Established", Since: now.Add(-time.Minute), Received: 1, Advertised: 1},
 			{Peer: "172.30.0.13", AS: 64513, State: "Active", Since: now.Add(-50 * time.Hour), LastError: "hold timer expired"},
 		},
 		Blocks: []Block{{CIDR: "10.244.29.0/26", State: "confirmed", Used: 12, Size: 64}},

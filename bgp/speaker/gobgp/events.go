@@ -20,6 +20,7 @@ import (
 // receiver must be quick.
 func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 	lost := map[netip.Addr]time.Duration{} // restart time of the established sessions
+	s.notes.begin(s.global.AS, events.Failed)
 	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{
 		// With several best paths a prefix, what has changed of them: withdrawn ones first.
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
@@ -39,10 +40,11 @@ func (s *Speaker) watch(ctx context.Context, events speaker.Events) error {
 			}
 			st := e.Peer.State
 			event := speaker.SessionEvent{
-				Peer: st.NeighborAddress.Unmap(), State: stateOf(st.SessionState), Reason: st.DisconnectMessage,
+				Peer: st.NeighborAddress.Unmap(), State: stateOf(st.SessionState),
 				Expired:   st.DisconnectReason == api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED,
 				OverLimit: st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT,
 			}
+			event.Reason = s.notes.settle(event.State, event.Peer, st.DisconnectReason, st.DisconnectMessage)
 			switch {
 			case event.State == bgp.Established:
 				lost[event.Peer] = restartTimeOf(st.RemoteCap)

@@ -70,16 +70,18 @@ type Speaker struct {
 	server  *server.BgpServer
 	global  bgp.Global
 	peers   map[netip.Addr]bgp.Peer
+	notes   *notes
 }
 
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the
 // agent reports sessions itself.
 func New(log *slog.Logger) *Speaker {
-	return &Speaker{log: log, server: serve(log), peers: map[netip.Addr]bgp.Peer{}}
+	n := &notes{}
+	return &Speaker{log: log, server: serve(log, n), peers: map[netip.Addr]bgp.Peer{}, notes: n}
 }
 
-func serve(log *slog.Logger) *server.BgpServer {
-	s := server.NewBgpServer(server.LoggerOption(slog.New(quieter{log.Handler()}), nil))
+func serve(log *slog.Logger, n *notes) *server.BgpServer {
+	s := server.NewBgpServer(server.LoggerOption(slog.New(heard{log.Handler(), n, nil}), nil))
 	go s.Serve() // until Close, or for the life of the process
 	return s
 }
@@ -94,19 +96,6 @@ func (s *Speaker) Close(ctx context.Context) error {
 	}
 	return nil
 }
-
-// quieter lowers every record's level by one step.
-type quieter struct{ slog.Handler }
-
-func (q quieter) Enabled(ctx context.Context, l slog.Level) bool { return q.Handler.Enabled(ctx, l-4) }
-
-func (q quieter) Handle(ctx context.Context, r slog.Record) error {
-	r.Level -= 4
-	return q.Handler.Handle(ctx, r)
-}
-
-func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
-func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handler.WithGroup(n)} }
 
 // Start opens a listener for each address, refuses everything until SetImport is
 // called, and reports to events. A start that fails leaves nothing behind and can be
@@ -127,7 +116,7 @@ func (s *Speaker) Start(ctx context.Context, g bgp.Global, events speaker.Events
 		// GoBGP keeps the listeners that it opened before the one that failed: with
 		// them every other try would find its own port taken.
 		s.server.Stop()
-		s.server = serve(s.log)
+		s.server = serve(s.log, s.notes)
 		return err
 	}
 	return nil
@@ -198,6 +187,7 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 	if p.ReflectorCluster.IsValid() {
 		peer.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: p.ReflectorCluster.String()}
 	}
+	s.notes.add(p)
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
 		return err
 	}
@@ -218,6 +208,7 @@ func (s *Speaker) DeletePeer(ctx context.Context, p bgp.Peer) error {
 		return err
 	}
 	delete(s.peers, p.Addr)
+	s.notes.remove(p.Addr)
 	return nil
 }
 

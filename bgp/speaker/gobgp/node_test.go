@@ -55,6 +55,8 @@ type spec struct {
 	// Ranges of services, and what the node announces of them.
 	Ranges, Services []netip.Prefix
 	Advertisements   []bgp.Advertisement
+	// ShowReceived puts what peers have sent into the reports; of the first spec.
+	ShowReceived bool
 }
 
 type member struct {
@@ -71,6 +73,7 @@ type report struct {
 	Converged bool
 	Refused   map[string]int
 	Sessions  map[string]session // by node, and node/6 for the one over IPv6
+	Received  []string
 	Error     string
 }
 
@@ -78,7 +81,7 @@ type session struct {
 	State                                 bgp.SessionState
 	EndOfRIB, Restarting, OverLimit       bool
 	Received, Accepted, Advertised, Flaps int
-	LastError                             string
+	LastError, Why                        string
 }
 
 const clusterAS = 64512
@@ -136,11 +139,11 @@ func helper() error {
 		}
 		cancel() // the end of the input is the order to stop
 	}()
-	go reports(ctx, r)
+	go reports(ctx, r, s.ShowReceived)
 	return r.Run(ctx)
 }
 
-func reports(ctx context.Context, r *speaker.Reconciler) {
+func reports(ctx context.Context, r *speaker.Reconciler, showReceived bool) {
 	out := json.NewEncoder(os.Stdout)
 	tick := time.NewTicker(50 * time.Millisecond)
 	var last string
@@ -156,8 +159,11 @@ func reports(ctx context.Context, r *speaker.Reconciler) {
 		rep.Learned, rep.Converged = r.Learned()
 		for _, s := range st.Sessions {
 			rep.Sessions[sessionName(s.Peer)] = session{
-				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError,
+				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError, s.Why(),
 			}
+		}
+		if showReceived {
+			rep.Received = received(ctx, r)
 		}
 		if now := fmt.Sprint(rep); now != last {
 			last = now
@@ -166,6 +172,19 @@ func reports(ctx context.Context, r *speaker.Reconciler) {
 			}
 		}
 	}
+}
+
+// received is what peers have sent, a line each.
+func received(ctx context.Context, r *speaker.Reconciler) (out []string) {
+	paths, more, err := r.Received(ctx, netip.Prefix{}, 10)
+	for _, p := range paths {
+		out = append(out, fmt.Sprintf("%s via %s from %s, path %v, communities %v: %s",
+			p.Prefix, p.Next, p.Peer, p.ASPath, p.Communities, p.Unused))
+	}
+	if more > 0 || err != nil {
+		out = append(out, fmt.Sprintf("%d more, %v", more, err))
+	}
+	return out
 }
 
 // sessionName is the node's name, or that of a router's BGPPeer.
