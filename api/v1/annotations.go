@@ -20,6 +20,9 @@ const (
 
 // Annotations of Manx's own.
 const (
+	// AnnotationNodeBGPDrain, on a Node, takes the node out of BGP step by step; its value
+	// is when that was asked for, RFC 3339. "manxctl bgp drain" sets it.
+	AnnotationNodeBGPDrain = "manx.io/bgp-drain"
 	// AnnotationNodePoolModes, on a Node, is the node's record of how it receives
 	// from and sends to each pool, by which the nodes agree on a change of mode.
 	AnnotationNodePoolModes = "manx.io/pool-modes"

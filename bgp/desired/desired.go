@@ -36,6 +36,7 @@ type Self struct {
 	AS         uint32     // 0: the cluster's
 	RouterID   netip.Addr // BGP Identifier, RFC 4271 §4.2
 	IPv4, IPv6 netip.Addr // what the node has just published; zero where it has none
+	Drain      bgp.Drain
 }
 
 // Addresses are what IPAM says of this node's addresses, of both families.
@@ -65,7 +66,7 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 			reflector, port = n.RouteReflectorClusterID.IsValid(), cmp.Or(n.ListenPort, port)
 		}
 	}
-	return speaker.Desired{
+	d := speaker.Desired{
 		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: port},
 		Peers:  peers,
 		Policy: bgp.Policy{
@@ -78,7 +79,29 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Lent:   addrs.Lent,
 		Owners: c.Owners,
 		Nodes:  namesOf(c.Nodes),
-	}, conflicts, append(problems, unknown...)
+	}
+	return drained(d, self.Drain), conflicts, append(problems, unknown...)
+}
+
+// drained is what is left of a speaker on its way out. What it learns stays: its pods are
+// to reach the others for as long as they run.
+func drained(d speaker.Desired, stage bgp.Drain) speaker.Desired {
+	if stage == bgp.DrainShutdown {
+		for i := range d.Paths {
+			p := &d.Paths[i]
+			p.LocalPref = 0
+			p.Communities = append(slices.Clone(p.Communities), bgp.GracefulShutdown)
+			slices.SortFunc(p.Communities, bgp.Community.Compare)
+			p.Communities = slices.Compact(p.Communities)
+		}
+	}
+	if stage >= bgp.DrainWithdrawn { // of others as well: a reflector hands nothing on
+		d.Paths, d.Export = nil, nil
+	}
+	if stage == bgp.DrainClosed {
+		d.Peers = nil
+	}
+	return d
 }
 
 // sessionsOf are the sessions of BGPPeers as policy has to know them. One that names a

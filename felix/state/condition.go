@@ -17,6 +17,8 @@ const (
 	// NoBGPSession: this node has no BGP session to any other node, so that nothing
 	// leads there; the Node's condition NetworkUnavailable says so, too.
 	NoBGPSession ConditionKind = "NoBGPSession"
+	// BGPDrained: an annotation of the Node takes it out of BGP.
+	BGPDrained ConditionKind = "BGPDrained"
 	// BGPPeerUnusable: a BGPPeer has no session on this node that it asks for, or one that
 	// nothing may go through.
 	BGPPeerUnusable ConditionKind = "BGPPeerUnusable"

@@ -4,6 +4,7 @@ package state
 // condition says the same of the case at hand.
 var remedies = map[string]string{
 	"AddressConflict": "Delete one of the two pods that the message names. If it comes back: `manxctl ipam check`.",
+	"BGPDrained":      "`manxctl bgp undrain NODE` when the node is to serve again.",
 	"BGPPeerUnusable": "Correct the BGPPeer, or create the BGPFilter that the message names; the sessions follow at once.",
 	"BGPSessionHeld": "Create the Secret in kube-system with the key that the message names; " +
 		"`kubectl describe role manx-node-bgp-secrets -n kube-system` says which may be read.",

@@ -130,7 +130,10 @@ func (a *Agent) dataplaneInput(s *datastore.Snapshot, plan modePlan, generation 
 func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	// A claim under way may still be lost to the node that announces the block.
 	own := confirmedBlocks(a.ipam.Blocks())
-	d, conflicts, problems := speakerOf(a.node, a.identity, s, addressing{own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed()})
+	n, _ := s.Node(a.node)
+	d, conflicts, problems := speakerOf(a.node, a.identity, s, addressing{
+		own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed(), drain: a.drain.stage(n.BGPDrain),
+	})
 	for _, c := range conflicts {
 		a.errors.add("bgp", c)
 	}
@@ -143,6 +146,7 @@ type addressing struct {
 	own      []netip.Prefix // blocks, beyond doubt
 	lent     map[netip.Addr]string
 	borrowed []netip.Addr
+	drain    bgp.Drain
 }
 
 // speakerOf is what the speaker of a node should be.
@@ -150,7 +154,9 @@ func speakerOf(
 	node string, self startup.Result, s *datastore.Snapshot, addrs addressing,
 ) (speaker.Desired, []peering.Conflict, []peering.Problem) {
 	return desired.Compute(bgpCluster(node, s, addrs.own),
-		desired.Self{Name: node, AS: self.AS, RouterID: self.RouterID, IPv4: self.Address.Addr(), IPv6: self.Address6.Addr()},
+		desired.Self{
+			Name: node, AS: self.AS, RouterID: self.RouterID, IPv4: self.Address.Addr(), IPv6: self.Address6.Addr(), Drain: addrs.drain,
+		},
 		desired.Addresses{Own: addrs.own, Lent: lentTo(addrs.lent, s), Borrowed: addrs.borrowed})
 }
 

@@ -66,6 +66,7 @@ type Agent struct {
 	alone    atomic.Pointer[string]             // why this node has no BGP session to any other; nil or "": it has
 	errors   errorLog
 	// peerProblems are the BGPPeers that come to nothing on this node.
+	drain        *drain
 	peerProblems atomic.Pointer[[]peering.Problem]
 }
 
@@ -80,7 +81,8 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger) error {
 		return err
 	}
 	log.Info("manx-node starts", "node", node, "nodeNameFrom", source)
-	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil), modesChanged: make(chan struct{}, 1)}
+	a := &Agent{settings: settings, node: node, log: log, started: time.Now(), health: health.New(nil),
+		modesChanged: make(chan struct{}, 1), drain: newDrain()}
 	a.metrics = newMetrics(a.status, a.ipamNumbers)
 	a.cniConf = newCNIConf(cniConfDir, log.With("component", "cni"))
 

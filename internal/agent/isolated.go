@@ -58,6 +58,8 @@ func isolated(node string, s *datastore.Snapshot, sessions []bgp.Session) (why s
 	}
 	self, _ := s.Node(node)
 	switch {
+	case self.BGPDrain != "":
+		why = fmt.Sprintf("its annotation %s has taken it out of BGP: manxctl bgp undrain %s", apiv1.AnnotationNodeBGPDrain, node)
 	case self.RouteReflectorClusterID.IsValid():
 		why = fmt.Sprintf("its annotation %s makes it a route reflector, which is in no mesh, and no BGPPeer is for it: "+
 			"create one with nodeSelector all() and a peerSelector that selects it, or kubectl annotate node %s %s-",

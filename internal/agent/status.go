@@ -60,6 +60,7 @@ func (a *Agent) status() status.Node {
 		poolConditions(snap),
 		a.aloneConditions(),
 		peerConditions(sp.Sessions, a.peerProblems.Load()),
+		drainCondition(a.node, snap),
 		a.cniConf.conditions(),
 		a.cniConf.keyConditions(),
 	) {

@@ -32,6 +32,8 @@ type steering struct {
 	// IPAM, the paths that BGP has learned, the dataplane's status, and the agreement on
 	// modes. A nil one is of a subsystem that is not there.
 	objects, addresses, paths, kernel, agreement <-chan struct{}
+	// drain tells that the next stage of the node's way out of BGP begins.
+	drain <-chan struct{}
 	// beat tells that the loop is alive, at least every steerEvery.
 	beat func()
 
@@ -67,6 +69,7 @@ func (s *steering) run(ctx context.Context) {
 		case <-s.objects:
 		case <-s.addresses:
 		case <-s.paths:
+		case <-s.drain:
 		case <-s.kernel:
 			inputs = false
 		case <-s.agreement:
@@ -124,6 +127,7 @@ func (a *Agent) steer(ctx context.Context) error {
 	s := steering{
 		objects: a.datastore.Changed(), addresses: a.ipam.Changed(), paths: a.speaker.Changed(),
 		kernel: a.dataplane.Changed(), agreement: a.modesChanged,
+		drain:   a.drain.wake,
 		beat:    heart.Beat,
 		cluster: a.admitted(newSyncRetry()),
 		status:  a.dataplane.Status,

@@ -21,10 +21,11 @@ import (
 func newBGPCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bgp",
-		Short: "Show BGP sessions, routes and filters of this node, or of all nodes",
+		Short: "Show BGP sessions, routes and filters of this node, or of all nodes; take a node out of BGP",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newBGPPeersCommand(c), newBGPRoutesCommand(c), newBGPFiltersCommand(c))
+	cmd.AddCommand(newBGPPeersCommand(c), newBGPRoutesCommand(c), newBGPFiltersCommand(c),
+		newBGPDrainCommand(c, true), newBGPDrainCommand(c, false))
 	return cmd
 }
 

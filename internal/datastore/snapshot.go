@@ -44,6 +44,8 @@ type Node struct {
 	// PoolModes is manx.io/pool-modes as it stands there, at most maxPoolModes
 	// bytes; felix/mode reads it.
 	PoolModes string
+	// BGPDrain is manx.io/bgp-drain: when the node was asked to leave BGP; empty: it is not.
+	BGPDrain string
 	// Absent: its kubelet no longer reports, see the function of that name.
 	Absent bool
 	Labels map[string]string

@@ -50,6 +50,7 @@ type spec struct {
 	Settle      time.Duration   // of the first spec
 	Import      []bgp.Statement // in the place of those of the pools, when there are any
 	MeshOff     bool
+	Drain       bgp.Drain
 	Peers       []bgp.PeerConfig
 	Filters     map[string]bgp.Filter
 	// Ranges of services, and what the node announces of them.
@@ -101,7 +102,9 @@ func (s spec) desired() speaker.Desired {
 		c.Peers[i].Password = c.MeshPassword
 	}
 	self := s.Nodes[s.Self]
-	d, _, _ := desired.Compute(c, desired.Self{Name: s.Self, AS: self.AS, RouterID: self.Addr, IPv4: self.Addr, IPv6: self.Addr6},
+	d, _, _ := desired.Compute(c, desired.Self{
+		Name: s.Self, AS: self.AS, RouterID: self.Addr, IPv4: self.Addr, IPv6: self.Addr6, Drain: s.Drain,
+	},
 		desired.Addresses{Own: s.Blocks})
 	for i := range d.Peers {
 		if d.Peers[i].BGPPeer == "" {

@@ -217,6 +217,39 @@ func TestTwoRouters(t *testing.T) {
 	wait(t, 10*time.Second, "the one that is there", hops(f.addr("tor1")))
 }
 
+// TestDrained: a node on its way out of BGP first says so, then announces nothing, then ends
+// the session with a Cease; and it comes back.
+func TestDrained(t *testing.T) {
+	t.Parallel()
+	f := newFabric(t, "a", "tor")
+	b := f.tor("tor", "a", "route 203.0.113.0/24 blackhole;", "")
+	s := f.withRouter("a", "tor", bgp.PeerConfig{})
+	a := f.start(s)
+	block := func() string { return b.ask("show", "route", "all") }
+	has := func(text string) func() bool { return func() bool { return strings.Contains(block(), text) } }
+	wait(t, 30*time.Second, "our block", has(f.block("a").String()))
+	s.Drain = bgp.DrainShutdown
+	a.set(s)
+	wait(t, 10*time.Second, "GRACEFUL_SHUTDOWN", has("BGP.community: (65535,0)"))
+	s.Drain = bgp.DrainWithdrawn
+	a.set(s)
+	wait(t, 10*time.Second, "the withdrawal", func() bool { return !strings.Contains(block(), f.block("a").String()) })
+	if x := a.report().Sessions["tor"]; x.State != bgp.Established || x.Flaps != 0 {
+		t.Errorf("the session is %+v, want it up until the end", x)
+	}
+	s.Drain = bgp.DrainClosed
+	a.set(s)
+	wait(t, 10*time.Second, "a Cease", func() bool {
+		all := b.ask("show", "protocols", "all", "node")
+		return strings.Contains(all, "Received: Peer de-configured") || strings.Contains(all, "Received: Administrative shutdown")
+	})
+	s.Drain = bgp.NotDrained
+	a.set(s)
+	wait(t, 30*time.Second, "our block again, as it was", func() bool {
+		return has(f.block("a").String())() && !strings.Contains(block(), "65535")
+	})
+}
+
 // TestReflector: two nodes whose only peer is a third that is a route reflector know each
 // other's blocks by their own next hops; and a reflector tells a router of all of them.
 func TestReflector(t *testing.T) {
