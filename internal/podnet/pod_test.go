@@ -18,6 +18,7 @@ import (
 	"github.com/manx-cni/manx/cni-plugin/veth"
 	"github.com/manx-cni/manx/felix/nl/nltest"
 	"github.com/manx-cni/manx/internal/netns"
+	"github.com/manx-cni/manx/internal/testwait"
 )
 
 const plain = "unicast default via 169.254.1.1 dev eth0 proto boot scope global"
@@ -77,6 +78,11 @@ func TestSetMTU(t *testing.T) {
 			for _, line := range tc.prepare {
 				p.ns.Run(t, strings.Fields(line)...)
 			}
+			// The kernel tells of links that have come up a moment later (linkwatch).
+			testwait.Until(t, 10*time.Second, "all links of the pod up", func() bool {
+				links := p.ns.Run(t, "ip", "-o", "link", "show", "type", "veth")
+				return strings.Count(links, " state UP ") == len(strings.Split(strings.TrimSpace(links), "\n"))
+			})
 			s := newServer(mountDir(t, p.ns))
 			in, host := p.watch(t), newWatch(t)
 			for i, mtu := range tc.steps {

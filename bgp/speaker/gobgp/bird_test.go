@@ -3,6 +3,7 @@ package gobgp_test
 import (
 	"bufio"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,6 +142,12 @@ func (b *bird) ask(question ...string) string {
 		b.t.Fatalf("birdc %s: %v\n%s", strings.Join(question, " "), err, out)
 	}
 	return string(out)
+}
+
+// show is what BIRD has of a network, "" for nothing.
+func (b *bird) show(p netip.Prefix) string {
+	b.t.Helper()
+	return b.ask("show", "route", "all", "where", "net", "=", p.String())
 }
 
 // monitor records every route change in a node's kernel.

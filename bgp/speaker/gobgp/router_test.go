@@ -79,10 +79,10 @@ func TestRouter(t *testing.T) {
 		return a.has(outside, f.addr("tor")) && a.report().Sessions["tor"].Received == 4
 	})
 	wait(t, 10*time.Second, "our block", func() bool {
-		show := b.ask("show", "route", "all", f.block("a").String())
+		show := b.show(f.block("a"))
 		return strings.Contains(show, "BGP.next_hop: "+f.addr("a").String())
 	})
-	show := b.ask("show", "route", "all", f.block("a").String())
+	show := b.show(f.block("a"))
 	for _, want := range []string{
 		"BGP.as_path: 64512 65100 65101 64512\n",
 		"BGP.community: (64512,100)\n",
@@ -101,7 +101,7 @@ func TestRouter(t *testing.T) {
 	a.set(s)
 	wait(t, 10*time.Second, "the other network instead", func() bool { return a.has(refused, f.addr("tor")) && len(a.report().Learned) == 1 })
 	wait(t, 10*time.Second, "our block as it is", func() bool {
-		show := b.ask("show", "route", "all", f.block("a").String())
+		show := b.show(f.block("a"))
 		return strings.Contains(show, "BGP.as_path: 64512\n") && !strings.Contains(show, "community")
 	})
 	// A filter that is not there lets nothing through.
