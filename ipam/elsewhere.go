@@ -25,10 +25,10 @@ func (a *Allocator) releaseElsewhere(ctx context.Context, handle string) ([]neti
 	var freed []netip.Addr
 	v := &visit{}
 	_, known := a.countsOf(handle)
-	for text := range object.Spec.Block {
-		cidr, err := netip.ParsePrefix(text)
-		if err != nil || known[cidr] {
-			continue // nothing to be found there, or the handle writer's business
+	counts, _ := object.Counts() // nothing is to be found where an entry names no block
+	for cidr := range counts {
+		if known[cidr] {
+			continue // the handle writer's business
 		}
 		addrs, left, err := a.releaseFrom(ctx, cidr, handle)
 		if err != nil {

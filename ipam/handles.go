@@ -95,8 +95,9 @@ func (w *handleWriter) elsewhere(handle string, own map[netip.Prefix]bool) bool 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.known[handle]; o != nil {
-		for text := range o.Spec.Block {
-			if cidr, err := netip.ParsePrefix(text); err == nil && !own[cidr] {
+		counts, _ := o.Counts() // nothing is to be found where an entry names no block
+		for cidr := range counts {
+			if !own[cidr] {
 				return true
 			}
 		}
@@ -310,7 +311,7 @@ func merge(spec *v1.IPAMHandleSpec, counts map[netip.Prefix]int, own map[netip.P
 	}
 	block := map[string]int{}
 	for text, n := range spec.Block {
-		if cidr, err := netip.ParsePrefix(text); err != nil || !drop[cidr] {
+		if cidr, err := v1.ParseBlock(text); err != nil || !drop[cidr] {
 			block[text] = n
 		}
 	}
