@@ -197,22 +197,27 @@ func (a *Allocator) newAffinity(cidr netip.Prefix) *v1.BlockAffinity {
 // settle brings an affinity of this node to its end, whatever step its claim or
 // its removal was cut off at, and returns the block's entry: nil when there is no
 // block, one that is not own when it is another's.
-func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*entry, error) {
-	for range maxConflicts {
-		o, err := a.settleOnce(ctx, cidr, affinity)
-		if !isConflict(err) {
-			return o, err
+func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (o *entry, err error) {
+	name := affinity.Name
+	err = retry(ctx, fmt.Sprintf("block %s and its affinity", cidr), func() (err error) {
+		if affinity == nil { // in another try
+			affinity, err = a.Store.Affinities.Get(ctx, name)
+			if errors.Is(err, store.ErrNotFound) {
+				o, err = a.unclaimed(ctx, cidr)
+				return err
+			}
+			if err != nil {
+				return err
+			}
 		}
-		name := affinity.Name
-		affinity, err = a.Store.Affinities.Get(ctx, name)
-		if errors.Is(err, store.ErrNotFound) {
-			return a.unclaimed(ctx, cidr)
-		}
-		if err != nil {
-			return nil, err
-		}
+		o, err = a.settleOnce(ctx, cidr, affinity)
+		affinity = nil
+		return overtaken(err)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("others changed block %s and its affinity %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+	return o, nil
 }
 
 // settleOnce is settle up to the first conflict.
