@@ -267,7 +267,7 @@ func (a *Allocator) Blocks() []BlockInfo {
 		if !o.own() {
 			continue
 		}
-		info := BlockInfo{CIDR: o.cidr, State: o.state(), Problem: o.problem, Size: 1 << (o.cidr.Addr().BitLen() - o.cidr.Bits())}
+		info := BlockInfo{CIDR: o.cidr, State: o.affinity.State(), Problem: o.problem, Size: 1 << (o.cidr.Addr().BitLen() - o.cidr.Bits())}
 		if o.block != nil {
 			info.Used = o.block.Used()
 		}

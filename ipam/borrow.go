@@ -21,7 +21,7 @@ func (a *Allocator) borrowFrom(c *claim, blocks []*v1.IPAMBlock) (others, lendab
 	}
 	for _, p := range c.pools {
 		for _, o := range shuffled(blocks) {
-			cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+			cidr, err := o.Range()
 			if _, in := pool.Containing([]pool.Pool{p}, cidr); err != nil || !in || a.get(cidr).own() {
 				continue
 			}

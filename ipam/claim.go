@@ -78,11 +78,11 @@ func (a *Allocator) claimFree(ctx context.Context, c *claim, blocks []*v1.IPAMBl
 	var existing []netip.Prefix
 	bad := new(refusals)
 	for _, o := range blocks {
-		cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+		cidr, err := o.Range()
 		if err != nil {
 			continue
 		}
-		existing = append(existing, cidr.Masked())
+		existing = append(existing, cidr)
 		if a.isLost(o, cidr, c) {
 			if got, err := a.claimAt(ctx, cidr); !bad.passes(err) && (err != nil || got) {
 				return got, err
@@ -158,7 +158,7 @@ func (a *Allocator) blocksOf(fam family.Family) (n int) {
 // says so, and could serve c: the affinity was deleted, or its claim was cut off.
 func (a *Allocator) isLost(o *v1.IPAMBlock, cidr netip.Prefix, c *claim) bool {
 	_, inPool := pool.Containing(c.pools, cidr)
-	return inPool && ownedBy(o, a.Node) && !a.get(cidr).own()
+	return inPool && o.OwnedBy(a.Node) && !a.get(cidr).own()
 }
 
 // claimAt tries to make one block this node's and reports whether it is now and
@@ -197,31 +197,36 @@ func (a *Allocator) newAffinity(cidr netip.Prefix) *v1.BlockAffinity {
 // settle brings an affinity of this node to its end, whatever step its claim or
 // its removal was cut off at, and returns the block's entry: nil when there is no
 // block, one that is not own when it is another's.
-func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*entry, error) {
-	for range maxConflicts {
-		o, err := a.settleOnce(ctx, cidr, affinity)
-		if !isConflict(err) {
-			return o, err
+func (a *Allocator) settle(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (o *entry, err error) {
+	name := affinity.Name
+	err = retry(ctx, fmt.Sprintf("block %s and its affinity", cidr), func() (err error) {
+		if affinity == nil { // in another try
+			affinity, err = a.Store.Affinities.Get(ctx, name)
+			if errors.Is(err, store.ErrNotFound) {
+				o, err = a.unclaimed(ctx, cidr)
+				return err
+			}
+			if err != nil {
+				return err
+			}
 		}
-		name := affinity.Name
-		affinity, err = a.Store.Affinities.Get(ctx, name)
-		if errors.Is(err, store.ErrNotFound) {
-			return a.unclaimed(ctx, cidr)
-		}
-		if err != nil {
-			return nil, err
-		}
+		o, err = a.settleOnce(ctx, cidr, affinity)
+		affinity = nil
+		return overtaken(err)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("others changed block %s and its affinity %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+	return o, nil
 }
 
 // settleOnce is settle up to the first conflict.
 func (a *Allocator) settleOnce(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*entry, error) {
 	object, affinity, err := a.blockOf(ctx, cidr, affinity)
-	leaving := affinity.Spec.State == v1.AffinityPendingDeletion
+	leaving := affinity.State() == v1.AffinityPendingDeletion
 	var bad *malformedError
 	switch {
-	case errors.As(err, &bad) && affinity.Spec.State == v1.AffinityPending:
+	case errors.As(err, &bad) && affinity.State() == v1.AffinityPending:
 		return nil, a.giveUp(ctx, cidr, affinity, "malformed: "+bad.Error()) // we have no address in it
 	case errors.As(err, &bad):
 		return &entry{cidr: cidr, affinity: affinity, problem: bad.Error()}, nil
@@ -229,7 +234,7 @@ func (a *Allocator) settleOnce(ctx context.Context, cidr netip.Prefix, affinity 
 		return nil, err
 	case object == nil:
 		return nil, a.giveUp(ctx, cidr, affinity, "gone")
-	case !ownedBy(object, a.Node):
+	case !object.OwnedBy(a.Node):
 		return a.newEntry(cidr, nil, object), a.giveUp(ctx, cidr, affinity, ownerOf(object))
 	}
 	o := a.newEntry(cidr, affinity, object)
@@ -265,7 +270,7 @@ func (a *Allocator) unclaimed(ctx context.Context, cidr netip.Prefix) (*entry, e
 		return &entry{cidr: cidr, problem: bad.Error()}, nil
 	case err != nil:
 		return nil, err
-	case !ownedBy(object, a.Node):
+	case !object.OwnedBy(a.Node):
 		return a.newEntry(cidr, nil, object), nil
 	}
 	affinity, err := a.Store.Affinities.Create(ctx, a.newAffinity(cidr))
@@ -288,12 +293,12 @@ func (a *Allocator) giveUp(ctx context.Context, cidr netip.Prefix, affinity *v1.
 // affinity is to stay, else nil; and the affinity, which may have changed.
 func (a *Allocator) blockOf(ctx context.Context, cidr netip.Prefix, affinity *v1.BlockAffinity) (*v1.IPAMBlock, *v1.BlockAffinity, error) {
 	name := v1.BlockName(cidr)
-	if affinity.Spec.State != v1.AffinityPending { // a new claim expects none
+	if affinity.State() != v1.AffinityPending { // a new claim expects none
 		object, err := a.getBlock(ctx, name)
 		if !errors.Is(err, store.ErrNotFound) {
 			return object, affinity, err
 		}
-		if affinity.Spec.State == v1.AffinityPendingDeletion {
+		if affinity.State() == v1.AffinityPendingDeletion {
 			return nil, affinity, nil
 		}
 		// The claim starts again from its first step: somebody may be about to
@@ -312,7 +317,7 @@ func (a *Allocator) blockOf(ctx context.Context, cidr netip.Prefix, affinity *v1
 	}
 	object, err := a.Store.Blocks.Create(ctx, &v1.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: *b.Spec()})
 	if errors.Is(err, store.ErrExists) {
-		if object, err = a.getBlock(ctx, name); err == nil && !ownedBy(object, a.Node) {
+		if object, err = a.getBlock(ctx, name); err == nil && !object.OwnedBy(a.Node) {
 			a.counters.conflicts.Add(1)
 		}
 	}
@@ -350,10 +355,6 @@ func (a *Allocator) confirm(ctx context.Context, cidr netip.Prefix, affinity *v1
 		return affinity, nil
 	}
 	return a.Store.Affinities.Update(ctx, next)
-}
-
-func ownedBy(object *v1.IPAMBlock, node string) bool {
-	return object.Spec.Affinity != nil && *object.Spec.Affinity == v1.HostAffinity(node)
 }
 
 func ownerOf(object *v1.IPAMBlock) string {

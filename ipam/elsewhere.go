@@ -25,10 +25,10 @@ func (a *Allocator) releaseElsewhere(ctx context.Context, handle string) ([]neti
 	var freed []netip.Addr
 	v := &visit{}
 	_, known := a.countsOf(handle)
-	for text := range object.Spec.Block {
-		cidr, err := netip.ParsePrefix(text)
-		if err != nil || known[cidr] {
-			continue // nothing to be found there, or the handle writer's business
+	counts, _ := object.Counts() // nothing is to be found where an entry names no block
+	for cidr := range counts {
+		if known[cidr] {
+			continue // the handle writer's business
 		}
 		addrs, left, err := a.releaseFrom(ctx, cidr, handle)
 		if err != nil {
@@ -47,23 +47,23 @@ func (a *Allocator) releaseElsewhere(ctx context.Context, handle string) ([]neti
 // and deletes the block when it is empty and nobody's. It reports whether another
 // node holds addresses of that handle there.
 func (a *Allocator) releaseFrom(ctx context.Context, cidr netip.Prefix, handle string) (freed []netip.Addr, left bool, err error) {
-	for conflicts := range maxConflicts {
-		pause(ctx, conflicts)
+	err = retry(ctx, fmt.Sprintf("block %s", cidr), func() error {
+		freed, left = nil, false
 		object, err := a.Store.Blocks.Get(ctx, v1.BlockName(cidr))
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, false, nil
+			return nil
 		}
 		if err != nil {
-			return nil, false, err
+			return err
 		}
 		b, err := block.Parse(&object.Spec)
 		if err != nil {
-			return nil, false, fmt.Errorf("IPAMBlock %s is malformed: %w", object.Name, err)
+			return fmt.Errorf("IPAMBlock %s is malformed: %w", object.Name, err)
 		}
-		freed := b.ReleaseFunc(func(e block.Entry) bool { return a.isFor(handle, e) })
-		left := len(b.Held(handle)) > 0
+		freed = b.ReleaseFunc(func(e block.Entry) bool { return a.isFor(handle, e) })
+		left = len(b.Held(handle)) > 0
 		if len(freed) == 0 {
-			return nil, left, nil
+			return nil
 		}
 		if b.Used() == 0 && object.Spec.Affinity == nil {
 			err = a.Store.Blocks.Delete(ctx, object)
@@ -73,15 +73,13 @@ func (a *Allocator) releaseFrom(ctx context.Context, cidr netip.Prefix, handle s
 			next.Spec = *b.Spec()
 			_, err = a.Store.Blocks.Update(ctx, next)
 		}
-		if err == nil {
-			a.counters.released.Add(uint64(len(freed)))
-			return freed, left, nil
-		}
-		if !isConflict(err) {
-			return nil, false, err
-		}
+		return overtaken(err)
+	})
+	if err != nil {
+		return nil, false, err
 	}
-	return nil, false, fmt.Errorf("others changed block %s %d times in a row: %w", cidr, maxConflicts, ErrRetry)
+	a.counters.released.Add(uint64(len(freed)))
+	return freed, left, nil
 }
 
 // elsewhere reports whether a handle has addresses in blocks that this node does

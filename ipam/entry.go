@@ -66,15 +66,8 @@ func (a *Allocator) newEntry(cidr netip.Prefix, affinity *v1.BlockAffinity, obje
 // own reports whether the block is this node's, or will be when its claim is done.
 func (o *entry) own() bool { return o != nil && o.affinity != nil }
 
-func (o *entry) state() v1.AffinityState {
-	if o.affinity.Spec.State == "" {
-		return v1.AffinityConfirmed
-	}
-	return o.affinity.Spec.State
-}
-
 // usable reports whether the block is this node's and may be assigned from.
-func (o *entry) usable() bool { return o.own() && o.block != nil && o.state().Confirmed() }
+func (o *entry) usable() bool { return o.own() && o.block != nil && o.affinity.State().Confirmed() }
 
 // lends reports whether another node owns the block, or nobody, and it may be
 // borrowed from.
@@ -98,9 +91,9 @@ func (o *entry) describe() string {
 	case !o.own():
 		return "not ours"
 	case o.problem != "":
-		return string(o.state()) + ", unusable: " + o.problem
+		return string(o.affinity.State()) + ", unusable: " + o.problem
 	default:
-		return string(o.state())
+		return string(o.affinity.State())
 	}
 }
 

@@ -103,7 +103,7 @@ func (r *round) obtainBlock(ctx context.Context, want *exact) error {
 		return &AddrError{want.addr, bad.Error()}
 	case err != nil:
 		return err
-	case object == nil || ownedBy(object, a.Node):
+	case object == nil || object.OwnedBy(a.Node):
 		return r.claimFor(ctx, want, config, object != nil)
 	}
 	o := a.newEntry(want.cidr, nil, object)
@@ -149,7 +149,7 @@ func (a *Allocator) blockAt(ctx context.Context, want *exact) (*v1.IPAMBlock, er
 		return nil, err
 	}
 	for _, o := range blocks {
-		cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+		cidr, err := o.Range()
 		switch {
 		case err != nil || !cidr.Overlaps(want.cidr):
 		case cidr.Contains(want.addr):

@@ -95,8 +95,9 @@ func (w *handleWriter) elsewhere(handle string, own map[netip.Prefix]bool) bool 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.known[handle]; o != nil {
-		for text := range o.Spec.Block {
-			if cidr, err := netip.ParsePrefix(text); err == nil && !own[cidr] {
+		counts, _ := o.Counts() // nothing is to be found where an entry names no block
+		for cidr := range counts {
+			if !own[cidr] {
 				return true
 			}
 		}
@@ -208,16 +209,13 @@ func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Pr
 	w.mu.Lock()
 	have := w.known[handle]
 	w.mu.Unlock()
-	for range maxConflicts {
+	err := retry(ctx, "handle "+handle, func() error {
 		if have == nil {
 			var done bool
 			var err error
 			if have, done, err = w.find(ctx, handle); done || err != nil {
 				return err
 			}
-		}
-		if have == nil {
-			continue // deleted under our hands
 		}
 		want := have.DeepCopy()
 		counts, own := w.counts(handle)
@@ -229,19 +227,17 @@ func (w *handleWriter) write(ctx context.Context, handle string, gone []netip.Pr
 			metav1.SetMetaDataAnnotation(&want.ObjectMeta, v1.AnnotationHandleNode, w.node)
 		}
 		stored, err := w.replace(ctx, have, want)
-		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
-			have = nil
-			continue
-		}
-		if err == nil {
-			w.remember(handle, stored)
-		} else {
-			w.remember(handle, nil) // what is stored is not known
+		have = nil // another try reads it
+		if err = overtaken(err); !errors.Is(err, store.ErrConflict) {
+			w.remember(handle, stored) // nothing after an error: what is stored is not known
 		}
 		return err
+	})
+	if errors.Is(err, ErrRetry) {
+		w.remember(handle, nil)
+		return fmt.Errorf("write handle %s: %w", handle, err)
 	}
-	w.remember(handle, nil)
-	return fmt.Errorf("write handle %s: %w", handle, ErrRetry)
+	return err
 }
 
 // find creates the object of a handle, or reads it when it is there. All is done
@@ -269,7 +265,10 @@ func (w *handleWriter) find(ctx context.Context, handle string) (have *v1.IPAMHa
 	have, err = w.table.Get(ctx, name)
 	if errors.Is(err, store.ErrNotFound) {
 		w.remember(handle, nil)
-		return nil, len(counts) == 0, nil
+		if len(counts) == 0 {
+			return nil, true, nil
+		}
+		err = overtaken(err) // deleted since it was there
 	}
 	return have, false, err
 }
@@ -310,7 +309,7 @@ func merge(spec *v1.IPAMHandleSpec, counts map[netip.Prefix]int, own map[netip.P
 	}
 	block := map[string]int{}
 	for text, n := range spec.Block {
-		if cidr, err := netip.ParsePrefix(text); err != nil || !drop[cidr] {
+		if cidr, err := v1.ParseBlock(text); err != nil || !drop[cidr] {
 			block[text] = n
 		}
 	}

@@ -37,7 +37,7 @@ func (a *Allocator) reclaim(ctx context.Context, c *claim, blocks []*v1.IPAMBloc
 	bad := new(refusals)
 	for _, p := range c.pools {
 		for _, o := range shuffled(blocks) {
-			cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+			cidr, err := o.Range()
 			if err != nil || !a.isSpare(o, cidr, p) {
 				continue
 			}
@@ -129,7 +129,7 @@ func (a *Allocator) markForRemoval(ctx context.Context, cidr netip.Prefix, o *v1
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil, nil
 	}
-	if err != nil || before.Spec.State == v1.AffinityPendingDeletion {
+	if err != nil || before.State() == v1.AffinityPendingDeletion {
 		return before, before, err // as another robber left it, or the owner itself
 	}
 	next := before.DeepCopy()

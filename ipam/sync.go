@@ -79,13 +79,11 @@ func (a *Allocator) Sync(ctx context.Context) error {
 func (a *Allocator) findBorrowed(ctx context.Context, handles []*v1.IPAMHandle) error {
 	read := map[netip.Prefix]bool{}
 	for _, h := range handles {
-		for text := range h.Spec.Block {
-			cidr, err := netip.ParsePrefix(text)
-			if err != nil {
-				continue
-			}
+		counts, _ := h.Counts() // nothing is to be found where an entry names no block
+		for cidr := range counts {
 			o := a.get(cidr)
 			if o == nil && !read[cidr] {
+				var err error
 				if o, err = a.unclaimed(ctx, cidr); refused(err) {
 					a.Log.Warn("borrowed addresses not looked for: the API server refuses", "cidr", cidr, "handle", h.Spec.HandleID, "err", err)
 					continue
@@ -117,12 +115,12 @@ func (a *Allocator) ownAffinities(ctx context.Context) (map[netip.Prefix]*v1.Blo
 			a.Log.Warn("affinity ignored", "err", err)
 		}
 		for _, o := range list {
-			if o.Spec.Node != a.Node || o.Spec.Type != v1.AffinityTypeHost && o.Spec.Type != "" {
+			if o.Spec.Node != a.Node || o.Virtual() {
 				continue
 			}
-			cidr, err := netip.ParsePrefix(o.Spec.CIDR)
-			if err != nil || cidr != cidr.Masked() {
-				a.Log.Warn("affinity ignored", "name", o.Name, "err", fmt.Sprintf("spec.cidr %q: want a range such as 10.0.0.64/26", o.Spec.CIDR))
+			_, cidr, err := o.Claim()
+			if err != nil {
+				a.Log.Warn("affinity ignored", "name", o.Name, "err", err)
 				continue
 			}
 			out[cidr] = o

@@ -1,6 +1,12 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // BlockAffinity says that a node owns a block. A confirmed affinity is what
 // BGP announces for the node.
@@ -60,4 +66,35 @@ type BlockAffinitySpec struct {
 	// Deleted is "true" or "false", as text: "true" marks an affinity that is
 	// being deleted, which readers treat as absent.
 	Deleted string `json:"deleted"`
+}
+
+// Deleted reports whether the object is being deleted: it counts as absent, whatever
+// else it says.
+func (a *BlockAffinity) Deleted() bool { return a.Spec.Deleted == "true" }
+
+// SetDeleted marks the object as being deleted.
+func (a *BlockAffinity) SetDeleted() { a.Spec.Deleted = "true" }
+
+// Virtual reports whether the block is set aside, for load balancers, and no node's. Any
+// type but that of hosts counts as such.
+func (a *BlockAffinity) Virtual() bool { return a.Spec.Type != "" && a.Spec.Type != AffinityTypeHost }
+
+// State is how far the claim has come. It is never empty.
+func (a *BlockAffinity) State() AffinityState {
+	if a.Spec.State == "" {
+		return AffinityConfirmed
+	}
+	return a.Spec.State
+}
+
+// Claim is the node and the block that the object is about. With an error neither is to
+// be used.
+func (a *BlockAffinity) Claim() (node string, block netip.Prefix, err error) {
+	if block, err = ParseBlock(a.Spec.CIDR); err != nil {
+		return "", netip.Prefix{}, fmt.Errorf("spec.cidr %w", err)
+	}
+	if a.Spec.Node == "" {
+		return "", netip.Prefix{}, errors.New("spec.node is empty: want the name of the node that owns the block")
+	}
+	return a.Spec.Node, block, nil
 }

@@ -1,6 +1,11 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"fmt"
+	"net/netip"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // IPAMBlock is a small range of a pool (64 addresses by default) with the state
 // of every address in it. It is the truth about who holds an address: affinities
@@ -95,4 +100,32 @@ type AllocationAttribute struct {
 	// Manx keeps it and does not act on it.
 	// +optional
 	ReleasedAt *string `json:"releasedAt,omitempty"`
+}
+
+// ParseBlock reads a block's range as objects name it: without host bits, IPv4 as such.
+func ParseBlock(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%.80q: want a block such as 10.244.0.64/26", text)
+	}
+	return p, nil
+}
+
+// Range is the range that the object takes up. It is read as widely as it can be, host
+// bits dropped and mapped IPv4 as IPv4, because what a malformed block may hold is not
+// free for another. Whether the block can be used ipam/block.Parse decides.
+func (b *IPAMBlock) Range() (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(b.Spec.CIDR)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("spec.cidr %.80q: want a block such as 10.244.0.64/26", b.Spec.CIDR)
+	}
+	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+// OwnedBy reports whether the block is that node's.
+func (b *IPAMBlock) OwnedBy(node string) bool {
+	return b.Spec.Affinity != nil && *b.Spec.Affinity == HostAffinity(node)
 }

@@ -1,6 +1,14 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // IPAMHandle says in which blocks a handle has addresses, so that they are
 // found without reading every block. The blocks are the truth.
@@ -35,4 +43,20 @@ type IPAMHandleSpec struct {
 	// Deleted marks a handle that is being deleted: readers treat it as absent.
 	// +optional
 	Deleted bool `json:"deleted,omitempty"`
+}
+
+// Counts is how many addresses the object says that the handle has in each block. An entry
+// that names no block is left out, and err says which; the others hold.
+func (h *IPAMHandle) Counts() (counts map[netip.Prefix]int, err error) {
+	counts = make(map[netip.Prefix]int, len(h.Spec.Block))
+	var errs []error
+	for _, text := range slices.Sorted(maps.Keys(h.Spec.Block)) {
+		cidr, err := ParseBlock(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("spec.block has %w", err))
+			continue
+		}
+		counts[cidr] += h.Spec.Block[text]
+	}
+	return counts, errors.Join(errs...)
 }

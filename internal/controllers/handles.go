@@ -37,7 +37,7 @@ func (s *sweeper) settleHandle(ctx context.Context, handle string, blocks []*blo
 func merge(have map[string]int, counts map[netip.Prefix]int) map[string]int {
 	out := map[string]int{}
 	for text, n := range have {
-		cidr, err := netip.ParsePrefix(text)
+		cidr, err := v1.ParseBlock(text)
 		if _, known := counts[cidr]; err != nil || !known {
 			out[text] = n
 		}

@@ -183,7 +183,7 @@ func (p *pools) left(ctx context.Context, cidr netip.Prefix) (int, error) {
 	}
 	n := 0
 	for _, o := range blocks {
-		if b, err := netip.ParsePrefix(o.Spec.CIDR); err == nil && b.Overlaps(cidr) {
+		if b, err := o.Range(); err == nil && b.Overlaps(cidr) {
 			n++
 		}
 	}

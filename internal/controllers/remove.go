@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	v1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/ipam/gc"
@@ -123,7 +122,7 @@ func (s *sweeper) affinity(ctx context.Context, m gc.Removal) (*v1.BlockAffinity
 	if err != nil {
 		return nil, err
 	}
-	if cidr, err := netip.ParsePrefix(o.Spec.CIDR); err != nil || cidr != m.CIDR || o.Spec.Node != m.Node {
+	if node, cidr, err := o.Claim(); err != nil || cidr != m.CIDR || node != m.Node {
 		return nil, fmt.Errorf("BlockAffinity %s is that of node %s to %s by now", o.Name, o.Spec.Node, o.Spec.CIDR)
 	}
 	return o, nil
@@ -131,7 +130,7 @@ func (s *sweeper) affinity(ctx context.Context, m gc.Removal) (*v1.BlockAffinity
 
 // mark gives an affinity a state, and returns it as stored.
 func (s *sweeper) mark(ctx context.Context, o *v1.BlockAffinity, state v1.AffinityState) (*v1.BlockAffinity, error) {
-	if o == nil || o.Spec.State == state {
+	if o == nil || o.State() == state {
 		return o, nil
 	}
 	next := o.DeepCopy()
@@ -157,7 +156,7 @@ func (s *sweeper) deleteLeaving(ctx context.Context, a gc.Affinity) error {
 	if err == nil && o.ResourceVersion == a.Version {
 		var object *v1.IPAMBlock
 		if object, _, err = s.block(ctx, a.CIDR); err == nil &&
-			(object == nil || object.Spec.Affinity == nil || *object.Spec.Affinity != v1.HostAffinity(a.Node)) {
+			(object == nil || !object.OwnedBy(a.Node)) {
 			if err = s.store.Affinities.Delete(ctx, o); err == nil {
 				s.log.Info("affinity removed", "block", a.CIDR, "node", a.Node, "reason", "its deletion was cut off")
 			}

@@ -98,14 +98,14 @@ func blockOf(o *v1.IPAMBlock) (*block.Block, error) {
 // affinityOf returns a host's affinity; nil when it is another kind's or is being
 // deleted.
 func affinityOf(o *v1.BlockAffinity) (*gc.Affinity, error) {
-	if o.Spec.Deleted == "true" || o.Spec.Type != "" && o.Spec.Type != v1.AffinityTypeHost || o.Spec.Node == "" {
+	if o.Deleted() || o.Virtual() {
 		return nil, nil
 	}
-	cidr, err := netip.ParsePrefix(o.Spec.CIDR)
-	if err != nil || cidr != cidr.Masked() {
-		return nil, fmt.Errorf("spec.cidr %q: want a block such as 10.244.0.64/26", o.Spec.CIDR)
+	node, cidr, err := o.Claim()
+	if err != nil {
+		return nil, err
 	}
-	return &gc.Affinity{Name: o.Name, Version: o.ResourceVersion, Node: o.Spec.Node, CIDR: cidr, State: o.Spec.State}, nil
+	return &gc.Affinity{Name: o.Name, Version: o.ResourceVersion, Node: node, CIDR: cidr, State: o.State()}, nil
 }
 
 // handleOf returns the handle; nil when it is being deleted.
@@ -113,17 +113,13 @@ func handleOf(o *v1.IPAMHandle) (*gc.Handle, error) {
 	if o.Spec.Deleted {
 		return nil, nil
 	}
-	h := &gc.Handle{
-		Name: o.Name, Version: o.ResourceVersion, ID: o.Spec.HandleID, NodeHash: o.Labels[v1.LabelHostnameHash], Counts: map[netip.Prefix]int{},
+	counts, err := o.Counts()
+	if err != nil {
+		return nil, err
 	}
-	for text, n := range o.Spec.Block {
-		cidr, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("spec.block has %q: want a block such as 10.244.0.64/26", text)
-		}
-		h.Counts[cidr.Masked()] += n
-	}
-	return h, nil
+	return &gc.Handle{
+		Name: o.Name, Version: o.ResourceVersion, ID: o.Spec.HandleID, NodeHash: o.Labels[v1.LabelHostnameHash], Counts: counts,
+	}, nil
 }
 
 // poolOf keeps the whole pool: there are few, and their metadata matters.

@@ -196,7 +196,7 @@ func (r *releaser) noteRemoved(handle string) {
 // left returns how many addresses the handle has in a block. Of one that cannot be
 // read it believes what the handle says.
 func (r *releaser) left(ctx context.Context, cidr, handle string, said int) (int, error) {
-	p, err := netip.ParsePrefix(cidr)
+	p, err := apiv1.ParseBlock(cidr)
 	if err != nil {
 		return said, nil
 	}

@@ -1,7 +1,6 @@
 package datastore
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
-	"github.com/manx-cni/manx/internal/excerpt"
 )
 
 // affinityObject is a BlockAffinity as the informer keeps it: a cluster has
@@ -43,16 +41,16 @@ func parseAffinity(u *unstructured.Unstructured) claim {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &a); err != nil {
 		return claim{err: err}
 	}
-	block, err := netip.ParsePrefix(a.Spec.CIDR)
+	node, block, err := a.Claim()
 	switch {
-	case err != nil || block != block.Masked() || block.Addr().Is4In6():
-		return claim{err: fmt.Errorf("spec.cidr %q: want a block such as 10.244.0.64/26", excerpt.Value(a.Spec.CIDR))}
-	case a.Spec.Node == "":
-		return claim{err: errors.New("spec.node is empty: want the name of the node that owns the block")}
-	case a.Spec.Type != "" && a.Spec.Type != apiv1.AffinityTypeHost, !a.Spec.State.Confirmed(), a.Spec.Deleted == "true":
+	case a.Deleted():
+		return claim{}
+	case err != nil:
+		return claim{err: err}
+	case a.Virtual(), !a.State().Confirmed():
 		return claim{}
 	}
-	return claim{block: block, node: a.Spec.Node}
+	return claim{block: block, node: node}
 }
 
 // affinities registers BlockAffinity. A claim under way comes to nothing.

@@ -53,7 +53,7 @@ func FromObjects(o Objects) Cluster {
 		}
 	}
 	for _, a := range o.Affinities {
-		if a.Spec.Deleted != "true" {
+		if !a.Deleted() {
 			c.addAffinity(a)
 		}
 	}
@@ -130,24 +130,18 @@ func cidrOfName(name string) (netip.Prefix, bool) {
 }
 
 func (c *Cluster) addAffinity(o *v1.BlockAffinity) {
-	s := o.Spec
-	cidr, err := netip.ParsePrefix(s.CIDR)
+	node, cidr, err := o.Claim()
 	switch {
 	case err != nil:
-		c.malformed("BlockAffinity", o.Name, "spec.cidr %q: want a range such as 10.0.0.64/26", s.CIDR)
+		c.malformed("BlockAffinity", o.Name, "%s", oneLine(err))
 		return
-	case o.Name != v1.AffinityName(s.Node, cidr):
+	case o.Name != v1.AffinityName(node, cidr):
 		c.malformed("BlockAffinity", o.Name, "node %s and block %s belong into an object named %s, where everybody looks for it",
-			s.Node, cidr, v1.AffinityName(s.Node, cidr))
+			node, cidr, v1.AffinityName(node, cidr))
 		return
-	}
-	state := s.State
-	if state == "" {
-		state = v1.AffinityConfirmed
 	}
 	c.Affinities = append(c.Affinities, Affinity{
-		Name: o.Name, Node: s.Node, CIDR: cidr, Confirmed: state.Confirmed(),
-		State: string(state), Virtual: s.Type != "" && s.Type != v1.AffinityTypeHost,
+		Name: o.Name, Node: node, CIDR: cidr, Confirmed: o.State().Confirmed(), State: string(o.State()), Virtual: o.Virtual(),
 	})
 }
 
@@ -158,10 +152,13 @@ func (c *Cluster) addHandle(o *v1.IPAMHandle) {
 		return
 	}
 	h := Handle{Name: o.Name, ID: o.Spec.HandleID, Blocks: map[netip.Prefix]int{}, UID: string(o.UID), Version: o.ResourceVersion}
-	for text, n := range o.Spec.Block {
-		cidr, err := netip.ParsePrefix(text)
-		if err != nil || n < 1 {
-			c.malformed("IPAMHandle", o.Name, "spec.block has %q: %d; want ranges such as 10.0.0.64/26, each with how many addresses", text, n)
+	counts, err := o.Counts()
+	if err != nil {
+		c.malformed("IPAMHandle", o.Name, "%s", oneLine(err))
+	}
+	for cidr, n := range counts {
+		if n < 1 {
+			c.malformed("IPAMHandle", o.Name, "spec.block has %q: %d; want how many addresses of the block the handle has", cidr, n)
 			continue
 		}
 		h.Blocks[cidr] = n

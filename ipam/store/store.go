@@ -79,8 +79,8 @@ func over(b Backend) Store {
 			mark:    func(o *v1.IPAMBlock) { o.Spec.Deleted = true },
 		}),
 		Affinities: newTable[v1.BlockAffinity](b, "BlockAffinity", v1.PluralBlockAffinities, traits[v1.BlockAffinity]{
-			deleted: func(o *v1.BlockAffinity) bool { return o.Spec.Deleted == "true" },
-			mark:    func(o *v1.BlockAffinity) { o.Spec.Deleted = "true" },
+			deleted: (*v1.BlockAffinity).Deleted,
+			mark:    (*v1.BlockAffinity).SetDeleted,
 		}),
 		Handles: newTable[v1.IPAMHandle](b, "IPAMHandle", v1.PluralIPAMHandles, traits[v1.IPAMHandle]{
 			deleted: func(o *v1.IPAMHandle) bool { return o.Spec.Deleted },
