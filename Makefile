@@ -54,7 +54,7 @@ build/manx.tar: deps
 	bin/lab build-image --bin bin --out build/manx.tar
 
 .PHONY: demo
-demo: image ## Real nodes, one manifest, pods over BGP routes, on this machine (MODE=bgp, ipip, crosssubnet; KUBERNETES=DIR)
+demo: image ## Real nodes, one manifest, pods over BGP routes, on this machine (MODE=bgp, ipip, crosssubnet, tor; KUBERNETES=DIR)
 	bin/demo --mode $(MODE) --lab $(LAB) --image build/manx.tar --manifest manifests/manx.yaml
 
 .PHONY: demo-down

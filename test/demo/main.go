@@ -92,6 +92,15 @@ func (d *demo) run(image, manifest string) error {
 	if err := d.story(); err != nil {
 		return err
 	}
+	if d.mode.routers > 0 {
+		web, _, err := d.pods()
+		if err != nil {
+			return err
+		}
+		if err := d.behindRouters(web); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("\n%d checks passed, %d failed, in %.0f s\n", d.passed, d.failed, time.Since(d.start).Seconds())
 	if d.failed > 0 {
 		return fmt.Errorf("%d of %d checks failed", d.failed, d.passed+d.failed)
@@ -117,6 +126,9 @@ func (d *demo) suits() error {
 	if pools != d.mode.ipip {
 		return fmt.Errorf("the ipipMode of its pools is %q, want %q", pools, d.mode.ipip)
 	}
+	if _, err := d.output("exec", "behind", "true"); (err == nil) != (d.mode.routers > 0) {
+		return fmt.Errorf("it has top-of-rack routers: %t, want %t", err == nil, d.mode.routers > 0)
+	}
 	web, _, err := d.pods()
 	if err != nil {
 		return err
@@ -138,8 +150,11 @@ func (d *demo) install(image, manifest string) error {
 	if err != nil {
 		return err
 	}
-	err = d.through("up", "--nodes", fmt.Sprint(d.mode.nodes), "--subnets", fmt.Sprint(d.mode.subnets), "--no-cni", "--image", image)
-	if err != nil {
+	up := []string{"up", "--nodes", fmt.Sprint(d.mode.nodes), "--subnets", fmt.Sprint(d.mode.subnets), "--no-cni", "--image", image}
+	if d.mode.routers > 0 {
+		up = append(up, "--tor", "bird", "--tors", fmt.Sprint(d.mode.routers))
+	}
+	if err := d.through(up...); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "manx-demo-")

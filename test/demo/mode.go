@@ -13,16 +13,21 @@ import (
 type mode struct {
 	name, ipip     string // ipip is the ipipMode of the pool
 	nodes, subnets int
+	routers        int // top-of-rack routers, in place of the mesh
 }
 
-func modeNames() string { return strings.Join(testlab.Modes(), ", ") }
+func modeNames() string { return strings.Join(testlab.Modes(), ", ") + ", " + torMode }
 
 func modeNamed(name string) (mode, error) {
-	ipip, err := testlab.IPIPMode(name)
-	if err != nil {
-		return mode{}, err
+	m := mode{name: name, nodes: 3, subnets: 1}
+	if name == torMode {
+		m.name, m.routers = "bgp", 2
 	}
-	m := mode{name: name, ipip: ipip, nodes: 3, subnets: 1}
+	ipip, err := testlab.IPIPMode(m.name)
+	if err != nil {
+		return mode{}, fmt.Errorf("mode %q: want one of %s", name, modeNames())
+	}
+	m.ipip = ipip
 	if ipip == "CrossSubnet" {
 		m.nodes, m.subnets = 4, 2 // two in each: neighbours to reach plainly, strangers through tunl0
 	}
@@ -31,7 +36,10 @@ func modeNamed(name string) (mode, error) {
 
 // place says where the nodes are, when that is not simply one subnet.
 func (m mode) place() string {
-	if m.subnets == 1 {
+	switch {
+	case m.routers > 0:
+		return fmt.Sprintf(", %d top-of-rack routers and a host behind them", m.routers)
+	case m.subnets == 1:
 		return ""
 	}
 	return fmt.Sprintf(" in %d subnets with a router between", m.subnets)
