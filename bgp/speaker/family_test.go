@@ -123,7 +123,7 @@ func TestOverLimitOfOneFamily(t *testing.T) {
 	})
 	r.fake.said()
 	r.fake.events.Session(speaker.SessionEvent{Peer: nodeB6, State: bgp.Idle, OverLimit: true})
-	r.expect("delete fd00::2")
+	r.expect("import 3", "delete fd00::2")
 	r.wait("its block is gone", func() bool { return !strings.Contains(r.learned(), their6.String()) })
 	if s := r.session(nodeB); s.OverLimit || s.State != bgp.Established || !strings.Contains(r.learned(), their.String()) {
 		t.Errorf("IPv4's session %+v, learned %s", s, r.learned())

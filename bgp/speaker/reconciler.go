@@ -23,6 +23,8 @@ const (
 	pollEvery = 15 * time.Second
 	// lookEvery is the least time between two reads of the counts.
 	lookEvery = 500 * time.Millisecond
+	// leaveTime is how long a removed peer's last words can be on their way in the speaker.
+	leaveTime = time.Second
 	// routerPatience is how long after the start a session with a router is waited for:
 	// several attempts to connect.
 	routerPatience = 10 * time.Second
@@ -58,6 +60,7 @@ type Reconciler struct {
 	policy  bgp.Policy
 	paths   map[netip.Prefix]bgp.Path
 	shut    map[netip.Addr]time.Time // peers over their limit, until when
+	leaving map[netip.Addr]time.Time // peers that are taken away: nothing is let in until then
 	// known are the peers of the first Desired that were not added yet: they may
 	// know us from before. Nil before the first Desired.
 	known map[netip.Addr]struct{}
@@ -75,7 +78,7 @@ func New(cfg Config) *Reconciler {
 		cfg: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: map[netip.Addr]*bgp.Session{},
 		peers:    map[netip.Addr]bgp.Peer{}, paths: map[netip.Prefix]bgp.Path{},
-		shut: map[netip.Addr]time.Time{},
+		shut: map[netip.Addr]time.Time{}, leaving: map[netip.Addr]time.Time{},
 	}
 }
 
@@ -185,11 +188,11 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 		return fmt.Errorf("%w (from %s to %s)", errGlobalChanged, r.global, d.Global)
 	}
 	var errs []error
-	if !d.Policy.Equal(r.policy) {
-		if err := r.cfg.Speaker.SetPolicies(ctx, d.Policy); err != nil {
+	if policy := r.barring(d); !policy.Equal(r.policy) {
+		if err := r.cfg.Speaker.SetPolicies(ctx, policy); err != nil {
 			errs = append(errs, fmt.Errorf("set policies: %w", err))
 		} else {
-			r.policy = d.Policy
+			r.policy = policy
 		}
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)
@@ -317,6 +320,33 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 	}
 	r.mu.Unlock()
 	return errs
+}
+
+// barring is the policy, with nothing let in of peers that are about to be removed, or were
+// a moment ago: GoBGP takes up an UPDATE that is on its way when a peer is removed, after it
+// has dropped the peer's paths, and keeps what it says for ever.
+func (r *Reconciler) barring(d *Desired) bgp.Policy {
+	now := r.cfg.Now()
+	for addr, have := range r.peers {
+		stays := slices.ContainsFunc(d.Peers, func(p bgp.Peer) bool { return p == have }) && !r.isOverLimit(addr)
+		if !stays {
+			r.leaving[addr] = now.Add(leaveTime)
+		}
+	}
+	maps.DeleteFunc(r.leaving, func(_ netip.Addr, until time.Time) bool { return now.After(until) })
+	policy := d.Policy
+	for _, all := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		bar := bgp.Statement{Name: "leaving", Prefix: all, MaxBits: all.Addr().BitLen(), AnyNextHop: true, Action: bgp.Reject}
+		for _, addr := range slices.SortedFunc(maps.Keys(r.leaving), netip.Addr.Compare) {
+			if addr.Is4() == all.Addr().Is4() {
+				bar.Peers = append(bar.Peers, addr)
+			}
+		}
+		if len(bar.Peers) > 0 {
+			policy.Import = slices.Concat([]bgp.Statement{bar}, policy.Import)
+		}
+	}
+	return policy
 }
 
 // hold shows a peer that must have no session for now.

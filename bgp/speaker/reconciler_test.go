@@ -275,7 +275,7 @@ func TestOrder(t *testing.T) {
 	r.SetDesired(desired(nodeB, nodeC))
 	r.expect("add 10.0.0.3 as 64512 restarting=false")
 	r.SetDesired(desired(nodeC))
-	r.expect("delete 10.0.0.2")
+	r.expect("import 2", "delete 10.0.0.2") // of a peer that leaves nothing is let in
 	r.SetDesired(desired(nodeB, nodeC))
 	r.expect("add 10.0.0.2 as 64512 restarting=false")
 	d := desired(nodeB, nodeC)
@@ -283,6 +283,8 @@ func TestOrder(t *testing.T) {
 	d.Paths = nil
 	r.SetDesired(d)
 	r.expect("withdraw 10.244.1.0/26", "delete 10.0.0.2", "add 10.0.0.2 as 65001 restarting=false")
+	r.clock.add(2 * time.Second)
+	r.expect("import 1") // of its successor everything is
 }
 
 // What fails is tried again and holds up nothing else; a peer of the start is
@@ -433,7 +435,7 @@ func TestOverLimit(t *testing.T) {
 				r.fake.set(func() { r.fake.over = nodeB })
 				r.clock.add(time.Minute) // the counts are due
 			}
-			r.expect("delete 10.0.0.2")
+			r.expect("import 2", "delete 10.0.0.2")
 			r.wait("nothing is learned", func() bool { return r.learned() == "[]" })
 			if s := r.session(nodeB); !s.OverLimit || !strings.Contains(s.LastError, "more than 10 prefixes") {
 				t.Errorf("session %+v", s)
@@ -444,7 +446,7 @@ func TestOverLimit(t *testing.T) {
 			r.SetDesired(desired(nodeB, nodeC)) // another node joins
 			r.expect("add 10.0.0.3 as 64512 restarting=false")
 			r.clock.add(4 * time.Minute)
-			r.expect("add 10.0.0.2 as 64512 restarting=false")
+			r.expect("import 1", "add 10.0.0.2 as 64512 restarting=false")
 			r.up(nodeB)
 			if s := r.session(nodeB); s.OverLimit || s.State != bgp.Established {
 				t.Errorf("after the pause: %+v", s)

@@ -17,6 +17,10 @@
 // from the speaker and tried again after a pause. GoBGP alone would send a Cease
 // and wait for the peer to hang up, storing whatever it sends until then.
 //
+// A peer that is taken away. Nothing of it is let in from a moment before until a second
+// after: GoBGP takes up an UPDATE that was on its way after it has dropped the peer's other
+// paths, and would prefer for ever what no peer says any more.
+//
 // Restart, a peer's. bgp/rib keeps what the peer announced until it has sent
 // End-of-RIB again or its restart time is over, whatever the speaker says of the
 // paths in between.

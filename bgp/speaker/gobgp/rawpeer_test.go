@@ -177,13 +177,23 @@ func (p *rawPeer) sendBytes(b []byte) {
 
 func (p *rawPeer) announce(hop netip.Addr, prefixes ...netip.Prefix) {
 	p.t.Helper()
+	p.sendBytes(p.update(hop, 100, prefixes...))
+}
+
+// update is an UPDATE on the wire.
+func (p *rawPeer) update(hop netip.Addr, localPref uint32, prefixes ...netip.Prefix) []byte {
+	p.t.Helper()
 	nh, err := gobgp.NewPathAttributeNextHop(hop)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.send(gobgp.NewBGPUpdateMessage(nil, []gobgp.PathAttributeInterface{
-		gobgp.NewPathAttributeOrigin(0), gobgp.NewPathAttributeAsPath(nil), nh, gobgp.NewPathAttributeLocalPref(100),
-	}, p.nlri(prefixes)))
+	b, err := gobgp.NewBGPUpdateMessage(nil, []gobgp.PathAttributeInterface{
+		gobgp.NewPathAttributeOrigin(0), gobgp.NewPathAttributeAsPath(nil), nh, gobgp.NewPathAttributeLocalPref(localPref),
+	}, p.nlri(prefixes)).Serialize()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return b
 }
 
 func (p *rawPeer) withdraw(prefixes ...netip.Prefix) {
