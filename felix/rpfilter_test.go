@@ -67,7 +67,7 @@ var (
 
 // TestRPFilterInPhases: rp_filter is loose before the tunnel is set up, and that before
 // routes lead through it. It is put back after the tunnel is down and has no address. A
-// device that takes the place of the first is no different, whoever has noticed.
+// device that takes the place of the first is no different, whichever driver has noticed.
 func TestRPFilterInPhases(t *testing.T) {
 	w, memory := newStrict(t)
 	d := w.process(t, memory)

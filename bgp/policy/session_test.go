@@ -77,7 +77,7 @@ func TestSessions(t *testing.T) {
 }
 
 // TestServices: addresses of services go out to the peers of BGPPeers and not into the mesh.
-// Those of others come in from nobody, but for a reflector's clients, and are handed on by a
+// Those of others come in from no peer but a reflector's clients, and are handed on by a
 // reflector inside the AS alone; a filter that accepts everything makes no difference.
 func TestServices(t *testing.T) {
 	tor, inner, self := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.252")

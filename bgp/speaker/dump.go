@@ -10,7 +10,7 @@ import (
 	"github.com/manx-cni/manx/bgp/rib"
 )
 
-// The functions of this file look at routes when somebody asks. They walk whole tables, so
+// The functions of this file look at routes when a user asks. They walk whole tables, so
 // nothing that runs by itself may call them.
 
 // ReceivedPath is a path as a peer has sent it, and what became of it.

@@ -210,7 +210,7 @@ func TestServicesAreAnnounced(t *testing.T) {
 	eventually(t, d, "another range", announces("10.96.0.10/32"))
 }
 
-// Without a range nobody asks for services.
+// Without a range no services are asked for.
 func TestServicesAreNotWatched(t *testing.T) {
 	service, endpoints := localService("web", "10.96.0.10", "n1")
 	dyn, kube := clients([]runtime.Object{service, endpoints}, ranged())

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/manx-cni/manx/test/lab/cachelock"
 )
 
 // metaPackage depends on the present kernel of the Debian release. The cloud flavour has no 9p.
@@ -105,7 +107,7 @@ func fetch(ctx context.Context, cache string, k Kernel, progress func(string)) e
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return fmt.Errorf("make cache: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(cache, "lock"))
+	unlock, err := cachelock.Take(ctx, filepath.Join(cache, "lock"))
 	if err != nil {
 		return err
 	}
@@ -113,7 +115,7 @@ func fetch(ctx context.Context, cache string, k Kernel, progress func(string)) e
 	if k.complete() {
 		return nil
 	}
-	// Whoever holds the lock is alone: such a directory is of a run that was killed.
+	// The holder of the lock is alone: such a directory is of a run that was killed.
 	stale, err := filepath.Glob(filepath.Join(cache, ".new-*"))
 	if err != nil {
 		return err
@@ -185,30 +187,6 @@ func newestCached(cache string) (Kernel, bool) {
 		}
 	}
 	return newest, newest.Version != ""
-}
-
-// lock takes the lock file, waiting for another run to end.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock the cache: %w", err)
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for %s: %w", path, ctx.Err())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
 
 // HasIPIP reports whether the running kernel has ipip or can load it: whether a test

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/manx-cni/manx/test/lab/cachelock"
 )
 
 // Unpacked is the file of the kernel without its compression; see unpackedImage.
@@ -24,7 +26,7 @@ func unpackedImage(ctx context.Context, k Kernel) (string, error) {
 	if _, err := os.Stat(k.Unpacked()); err == nil {
 		return k.Unpacked(), nil
 	}
-	unlock, err := lock(ctx, filepath.Join(filepath.Dir(k.Dir), "lock"))
+	unlock, err := cachelock.Take(ctx, filepath.Join(filepath.Dir(k.Dir), "lock"))
 	if err != nil {
 		return "", err
 	}

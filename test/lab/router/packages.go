@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/manx-cni/manx/test/lab/cachelock"
 )
 
 // Ready makes sure that a daemon can run here, and returns the layers (machine.Spec) that
@@ -38,7 +38,7 @@ func Ready(ctx context.Context, name string, progress func(string)) (layers []st
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(cache, "lock"))
+	unlock, err := cachelock.Take(ctx, filepath.Join(cache, "lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (d daemon) complete(root string) bool {
 
 // fetch unpacks the daemon to dir, in one step.
 func (d daemon) fetch(ctx context.Context, cache, dir string) error {
-	// Whoever holds the lock is alone: what is there is of a run that was killed.
+	// The holder of the lock is alone: what is there is of a run that was killed.
 	stale, err := filepath.Glob(filepath.Join(cache, ".new-*"))
 	if err != nil {
 		return err
@@ -173,28 +173,4 @@ func output(ctx context.Context, dir, name string, args ...string) (string, erro
 		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}
 	return string(out), nil
-}
-
-// lock takes the lock file, waiting for another run to end.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock the cache: %w", err)
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for %s: %w", path, ctx.Err())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
