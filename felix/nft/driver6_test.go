@@ -32,6 +32,7 @@ func TestGolden6(t *testing.T) {
 	services.Services = []netip.Prefix{netip.MustParsePrefix("2001:db8:2::10/128"), netip.MustParsePrefix("fd96::/112")}
 	for name, table := range map[string]state.Table{
 		"services6": rules.IPv6(services),
+		"bgp6":      rules.IPv6(bgp(filter("fd00:10:244::/48"), "2001:db8::1", "[2001:db8::2]:179")),
 		"plain6":    pools6("2001:db8::/32", "2001:db9::/64", "fd00:10:244::/48", "fd01::7/128"),
 		"allowed6":  rules.IPv6(allowed),
 	} {

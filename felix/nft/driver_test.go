@@ -132,6 +132,7 @@ func TestGolden(t *testing.T) {
 	services.Services = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("198.51.100.7/32")}
 	for name, table := range map[string]state.Table{
 		"services": rules.IPv4(services),
+		"bgp":      rules.IPv4(bgp(filter("10.244.0.0/16"), nodeAddr, "192.0.2.2:179", "203.0.113.1:1179")),
 		"plain":    pools("10.244.0.0/16", "172.20.0.0/16", "192.0.2.7/32"),
 		"tunnel":   tunnel(port, "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"),
 		"allowed":  tunnel(allowed),

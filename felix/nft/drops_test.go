@@ -62,6 +62,7 @@ func TestRenderRefuses(t *testing.T) {
 		"no verdict":          {InIface: "cali*"},
 		"port of no protocol": {DstPort: 4789, Verdict: state.VerdictDrop},
 		"port of IPIP":        {Protocol: state.IPIP, DstPort: 4789, Verdict: state.VerdictDrop},
+		"reset without TCP":   {Protocol: state.UDP, DstPort: 179, Verdict: state.VerdictReset},
 		"counted accept":      {Counted: true, Verdict: state.VerdictAccept},
 	} {
 		if text, err := render(family.IPv4, r); err == nil {

@@ -29,34 +29,40 @@ const (
 // that is empty.
 func socket(t *testing.T, ns nltest.NS, network, addr string) net.PacketConn {
 	t.Helper()
+	conn, err := inside(ns, func() (net.PacketConn, error) { return net.ListenPacket(network, addr) })
+	if err != nil {
+		t.Fatalf("open a socket %s %s in %q: %v", network, addr, ns, err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// inside makes a socket in the namespace, or in the test's own when that is empty.
+func inside[S any](ns nltest.NS, open func() (S, error)) (S, error) {
 	type result struct {
-		conn net.PacketConn
-		err  error
+		s   S
+		err error
 	}
 	done := make(chan result)
 	go func() {
-		conn, err := func() (net.PacketConn, error) {
+		s, err := func() (none S, _ error) {
 			if ns != "" {
 				runtime.LockOSThread() // for good: the thread ends with the goroutine
 				fd, err := unix.Open("/run/netns/"+string(ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 				if err != nil {
-					return nil, err
+					return none, err
 				}
 				err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
 				if err != nil {
-					return nil, err
+					return none, err
 				}
 			}
-			return net.ListenPacket(network, addr)
+			return open()
 		}()
-		done <- result{conn, err}
+		done <- result{s, err}
 	}()
 	r := <-done
-	if r.err != nil {
-		t.Fatalf("open a socket %s %s in %q: %v", network, addr, ns, r.err)
-	}
-	t.Cleanup(func() { _ = r.conn.Close() })
-	return r.conn
+	return r.s, r.err
 }
 
 // send writes one packet, over UDP when there is a port.

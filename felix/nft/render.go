@@ -54,8 +54,10 @@ func render(f family.Family, r state.Rule) (string, error) {
 	switch {
 	case r.DstPort != 0 && r.Protocol == state.UDP:
 		add("udp dport %d", r.DstPort)
+	case r.DstPort != 0 && r.Protocol == state.TCP:
+		add("tcp dport %d", r.DstPort)
 	case r.DstPort != 0:
-		return "", fmt.Errorf("rule %+v: a port without UDP", r)
+		return "", fmt.Errorf("rule %+v: a port without UDP or TCP", r)
 	case r.Protocol != 0 && f == family.IPv6:
 		add("meta l4proto %d", r.Protocol) // wherever in the chain of headers
 	case r.Protocol != 0:
@@ -96,14 +98,19 @@ func render(f family.Family, r state.Rule) (string, error) {
 		add("fib saddr . oif type != local fib saddr type local")
 	}
 	if r.Counted {
-		if r.Verdict != state.VerdictDrop {
-			return "", fmt.Errorf("rule %+v: counted, but does not drop", r)
+		if r.Verdict != state.VerdictDrop && r.Verdict != state.VerdictReset {
+			return "", fmt.Errorf("rule %+v: counted, but lets the packet pass", r)
 		}
 		add("counter")
 	}
 	switch r.Verdict {
 	case state.VerdictAccept, state.VerdictDrop:
 		add("%s", r.Verdict)
+	case state.VerdictReset:
+		if r.Protocol != state.TCP {
+			return "", fmt.Errorf("rule %+v: a reset without TCP", r)
+		}
+		add("reject with tcp reset")
 	case state.VerdictMasquerade:
 		// Ports chosen at random: two nodes' or two pods' simultaneous
 		// connections to one destination otherwise race for the same port in

@@ -69,7 +69,7 @@ func IPv4(f state.PacketFilter) state.Table {
 			},
 		})
 	}
-	return t
+	return guardBGP(t, f, netip.Addr.Is4)
 }
 
 // IPv6 is the whole packet filter of a node for IPv6. There is no IPIP in it: no
@@ -86,7 +86,7 @@ func IPv6(f state.PacketFilter) state.Table {
 	}
 	t := table(f, state.Is6, []state.Rule{leavesPools()}, append(raw, vxlan(f)...))
 	t.Sets = append(t.Sets, state.Set{Name: SetOnLink, Prefixes: onLink})
-	return t
+	return guardBGP(t, f, state.Is6)
 }
 
 // table is what both families have, with their own rules for what leaves and for
@@ -190,12 +190,5 @@ func of(family func(netip.Addr) bool, in []netip.Prefix) []netip.Prefix {
 // hosts makes a set of single IPv4 addresses: two nodes that claim one address
 // are one element.
 func hosts(in []netip.Addr) []netip.Prefix {
-	var out []netip.Prefix
-	for _, a := range in {
-		if a.Is4() {
-			out = append(out, netip.PrefixFrom(a, a.BitLen()))
-		}
-	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	return slices.Compact(out)
+	return singles(slices.DeleteFunc(slices.Clone(in), func(a netip.Addr) bool { return !a.Is4() }))
 }

@@ -41,6 +41,14 @@ func filters() map[string]state.PacketFilter {
 		"services": {Masquerade: masq, Nodes: nodes, Services: []netip.Prefix{
 			netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("198.51.100.7/32"), netip.MustParsePrefix("fd96::/112"),
 		}},
+		"bgp": {Masquerade: masq, Nodes: nodes, BGP: state.BGPPort{
+			Listen: addrs("192.0.2.1", "2001:db8::1"), Port: 1179,
+			Peers: []netip.AddrPort{
+				netip.MustParseAddrPort("192.0.2.3:1179"), netip.MustParseAddrPort("192.0.2.20:1179"),
+				netip.MustParseAddrPort("203.0.113.1:179"), netip.MustParseAddrPort("[2001:db8::3]:1179"),
+			},
+		}},
+		"bgp-nobody":    {Masquerade: masq, BGP: state.BGPPort{Listen: addrs("192.0.2.1"), Port: 179}},
 		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
 			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice},
@@ -108,7 +116,7 @@ func TestConsistent(t *testing.T) {
 		for _, s := range table.Sets {
 			exists[s.Name] = true
 		}
-		reasons := map[string]bool{}
+		reasons := map[string]state.Rule{}
 		for _, c := range table.Chains {
 			for _, r := range c.Rules {
 				for _, set := range []string{r.SrcSet, r.DstSet, r.NotSrcSet, r.NotDstSet} {
@@ -120,10 +128,14 @@ func TestConsistent(t *testing.T) {
 				if r.Verdict == "" || r.Comment == "" {
 					t.Errorf("%s: chain %s: rule %+v without a verdict or a comment", name, c.Name, r)
 				}
-				if r.Counted && reasons[r.Comment] {
+				if !r.Counted {
+					continue
+				}
+				other, twice := reasons[r.Comment]
+				if other.DstPort = r.DstPort; twice && other != r { // ports are one reason
 					t.Errorf("%s: two rules count for the reason %q", name, r.Comment)
 				}
-				reasons[r.Comment] = reasons[r.Comment] || r.Counted
+				reasons[r.Comment] = r
 			}
 		}
 		for _, s := range table.Sets {

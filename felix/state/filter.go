@@ -1,6 +1,9 @@
 package state
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // PacketFilter is what the packet filter has to know of the node and the cluster.
 type PacketFilter struct {
@@ -21,4 +24,22 @@ type PacketFilter struct {
 	Services []netip.Prefix
 	// VXLANPort is the UDP port of VXLAN; 0 means 4789.
 	VXLANPort uint16
+	// BGP is who may open a session with this node.
+	BGP BGPPort
+}
+
+// BGPPort is where this node listens for BGP, and its peers.
+type BGPPort struct {
+	// Listen are the addresses that the speaker listens at, at most one of each family, and
+	// Port is the TCP port. While they are not known nothing is refused.
+	Listen []netip.Addr
+	Port   uint16
+	// Peers are all configured peers with the ports that they listen at, sorted. A peer may
+	// come from any port.
+	Peers []netip.AddrPort
+}
+
+// Equal compares by value.
+func (b BGPPort) Equal(o BGPPort) bool {
+	return b.Port == o.Port && slices.Equal(b.Listen, o.Listen) && slices.Equal(b.Peers, o.Peers)
 }

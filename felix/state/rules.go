@@ -71,6 +71,9 @@ const (
 	VerdictAccept     Verdict = "accept"
 	VerdictDrop       Verdict = "drop"
 	VerdictMasquerade Verdict = "masquerade"
+	// VerdictReset answers as a port does on which nothing listens: the sender knows at once.
+	// Only for TCP, in Input and Forward.
+	VerdictReset Verdict = "reset"
 )
 
 // Protocol is the protocol number of the IPv4 header (RFC 791 §3.1), and of the
@@ -80,6 +83,7 @@ type Protocol uint8
 // The protocols that Manx uses, by their numbers at IANA.
 const (
 	IPIP Protocol = 4
+	TCP  Protocol = 6
 	UDP  Protocol = 17
 )
 
@@ -103,7 +107,7 @@ type Rule struct {
 	InIface, OutIface string
 	// Protocol is what the packet carries; 0 matches all.
 	Protocol Protocol
-	// DstPort is the destination port; only together with Protocol UDP.
+	// DstPort is the destination port; only together with Protocol UDP or TCP.
 	DstPort uint16
 	// ICMPv6 selects messages of ICMPv6; only in tables for IPv6.
 	ICMPv6 ICMPv6 `json:",omitempty"`
@@ -123,7 +127,7 @@ type Rule struct {
 	// SrcLocalElsewhere matches when the source is an address of this host, but
 	// none of the interface the packet leaves by. Only for Postrouting.
 	SrcLocalElsewhere bool
-	// Counted has the kernel count what the rule drops; see DropCount.
+	// Counted has the kernel count what the rule drops or resets; see DropCount.
 	Counted bool
 	Verdict Verdict
 	// Comment says why the rule is there; it is shown beside the rule.
