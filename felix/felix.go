@@ -95,6 +95,7 @@ type Dataplane struct {
 	under      underlay
 	filter     state.PacketFilter // as calculated; which tunnel it guards is setFilter's
 	filtered   bool               // the packet filter has been told
+	letIn      [2]state.BGPPort   // of filter, by family: as of the last time that it was written
 	applied    uint64             // generation of the last input that is completely in the kernel
 	inSync     bool
 	look       lookAgain

@@ -50,9 +50,11 @@ type Status struct {
 	Conditions   []state.Condition `json:"conditions,omitempty"`
 	Capabilities []caps.Capability `json:"capabilities,omitempty"`
 
-	node6      netip.Addr // the node's IPv6 address
-	routeError string     // its driver's last
-	unready    []error    // what of the drivers keeps the node from being ready
+	node6      netip.Addr       // the node's IPv6 address
+	letIn      [2]state.BGPPort // by family: as the packet filter has it
+	unfiltered [2]bool          // by family: the packet filter is not as it should be
+	routeError string           // its driver's last
+	unready    []error          // what of the drivers keeps the node from being ready
 }
 
 // Tunnel is the state of a tunnel device.
@@ -83,6 +85,14 @@ func (s Status) Driver(name string) state.DriverStatus {
 		}
 	}
 	return state.DriverStatus{Name: name}
+}
+
+// LetsIn reports whether the packet filter lets a peer reach this node's BGP port, or does
+// not work, so that waiting for it is of no use.
+func (s Status) LetsIn(peer netip.Addr) bool {
+	f := family.Of(peer)
+	_, found := slices.BinarySearchFunc(s.letIn[f].Peers, peer, func(p netip.AddrPort, a netip.Addr) int { return p.Addr().Compare(a) })
+	return found || s.unfiltered[f]
 }
 
 // Status returns the last published status, with the counts of endpoints and
@@ -133,6 +143,7 @@ func (d *Dataplane) publish() {
 		Capabilities: d.features.found,
 		Applied:      d.applied, Dropped: sum(d.filters[family.IPv4].Dropped(), d.filters[family.IPv6].Dropped()),
 	}
+	s.letIn, s.unfiltered = d.lookLetIn()
 	s.Conditions = slices.Concat(d.calculated, d.endpoints.Conditions(), d.reaper.Conditions(), d.features.forwarding)
 	d.say(&s)
 	slices.SortFunc(s.Conditions, state.CompareConditions)
@@ -153,7 +164,19 @@ func (s *Status) same(o Status) bool {
 	return s.InSync == o.InSync && s.Converged == o.Converged && s.Applied == o.Applied &&
 		s.Uplinks[family.IPv4].Equal(o.Uplinks[family.IPv4]) && s.Uplinks[family.IPv6].Equal(o.Uplinks[family.IPv6]) &&
 		maps.EqualFunc(s.Tunnels, o.Tunnels, Tunnel.same) && (s.RoutesKept == 0) == (o.RoutesKept == 0) &&
-		s.FirstError == o.FirstError
+		s.FirstError == o.FirstError && s.unfiltered == o.unfiltered &&
+		s.letIn[family.IPv4].Equal(o.letIn[family.IPv4]) && s.letIn[family.IPv6].Equal(o.letIn[family.IPv6])
+}
+
+// lookLetIn says who is let in to the BGP port, by the table's family, as of the last time
+// that it was written, and which tables are not as they should be.
+func (d *Dataplane) lookLetIn() (letIn [2]state.BGPPort, unfiltered [2]bool) {
+	for _, f := range family.All {
+		if unfiltered[f] = d.filters[f].Status().LastError != ""; !unfiltered[f] && d.filtered {
+			d.letIn[f] = d.filter.BGP
+		}
+	}
+	return d.letIn, unfiltered
 }
 
 // sum adds up what both packet filters have dropped for the same reason, sorted.

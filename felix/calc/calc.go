@@ -147,7 +147,7 @@ func (c *calculation) reportPools() {
 // filter is what the packet filter has to know.
 func filter(in input) state.PacketFilter {
 	f := state.PacketFilter{
-		AllowIPIPFromPods: in.AllowIPIPFromPods, AllowVXLANFromPods: in.AllowVXLANFromPods, VXLANPort: in.VXLANPort,
+		AllowIPIPFromPods: in.AllowIPIPFromPods, AllowVXLANFromPods: in.AllowVXLANFromPods, VXLANPort: in.VXLANPort, BGP: in.BGP,
 	}
 	for n := range in.everyNode {
 		f.Nodes = append(f.Nodes, n.IPv4.Addr())

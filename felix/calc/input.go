@@ -92,8 +92,9 @@ type Cluster struct {
 	// Services are the ranges and addresses of services that this node announces. There is
 	// no route to them: see package rules.
 	Services []netip.Prefix
-	// AllowIPIPFromPods, AllowVXLANFromPods and VXLANPort are passed on to the
+	// BGP, AllowIPIPFromPods, AllowVXLANFromPods and VXLANPort are passed on to the
 	// packet filter: see state.PacketFilter.
+	BGP                                   state.BGPPort
 	AllowIPIPFromPods, AllowVXLANFromPods bool
 	VXLANPort                             uint16
 }

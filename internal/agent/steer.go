@@ -49,6 +49,9 @@ type steering struct {
 	write    func(ctx context.Context, s *datastore.Snapshot, plan modePlan, generation uint64)
 	announce func(s *datastore.Snapshot)
 	serve    func()
+	// lags reports that the speaker or the dataplane is to be told again, because of what
+	// the dataplane has done since; nil: never.
+	lags func() bool
 
 	// All below is the loop's.
 	serving    bool
@@ -77,11 +80,11 @@ func (s *steering) run(ctx context.Context) {
 		case <-tick.C:
 			s.beat()
 			inputs = false
-			if s.serving && !s.modes.stale(s.status()) {
+			if s.serving && !s.modes.stale(s.status()) && !s.behind() {
 				continue
 			}
 		}
-		if s.serving && !inputs && !s.moved() {
+		if s.serving && !inputs && !s.moved() && !s.behind() {
 			continue
 		}
 		if s.turn(ctx) {
@@ -96,6 +99,9 @@ func (s *steering) run(ctx context.Context) {
 func (s *steering) moved() bool {
 	return !s.plan(s.last, s.status(), s.generation+1).equal(s.handed)
 }
+
+// behind reports whether one of both is behind the other.
+func (s *steering) behind() bool { return s.lags != nil && s.lags() }
 
 // turn computes and hands over everything; it reports whether pods are served from now on.
 func (s *steering) turn(ctx context.Context) (begins bool) {
@@ -124,6 +130,7 @@ func (s *steering) turn(ctx context.Context) (begins bool) {
 func (a *Agent) steer(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	heart := a.health.Heart("steering", time.Minute)
+	var peers door
 	s := steering{
 		objects: a.datastore.Changed(), addresses: a.ipam.Changed(), paths: a.speaker.Changed(),
 		kernel: a.dataplane.Changed(), agreement: a.modesChanged,
@@ -133,9 +140,12 @@ func (a *Agent) steer(ctx context.Context) error {
 		status:  a.dataplane.Status,
 		plan:    a.planFor, modes: a.modes,
 		write: func(_ context.Context, snap *datastore.Snapshot, plan modePlan, generation uint64) {
-			a.dataplane.SetState(a.dataplaneInput(snap, plan, generation))
+			in := a.dataplaneInput(snap, plan, generation)
+			in.BGP = peers.want(a.speakerDesired(snap))
+			a.dataplane.SetState(in)
 		},
-		announce: func(snap *datastore.Snapshot) { a.speaker.SetDesired(a.speakerDesired(snap)) },
+		announce: func(*datastore.Snapshot) { a.speaker.SetDesired(peers.admit(a.dataplane.Status().LetsIn)) },
+		lags:     func() bool { return peers.lags(a.dataplane.Status().LetsIn) },
 		serve: func() {
 			g.Go(func() error { return a.serveNodeAPI(ctx) })
 			g.Go(func() error { return a.markNode(ctx) })
