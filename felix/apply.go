@@ -207,6 +207,9 @@ func (d *Dataplane) lookUp() error {
 			return err
 		}
 		d.under.inner = in
+		if up, index, err = d.orDown(family.IPv4, up, index); err != nil {
+			return err
+		}
 		if up.Name != d.host.Uplinks[family.IPv4].Name {
 			d.log.Info("uplink found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 		}
@@ -242,6 +245,9 @@ func (d *Dataplane) lookUp6() error {
 		if up, index, _, err = d.findUplink(node); err != nil {
 			return err
 		}
+		if up, index, err = d.orDown(family.IPv6, up, index); err != nil {
+			return err
+		}
 	}
 	before := d.host.Uplinks[family.IPv6]
 	switch {
@@ -252,7 +258,7 @@ func (d *Dataplane) lookUp6() error {
 	default:
 		d.log.Info("uplink of the IPv6 address found", "iface", up.Name, "subnets", up.Prefixes, "mtu", up.MTU)
 	}
-	if index != d.under.index[family.IPv6] || up.Name != before.Name || up.MTU != before.MTU || !slices.Equal(up.Prefixes, before.Prefixes) {
+	if index != d.under.index[family.IPv6] || !up.Equal(before) {
 		d.routes.QueueResync()
 		d.look.calculate = true
 	}

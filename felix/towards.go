@@ -10,6 +10,7 @@ import (
 	"github.com/manx-cni/manx/felix/calc"
 	"github.com/manx-cni/manx/felix/iface"
 	"github.com/manx-cni/manx/felix/nl"
+	"github.com/manx-cni/manx/internal/family"
 )
 
 // inner is what is known beside the uplink when that is an interface by which no packet
@@ -43,6 +44,26 @@ func (d *Dataplane) findUplink(node netip.Addr) (up calc.Uplink, index int, in i
 	}
 	up.MTU = mtu
 	return up, index, inner{on: true, links: links, names: names}, err
+}
+
+// orDown is the last uplink of a family in place of none, when that is down: the kernel
+// takes IPv6 addresses off a link that is set down, and network managers others.
+func (d *Dataplane) orDown(f family.Family, up calc.Uplink, index int) (calc.Uplink, int, error) {
+	last := d.host.Uplinks[f]
+	if up.Name != "" || last.Name == "" {
+		return up, index, nil
+	}
+	link, err := d.kernel.LinkByName(last.Name)
+	switch {
+	case errors.Is(err, nl.ErrNotFound):
+		return up, index, nil
+	case err != nil:
+		return up, index, fmt.Errorf("see whether the uplink %s is down: %w", last.Name, err)
+	case link.Index == d.under.index[f] && iface.Down(link):
+		last.Down = true
+		return last, link.Index, nil
+	}
+	return up, index, nil
 }
 
 // others are the other nodes' addresses of a family.

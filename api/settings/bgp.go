@@ -60,7 +60,7 @@ var bgpPeer = Kind{
 		acted("spec.keepaliveTime", routerOptions),
 		acted("spec.numAllowedLocalASNumbers", readsPeer),
 		acted("spec.ttlSecurity", routerOptions),
-		none("spec.reachableBy", "Manx writes no route to a peer; give the nodes one, or peer with an address on link"),
+		acted("spec.reachableBy", "felix.TestPeerBehindGateway"),
 		{Name: "spec.filters", Effect: ActedOn, Shown: "bgp/speaker/gobgp.TestRouter",
 			Why: "nothing passes a session that names a BGPFilter that is not there, or not valid"},
 	}),

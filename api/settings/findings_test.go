@@ -50,10 +50,10 @@ func TestFindings(t *testing.T) {
 			}, grave: 1},
 		{kind: "BGPPeer", name: "p",
 			spec: `{"localWorkloadSelector":"all()","reachableBy":"10.0.0.1","peerIP":"10.0.0.2",
-			"password":{"secretKeyRef":{"name":"s","key":"k"}}}`,
+			"password":{"secretKeyRef":{"name":"s","key":"k","optional":true}}}`,
 			want: []string{
 				"spec.localWorkloadSelector=all(): this version of Manx does not peer with pods",
-				"spec.reachableBy=10.0.0.1: Manx writes no route",
+				"spec.password.secretKeyRef.optional=true: without its password",
 			}, grave: 1},
 		{kind: "BGPConfiguration", name: "default",
 			spec: `{"nodeMeshPassword":{"secretKeyRef":{"name":"s","key":"k"}},"logSeverityScreen":"info"}`},

@@ -96,7 +96,8 @@ type BGPPeerSpec struct {
 	// +optional
 	TTLSecurity *uint8 `json:"ttlSecurity,omitempty"`
 
-	// ReachableBy is the gateway of a static host route to the peer.
+	// ReachableBy is the gateway of a host route to the peer, which is not on link, and of
+	// what the peer announces by way of itself.
 	// +optional
 	ReachableBy string `json:"reachableBy,omitempty"`
 

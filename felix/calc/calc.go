@@ -21,15 +21,18 @@ func Calculate(cluster Cluster, host Host) Desired {
 		transports: newTransports(in),
 		parts:      map[partOf][]netip.Prefix{},
 		underlay:   newUnderlay(in),
+		behind:     map[netip.Addr]netip.Addr{},
 	}
 	// Later writers give way to earlier ones: what is local is never routed to
 	// somebody else.
 	c.endpoints()
 	c.ownBlocks()
+	c.peerRoutes()
 	for d := range c.fromBGP {
 		c.carry(d)
 	}
 	c.reportUnrouted()
+	c.reportDown()
 	c.reportRefused()
 	c.reportUnderlay()
 	c.reportPools()
@@ -44,7 +47,11 @@ type calculation struct {
 	own []netip.Prefix
 	out Desired
 	transports
-	parts    map[partOf][]netip.Prefix // learned, and refused for it
+	parts map[partOf][]netip.Prefix // learned, and refused for it
+	// behind are the gateways of peers that are not on link.
+	behind map[netip.Addr]netip.Addr
+	// down are the routes that would be written but for an uplink that is down.
+	down     [2][]state.Route
 	underlay underlay
 }
 

@@ -34,6 +34,15 @@ func learned(prefix string, hops ...string) Learned {
 	return Learned{Prefix: pfx(prefix), NextHops: addrs(hops...)}
 }
 
+// peerRoutes are from pairs of a peer and its gateway.
+func peerRoutes(pairs ...string) (out []PeerRoute) {
+	for i := 0; i < len(pairs); i += 2 {
+		a := addrs(pairs[i : i+2]...)
+		out = append(out, PeerRoute{Peer: a[0], Gateway: a[1], BGPPeer: "tor"})
+	}
+	return out
+}
+
 // base is a node with two own blocks, two peers and a pod.
 func base() input {
 	return input{Cluster{
@@ -229,6 +238,23 @@ var cases = []struct {
 		in.Pools = []Pool{{Name: "a", CIDR: pfx("10.244.0.0/16")}}
 		in.Learned = append(in.Learned, learned("203.0.113.0/24", "192.168.0.254", "192.168.0.253"),
 			learned("198.51.100.0/24", "192.168.0.254", "172.16.0.1"), learned("10.244.9.0/26", "192.168.0.12", "192.168.0.13"))
+	}},
+	{"peers-behind-gateways", func(in *input) { // spread over the gateways; two peers behind one of them are one way
+		in.PeerRoutes = peerRoutes("10.255.0.1", "192.168.0.254", "10.255.0.2", "192.168.0.253", "10.255.0.3", "192.168.0.253")
+		in.Learned = append(in.Learned, learned("203.0.113.0/24", "10.255.0.1", "10.255.0.2", "10.255.0.3"),
+			learned("10.255.0.2/32", "10.255.0.2"), learned("10.255.0.0/16", "10.255.0.2"), learned("198.51.100.0/24", "10.255.0.1"),
+			learned("192.168.0.254/32", "10.255.0.1"))
+	}},
+	{"peers-behind-gateways-wrong", func(in *input) {
+		in.Nodes = []Node{{Name: "b", IPv4: pfx("192.168.0.12/24")}}
+		in.PeerRoutes = peerRoutes("10.255.0.1", "172.16.0.1", "192.168.0.12", "192.168.0.254", "10.244.0.5", "192.168.0.254",
+			"2001:db8::1", "fe80::1")
+		in.Learned = append(in.Learned, learned("203.0.113.0/24", "10.255.0.1"))
+	}},
+	{"uplink-down", func(in *input) {
+		in.Uplinks[family.IPv4].Down = true
+		in.PeerRoutes = peerRoutes("10.255.0.1", "192.168.0.254")
+		in.Learned = append(in.Learned, learned("203.0.113.0/24", "10.255.0.1"), learned("10.244.3.0/26", "10.9.9.9"))
 	}},
 	{"empty", func(in *input) { *in = input{Cluster{Node: in.Node}, Host{Uplinks: in.Uplinks}} }},
 }

@@ -42,6 +42,14 @@ var dualCases = []struct {
 			learned("10.244.4.0/26", "192.168.7.7"), learned("fd00:10:244:4::/122", "192.168.7.7"), // off link for both
 			learned("fd00:10:244:5::/122", "192.168.0.12", "2001:db8::13")) // one of its own as well
 	}},
+	{"peers-behind-gateways", func(in *input) { // one of them by a gateway's link-local address
+		in.PeerRoutes = peerRoutes("10.255.0.1", "192.168.0.254", "2001:db8:f::1", "fe80::1", "2001:db8:f::2", "2001:db8::fe")
+		in.Learned = append(in.Learned, learned("203.0.113.0/24", "10.255.0.1"), learned("2001:db8:9::/48", "2001:db8:f::1", "2001:db8:f::2"),
+			learned("2001:db8:8::/48", "10.255.0.1")) // a peer of the other family
+	}},
+	{"uplink-of-ipv6-down", func(in *input) {
+		in.Uplinks[family.IPv6].Name, in.Uplinks[family.IPv6].Down = "eth1", true
+	}},
 	{"next-hop-link-local", func(in *input) {
 		in.Learned = []Learned{learned("fd00:10:244:1::/122", "fe80::12")}
 	}},

@@ -60,11 +60,13 @@ type Uplink struct {
 	// MTU in bytes: of the interface, or, when no packet leaves by it (lo), the
 	// least of those that lead to the other nodes.
 	MTU int `json:"mtu"`
+	// Down: no packet passes, for it was set down or has no carrier.
+	Down bool `json:"down,omitempty"`
 }
 
 // Equal compares two uplinks.
 func (u Uplink) Equal(o Uplink) bool {
-	return u.Name == o.Name && u.MTU == o.MTU && slices.Equal(u.Prefixes, o.Prefixes)
+	return u.Name == o.Name && u.MTU == o.MTU && u.Down == o.Down && slices.Equal(u.Prefixes, o.Prefixes)
 }
 
 // Cluster is what a node knows of its cluster: IPAM's and the API's objects, and what BGP
@@ -89,6 +91,8 @@ type Cluster struct {
 	// other, a learned host route inside an own block is followed.
 	Lent    map[netip.Addr]netip.Addr
 	Learned []Learned
+	// PeerRoutes are the ways to peers that are behind a gateway.
+	PeerRoutes []PeerRoute
 	// Services are the ranges and addresses of services that this node announces. There is
 	// no route to them: see package rules.
 	Services []netip.Prefix

@@ -43,8 +43,9 @@ type sending struct {
 // offLink is a prefix's first next hop, and the prefix's family: a next hop of the
 // other one is not on link either.
 type offLink struct {
-	hop  netip.Addr
-	ipv4 bool
+	hop    netip.Addr
+	ipv4   bool
+	beside bool // other next hops of the prefix are on link
 }
 
 // ownerless says why a prefix has no owner: the first next hop is no node, and
@@ -105,11 +106,14 @@ func (c *calculation) carry(d destination) {
 		c.carries, c.carrier = pool.way.Encap, carriers[pool.way.Encap]
 	}
 	r, ok := c.carrier(c, pool, d)
-	if !ok {
+	if !ok || c.isPeer(d.prefix) {
 		return
 	}
 	if have, twice := c.out.Routes[r.Key()]; twice && (!have.Gw.IsValid() || have.Gw.Compare(r.Gw) <= 0) {
 		return // an endpoint's address, or the same prefix given twice
+	}
+	if c.downUplink(r) {
+		return
 	}
 	c.out.Routes[r.Key()] = r
 }
@@ -192,19 +196,26 @@ func (c *calculation) firstHops(d destination) (first, onLink netip.Addr) {
 		if !first.IsValid() {
 			first = hop
 		}
-		if c.onLink(d.prefix, hop) {
-			return first, hop
+		if gateway, ok := c.gateway(d.prefix, hop); ok {
+			return first, gateway
 		}
 	}
 	return first, netip.Addr{}
 }
 
-// hopsOnLink are all next hops that are on link.
+// hopsOnLink are all next hops that are on link, or the gateways before them. Those that
+// are neither are taken note of.
 func (c *calculation) hopsOnLink(d destination) (hops []netip.Addr) {
 	for _, hop := range d.nextHops {
-		if c.elsewhere(d, hop) && c.onLink(d.prefix, hop) {
-			hops = append(hops, hop)
+		if !c.elsewhere(d, hop) {
+			continue
 		}
+		if gateway, ok := c.gateway(d.prefix, hop); ok {
+			hops = append(hops, gateway)
+			continue
+		}
+		why := offLink{hop: hop, ipv4: d.prefix.Addr().Is4(), beside: true}
+		c.offLink[why] = append(c.offLink[why], d.prefix)
 	}
 	return hops
 }
@@ -260,6 +271,12 @@ func (c *calculation) reportUnrouted() {
 		advice := "put the nodes into one subnet or peer with the router between them"
 		if why.ipv4 {
 			advice = "put the nodes into one subnet, peer with the router between them, or use an encapsulating pool"
+		}
+		if why.beside {
+			c.condition(state.NextHopNotOnLink, first,
+				"next hop %s is in no subnet of the uplink %s (%s); the route goes by its other next hops alone%s: %s",
+				why.hop, up.Name, join(up.Prefixes), more, advice)
+			continue
 		}
 		c.condition(state.NextHopNotOnLink, first,
 			"next hop %s is in no subnet of the uplink %s (%s); no route written%s: %s",

@@ -53,6 +53,9 @@ func newUnderlay(in input) underlay {
 	for _, a := range in.Gateways {
 		seen[a] = true
 	}
+	for _, p := range in.PeerRoutes {
+		seen[p.Gateway] = true
+	}
 	var before netip.Addr // of hundreds of prefixes by way of one node
 	for _, l := range in.Learned {
 		for _, hop := range l.NextHops {

@@ -225,7 +225,7 @@ func FindUplink(k nl.Kernel, node netip.Addr) (calc.Uplink, int, error) {
 	if found.Index == 0 {
 		return calc.Uplink{}, 0, nil
 	}
-	up := calc.Uplink{Name: found.Name, MTU: found.MTU}
+	up := calc.Uplink{Name: found.Name, MTU: found.MTU, Down: Down(found)}
 	for _, a := range addrs {
 		if a.LinkIndex == found.Index && a.Prefix.Addr().Is4() == node.Is4() {
 			up.Prefixes = append(up.Prefixes, a.Prefix.Masked())
@@ -235,6 +235,9 @@ func FindUplink(k nl.Kernel, node netip.Addr) (calc.Uplink, int, error) {
 	up.Prefixes = slices.Compact(up.Prefixes)
 	return up, found.Index, nil
 }
+
+// Down reports a link by which no packet leaves now and could at another time.
+func Down(l nl.Link) bool { return !Terminal(l) && (!l.Up || l.NoCarrier) }
 
 func rank(l nl.Link) int {
 	if l.Name == "lo" {

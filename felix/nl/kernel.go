@@ -37,6 +37,9 @@ type Link struct {
 	// Up is IFF_UP, the administrative state. The kernel drops the routes of a
 	// link when it goes away, and never brings them back.
 	Up bool
+	// NoCarrier: it is up and has nothing at its other end (no IFF_LOWER_UP): a cable that
+	// is out, a switch port that is off. The kernel keeps its routes, which lead nowhere.
+	NoCarrier bool
 	// RPFilter is the link's own net.ipv4.conf.*.rp_filter: 0 off,
 	// RPFilterStrict or RPFilterLoose. In force is the greater of it and
 	// RPFilterAll.

@@ -21,9 +21,11 @@ func parseLink(m []byte) (Link, error) {
 	if len(m) < unix.SizeofIfInfomsg {
 		return Link{}, fmt.Errorf("link message of %d bytes is too short", len(m))
 	}
+	flags := binary.NativeEndian.Uint32(m[8:])
 	l := Link{
-		Index: int(int32(binary.NativeEndian.Uint32(m[4:]))),
-		Up:    binary.NativeEndian.Uint32(m[8:])&unix.IFF_UP != 0,
+		Index:     int(int32(binary.NativeEndian.Uint32(m[4:]))),
+		Up:        flags&unix.IFF_UP != 0,
+		NoCarrier: flags&unix.IFF_UP != 0 && flags&unix.IFF_LOWER_UP == 0,
 	}
 	err := eachAttr(m[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
 		switch {

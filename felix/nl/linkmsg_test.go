@@ -1,6 +1,7 @@
 package nl
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +24,22 @@ func linkExample() []byte {
 
 func TestParseLink(t *testing.T) {
 	want := Link{
-		Index: 7, Name: "tunl0", Alias: "an alias", Kind: "ipip", MTU: 1480, Up: true,
+		Index: 7, Name: "tunl0", Alias: "an alias", Kind: "ipip", MTU: 1480, Up: true, NoCarrier: true,
 		RPFilter: RPFilterLoose, Settings: Settings{}.With(Forwarding, 0).With(ProxyARP, 0), RxPackets: 5, TxPackets: 6,
 	}
 	if got, err := parseLink(linkExample()); got != want || err != nil {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	m := linkExample()
+	binary.NativeEndian.PutUint32(m[8:], unix.IFF_UP|unix.IFF_LOWER_UP)
+	want.NoCarrier = false
+	if got, err := parseLink(m); got != want || err != nil {
+		t.Errorf("with a carrier: %+v, %v; want %+v", got, err, want)
+	}
+	binary.NativeEndian.PutUint32(m[8:], 0)
+	want.Up = false
+	if got, err := parseLink(m); got != want || err != nil {
+		t.Errorf("set down: %+v, %v; want %+v", got, err, want)
 	}
 	if _, err := parseLink(make([]byte, unix.SizeofIfInfomsg-1)); err == nil {
 		t.Error("accepted a message that is too short")

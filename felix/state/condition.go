@@ -6,9 +6,12 @@ import "cmp"
 type ConditionKind string
 
 const (
-	// NextHopNotOnLink: a learned prefix's next hops are all outside the
-	// uplink's subnets, so that no route can be written for it.
+	// NextHopNotOnLink: a learned prefix's next hop, or the gateway of a peer
+	// (reachableBy), is outside the uplink's subnets: no route is written by way of it.
 	NextHopNotOnLink ConditionKind = "NextHopNotOnLink"
+	// NextHopDown: the link that a route's next hop is behind is down or has no carrier,
+	// and the route is taken out until it is back.
+	NextHopDown ConditionKind = "NextHopDown"
 	// UplinkUnknown: no interface has the node's address.
 	UplinkUnknown ConditionKind = "UplinkUnknown"
 	// EncapsulationUnsupported: a pool asks for an encapsulation which this

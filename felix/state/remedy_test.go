@@ -41,6 +41,8 @@ var remedies = map[string]string{
 	"ModeHeld": "Bring the nodes back that the message names, or delete the Nodes that will not come back. " +
 		"Where a probe fails: `manxctl preflight ipip`; " +
 		"`manxctl ippool mode --force` goes on all the same. See [ipip.md](../ipip.md).",
+	"NextHopDown": "Bring the link back: `ip link show IFACE` on the node, the cable, the port of the switch. " +
+		"Routes and sessions come back by themselves.",
 	"NextHopNotOnLink": "Nodes in different subnets need IPIP: `manxctl ippool mode POOL CrossSubnet`. " +
 		"Otherwise correct the node's address or its prefix length (`IP`).",
 	"NftablesUnavailable": "Use Manx's image, which has nft, and keep CAP_NET_ADMIN in the DaemonSet; " +

@@ -65,9 +65,10 @@ func TestSettingsWithoutEffect(t *testing.T) {
 			customObject("BGPPeer", "other", map[string]any{"node": "n2", "localWorkloadSelector": "all()"})},
 			refused: []string{"SettingRefused: BGPPeer/pods: spec.localWorkloadSelector=all(): this version of Manx does not peer with pods"},
 			lines:   []string{"BGPPeer/pods: spec.localWorkloadSelector=all(): this"}},
-		{name: "a peer with a way of its own", objects: []runtime.Object{
-			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500), "reachableBy": "192.0.2.2"})},
-			lines: []string{"BGPPeer/tor: spec.reachableBy=192.0.2.2: Manx writes no route to a peer"}},
+		{name: "a password that may be missing", objects: []runtime.Object{
+			customObject("BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(64500),
+				"password": map[string]any{"secretKeyRef": map[string]any{"name": "s", "key": "k", "optional": true}}})},
+			lines: []string{"BGPPeer/tor: spec.password.secretKeyRef.optional=true: without its password"}},
 		{name: "the host closed",
 			objects: []runtime.Object{customObject("FelixConfiguration", "default", map[string]any{"defaultEndpointToHostAction": "Drop"})},
 			refused: []string{"SettingRefused: FelixConfiguration/default: spec.defaultEndpointToHostAction=Drop: " +
@@ -128,13 +129,13 @@ func TestSettingsConditionIsBounded(t *testing.T) {
 	var objects []runtime.Object
 	for i := range 200 {
 		objects = append(objects, customObject("BGPPeer", fmt.Sprintf("peer-%03d", i), map[string]any{
-			"peerIP": "192.0.2.1", "reachableBy": strings.Repeat("x", 5000),
+			"peerIP": "192.0.2.1", "reachableby": strings.Repeat("x", 5000),
 		}))
 	}
 	s := snapshotFrom(t, nil, objects...)
 	c := settingsCondition(s.WithoutEffect("n1"))
 	if c.Status != corev1.ConditionFalse || c.Reason != apiv1.ReasonSettingWithoutEffect ||
-		len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.reachableBy=xxx") {
+		len(c.Message) > 1024 || !strings.HasPrefix(c.Message, "BGPPeer/peer-000: spec.reachableby") {
 		t.Errorf("%+v", c)
 	}
 	var lines []status.Setting = settingsStatus(s.WithoutEffect("n1"))

@@ -141,7 +141,8 @@ func (a *Agent) steer(ctx context.Context) error {
 		plan:    a.planFor, modes: a.modes,
 		write: func(_ context.Context, snap *datastore.Snapshot, plan modePlan, generation uint64) {
 			in := a.dataplaneInput(snap, plan, generation)
-			in.BGP = peers.want(a.speakerDesired(snap))
+			desired := a.speakerDesired(snap)
+			in.BGP, in.PeerRoutes = peers.want(desired), peerRoutes(snap.BGPPeers, desired.Peers)
 			a.dataplane.SetState(in)
 		},
 		announce: func(*datastore.Snapshot) { a.speaker.SetDesired(peers.admit(a.dataplane.Status().LetsIn)) },

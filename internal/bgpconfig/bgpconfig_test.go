@@ -86,6 +86,14 @@ func TestParsePeer(t *testing.T) {
 		{"a mode", "{peerIP: 10.0.0.1, asNumber: 1, nextHopMode: Other}", bgp.PeerConfig{}, `spec.nextHopMode "Other": want Auto, Self, Keep`},
 		{"a count", "{peerIP: 10.0.0.1, asNumber: 1, numAllowedLocalASNumbers: -1}",
 			bgp.PeerConfig{}, "spec.numAllowedLocalASNumbers -1: want 0 to 255"},
+		{"a gateway to nowhere", "{peerSelector: all(), reachableBy: 10.0.0.1}", bgp.PeerConfig{}, "spec.reachableBy is the way to spec.peerIP"},
+		{"a gateway by name", "{peerIP: 10.0.0.1, asNumber: 1, reachableBy: gw}",
+			bgp.PeerConfig{}, `spec.reachableBy "gw": want the address of a router`},
+		{"the peer its own gateway", "{peerIP: 10.0.0.1, asNumber: 1, reachableBy: 10.0.0.1}",
+			bgp.PeerConfig{}, "spec.reachableBy 10.0.0.1 is the peer itself"},
+		{"a gateway of another family", "{peerIP: 10.0.0.1, asNumber: 1, reachableBy: 'fe80::1'}", bgp.PeerConfig{}, "not of one IP family"},
+		{"a gateway with a zone", "{peerIP: 'fd00::1', asNumber: 1, reachableBy: 'fe80::1%eth0'}",
+			bgp.PeerConfig{}, `spec.reachableBy "fe80::1%eth0": want`},
 		{"half a reference", "{peerIP: 10.0.0.1, asNumber: 1, password: {secretKeyRef: {key: k}}}",
 			bgp.PeerConfig{}, "spec.password.secretKeyRef: name and key are both needed"},
 	} {
@@ -109,6 +117,23 @@ func TestParsePeer(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestGateway: what leads to a peer.
+func TestGateway(t *testing.T) {
+	for spec, want := range map[string]string{
+		"{peerIP: 10.255.0.1, asNumber: 1}":                                 "invalid IP",
+		"{peerIP: 10.255.0.1, asNumber: 1, reachableBy: 10.0.0.1}":          "10.0.0.1",
+		"{peerIP: 'fd00:f::1', asNumber: 1, reachableBy: 'fe80::1'}":        "fe80::1",
+		"{peerIP: '[fd00:f::1]:1179', asNumber: 1, reachableBy: 'fd00::1'}": "fd00::1",
+	} {
+		o := &apiv1.BGPPeer{}
+		parse(t, spec, &o.Spec)
+		p, err := ParsePeer(o)
+		if err != nil || p.Gateway().String() != want {
+			t.Errorf("%s: %s, %v; want %s", spec, p.Gateway(), err, want)
+		}
 	}
 }
 

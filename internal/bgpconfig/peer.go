@@ -13,6 +13,7 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/bgp"
+	"github.com/manx-cni/manx/internal/excerpt"
 	"github.com/manx-cni/manx/internal/selector"
 )
 
@@ -36,6 +37,7 @@ type Peer struct {
 	peers    *selector.Selector
 	// Password is where the password is; nil: there is none.
 	Password *SecretKey
+	gateway  netip.Addr
 }
 
 // Node is what a selector of nodes looks at.
@@ -52,6 +54,9 @@ type Password struct {
 
 // Name is the BGPPeer's.
 func (p Peer) Name() string { return p.config.Name }
+
+// Gateway leads to the router, which is not on link; invalid: nobody says so.
+func (p Peer) Gateway() netip.Addr { return p.gateway }
 
 // For is the peering in a cluster of those nodes, with what is known of its password.
 func (p Peer) For(nodes []Node, passwords func(SecretKey) Password) bgp.PeerConfig {
@@ -120,6 +125,13 @@ func ParsePeer(o *apiv1.BGPPeer) (Peer, error) {
 	case p.peers == nil:
 		problem("it names no peer: set spec.peerIP and spec.asNumber for a router, or spec.peerSelector for nodes")
 	}
+	if s.ReachableBy != "" {
+		gateway, err := parseGateway(s.ReachableBy, c.Router.Addr)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		p.gateway = gateway
+	}
 	if s.LocalASNumber != nil {
 		if c.LocalAS = uint32(*s.LocalASNumber); c.LocalAS == 0 {
 			problem("spec.localASNumber 0 is reserved (RFC 7607): want %s", apiv1.ASNumberForms)
@@ -180,6 +192,23 @@ func parseRouter(text string, as *apiv1.ASNumber) (r bgp.Router, err error) {
 	}
 	r.Addr, r.AS = addr, uint32(*as)
 	return r, nil
+}
+
+// parseGateway reads reachableBy, the gateway before a router; without one at that address
+// there is nothing to reach.
+func parseGateway(text string, router netip.Addr) (netip.Addr, error) {
+	gateway, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || gateway.Zone() != "" || gateway.Is4In6() || gateway.IsUnspecified() || gateway.IsLoopback() || gateway.IsMulticast():
+		return netip.Addr{}, fmt.Errorf("spec.reachableBy %q: want the address of a router, such as 10.0.0.1 or fe80::1", excerpt.Value(text))
+	case !router.IsValid():
+		return netip.Addr{}, errors.New("spec.reachableBy is the way to spec.peerIP, which is missing or wrong: set it, or remove reachableBy")
+	case gateway == router:
+		return netip.Addr{}, fmt.Errorf("spec.reachableBy %s is the peer itself: name the router before it, or remove reachableBy", gateway)
+	case gateway.Is4() != router.Is4():
+		return netip.Addr{}, fmt.Errorf("spec.reachableBy %s and spec.peerIP %s are not of one IP family", gateway, router)
+	}
+	return gateway, nil
 }
 
 // cutPort splits host:port and [host]:port.

@@ -28,7 +28,8 @@ func (c *testCluster) settingsReport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	create(v1.PluralBGPPeers, "BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(65001), "reachableBy": "192.0.2.2"})
+	create(v1.PluralBGPPeers, "BGPPeer", "tor", map[string]any{"peerIP": "192.0.2.1", "asNumber": int64(65001),
+		"password": map[string]any{"secretKeyRef": map[string]any{"name": "s", "key": "k", "optional": true}}})
 	create(v1.PluralIPPools, "IPPool", "vxlan", map[string]any{"cidr": "10.77.0.0/24", "vxlanMode": "Always"})
 	if _, err := c.kube.NetworkingV1().NetworkPolicies("ns").Create(t.Context(),
 		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}, metav1.CreateOptions{}); err != nil {

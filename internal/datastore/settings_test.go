@@ -15,14 +15,15 @@ import (
 // What is set without effect is known for each node, and goes when it is unset.
 func TestWithoutEffect(t *testing.T) {
 	n1 := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"rack": "a"}}}
+	optional := map[string]any{"secretKeyRef": map[string]any{"name": "s", "key": "k", "optional": true}}
 	d, dyn, _ := start(t, []runtime.Object{n1},
 		felixConf("default", "logSeverityScreen", "Info", "vxlanPort", int64(4790), "ipipMtu", int64(1400), "healthEnabled", false),
 		felixConf("node.n1", "vxlanPort", int64(4789)), felixConf("node.n2", "healthPort", int64(1)),
-		custom("BGPPeer", "all", map[string]any{"reachableBy": "192.0.2.1"}),
-		custom("BGPPeer", "n2", map[string]any{"node": "n2", "reachableBy": "192.0.2.1"}),
+		custom("BGPPeer", "all", map[string]any{"password": optional}),
+		custom("BGPPeer", "n2", map[string]any{"node": "n2", "password": optional}),
 		custom("BGPPeer", "rack-a", map[string]any{"nodeSelector": "rack == 'a'", "localWorkloadSelector": "all()"}),
-		custom("BGPPeer", "rack-b", map[string]any{"nodeSelector": "rack == 'b'", "reachableBy": "192.0.2.1"}),
-		custom("BGPPeer", "broken", map[string]any{"nodeSelector": "rack ==", "reachableBy": "192.0.2.1"}),
+		custom("BGPPeer", "rack-b", map[string]any{"nodeSelector": "rack == 'b'", "password": optional}),
+		custom("BGPPeer", "broken", map[string]any{"nodeSelector": "rack ==", "password": optional}),
 		pool("p", "10.0.0.0/16"),
 	)
 	told := func(s *Snapshot) string {
@@ -35,7 +36,7 @@ func TestWithoutEffect(t *testing.T) {
 		return strings.Join(out, "\n")
 	}
 	want := strings.Join([]string{
-		"BGPPeer/all spec.reachableBy=192.0.2.1", "BGPPeer/broken spec.reachableBy=192.0.2.1",
+		"BGPPeer/all spec.password.secretKeyRef.optional=true", "BGPPeer/broken spec.password.secretKeyRef.optional=true",
 		"BGPPeer/rack-a spec.localWorkloadSelector=all()",
 		"FelixConfiguration/default spec.healthEnabled=false", "FelixConfiguration/default spec.ipipMtu",
 	}, "\n")

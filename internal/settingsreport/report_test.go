@@ -241,7 +241,7 @@ func TestNetworkPolicies(t *testing.T) {
 
 // What manxctl status prints is what is told on the objects.
 func TestRead(t *testing.T) {
-	c := newCluster(t, custom("BGPPeer", "tor", map[string]any{"reachableBy": "192.0.2.1"}),
+	c := newCluster(t, custom("BGPPeer", "pods", map[string]any{"localWorkloadSelector": "all()"}),
 		custom("IPPool", "p", map[string]any{"cidr": "10.0.0.0/16"}))
 	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "deny"}}
@@ -256,7 +256,7 @@ func TestRead(t *testing.T) {
 		}
 		return out, err
 	}
-	want := []string{"BGPPeer/tor: spec.reachableBy=192.0.2.1", "namespace/a: 1 network policy (deny) has no effect"}
+	want := []string{"BGPPeer/pods: spec.localWorkloadSelector=all()", "namespace/a: 1 network policy (deny) has no effect"}
 	if got, err := read(); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
