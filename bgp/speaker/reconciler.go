@@ -61,6 +61,7 @@ type Reconciler struct {
 	paths   map[netip.Prefix]bgp.Path
 	shut    map[netip.Addr]time.Time // peers over their limit, until when
 	leaving map[netip.Addr]time.Time // peers that are taken away: nothing is let in until then
+	severed map[netip.Addr]string    // Desired.Unreachable, as far as it was acted on
 	// known are the peers of the first Desired that were not added yet: they may
 	// know us from before. Nil before the first Desired.
 	known map[netip.Addr]struct{}
@@ -126,6 +127,9 @@ func (r *Reconciler) Status() Status {
 	for _, addr := range slices.SortedFunc(maps.Keys(r.sessions), netip.Addr.Compare) {
 		session := *r.sessions[addr]
 		session.Accepted = inUse[addr]
+		if why := r.desired.unreachable(addr); why != "" && session.State != bgp.Established {
+			session.LastError = why
+		}
 		s.Sessions = append(s.Sessions, session)
 	}
 	if r.lastErr != nil {
@@ -197,6 +201,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)
 	errs = append(errs, r.reconcilePeers(ctx, d.Peers)...)
+	errs = append(errs, r.sever(d.Unreachable)...)
 	errs = append(errs, r.look(ctx))
 	r.publish(d)
 	return errors.Join(errs...)

@@ -96,6 +96,12 @@ func (f *fake) DeletePeer(_ context.Context, p bgp.Peer) error {
 	return nil
 }
 
+func (f *fake) Sever(p bgp.Peer, reason string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("sever %s: %s", p.Addr, reason)
+}
+
 func (f *fake) Announce(paths []bgp.Path) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -21,6 +21,9 @@
 // after: GoBGP takes up an UPDATE that was on its way after it has dropped the peer's other
 // paths, and would prefer for ever what no peer says any more.
 //
+// A link that is down. The sessions over it end at once, as if the connection had broken: both
+// ends keep what they have from each other for the restart time, and forward again with the link.
+//
 // Restart, a peer's. bgp/rib keeps what the peer announced until it has sent
 // End-of-RIB again or its restart time is over, whatever the speaker says of the
 // paths in between.
@@ -60,6 +63,9 @@ type Speaker interface {
 	AddPeer(ctx context.Context, p bgp.Peer, restarting bool) error
 	// DeletePeer ends a session for good; the peer drops our paths.
 	DeletePeer(ctx context.Context, p bgp.Peer) error
+	// Sever ends a peer's connection as its loss would, for the reason: what each end has
+	// from the other is kept for the restart time. No connection is no error.
+	Sever(p bgp.Peer, reason string) error
 	// Announce announces paths, each replacing what was announced of its prefix, to
 	// the peers with an address of the prefix's family.
 	Announce(paths []bgp.Path) error
@@ -122,6 +128,9 @@ type Desired struct {
 	// Owners and Nodes are rib.Rules'. The maps must not be changed afterwards.
 	Owners map[netip.Prefix]string
 	Nodes  map[netip.Addr]string
+	// Unreachable are peers behind a link that is down, and in words which: their sessions
+	// end at once instead of after the hold time. The map must not be changed afterwards.
+	Unreachable map[netip.Addr]string
 }
 
 // Config is what a Reconciler needs.

@@ -131,6 +131,7 @@ func (a *Agent) steer(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	heart := a.health.Heart("steering", time.Minute)
 	var peers door
+	var links linkWatch
 	s := steering{
 		objects: a.datastore.Changed(), addresses: a.ipam.Changed(), paths: a.speaker.Changed(),
 		kernel: a.dataplane.Changed(), agreement: a.modesChanged,
@@ -142,11 +143,20 @@ func (a *Agent) steer(ctx context.Context) error {
 		write: func(_ context.Context, snap *datastore.Snapshot, plan modePlan, generation uint64) {
 			in := a.dataplaneInput(snap, plan, generation)
 			desired := a.speakerDesired(snap)
-			in.BGP, in.PeerRoutes = peers.want(desired), peerRoutes(snap.BGPPeers, desired.Peers)
+			links.ways = peerRoutes(snap.BGPPeers, desired.Peers)
+			in.BGP, in.PeerRoutes = peers.want(desired), links.ways
 			a.dataplane.SetState(in)
 		},
-		announce: func(*datastore.Snapshot) { a.speaker.SetDesired(peers.admit(a.dataplane.Status().LetsIn)) },
-		lags:     func() bool { return peers.lags(a.dataplane.Status().LetsIn) },
+		announce: func(*datastore.Snapshot) {
+			dp := a.dataplane.Status()
+			d := peers.admit(dp.LetsIn)
+			d.Unreachable = links.unreachable(dp.Uplinks, d.Peers)
+			a.speaker.SetDesired(d)
+		},
+		lags: func() bool {
+			dp := a.dataplane.Status()
+			return peers.lags(dp.LetsIn) || links.lags(dp)
+		},
 		serve: func() {
 			g.Go(func() error { return a.serveNodeAPI(ctx) })
 			g.Go(func() error { return a.markNode(ctx) })

@@ -58,6 +58,8 @@ type spec struct {
 	Advertisements   []bgp.Advertisement
 	// ShowReceived puts what peers have sent into the reports; of the first spec.
 	ShowReceived bool
+	// Down are the peers behind a link that is down.
+	Down []netip.Addr
 }
 
 type member struct {
@@ -113,6 +115,12 @@ func (s spec) desired() speaker.Desired {
 	}
 	if s.Import != nil {
 		d.Import = s.Import
+	}
+	for _, a := range s.Down {
+		if d.Unreachable == nil {
+			d.Unreachable = map[netip.Addr]string{}
+		}
+		d.Unreachable[a] = "the link eth0 is down"
 	}
 	return d
 }
