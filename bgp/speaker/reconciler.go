@@ -200,6 +200,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)
+	errs = append(errs, r.renew(ctx, d.Unreachable)...)
 	errs = append(errs, r.reconcilePeers(ctx, d.Peers)...)
 	errs = append(errs, r.sever(d.Unreachable)...)
 	errs = append(errs, r.look(ctx))

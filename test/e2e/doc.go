@@ -18,7 +18,7 @@
 //	              TestIPIPMissing, TestPing, TestWire, TestGatewayARP, TestAgentAway, TestRoutes,
 //	              TestPodInterface, TestStatus, TestReadiness, TestRBAC, TestNoCredential, TestListeners,
 //	              TestRights, TestFlowControl, TestKillAgent, TestSettings, TestDatastoreLocked,
-//	              TestLeftoverCNIConfiguration, TestReflectorNode
+//	              TestLeftoverCNIConfiguration, TestReflectorNode, TestBGPPort
 //	services      and kube-proxy: cluster IPs and NodePorts
 //	              TestReach
 //	dual          and IPv6 beside IPv4
@@ -33,7 +33,8 @@
 //	crosssubnet   four light nodes in two subnets, the pool in mode CrossSubnet; in a guest likewise
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
 //	bird          two light nodes with IPv4, IPv6 and Services, two top-of-rack routers, a host behind them, two reflectors
-//	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices
+//	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices,
+//	              TestRouterRepair
 //	frr           the same with routers of another make
 //	              TestFRR, TestFRRKillAgent
 //	gobgpd        and another
