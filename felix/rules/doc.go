@@ -48,6 +48,19 @@
 // another's: masquerading would hide it behind this node's address, so that
 // raw-prerouting drops it even then when it goes to a node.
 //
+// input-bgp and forward-bgp exist while the node listens for BGP. The speaker knows its
+// peers by their addresses, so the port is for these alone. They come after address
+// translation, where the destination is final: a Service cannot lead around them.
+//
+//	a peer ───────▶ input-bgp ─▶ speaker
+//	a stranger ───▶ input-bgp: reset
+//	a pod ─┬──────▶ input-bgp: reset
+//	       └─▶ forward-bgp: reset, when it is for a peer and would be masqueraded:
+//	           the peer would take it for this node
+//
+// A reset and no silence: a router that has one node too many in its configuration says
+// "connection refused" at once. Packets of the node itself come in by lo.
+//
 // forward accepts what comes from or goes to a pod. In nftables an accept ends
 // only its own base chain: another table's chain on the same hook still sees
 // the packet and can drop it (iptables' FORWARD with policy DROP does). Nothing

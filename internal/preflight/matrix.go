@@ -237,7 +237,8 @@ func (b book) tcpSentence(from, to Target, r Result) string {
 	case "", errNoAnswer.Error():
 		return fmt.Sprintf("%s, no answer: allow TCP port %d in the security group or firewall between nodes", what, port)
 	case refused:
-		return fmt.Sprintf("%s, %s: no BGP speaker listens there (manxctl status on %s), or a firewall rejects it", what, r.Detail, to.Name)
+		return fmt.Sprintf("%s, %s: no BGP speaker listens there (manxctl status on %s), "+
+			"%s is none of its peers (the mesh is off), or a firewall rejects it", what, r.Detail, to.Name, from.Name)
 	}
 	return fmt.Sprintf("%s, %s: look for the route and the firewall between them", what, r.Detail)
 }

@@ -80,7 +80,8 @@ func TestRouterRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	eventuallyEvery(t, 20*time.Millisecond, patience, "routes over the dead link are out, sessions ended, and it is said", func(ctx context.Context) error {
+	const told = "routes over the dead link are out, sessions ended, and it is said"
+	eventuallyEvery(t, 20*time.Millisecond, patience, told, func(ctx context.Context) error {
 		got, err := show(ctx, "70")
 		if err != nil {
 			return err
@@ -92,7 +93,8 @@ func TestRouterRepair(t *testing.T) {
 		if strings.Contains(peers, "Established") || !strings.Contains(peers, "the link eth0, by which it is reached, is down") {
 			return fmt.Errorf("sessions:\n%s", peers)
 		}
-		if text := manxctl(t, node, "status"); !strings.Contains(text, string(state.NextHopDown)) || !strings.Contains(text, "is behind eth0, which is down") {
+		text := manxctl(t, node, "status")
+		if !strings.Contains(text, string(state.NextHopDown)) || !strings.Contains(text, "is behind eth0, which is down") {
 			return fmt.Errorf("status:\n%s", text)
 		}
 		return nil
