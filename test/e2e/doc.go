@@ -36,7 +36,7 @@
 //	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices,
 //	              TestRouterRepair
 //	frr           the same with routers of another make
-//	              TestFRR, TestFRRKillAgent
+//	              TestFRR, TestFRRKillAgent, TestReachableBy
 //	gobgpd        and another
 //	              TestGoBGP
 //	openbgpd      and another
