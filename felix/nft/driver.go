@@ -145,7 +145,8 @@ func (d *Driver) start() error {
 	r, err := d.cfg.NewRunner(d.cfg.Family)
 	if err != nil {
 		if d.unavailable == "" {
-			d.cfg.Log.Error("nftables is not available: no masquerading, no protection against spoofed sources and tunnel packets", "err", err)
+			d.cfg.Log.Error("nftables is not available: no masquerading, "+
+				"no protection against spoofed sources, tunnel packets and strangers at the BGP port", "err", err)
 		}
 		d.unavailable = err.Error()
 		return fmt.Errorf("find nft: %w", err)
@@ -318,7 +319,7 @@ func (d *Driver) Conditions() []state.Condition {
 		out = append(out, state.Condition{
 			Kind: state.NftablesUnavailable, Subject: "nft",
 			Message: d.unavailable + ": install nft 1.0.1 or newer and give the agent CAP_NET_ADMIN; " +
-				"until then pods are not masqueraded, their source addresses not checked, and tunnel packets taken from anybody",
+				"until then pods are not masqueraded, their source addresses not checked, and tunnel packets and BGP taken from anybody",
 		})
 	}
 	return out

@@ -51,7 +51,7 @@ func guardBGP(t state.Table, f state.PacketFilter, family func(netip.Addr) bool)
 	slices.Sort(ports)
 	for _, port := range slices.Compact(ports) {
 		hidden.Rules = append(hidden.Rules, state.Rule{
-			InIface: podInterfaces, Protocol: state.TCP, DstPort: port, SrcSet: SetSources, DstSet: SetBGPPeers,
+			InIface: podInterfaces, Protocol: state.TCP, DstPort: port, SrcSet: SetSources, DstSet: SetBGPPeers, NotDstSet: SetInside,
 			Counted: true, Verdict: state.VerdictReset, Comment: DropBGPFromHiddenPod,
 		})
 	}

@@ -34,8 +34,8 @@ type BGPPort struct {
 	// Port is the TCP port. While they are not known nothing is refused.
 	Listen []netip.Addr
 	Port   uint16
-	// Peers are all configured peers with the ports that they listen at, sorted. A peer may
-	// come from any port.
+	// Peers are all configured peers with the ports that they listen at, none of which is 0,
+	// sorted. A peer may come from any port.
 	Peers []netip.AddrPort
 }
 

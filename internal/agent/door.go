@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -37,7 +38,7 @@ func (d *door) want(s speaker.Desired) state.BGPPort {
 	wanted := make(map[netip.Addr]bool, len(s.Peers))
 	for _, p := range s.Peers {
 		wanted[p.Addr] = true
-		port.Peers = append(port.Peers, netip.AddrPortFrom(p.Addr, p.Port))
+		port.Peers = append(port.Peers, netip.AddrPortFrom(p.Addr, cmp.Or(p.Port, bgp.DefaultPort)))
 	}
 	for _, p := range d.open.Peers {
 		if d.told[p.Addr()] && !wanted[p.Addr()] {

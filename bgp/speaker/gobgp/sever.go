@@ -1,6 +1,7 @@
 package gobgp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,8 +21,9 @@ import (
 // the kernel sends a FIN as soon as it can.
 func (s *Speaker) Sever(p bgp.Peer, reason string) error {
 	s.notes.say(p.Addr, reason)
+	port := cmp.Or(p.Port, bgp.DefaultPort)
 	err := shutdownSockets(func(local, remote netip.AddrPort) bool {
-		return remote.Addr() == p.Addr && (remote.Port() == p.Port || local.Port() == s.global.ListenPort)
+		return remote.Addr() == p.Addr && (remote.Port() == port || local.Port() == s.global.ListenPort)
 	})
 	if err != nil {
 		return fmt.Errorf("close the connection with %s: %w", p.Addr, err)
