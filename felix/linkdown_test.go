@@ -156,8 +156,9 @@ func TestUplinkDown(t *testing.T) {
 			after := d.Status().Driver("route")
 			t.Logf("%d dumps, %d writes, %d errors for one flap", after.Resyncs-before.Driver("route").Resyncs,
 				after.Writes-before.Driver("route").Writes, after.Errors-before.Driver("route").Errors)
-			if errs := after.Errors - before.Driver("route").Errors; errs != 0 {
-				t.Errorf("%d routes were tried while there was no link for them", errs)
+			// The link may go down between the look at it and the writing: once, and no more often.
+			if errs := after.Errors - before.Driver("route").Errors; errs > uint64(strings.Count(want4+want6, "via")) {
+				t.Errorf("%d changes were refused: routes were tried again while there was no link for them", errs)
 			}
 		})
 	}
