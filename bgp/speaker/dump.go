@@ -65,6 +65,7 @@ func (r *Reconciler) Received(ctx context.Context, inside netip.Prefix, limit in
 	r.mu.Lock()
 	d, started := r.desired, r.global != bgp.Global{}
 	peers := slices.SortedFunc(maps.Keys(r.sessions), netip.Addr.Compare)
+	r.takePaths()
 	kept := r.table.Kept(inside)
 	r.mu.Unlock()
 	if d == nil || !started {

@@ -11,16 +11,26 @@ import (
 // The functions of this file take the speaker's reports. They file and wake.
 
 func (r *Reconciler) onPath(prefix netip.Prefix, peer, next netip.Addr) {
-	r.mu.Lock()
-	r.table.Change(prefix, peer, next)
-	r.stale = true
-	r.mu.Unlock()
-	signal(r.wake)
+	if r.inbox.file(prefix, peer, next) {
+		r.mu.Lock()
+		r.takePaths()
+		r.mu.Unlock()
+	}
+	signal(r.filed)
+}
+
+// takePaths tells the rib what is filed. What the speaker says of a session, it says after
+// what the peer has said before, and so that is taken first. The caller holds the lock.
+func (r *Reconciler) takePaths() {
+	if r.inbox.into(&r.table) {
+		r.stale = true
+	}
 }
 
 func (r *Reconciler) onEndOfRIB(peer netip.Addr) {
 	r.mu.Lock()
 	if s := r.sessions[peer]; s != nil {
+		r.takePaths()
 		s.EndOfRIB, s.Restarting = true, false
 		r.table.EndOfRIB(peer)
 		r.stale = true
@@ -44,6 +54,7 @@ func (r *Reconciler) onSession(e SessionEvent) {
 	if s == nil {
 		return // a peer that was removed says goodbye
 	}
+	r.takePaths()
 	now := r.cfg.Now()
 	was := s.State
 	if was != e.State {

@@ -40,7 +40,9 @@ var errGlobalChanged = errors.New("the node's AS, router id, address or BGP port
 type Reconciler struct {
 	cfg     Config
 	wake    chan struct{}
+	filed   chan struct{} // paths are in the inbox
 	changed chan struct{}
+	inbox   inbox
 
 	mu        sync.Mutex
 	desired   *Desired
@@ -76,7 +78,7 @@ func New(cfg Config) *Reconciler {
 		cfg.Now = time.Now
 	}
 	return &Reconciler{
-		cfg: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		cfg: cfg, wake: make(chan struct{}, 1), filed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: map[netip.Addr]*bgp.Session{},
 		peers:    map[netip.Addr]bgp.Peer{}, paths: map[netip.Prefix]bgp.Path{},
 		shut: map[netip.Addr]time.Time{}, leaving: map[netip.Addr]time.Time{},
@@ -151,17 +153,27 @@ func signal(ch chan struct{}) {
 func (r *Reconciler) Run(ctx context.Context) error {
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
+	paths := r.filed // nil while Run rests from paths
+	rested := time.NewTimer(0)
+	defer rested.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-rested.C:
+			paths = r.filed
+			continue
+		case <-paths:
 		case <-r.wake:
 		case <-tick.C:
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
+		began := time.Now()
 		err := r.reconcile(ctx)
+		paths = nil
+		rested.Reset(max(pathsEvery, restAfterWork*time.Since(began)))
 		if errors.Is(err, errGlobalChanged) {
 			return err
 		}
@@ -387,6 +399,7 @@ func (r *Reconciler) publish(d *Desired) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.cfg.Now()
+	r.takePaths()
 	r.table.Expire(now)
 	r.table.SetRules(rib.Rules{
 		Self: d.Global.ListenAddr, Self6: d.Global.ListenAddr6, Own: d.Own, Lent: d.Lent, Accept: d.Import, Owners: d.Owners, Nodes: d.Nodes,
