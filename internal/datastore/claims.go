@@ -1,6 +1,7 @@
 package datastore
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,36 +18,56 @@ func Absent(n *corev1.Node) bool {
 	return i >= 0 && n.Status.Conditions[i].Status == corev1.ConditionUnknown
 }
 
-// settleClaims takes an address from absent nodes when exactly one other node claims it:
-// a machine that was renamed, or one that was given the address of a machine that is
-// gone. No node would otherwise talk to the one that is there, since an address of several
-// nodes leads to none of them. Of several that are there none is believed
-// (bgp/peering.Conflict). It changes nodes in place.
+// settleClaims leaves each address to one node: to one that is there rather than to one that
+// is absent (a machine that was renamed, or whose address another one was given), then to
+// the one whose Node was created first, then to the one whose name comes first. All nodes
+// come to the same, a restarted agent too, and a Node that claims another's address, by
+// mistake or on purpose, takes nothing away from it. It changes nodes in place.
 func settleClaims(nodes []Node) (invalid []Invalid) {
-	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.Absent }) {
-		return nil
-	}
 	for _, of := range []func(*Node) *netip.Prefix{
 		func(n *Node) *netip.Prefix { return &n.IPv4 },
 		func(n *Node) *netip.Prefix { return &n.IPv6 },
 	} {
-		present := map[netip.Addr][]string{}
+		claims := map[netip.Addr][]*Node{}
 		for i := range nodes {
-			if p := of(&nodes[i]); p.IsValid() && !nodes[i].Absent {
-				present[p.Addr()] = append(present[p.Addr()], nodes[i].Name)
+			if p := of(&nodes[i]); p.IsValid() {
+				claims[p.Addr()] = append(claims[p.Addr()], &nodes[i])
 			}
 		}
-		for i := range nodes {
-			p := of(&nodes[i])
-			if !p.IsValid() || !nodes[i].Absent || len(present[p.Addr()]) != 1 {
-				continue
+		for addr, by := range claims {
+			slices.SortFunc(by, compareClaims)
+			for _, n := range by[1:] {
+				invalid = append(invalid, contested(by[0], n, addr)...)
+				*of(n) = netip.Prefix{}
 			}
-			invalid = append(invalid, Invalid{Kind: kindNode, Name: nodes[i].Name, Reason: fmt.Sprintf(
-				"its kubelet does not report any longer, and its address %s is that of node %s now; "+
-					"the node is used without it: if the machine is gone, kubectl delete node %s",
-				p.Addr(), strings.Join(present[p.Addr()], ", "), nodes[i].Name)})
-			*p = netip.Prefix{}
 		}
 	}
 	return invalid
+}
+
+// compareClaims orders the nodes that claim one address, the one that keeps it first.
+func compareClaims(a, b *Node) int {
+	if a.Absent != b.Absent {
+		if a.Absent {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
+}
+
+// contested is what is said of an address that keeper keeps and n claims, on both.
+func contested(keeper, n *Node, addr netip.Addr) []Invalid {
+	if n.Absent {
+		return []Invalid{{Kind: kindNode, Name: n.Name, Reason: fmt.Sprintf(
+			"its kubelet does not report any longer, and its address %s is that of node %s now; "+
+				"the node is used without it: if the machine is gone, kubectl delete node %s", addr, keeper.Name, n.Name)}}
+	}
+	return []Invalid{
+		{Kind: kindNode, Name: n.Name, Reason: fmt.Sprintf(
+			"its address %s is that of node %s, which was there before; the node is used without it: give it an address of its own, "+
+				"or, if the machine of %s is gone, kubectl delete node %s", addr, keeper.Name, keeper.Name, keeper.Name)},
+		{Kind: kindNode, Name: keeper.Name, Reason: fmt.Sprintf(
+			"the claim of node %s, which came later, to this node's address %s; this node keeps it", n.Name, addr)},
+	}
 }

@@ -30,7 +30,7 @@ type trimmedNode struct {
 // not parse. Without one that BGP needs the Node counts as absent; without its IPv6
 // address, or one of the tunnel's, it can still be routed to.
 func parseNode(n *corev1.Node) trimmedNode {
-	out := Node{Name: n.Name, Labels: n.Labels, StatusAddrs: StatusAddresses(n), Absent: Absent(n),
+	out := Node{Name: n.Name, Labels: n.Labels, Created: n.CreationTimestamp.Time, StatusAddrs: StatusAddresses(n), Absent: Absent(n),
 		BGPDrain: excerpt.Value(n.Annotations[apiv1.AnnotationNodeBGPDrain])}
 	var errs []error
 	if v := n.Annotations[apiv1.AnnotationNodeIPv4]; v != "" {

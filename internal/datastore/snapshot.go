@@ -48,7 +48,9 @@ type Node struct {
 	BGPDrain string
 	// Absent: its kubelet no longer reports, see the function of that name.
 	Absent bool
-	Labels map[string]string
+	// Created is when the Node was, by the API server's clock.
+	Created time.Time
+	Labels  map[string]string
 }
 
 // Invalid is an object that counts as absent, and why. When only an annotation
