@@ -158,8 +158,11 @@ type Session struct {
 	// it has sent them again (RFC 4724 §4.2).
 	Restarting bool
 	EndOfRIB   bool // the peer has sent all it has, RFC 4724 §2
-	// OverLimit says that the peer sent more than MaxPrefixes and is shut out.
+	// OverLimit says that the peer sent more than MaxPrefixes, or more than its session may
+	// cost, and is shut out until ShutUntil. ShutOuts counts how often that was so.
 	OverLimit bool
+	ShutUntil time.Time
+	ShutOuts  int
 	LastError string
 }
 

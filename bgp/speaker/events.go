@@ -134,15 +134,3 @@ func (r *Reconciler) look(ctx context.Context) error {
 	}
 	return nil
 }
-
-// overLimit refuses all paths of a peer; reconcilePeers then shuts it out.
-func (r *Reconciler) overLimit(s *bgp.Session) {
-	if s.OverLimit {
-		return
-	}
-	s.OverLimit = true
-	s.LastError = fmt.Sprintf("the peer sent more than %d prefixes; shut out for %s", s.Peer.MaxPrefixes, overLimitPause)
-	r.table.Ban(s.Peer.Addr)
-	r.cfg.Log.Error("BGP peer is over its limit", "peer", s.Peer.Addr,
-		"node", s.Peer.Node, "limit", s.Peer.MaxPrefixes, "pause", overLimitPause.String())
-}

@@ -28,8 +28,6 @@ const (
 	// routerPatience is how long after the start a session with a router is waited for:
 	// several attempts to connect.
 	routerPatience = 10 * time.Second
-	// overLimitPause is how long a peer that sent too much stays shut out.
-	overLimitPause = 3 * time.Minute
 )
 
 // errGlobalChanged ends Run: a speaker with another AS, identifier or address is
@@ -54,6 +52,7 @@ type Reconciler struct {
 	lastErr   error
 	global    bgp.Global
 	stale     bool // the counts in sessions are older than the last event
+	shut      map[netip.Addr]*shutOut
 
 	// Owned by Run.
 	started time.Time
@@ -61,9 +60,11 @@ type Reconciler struct {
 	peers   map[netip.Addr]bgp.Peer
 	policy  bgp.Policy
 	paths   map[netip.Prefix]bgp.Path
-	shut    map[netip.Addr]time.Time // peers over their limit, until when
-	leaving map[netip.Addr]time.Time // peers that are taken away: nothing is let in until then
-	severed map[netip.Addr]string    // Desired.Unreachable, as far as it was acted on
+	meter   meter
+	// unwatched: the sessions' traffic could not be read, which was logged.
+	unwatched bool
+	leaving   map[netip.Addr]time.Time // peers that are taken away: nothing is let in until then
+	severed   map[netip.Addr]string    // Desired.Unreachable, as far as it was acted on
 	// known are the peers of the first Desired that were not added yet: they may
 	// know us from before. Nil before the first Desired.
 	known map[netip.Addr]struct{}
@@ -74,6 +75,9 @@ func New(cfg Config) *Reconciler {
 	if cfg.SettleTime == 0 {
 		cfg.SettleTime = 30 * time.Second
 	}
+	if cfg.ShutPause == 0 {
+		cfg.ShutPause = shutPause
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -81,7 +85,7 @@ func New(cfg Config) *Reconciler {
 		cfg: cfg, wake: make(chan struct{}, 1), filed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: map[netip.Addr]*bgp.Session{},
 		peers:    map[netip.Addr]bgp.Peer{}, paths: map[netip.Prefix]bgp.Path{},
-		shut: map[netip.Addr]time.Time{}, leaving: map[netip.Addr]time.Time{},
+		shut: map[netip.Addr]*shutOut{}, leaving: map[netip.Addr]time.Time{},
 	}
 }
 
@@ -156,6 +160,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	paths := r.filed // nil while Run rests from paths
 	rested := time.NewTimer(0)
 	defer rested.Stop()
+	watch := time.NewTicker(watchEvery)
+	defer watch.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -163,6 +169,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-rested.C:
 			paths = r.filed
 			continue
+		case <-watch.C:
+			if !r.watch(ctx) {
+				continue
+			}
 		case <-paths:
 		case <-r.wake:
 		case <-tick.C:
@@ -294,11 +304,8 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 			continue
 		}
 		delete(r.peers, addr)
-		switch {
-		case !ok:
+		if !ok {
 			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node, "BGPPeer", have.BGPPeer)
-		case over && p == have:
-			r.shut[addr] = now.Add(overLimitPause)
 		}
 	}
 	for _, p := range want {
@@ -309,13 +316,13 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 			r.hold(p)
 			continue
 		}
-		if until, ok := r.shut[p.Addr]; ok && now.Before(until) && r.sessions[p.Addr].Peer == p {
+		until, shutOuts := r.shutOuts(p)
+		if now.Before(until) {
 			continue
 		}
-		delete(r.shut, p.Addr)
 		r.mu.Lock()
 		r.table.Pardon(p.Addr)
-		r.sessions[p.Addr] = &bgp.Session{Peer: p, State: bgp.Idle, Since: r.cfg.Now()}
+		r.sessions[p.Addr] = &bgp.Session{Peer: p, State: bgp.Idle, Since: r.cfg.Now(), ShutOuts: shutOuts}
 		r.mu.Unlock()
 		_, restarting := r.known[p.Addr]
 		if err := r.cfg.Speaker.AddPeer(ctx, p, restarting); err != nil {
@@ -385,13 +392,6 @@ func (r *Reconciler) forget(peer netip.Addr, keepSession bool) {
 	if !keepSession {
 		delete(r.sessions, peer)
 	}
-}
-
-func (r *Reconciler) isOverLimit(peer netip.Addr) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.sessions[peer]
-	return s != nil && s.OverLimit
 }
 
 // publish judges what is learned, decides convergence, and tells of changes.

@@ -36,6 +36,7 @@ type fake struct {
 	hold   chan struct{} // Start waits for it
 	// received is what peers have sent.
 	received []bgp.Received
+	traffic  []bgp.Traffic
 }
 
 func (f *fake) do(format string, args ...any) error {
@@ -148,6 +149,13 @@ func (f *fake) Sessions(context.Context) (out []bgp.Session, _ error) {
 		out = append(out, bgp.Session{Peer: p, Received: 7, OverLimit: p.Addr == f.over})
 	}
 	return out, nil
+}
+
+// Traffic hands out f.traffic.
+func (f *fake) Traffic(context.Context) ([]bgp.Traffic, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.traffic), nil
 }
 
 func (f *fake) set(do func()) {

@@ -13,8 +13,9 @@
 // have sent them again. Nothing is sent at exit: a Cease would end graceful
 // restart, so a stopped agent looks exactly like a killed one.
 //
-// Too many paths. A peer that exceeds its limit is refused as a whole, removed
-// from the speaker and tried again after a pause. GoBGP alone would send a Cease
+// Too much. A peer that exceeds its limit of paths, or what its session may cost (see
+// meter), is refused as a whole, removed from the speaker and tried again after a pause,
+// which is twice as long each time. GoBGP alone would send a Cease for too many paths
 // and wait for the peer to hang up, storing whatever it sends until then.
 //
 // A peer that is taken away. Nothing of it is let in from a moment before until a second
@@ -76,6 +77,9 @@ type Speaker interface {
 	// Sessions returns Received and OverLimit of the peers that were added; the
 	// rest of a Session is the reconciler's.
 	Sessions(ctx context.Context) ([]bgp.Session, error)
+	// Traffic reads the connections of the established sessions. It is called a few times a
+	// second.
+	Traffic(ctx context.Context) ([]bgp.Traffic, error)
 }
 
 // Events are a speaker's reports. They may be called from any goroutine, those
@@ -140,6 +144,8 @@ type Config struct {
 	// SettleTime bounds how long after the start absent peers are waited for
 	// before what was not learned again counts as gone. Default 30 s.
 	SettleTime time.Duration
+	// ShutPause is how long a peer that sent too much is shut out the first time. Default 1 min.
+	ShutPause time.Duration
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }

@@ -67,6 +67,16 @@ func Attributes(hop netip.Addr, path ...uint32) []byte {
 	)
 }
 
+// Communities is a COMMUNITIES attribute (RFC 1997) of n of them, which i makes unlike others.
+func Communities(n, i int) []byte {
+	var value []byte
+	for j := range n {
+		value = binary.BigEndian.AppendUint16(value, uint16(64000+j))
+		value = binary.BigEndian.AppendUint16(value, uint16(i))
+	}
+	return Attribute(transitive|bgp.BGP_ATTR_FLAG_OPTIONAL, bgp.BGP_ATTR_TYPE_COMMUNITIES, value)
+}
+
 // Announce are the UPDATEs, each of up to 4,096 bytes, that announce IPv4 prefixes.
 func Announce(attributes []byte, prefixes ...netip.Prefix) [][]byte {
 	return packed(prefixes, bgp.BGP_HEADER_LENGTH+4+len(attributes), func(nlri []byte) []byte { return Update(nil, attributes, nlri) })
@@ -92,9 +102,17 @@ func packed(prefixes []netip.Prefix, overhead int, message func(nlri []byte) []b
 	return out
 }
 
-// Large are ordinary attributes with as many large communities (RFC 8092) as an UPDATE of
-// size bytes with one IPv4 prefix has room for. i makes them unlike those of another i.
+// Large are ordinary attributes and one of an unknown type that fills an UPDATE of size bytes
+// with one IPv4 prefix. Those of one i are unlike those of another.
 func Large(hop netip.Addr, size, i int) []byte {
+	attrs := Attributes(hop)
+	value := make([]byte, size-bgp.BGP_HEADER_LENGTH-4-len(attrs)-4-5)
+	binary.BigEndian.PutUint32(value, uint32(i))
+	return append(attrs, Attribute(transitive|bgp.BGP_ATTR_FLAG_OPTIONAL, 200, value)...)
+}
+
+// ManyCommunities is Large with large communities (RFC 8092), which a speaker sorts.
+func ManyCommunities(hop netip.Addr, size, i int) []byte {
 	attrs := Attributes(hop)
 	room := size - bgp.BGP_HEADER_LENGTH - 4 - len(attrs) - 4 - 5
 	value := make([]byte, 0, room)

@@ -30,12 +30,14 @@ func TestMessages(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for _, size := range []int{hostile.MaxMessage, hostile.MaxExtendedMessage} {
-		m := hostile.Announce(hostile.Large(hop, size, 7), prefixes[0])[0]
-		if len(m) > size || len(m) < size-12 {
-			t.Errorf("%d bytes, want %d", len(m), size)
-		}
-		if u := parse(t, m).(*bgp.BGPUpdate); len(u.NLRI) != 1 || len(u.PathAttributes) != 5 {
-			t.Errorf("%d prefixes, %d attributes", len(u.NLRI), len(u.PathAttributes))
+		for _, attributes := range [][]byte{hostile.Large(hop, size, 7), hostile.ManyCommunities(hop, size, 7)} {
+			m := hostile.Announce(attributes, prefixes[0])[0]
+			if len(m) > size || len(m) < size-12 {
+				t.Errorf("%d bytes, want %d", len(m), size)
+			}
+			if u := parse(t, m).(*bgp.BGPUpdate); len(u.NLRI) != 1 || len(u.PathAttributes) != 5 {
+				t.Errorf("%d prefixes, %d attributes", len(u.NLRI), len(u.PathAttributes))
+			}
 		}
 	}
 }

@@ -25,7 +25,7 @@
 //     the node's global address as next hop, RFC 2545). An UPDATE of the other family
 //     breaks the session. Nothing here depends on it: events.go and bgp/rib drop such
 //     paths too.
-//   - A prefix limit and a source address for every session, the highest TTL for peers
+//   - A prefix limit for sessions with few paths and a source address for every session, the highest TTL for peers
 //     of other autonomous systems.
 //   - No StopBgp in the agent: it would withdraw everything that was learned. The
 //     process ends and the kernel closes the connections, which is what graceful
@@ -61,6 +61,10 @@ const (
 	maxHops = 255
 	// warnAtPercent of its limit GoBGP logs a warning about a peer.
 	warnAtPercent = 75
+	// maxCounted is the largest limit of paths that GoBGP sees to: it counts all paths of the
+	// peer at each UPDATE. 100,000 routes in a message each were not there after 5 minutes.
+	// Traffic has the number of paths of all sessions, and the reconciler acts on it.
+	maxCounted = 10_000
 )
 
 // Speaker is an embedded GoBGP.
@@ -71,6 +75,7 @@ type Speaker struct {
 	global  bgp.Global
 	peers   map[netip.Addr]bgp.Peer
 	notes   *notes
+	closer  map[netip.Addr]closer // of the established sessions
 }
 
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the
@@ -172,7 +177,7 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
 	}
-	if p.MaxPrefixes > 0 {
+	if p.MaxPrefixes > 0 && p.MaxPrefixes <= maxCounted {
 		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}
 	}
 	if p.Local.IsValid() {

@@ -48,6 +48,7 @@ type spec struct {
 	MaxPrefixes uint32
 	Password    string          // of the mesh, and of all Peers
 	Settle      time.Duration   // of the first spec
+	ShutPause   time.Duration   // of the first spec
 	Import      []bgp.Statement // in the place of those of the pools, when there are any
 	MeshOff     bool
 	Drain       bgp.Drain
@@ -73,6 +74,7 @@ type member struct {
 // report is what a node has to say.
 type report struct {
 	Learned   []bgp.Learned
+	Many      int // Learned, of which more than 1,000 are left out
 	Converged bool
 	Refused   map[string]int
 	Sessions  map[string]session // by node, and node/6 for the one over IPv6
@@ -85,6 +87,7 @@ type session struct {
 	EndOfRIB, Restarting, OverLimit       bool
 	Received, Accepted, Advertised, Flaps int
 	LastError, Why                        string
+	ShutOuts                              int
 }
 
 const clusterAS = 64512
@@ -136,7 +139,7 @@ func helper() error {
 	if err := in.Decode(&s); err != nil {
 		return err
 	}
-	r := speaker.New(speaker.Config{Speaker: gobgp.New(log), Log: log, SettleTime: s.Settle})
+	r := speaker.New(speaker.Config{Speaker: gobgp.New(log), Log: log, SettleTime: s.Settle, ShutPause: s.ShutPause})
 	r.SetDesired(s.desired())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // never outlives its test by much
 	defer cancel()
@@ -168,9 +171,13 @@ func reports(ctx context.Context, r *speaker.Reconciler, showReceived bool) {
 		st := r.Status()
 		rep := report{Refused: st.Refused, Error: st.LastError, Sessions: map[string]session{}}
 		rep.Learned, rep.Converged = r.Learned()
+		if rep.Many = len(rep.Learned); rep.Many > 1000 { // to tell of all of them costs more than to learn them
+			rep.Learned = nil
+		}
 		for _, s := range st.Sessions {
 			rep.Sessions[sessionName(s.Peer)] = session{
 				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError, s.Why(),
+				s.ShutOuts,
 			}
 		}
 		if showReceived {
