@@ -150,8 +150,9 @@ type Session struct {
 	State SessionState
 	Since time.Time // of State
 	// Received counts the paths that the peer has sent, Accepted those of them that
-	// are in use, Advertised the paths that are announced to it.
-	Received, Accepted, Advertised int
+	// are in use, Advertised the paths that are announced to it. Refused are those of
+	// Received that no import rule lets in, as of a few seconds ago.
+	Received, Accepted, Advertised, Refused int
 	// Flaps counts how often the session was lost.
 	Flaps int
 	// Restarting says that the session is lost and the peer's paths are kept until

@@ -272,6 +272,17 @@ func (t *Table) touchPeer(peer netip.Addr) {
 	}
 }
 
+// ByPeer counts the paths that the speaker has among the best ones, by the peer that sent them.
+func (t *Table) ByPeer() map[netip.Addr]int {
+	out := map[netip.Addr]int{}
+	for _, e := range t.best {
+		for _, h := range e.hops {
+			out[h.Peer]++
+		}
+	}
+	return out
+}
+
 // Restarting reports whether the paths of peer are kept for it.
 func (t *Table) Restarting(peer netip.Addr) bool {
 	r := t.restarting[peer]

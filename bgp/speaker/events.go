@@ -69,7 +69,7 @@ func (r *Reconciler) onSession(e SessionEvent) {
 		r.table.PeerUp(e.Peer)
 		r.cfg.Log.Info("BGP session established", "peer", e.Peer, "node", s.Peer.Node)
 	case was == bgp.Established && e.State != bgp.Established:
-		s.EndOfRIB, s.Received, s.Accepted, s.Advertised = false, 0, 0, 0
+		s.EndOfRIB, s.Received, s.Accepted, s.Advertised, s.Refused = false, 0, 0, 0, 0
 		s.Flaps++
 		if !s.OverLimit {
 			s.LastError = e.Reason

@@ -61,6 +61,7 @@ type Reconciler struct {
 	policy  bgp.Policy
 	paths   map[netip.Prefix]bgp.Path
 	meter   meter
+	refusals
 	// unwatched: the sessions' traffic could not be read, which was logged.
 	unwatched bool
 	leaving   map[netip.Addr]time.Time // peers that are taken away: nothing is let in until then
@@ -225,7 +226,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	errs = append(errs, r.renew(ctx, d.Unreachable)...)
 	errs = append(errs, r.reconcilePeers(ctx, d.Peers)...)
 	errs = append(errs, r.sever(d.Unreachable)...)
-	errs = append(errs, r.look(ctx))
+	errs = append(errs, r.look(ctx), r.countRefused(ctx, d.Import))
 	r.publish(d)
 	return errors.Join(errs...)
 }

@@ -28,7 +28,7 @@ type shutOut struct {
 }
 
 // watch shuts out the peers whose sessions cost too much, and reports whether there are any.
-func (r *Reconciler) watch(ctx context.Context) (any bool) {
+func (r *Reconciler) watch(ctx context.Context) (some bool) {
 	r.mu.Lock()
 	up := 0
 	for _, s := range r.sessions {
@@ -52,18 +52,19 @@ func (r *Reconciler) watch(ctx context.Context) (any bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range readings {
-		if s := r.sessions[t.Peer]; s != nil && s.State == bgp.Established && s.Peer.MaxPrefixes > 0 && t.Paths > int(s.Peer.MaxPrefixes) && !s.OverLimit {
+		s := r.sessions[t.Peer]
+		if s != nil && s.State == bgp.Established && s.Peer.MaxPrefixes > 0 && t.Paths > int(s.Peer.MaxPrefixes) {
 			r.overLimit(s)
-			any = true
+			some = true
 		}
 	}
 	for peer, why := range r.meter.look(r.cfg.Now(), readings) {
-		if s := r.sessions[peer]; s != nil && s.State == bgp.Established && !s.OverLimit {
+		if s := r.sessions[peer]; s != nil && s.State == bgp.Established {
 			r.shutOutPeer(s, why)
-			any = true
+			some = true
 		}
 	}
-	return any
+	return some
 }
 
 // shutOutPeer refuses all paths of a peer; reconcilePeers then removes it. The caller holds

@@ -28,6 +28,9 @@ const (
 	// BGPSessionHeld: a session is kept down on purpose: its password cannot be read, and
 	// without one it would be open to everyone.
 	BGPSessionHeld ConditionKind = "BGPSessionHeld"
+	// BGPPeerShutOut: a BGP peer sent more than its session may cost (paths, changes,
+	// attributes, requests for all routes), and has no session for a while.
+	BGPPeerShutOut ConditionKind = "BGPPeerShutOut"
 	// EncryptionUnsupported: a FelixConfiguration asks for WireGuard, which this
 	// build does not have: packets of pods are not encrypted, and the agent is not
 	// ready.

@@ -5,6 +5,8 @@ package state
 var remedies = map[string]string{
 	"AddressConflict": "Delete one of the two pods that the message names. If it comes back: `manxctl ipam check`.",
 	"BGPDrained":      "`manxctl bgp undrain NODE` when the node is to serve again.",
+	"BGPPeerShutOut": "Find out what the peer sends, on the peer: a loop, a flapping link, a table that is not meant for the node. " +
+		"It is let in again by itself; to let it in at once, change its BGPPeer or delete the node's manx-node pod.",
 	"BGPPeerUnusable": "Correct the BGPPeer, or create the BGPFilter that the message names; the sessions follow at once.",
 	"BGPSessionHeld": "Create the Secret in kube-system with the key that the message names; " +
 		"`kubectl describe role manx-node-bgp-secrets -n kube-system` says which may be read.",

@@ -52,7 +52,7 @@ func sessionOf(s bgp.Session) status.Session {
 	out := status.Session{
 		Name: s.Peer.Name, Peer: s.Peer.Addr.String(), Node: s.Peer.Node, BGPPeer: s.Peer.BGPPeer, AS: s.Peer.AS,
 		State: string(s.State), Since: s.Since, Received: s.Received, Accepted: s.Accepted, Advertised: s.Advertised,
-		Flaps: s.Flaps, LastError: s.LastError,
+		Refused: s.Refused, Flaps: s.Flaps, ShutOuts: s.ShutOuts, LastError: s.LastError,
 	}
 	if s.Peer.Port != bgp.DefaultPort {
 		out.Port = s.Peer.Port

@@ -59,9 +59,13 @@ func (a *Agent) markNode(ctx context.Context) error {
 	m := nodeMarker{say: a.errors.add, restore: a.startup.Restore, set: a.startup.SetNetworkUnavailable}
 	var i isolation
 	var sessions sessionEvents
+	var shutOuts shutOutEvents
+	event := func(reason, note string) { a.datastore.NodeEvent(a.node, reason, note) }
 	for {
 		a.lookIsolated(&i)
-		sessions.look(a.speaker.Status().Sessions, time.Now(), func(reason, note string) { a.datastore.NodeEvent(a.node, reason, note) })
+		now := a.speaker.Status().Sessions
+		sessions.look(now, time.Now(), event)
+		shutOuts.look(now, event)
 		if own, ok := a.datastore.Own(); ok {
 			m.look(ctx, own, a.identity, a.mark(), a.startup.Differs(own.Annotations, a.identity), time.Now())
 		}

@@ -33,8 +33,10 @@ var (
 		"When the BGP session was established; absent while it is not.", sessionLabels, nil)
 	descSessionFlaps = prometheus.NewDesc("manx_bgp_session_flaps_total",
 		"How often the BGP session was lost since it was configured.", sessionLabels, nil)
+	descSessionShutOuts = prometheus.NewDesc("manx_bgp_session_shut_outs_total",
+		"How often the peer was shut out because it sent too much: paths, changes, attributes or requests.", sessionLabels, nil)
 	descRoutes = prometheus.NewDesc("manx_bgp_routes",
-		"Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.",
+		"Routes of the BGP session with the peer, by direction: received, accepted (in use), refused (by the import rules) or advertised.",
 		append(slices.Clone(sessionLabels), "direction"), nil)
 	descAddresses = prometheus.NewDesc("manx_ipam_addresses",
 		"Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)
@@ -76,7 +78,7 @@ func (m *metrics) observe(verb string, started time.Time, err error) {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSession, descSessionState, descSessionSince, descSessionFlaps, descRoutes,
+		descSession, descSessionState, descSessionSince, descSessionFlaps, descSessionShutOuts, descRoutes,
 		descAddresses, descBlocks, descEndpoints, descObjects, descPending,
 		descFailures, descConditions, descPoolMode, descTunnel, descDropped, descReady,
 	} {
@@ -108,7 +110,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(descSessionSince, float64(s.Since.UnixMilli())/1000, of...)
 		}
 		ch <- prometheus.MustNewConstMetric(descSessionFlaps, prometheus.CounterValue, float64(s.Flaps), of...)
-		for direction, n := range map[string]int{"received": s.Received, "accepted": s.Accepted, "advertised": s.Advertised} {
+		ch <- prometheus.MustNewConstMetric(descSessionShutOuts, prometheus.CounterValue, float64(s.ShutOuts), of...)
+		for direction, n := range map[string]int{
+			"received": s.Received, "accepted": s.Accepted, "refused": s.Refused, "advertised": s.Advertised,
+		} {
 			gauge(descRoutes, float64(n), append(slices.Clone(of), direction)...)
 		}
 	}

@@ -25,8 +25,8 @@ var update = flag.Bool("update", false, "write generated pages instead of compar
 var sampleNode = status.Node{
 	Name: "node1", Ready: true, Endpoints: 2,
 	Sessions: []status.Session{
-		{Peer: "10.0.0.2", Node: "node2", State: "Established", Since: time.Unix(1e9, 5e8), Received: 3, Accepted: 2, Advertised: 1},
-		{Peer: "10.0.0.3", BGPPeer: "tor", State: "Active", Since: time.Unix(1e9, 0), Flaps: 4},
+		{Peer: "10.0.0.2", Node: "node2", State: "Established", Since: time.Unix(1e9, 5e8), Received: 3, Accepted: 2, Refused: 1, Advertised: 1},
+		{Peer: "10.0.0.3", BGPPeer: "tor", State: "Active", Since: time.Unix(1e9, 0), Flaps: 4, ShutOuts: 2},
 	},
 	Blocks:     []status.Block{{CIDR: "10.244.0.0/26", Used: 5, Size: 64}},
 	Dataplane:  []status.Driver{{Name: "route", Objects: 7, Pending: 1, Failures: 4}},
@@ -53,14 +53,16 @@ func sampleMetrics(t *testing.T) (*metrics, *prometheus.Registry) {
 func TestMetricsFollowStatus(t *testing.T) {
 	_, r := sampleMetrics(t)
 	want := `
-# HELP manx_bgp_routes Routes of the BGP session with the peer, by direction: received, accepted (past the import rules) or advertised.
+# HELP manx_bgp_routes Routes of the BGP session with the peer, by direction: received, accepted (in use), refused (by the import rules) or advertised.
 # TYPE manx_bgp_routes gauge
 manx_bgp_routes{bgp_peer="",direction="accepted",node="node2",peer="10.0.0.2"} 2
 manx_bgp_routes{bgp_peer="",direction="advertised",node="node2",peer="10.0.0.2"} 1
 manx_bgp_routes{bgp_peer="",direction="received",node="node2",peer="10.0.0.2"} 3
+manx_bgp_routes{bgp_peer="",direction="refused",node="node2",peer="10.0.0.2"} 1
 manx_bgp_routes{bgp_peer="tor",direction="accepted",node="",peer="10.0.0.3"} 0
 manx_bgp_routes{bgp_peer="tor",direction="advertised",node="",peer="10.0.0.3"} 0
 manx_bgp_routes{bgp_peer="tor",direction="received",node="",peer="10.0.0.3"} 0
+manx_bgp_routes{bgp_peer="tor",direction="refused",node="",peer="10.0.0.3"} 0
 # HELP manx_bgp_session_established_timestamp_seconds When the BGP session was established; absent while it is not.
 # TYPE manx_bgp_session_established_timestamp_seconds gauge
 manx_bgp_session_established_timestamp_seconds{bgp_peer="",node="node2",peer="10.0.0.2"} 1.0000000005e+09
@@ -68,6 +70,10 @@ manx_bgp_session_established_timestamp_seconds{bgp_peer="",node="node2",peer="10
 # TYPE manx_bgp_session_flaps_total counter
 manx_bgp_session_flaps_total{bgp_peer="",node="node2",peer="10.0.0.2"} 0
 manx_bgp_session_flaps_total{bgp_peer="tor",node="",peer="10.0.0.3"} 4
+# HELP manx_bgp_session_shut_outs_total How often the peer was shut out because it sent too much: paths, changes, attributes or requests.
+# TYPE manx_bgp_session_shut_outs_total counter
+manx_bgp_session_shut_outs_total{bgp_peer="",node="node2",peer="10.0.0.2"} 0
+manx_bgp_session_shut_outs_total{bgp_peer="tor",node="",peer="10.0.0.3"} 2
 # HELP manx_bgp_session_state 1 for the BGP session's state: Idle, Active, OpenSent, OpenConfirm or Established.
 # TYPE manx_bgp_session_state gauge
 manx_bgp_session_state{bgp_peer="",node="node2",peer="10.0.0.2",state="Established"} 1
@@ -86,7 +92,8 @@ manx_ipam_addresses{state="used"} 5
 `
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want),
 		"manx_bgp_session_up", "manx_bgp_session_state", "manx_bgp_session_established_timestamp_seconds",
-		"manx_bgp_session_flaps_total", "manx_bgp_routes", "manx_conditions", "manx_ipam_addresses"); err != nil {
+		"manx_bgp_session_flaps_total", "manx_bgp_session_shut_outs_total",
+		"manx_bgp_routes", "manx_conditions", "manx_ipam_addresses"); err != nil {
 		t.Fatal(err)
 	}
 	if problems, err := testutil.GatherAndLint(r); err != nil || len(problems) > 0 {

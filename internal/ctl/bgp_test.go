@@ -25,7 +25,7 @@ var bgpNow = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 var samplePeers = []status.BGPPeers{
 	{Node: "node1", Sessions: []status.BGPSession{
 		{Session: status.Session{Name: "Mesh_10_0_0_2", Peer: "10.0.0.2", Node: "node2", AS: 64512, State: "Established",
-			Since: bgpNow.Add(-3 * time.Hour), Received: 3, Accepted: 2, Advertised: 1}},
+			Since: bgpNow.Add(-3 * time.Hour), Received: 5, Accepted: 2, Refused: 3, Advertised: 1}},
 		{Session: status.Session{Name: "Global_10_0_0_254", Peer: "10.0.0.254", Port: 1790, BGPPeer: "tor", AS: 65001, State: "Active",
 			Since: bgpNow.Add(-time.Minute), Flaps: 2}, Why: "10.0.0.254:1790: connection refused"},
 		{Session: status.Session{Name: "Node_fd00__2", Peer: "fd00::2", Port: 1790, Node: "node2", BGPPeer: "rr", AS: 64512, State: "Idle",

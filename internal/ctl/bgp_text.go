@@ -41,8 +41,8 @@ func writePeers(w io.Writer, nodes []status.BGPPeers, now time.Time) error {
 			if a, err := netip.ParseAddr(s.Peer); err == nil && s.Port != 0 {
 				peer = netip.AddrPortFrom(a, s.Port).String()
 			}
-			lines = append(lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d/%d/%d\t%s", n.Node, peer, s.Name, ofSession(s.Node, s.BGPPeer),
-				s.AS, s.State, status.Age(now, s.Since), s.Flaps, s.Received, s.Accepted, s.Advertised, orDash(s.Why)))
+			lines = append(lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d/%d/%d/%d\t%s", n.Node, peer, s.Name, ofSession(s.Node, s.BGPPeer),
+				s.AS, s.State, status.Age(now, s.Since), s.Flaps, s.Received, s.Accepted, s.Refused, s.Advertised, orDash(s.Why)))
 		}
 	}
 	if len(lines) == 0 {
@@ -54,7 +54,7 @@ func writePeers(w io.Writer, nodes []status.BGPPeers, now time.Time) error {
 		}
 		return nil
 	}
-	if err := columns(w, "NODE\tPEER\tNAME\tIS\tAS\tSTATE\tSINCE\tFLAPS\tRECV/ACC/ADV\tWHY NOT UP", lines); err != nil {
+	if err := columns(w, "NODE\tPEER\tNAME\tIS\tAS\tSTATE\tSINCE\tFLAPS\tRECV/ACC/REF/ADV\tWHY NOT UP", lines); err != nil {
 		return err
 	}
 	for _, n := range nodes {

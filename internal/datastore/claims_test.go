@@ -117,6 +117,8 @@ func TestClaims(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, d, "the old node's claim is told as one that came later", func(s *Snapshot) bool {
-		return slices.ContainsFunc(s.Invalid, func(i Invalid) bool { return i.Name == "new" && strings.Contains(i.Reason, "the claim of node old") })
+		return slices.ContainsFunc(s.Invalid, func(i Invalid) bool {
+			return i.Name == "new" && strings.Contains(i.Reason, "the claim of node old")
+		})
 	})
 }

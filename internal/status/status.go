@@ -89,11 +89,14 @@ type Session struct {
 	AS         uint32    `json:"as"`
 	State      string    `json:"state"` // RFC 4271 §8.2.2
 	Since      time.Time `json:"since"`
-	Received   int       `json:"received"`   // routes in Adj-RIB-In
-	Accepted   int       `json:"accepted"`   // of these, past the import rules
-	Advertised int       `json:"advertised"` // routes in Adj-RIB-Out
-	Flaps      int       `json:"flaps"`      // how often it was lost
-	LastError  string    `json:"lastError,omitempty"`
+	Received   int       `json:"received"`          // routes in Adj-RIB-In
+	Accepted   int       `json:"accepted"`          // of these, past the import rules
+	Refused    int       `json:"refused,omitempty"` // of those received, which no import rule lets in
+	Advertised int       `json:"advertised"`        // routes in Adj-RIB-Out
+	Flaps      int       `json:"flaps"`             // how often it was lost
+	// ShutOuts is how often the peer was shut out because it sent too much.
+	ShutOuts  int    `json:"shutOuts,omitempty"`
+	LastError string `json:"lastError,omitempty"`
 }
 
 // Of is what the session is with: a node, or the router of a BGPPeer.

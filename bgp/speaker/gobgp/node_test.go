@@ -87,7 +87,7 @@ type session struct {
 	EndOfRIB, Restarting, OverLimit       bool
 	Received, Accepted, Advertised, Flaps int
 	LastError, Why                        string
-	ShutOuts                              int
+	ShutOuts, Refused                     int
 }
 
 const clusterAS = 64512
@@ -177,7 +177,7 @@ func reports(ctx context.Context, r *speaker.Reconciler, showReceived bool) {
 		for _, s := range st.Sessions {
 			rep.Sessions[sessionName(s.Peer)] = session{
 				s.State, s.EndOfRIB, s.Restarting, s.OverLimit, s.Received, s.Accepted, s.Advertised, s.Flaps, s.LastError, s.Why(),
-				s.ShutOuts,
+				s.ShutOuts, s.Refused,
 			}
 		}
 		if showReceived {

@@ -31,6 +31,11 @@ func TestReceived(t *testing.T) {
 		"203.0.113.0/24 " + from + "[65001:7 65001:1:2]: ",
 	}
 	wait(t, 30*time.Second, "all of it", func() bool { return slices.Equal(a.report().Received, want) })
+	// Those that GoBGP's own policy has refused are counted.
+	wait(t, 30*time.Second, "two are refused", func() bool {
+		s := a.report().Sessions["tor"]
+		return s.Received == 3 && s.Refused == 2 && s.Accepted == 1
+	})
 	b := f.spec("a") // the router is gone
 	b.MeshOff = true
 	a.set(b)
