@@ -124,9 +124,13 @@ func ManyCommunities(hop netip.Addr, size, i int) []byte {
 	return append(attrs, Attribute(transitive|bgp.BGP_ATTR_FLAG_OPTIONAL, bgp.BGP_ATTR_TYPE_LARGE_COMMUNITY, value)...)
 }
 
-// Refresh is a ROUTE-REFRESH of IPv4 unicast, RFC 2918.
+// Refresh is a ROUTE-REFRESH of IPv4 unicast, RFC 2918, Refresh6 one of IPv6 unicast.
 func Refresh() []byte {
 	return Message(bgp.BGP_MSG_ROUTE_REFRESH, []byte{0, bgp.AFI_IP, 0, bgp.SAFI_UNICAST})
+}
+
+func Refresh6() []byte {
+	return Message(bgp.BGP_MSG_ROUTE_REFRESH, []byte{0, bgp.AFI_IP6, 0, bgp.SAFI_UNICAST})
 }
 
 // EndOfRIB is the one of IPv4 unicast, RFC 4724 §2.

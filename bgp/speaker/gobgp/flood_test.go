@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/test/hostile"
 )
@@ -34,11 +36,12 @@ type flood struct {
 	*fabric
 	node       *node
 	good, evil *hostile.Peer
+	flooder    string // the evil peer's session
 }
 
 func newFlood(t *testing.T, c hostile.Config, change func(*spec)) *flood {
 	t.Helper()
-	f := &flood{fabric: newFabric(t, "a", "good", "evil")}
+	f := &flood{fabric: newDualFabric(t, "a", "good", "evil"), flooder: "evil"}
 	s := f.spec("a")
 	s.MaxPrefixes = 4096                                                                       // as for every node
 	s.Blocks = append(s.Blocks, hostile.Blocks(netip.MustParseAddr("10.244.64.0"), 26, 20)...) // to ask for
@@ -48,6 +51,9 @@ func newFlood(t *testing.T, c hostile.Config, change func(*spec)) *flood {
 	f.node = f.start(s)
 	f.good = f.open("good", hostile.Config{})
 	f.evil = f.open("evil", c)
+	if len(c.Families) > 0 {
+		f.flooder = "evil/6"
+	}
 	return f
 }
 
@@ -55,8 +61,12 @@ func newFlood(t *testing.T, c hostile.Config, change func(*spec)) *flood {
 func (f *flood) open(from string, c hostile.Config) (p *hostile.Peer) {
 	f.t.Helper()
 	c.AS, c.ID = cmp.Or(c.AS, clusterAS), f.addr(from)
+	to, session := f.addr("a"), from
+	if slices.Contains(c.Families, gobgp.RF_IPv6_UC) {
+		to, session = f.addr6("a"), from+"/6"
+	}
 	wait(f.t, 60*time.Second, "a session from "+from, func() bool {
-		conn, err := f.dial(from, f.addr("a"))
+		conn, err := f.dial(from, to)
 		if err != nil {
 			return false
 		}
@@ -67,7 +77,7 @@ func (f *flood) open(from string, c hostile.Config) (p *hostile.Peer) {
 		return err == nil
 	})
 	f.t.Cleanup(func() { _ = p.Close() })
-	wait(f.t, 10*time.Second, from+" is established", func() bool { return f.node.established(from) })
+	wait(f.t, 10*time.Second, session+" is established", func() bool { return f.node.established(session) })
 	return p
 }
 
@@ -107,7 +117,7 @@ func (f *flood) until(reason string, next func(int) [][]byte) {
 	wait(f.t, 10*time.Second, "the innocent peer's route is believed", func() bool { return f.node.has(f.block("good"), f.addr("good")) })
 	believed := time.Since(announced)
 	wait(f.t, floodTime, "the flooder is shut out: "+reason, func() bool {
-		s := f.node.report().Sessions["evil"]
+		s := f.node.report().Sessions[f.flooder]
 		return s.OverLimit && s.State != bgp.Established && strings.Contains(s.LastError, reason)
 	})
 	<-flooded
@@ -116,7 +126,7 @@ func (f *flood) until(reason string, next func(int) [][]byte) {
 	most := f.memory("VmHWM")
 	f.t.Logf("%d messages of %d kB in %s; resident memory %d MB before, %d MB at most; the innocent peer's route was believed after %s; %s",
 		messages, f.evil.Sent()>>10, took.Round(time.Millisecond), before>>20, most>>20, believed.Round(time.Millisecond),
-		f.node.report().Sessions["evil"].LastError)
+		f.node.report().Sessions[f.flooder].LastError)
 	if most > floodRSS {
 		f.t.Errorf("%d MB resident, want %d MB at most", most>>20, floodRSS>>20)
 	}
@@ -142,9 +152,19 @@ func TestFloodOfChanges(t *testing.T) {
 
 // The flooder reads nothing of what it asks for.
 func TestFloodOfRequests(t *testing.T) {
-	f := newFlood(t, hostile.Config{Deaf: true}, nil)
-	many := slices.Repeat([][]byte{hostile.Refresh()}, 1000)
-	f.until("asked for all routes", func(int) [][]byte { return many })
+	for name, tc := range map[string]struct {
+		families []gobgp.Family
+		message  []byte
+	}{
+		"IPv4": {nil, hostile.Refresh()},
+		"IPv6": {[]gobgp.Family{gobgp.RF_IPv6_UC}, hostile.Refresh6()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlood(t, hostile.Config{Deaf: true, Families: tc.families}, nil)
+			many := slices.Repeat([][]byte{tc.message}, 1000)
+			f.until("asked for all routes", func(int) [][]byte { return many })
+		})
+	}
 }
 
 // Extended messages cannot be switched off in GoBGP. Attributes that fill them cost no more
@@ -179,11 +199,11 @@ func TestFlooderComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, 10*time.Second, "its route is believed", func() bool { return f.node.has(f.block("evil"), f.addr("evil")) })
-	if s := f.node.report().Sessions["evil"]; s.ShutOuts != 1 || s.OverLimit {
+	if s := f.node.report().Sessions[f.flooder]; s.ShutOuts != 1 || s.OverLimit {
 		t.Errorf("%+v", s)
 	}
 	f.until("shut out for 4s", f.churn())
-	if s := f.node.report().Sessions["evil"]; s.ShutOuts != 2 {
+	if s := f.node.report().Sessions[f.flooder]; s.ShutOuts != 2 {
 		t.Errorf("%+v", s)
 	}
 }
