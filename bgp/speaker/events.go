@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/manx-cni/manx/bgp"
 )
@@ -97,7 +98,7 @@ func (r *Reconciler) look(ctx context.Context) error {
 	now := r.cfg.Now()
 	r.mu.Lock()
 	since := now.Sub(r.looked)
-	due := since >= pollEvery || r.stale && since >= lookEvery
+	due := since >= pollEvery || r.stale && since >= max(lookEvery, restAfterLook*r.took)
 	if due {
 		r.stale = false
 	}
@@ -106,7 +107,9 @@ func (r *Reconciler) look(ctx context.Context) error {
 		return nil
 	}
 	r.looked = now
+	began := time.Now()
 	counts, err := r.cfg.Speaker.Sessions(ctx)
+	r.took = time.Since(began)
 	if err != nil {
 		return fmt.Errorf("read sessions: %w", err)
 	}

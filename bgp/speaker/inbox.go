@@ -17,7 +17,7 @@ const (
 	pathsEvery = 50 * time.Millisecond
 	// restAfterWork: Run rests so many times as long as its last turn took before it takes
 	// paths again. A turn is longer with many routes.
-	restAfterWork = 2
+	restAfterWork = 4
 	// maxFiled bounds what is filed, whatever Run waits for: 10 MB.
 	maxFiled = 1 << 16
 )

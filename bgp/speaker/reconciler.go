@@ -21,8 +21,10 @@ const (
 	retryEvery = time.Second
 	// pollEvery: path counts of the sessions are read when nothing happens.
 	pollEvery = 15 * time.Second
-	// lookEvery is the least time between two reads of the counts.
-	lookEvery = 500 * time.Millisecond
+	// lookEvery is the least time between two reads of the counts, and restAfterLook how many
+	// times as long as the last one took: the speaker stands still for it, and counts all paths.
+	lookEvery     = 500 * time.Millisecond
+	restAfterLook = 50
 	// leaveTime is how long a removed peer's last words can be on their way in the speaker.
 	leaveTime = time.Second
 	// routerPatience is how long after the start a session with a router is waited for:
@@ -57,6 +59,7 @@ type Reconciler struct {
 	// Owned by Run.
 	started time.Time
 	looked  time.Time
+	took    time.Duration // the last look
 	peers   map[netip.Addr]bgp.Peer
 	policy  bgp.Policy
 	paths   map[netip.Prefix]bgp.Path

@@ -225,9 +225,9 @@ func TestManyRoutesAreNoFlood(t *testing.T) {
 		all = append(all, hostile.Announce(append(attributes, hostile.Communities(20, i)...), p)[0]...)
 	}
 	again := slices.Concat(hostile.Announce(hostile.Attributes(f.addr("tor"), routerAS), prefixes...)...)
-	for range 2 {
+	for _, says := range [][][]byte{{all, again}, {again}} {
 		p := f.open("tor", hostile.Config{AS: routerAS, RestartTime: 60})
-		if err := p.Send(all, again, hostile.EndOfRIB()); err != nil {
+		if err := p.Send(append(says, hostile.EndOfRIB())...); err != nil {
 			t.Fatal(err)
 		}
 		wait(t, 150*time.Second, "all of it", func() bool {

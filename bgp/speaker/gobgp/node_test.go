@@ -173,6 +173,8 @@ func reports(ctx context.Context, r *speaker.Reconciler, showReceived bool) {
 		rep.Learned, rep.Converged = r.Learned()
 		if rep.Many = len(rep.Learned); rep.Many > 1000 { // to tell of all of them costs more than to learn them
 			rep.Learned = nil
+			tick.Reset(time.Second)
+			<-tick.C
 		}
 		for _, s := range st.Sessions {
 			rep.Sessions[sessionName(s.Peer)] = session{

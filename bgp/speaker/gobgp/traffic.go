@@ -69,8 +69,8 @@ func (s *Speaker) Traffic(ctx context.Context) ([]bgp.Traffic, error) {
 // restAfterCount: GoBGP's counters of a peer are left alone so many times as long as it took
 // to read them, longestRest at most.
 const (
-	restAfterCount = 20
-	longestRest    = 500 * time.Millisecond
+	restAfterCount = 50
+	longestRest    = time.Second
 )
 
 // counters reads GoBGP's counters for a peer.
