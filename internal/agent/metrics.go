@@ -36,7 +36,7 @@ var (
 	descSessionShutOuts = prometheus.NewDesc("manx_bgp_session_shut_outs_total",
 		"How often the peer was shut out because it sent too much: paths, changes, attributes or requests.", sessionLabels, nil)
 	descRoutes = prometheus.NewDesc("manx_bgp_routes",
-		"Routes of the BGP session with the peer, by direction: received, accepted (in use), refused (by the import rules) or advertised.",
+		"Routes of the BGP session, by direction: received, accepted (in use), refused (by the import rules) or advertised.",
 		append(slices.Clone(sessionLabels), "direction"), nil)
 	descAddresses = prometheus.NewDesc("manx_ipam_addresses",
 		"Addresses of this node's own blocks, by state: used or free.", []string{"state"}, nil)

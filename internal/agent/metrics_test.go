@@ -53,7 +53,7 @@ func sampleMetrics(t *testing.T) (*metrics, *prometheus.Registry) {
 func TestMetricsFollowStatus(t *testing.T) {
 	_, r := sampleMetrics(t)
 	want := `
-# HELP manx_bgp_routes Routes of the BGP session with the peer, by direction: received, accepted (in use), refused (by the import rules) or advertised.
+# HELP manx_bgp_routes Routes of the BGP session, by direction: received, accepted (in use), refused (by the import rules) or advertised.
 # TYPE manx_bgp_routes gauge
 manx_bgp_routes{bgp_peer="",direction="accepted",node="node2",peer="10.0.0.2"} 2
 manx_bgp_routes{bgp_peer="",direction="advertised",node="node2",peer="10.0.0.2"} 1
