@@ -3,7 +3,6 @@ package speaker
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/manx-cni/manx/bgp"
@@ -65,7 +64,7 @@ func (m *meter) look(now time.Time, readings []bgp.Traffic) map[netip.Addr]strin
 		}
 	}
 	for peer, u := range m.of {
-		away := !slices.ContainsFunc(readings, func(r bgp.Traffic) bool { return r.Peer == peer })
+		away := !u.at.Equal(now)
 		u.payBack(now)
 		if beyond[peer] != "" || away && u.bytes == 0 && u.requests == 0 {
 			delete(m.of, peer)

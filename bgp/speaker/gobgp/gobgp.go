@@ -27,6 +27,8 @@
 //     paths too.
 //   - A prefix limit for sessions with few paths and a source address for every session, the highest TTL for peers
 //     of other autonomous systems.
+//   - Extended messages (RFC 8654) are offered, which cannot be switched off. A peer's
+//     allowance is in bytes for that reason (bgp/speaker, meter).
 //   - No StopBgp in the agent: it would withdraw everything that was learned. The
 //     process ends and the kernel closes the connections, which is what graceful
 //     restart expects.
