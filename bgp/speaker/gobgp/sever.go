@@ -21,14 +21,18 @@ import (
 // the kernel sends a FIN as soon as it can.
 func (s *Speaker) Sever(p bgp.Peer, reason string) error {
 	s.notes.say(p.Addr, reason)
-	port := cmp.Or(p.Port, bgp.DefaultPort)
-	err := shutdownSockets(func(local, remote netip.AddrPort) bool {
-		return remote.Addr() == p.Addr && (remote.Port() == port || local.Port() == s.global.ListenPort)
-	})
+	err := shutdownSockets(func(local, remote netip.AddrPort) bool { return s.carries(p, local, remote) })
 	if err != nil {
 		return fmt.Errorf("close the connection with %s: %w", p.Addr, err)
 	}
 	return nil
+}
+
+// carries reports whether a connection is one of BGP with the peer: the agent may have others
+// with its address, where an API server is for one.
+func (s *Speaker) carries(p bgp.Peer, local, remote netip.AddrPort) bool {
+	port := cmp.Or(p.Port, bgp.DefaultPort)
+	return remote.Addr() == p.Addr && (remote.Port() == port || local.Port() == s.global.ListenPort)
 }
 
 // shutdownSockets shuts down those of this process' connections that match.

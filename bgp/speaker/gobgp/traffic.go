@@ -100,7 +100,7 @@ func (s *Speaker) connections() ([]bgp.Traffic, error) {
 		if err != nil {
 			continue
 		}
-		if _, ok := s.peers[peerOf(fd)]; !ok {
+		if _, ok := s.peerOf(fd); !ok {
 			continue
 		}
 		r, ok := s.connection(fd)
@@ -122,7 +122,7 @@ func (s *Speaker) connection(fd int) (bgp.Traffic, bool) {
 		return bgp.Traffic{}, false // closed by now
 	}
 	defer unix.Close(own) //nolint:errcheck // a duplicate, which nothing was written to
-	p, ok := s.peers[peerOf(own)]
+	p, ok := s.peerOf(own)
 	if !ok {
 		return bgp.Traffic{}, false
 	}
@@ -149,17 +149,12 @@ func (s *Speaker) connection(fd int) (bgp.Traffic, bool) {
 	return r, true
 }
 
-// peerOf is the address at the other end of a descriptor, zero when it has none.
-func peerOf(fd int) netip.Addr {
-	sa, err := unix.Getpeername(fd)
-	if err != nil {
-		return netip.Addr{}
-	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(sa.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(sa.Addr).Unmap() // no session is with a link-local address
-	}
-	return netip.Addr{}
+// peerOf is the peer that a descriptor is a BGP connection with.
+func (s *Speaker) peerOf(fd int) (p bgp.Peer, ok bool) {
+	connects(fd, func(local, remote netip.AddrPort) bool {
+		p, ok = s.peers[remote.Addr()]
+		ok = ok && s.carries(p, local, remote)
+		return ok
+	})
+	return p, ok
 }

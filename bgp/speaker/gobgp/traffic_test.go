@@ -1,6 +1,7 @@
 package gobgp
 
 import (
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -68,6 +69,28 @@ func TestTraffic(t *testing.T) {
 	if r := read(); r != (bgp.Traffic{}) {
 		t.Errorf("%+v without a session", r)
 	}
+	// Another connection with the peer's address is none of BGP.
+	other, err := net.Listen("tcp", netip.AddrPortFrom(remote, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	api, err := net.Dial("tcp", other.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = api.Close() })
+	theirs, err := other.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = theirs.Close() })
+	if _, err := theirs.Write(make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(api, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
 	p := open()
 	prefixes := hostile.Blocks(netip.MustParseAddr("10.244.0.0"), 26, 500)
 	if err := p.Send(append(hostile.Announce(hostile.Attributes(remote), prefixes...), hostile.Refresh(), hostile.Refresh())...); err != nil {
@@ -97,7 +120,7 @@ func userTimeout(t *testing.T, peer netip.Addr) (most int) {
 	}
 	for _, e := range open {
 		fd, _ := strconv.Atoi(e.Name())
-		if peerOf(fd) == peer {
+		if connects(fd, func(_, remote netip.AddrPort) bool { return remote.Addr() == peer }) {
 			if ms, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err == nil {
 				most = max(most, ms)
 			}
