@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,7 +16,8 @@ type Community struct {
 	Large          bool
 }
 
-// ParseCommunity reads 64512:100 and 64512:100:1.
+// ParseCommunity reads 64512:100 and 64512:100:1. 0:0, the zero Community, is reserved by
+// RFC 1997 and refused.
 func ParseCommunity(text string) (Community, error) {
 	parts := strings.Split(text, ":")
 	bits := 16
@@ -30,6 +32,9 @@ func ParseCommunity(text string) (Community, error) {
 				"nor aa:nn:mm with numbers up to 4294967295 (RFC 8092)", text)
 		}
 		numbers[i] = uint32(n)
+	}
+	if len(parts) == 2 && numbers[0]|numbers[1] == 0 {
+		return Community{}, errors.New("community 0:0 is reserved (RFC 1997): want another one")
 	}
 	return Community{Global: numbers[0], Local1: numbers[1], Local2: numbers[2], Large: len(parts) == 3}, nil
 }

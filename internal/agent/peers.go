@@ -71,7 +71,7 @@ func (a *Agent) tellProblems(problems []peering.Problem) {
 	for _, p := range problems {
 		if !slices.Contains(before, p) {
 			a.log.Warn("a BGPPeer has no effect on this node", "condition", state.BGPPeerUnusable, "BGPPeer", p.BGPPeer, "why", p.Reason)
-			a.datastore.NodeEvent(a.node, string(state.BGPPeerUnusable), p.Error())
+			a.datastore.NodeWarning(a.node, string(state.BGPPeerUnusable), p.Error())
 		}
 	}
 }

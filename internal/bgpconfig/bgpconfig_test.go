@@ -76,6 +76,8 @@ func TestParsePeer(t *testing.T) {
 		{"a name", "{peerIP: tor.example, asNumber: 1}", bgp.PeerConfig{}, `spec.peerIP "tor.example": want an address such as`},
 		{"port 0", "{peerIP: '10.0.0.1:0', asNumber: 1}", bgp.PeerConfig{}, `spec.peerIP "10.0.0.1:0": want`},
 		{"link-local", "{peerIP: 'fe80::1%eth0', asNumber: 1}", bgp.PeerConfig{}, "peers with no link-local address"},
+		{"broadcast", "{peerIP: 255.255.255.255, asNumber: 1}", bgp.PeerConfig{}, "is no address that a router can have"},
+		{"this network", "{peerIP: 0.0.0.1, asNumber: 1}", bgp.PeerConfig{}, "is no address that a router can have"},
 		{"multicast", "{peerIP: 224.0.0.5, asNumber: 1}", bgp.PeerConfig{}, "is no address that a router can have"},
 		{"a selector", "{nodeSelector: rack =, peerIP: 10.0.0.1, asNumber: 1}", bgp.PeerConfig{}, "spec.nodeSelector: "},
 		{"pods", "{localWorkloadSelector: all(), asNumber: 1}",
@@ -184,6 +186,8 @@ func TestParseFilter(t *testing.T) {
 			bgp.Filter{}, `spec.exportV4[1]: interface "*.cali"`},
 		{"a community", "{exportV4: [{action: Accept, communities: {values: ['70000:1']}}]}",
 			bgp.Filter{}, `communities.values[0]: community "70000:1" is neither`},
+		{"a community that stands for none", "{importV4: [{action: Accept, communities: {values: ['0:0']}}]}",
+			bgp.Filter{}, "communities.values[0]: community 0:0 is reserved (RFC 1997)"},
 		{"an action", "{exportV4: [{action: Maybe}]}", bgp.Filter{}, `action "Maybe": want Accept, Reject`},
 		{"operations of a rejection", "{exportV4: [{action: Reject, operations: [{setPriority: {value: 1}}]}]}",
 			bgp.Filter{}, "operations need the action Accept"},
@@ -221,6 +225,16 @@ func TestParseConfiguration(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got, compare); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// TestParseConfigurationAS: AS 0 is reserved, and said.
+func TestParseConfigurationAS(t *testing.T) {
+	o := &apiv1.BGPConfiguration{}
+	parse(t, "{asNumber: 0}", &o.Spec)
+	got, err := ParseConfiguration(o)
+	if wantError(t, err, "spec.asNumber 0 is reserved (RFC 7607): want 1 to 4294967295"); got.AS != 0 {
+		t.Errorf("AS %d", got.AS)
 	}
 }
 

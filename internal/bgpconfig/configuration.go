@@ -27,10 +27,12 @@ type Configuration struct {
 func ParseConfiguration(o *apiv1.BGPConfiguration) (c Configuration, err error) {
 	s := o.Spec
 	c = Configuration{Mesh: s.NodeToNodeMeshEnabled == nil || *s.NodeToNodeMeshEnabled, ListenPort: s.ListenPort}
-	if s.ASNumber != nil {
-		c.AS = uint32(*s.ASNumber)
-	}
 	var errs []error
+	if s.ASNumber != nil {
+		if c.AS = uint32(*s.ASNumber); c.AS == 0 {
+			errs = append(errs, fmt.Errorf("spec.asNumber 0 is reserved (RFC 7607): want %s", apiv1.ASNumberForms))
+		}
+	}
 	if p := s.NodeMeshPassword; p != nil && p.SecretKeyRef != nil {
 		// A reference that is not complete holds the mesh down: see Snapshot.Password.
 		c.MeshPassword = &SecretKey{p.SecretKeyRef.Name, p.SecretKeyRef.Key}

@@ -183,7 +183,7 @@ func parseRouter(text string, as *apiv1.ASNumber) (r bgp.Router, err error) {
 	switch {
 	case addr.Zone() != "" || addr.IsLinkLocalUnicast() && addr.Is6():
 		return r, fmt.Errorf("spec.peerIP %q: this version of Manx peers with no link-local address; name a global one of the router", text)
-	case addr.Is4In6() || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast():
+	case addr.Is4In6() || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() || reserved(addr):
 		return r, fmt.Errorf("spec.peerIP %q is no address that a router can have", text)
 	case as == nil:
 		return r, fmt.Errorf("spec.asNumber is missing: the AS of the router %s", addr)
@@ -209,6 +209,12 @@ func parseGateway(text string, router netip.Addr) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("spec.reachableBy %s and spec.peerIP %s are not of one IP family", gateway, router)
 	}
 	return gateway, nil
+}
+
+// reserved reports whether an IPv4 address is in "this network" or among the reserved ones,
+// RFC 1122 §3.2.1.3 and RFC 1112 §4, the limited broadcast included.
+func reserved(a netip.Addr) bool {
+	return a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240)
 }
 
 // cutPort splits host:port and [host]:port.

@@ -289,7 +289,14 @@ func (d *Datastore) follow(ctx context.Context) {
 // reason in CamelCase. It does not wait, and gives up when the API is away.
 func (d *Datastore) NodeEvent(node, reason, note string) {
 	if o, found, err := d.informers[kindNode].GetStore().GetByKey(node); err == nil && found {
-		d.events.happened(o.(*nodeObject).ObjectMeta, reason, note)
+		d.events.happened(o.(*nodeObject).ObjectMeta, corev1.EventTypeNormal, reason, note)
+	}
+}
+
+// NodeWarning is NodeEvent for what is wrong, and stays so until it is mended.
+func (d *Datastore) NodeWarning(node, reason, note string) {
+	if o, found, err := d.informers[kindNode].GetStore().GetByKey(node); err == nil && found {
+		d.events.happened(o.(*nodeObject).ObjectMeta, corev1.EventTypeWarning, reason, note)
 	}
 }
 

@@ -137,14 +137,14 @@ func (w *eventWriter) invalid(i Invalid, uid types.UID, name string) bool {
 
 // happened reports something that this agent has done on its Node. Unlike a fault it
 // is reported each time, as client-go's recorder names it: by the time.
-func (w *eventWriter) happened(node metav1.ObjectMeta, reason, note string) {
+func (w *eventWriter) happened(node metav1.ObjectMeta, eventType, reason, note string) {
 	w.put(&eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: excerpt.Name(node.Name, fmt.Sprintf(".%x", time.Now().UnixNano())), Namespace: metav1.NamespaceDefault,
 		},
 		Action:    "Route",
 		Reason:    reason,
-		Type:      corev1.EventTypeNormal,
+		Type:      eventType,
 		Note:      note,
 		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: node.Name, UID: node.UID},
 	})

@@ -34,7 +34,7 @@
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
 //	bird          two light nodes with IPv4, IPv6 and Services, two top-of-rack routers, a host behind them, two reflectors
 //	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices,
-//	              TestRouterRepair
+//	              TestRouterRepair, TestRouterBadObjects
 //	frr           the same with routers of another make
 //	              TestFRR, TestFRRKillAgent, TestReachableBy
 //	gobgpd        and another

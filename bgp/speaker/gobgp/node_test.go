@@ -18,6 +18,7 @@ import (
 
 	"github.com/manx-cni/manx/bgp"
 	"github.com/manx-cni/manx/bgp/desired"
+	"github.com/manx-cni/manx/bgp/peering"
 	"github.com/manx-cni/manx/bgp/speaker"
 	"github.com/manx-cni/manx/bgp/speaker/gobgp"
 	"github.com/manx-cni/manx/internal/testwait"
@@ -95,6 +96,12 @@ const clusterAS = 64512
 var testPool, testPool6 = netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd10:244::/48")
 
 func (s spec) desired() speaker.Desired {
+	d, _ := s.compute()
+	return d
+}
+
+// compute is what the speaker should be, and the BGPPeers that come to nothing.
+func (s spec) compute() (speaker.Desired, []peering.Problem) {
 	c := bgp.Cluster{
 		Mesh: !s.MeshOff, AS: clusterAS, ListenPort: 179, MeshPassword: bgp.NewSecret(s.Password),
 		Pools: []bgp.Pool{{Name: "p", CIDR: testPool, BlockBits: 26}, {Name: "p6", CIDR: testPool6, BlockBits: 122}},
@@ -107,7 +114,7 @@ func (s spec) desired() speaker.Desired {
 		c.Peers[i].Password = c.MeshPassword
 	}
 	self := s.Nodes[s.Self]
-	d, _, _ := desired.Compute(c, desired.Self{
+	d, _, problems := desired.Compute(c, desired.Self{
 		Name: s.Self, AS: self.AS, RouterID: self.Addr, IPv4: self.Addr, IPv6: self.Addr6, Drain: s.Drain,
 	},
 		desired.Addresses{Own: s.Blocks})
@@ -125,7 +132,7 @@ func (s spec) desired() speaker.Desired {
 		}
 		d.Unreachable[a] = "the link eth0 is down"
 	}
-	return d
+		return d, problems
 }
 
 // helper runs one node until it is killed, told to stop, or alone.
