@@ -363,6 +363,13 @@ func (d *Dataplane) HasRoutes(ctx context.Context, ep state.Endpoint) (bool, err
 	return all && err == nil, err
 }
 
+// Routes are the first n of our routes in the kernel that keep accepts, by destination, as of
+// the last look, and how many more there are.
+func (d *Dataplane) Routes(ctx context.Context, n int, keep func(state.Route) bool) (routes []state.Route, more int, err error) {
+	err = d.do(ctx, func(context.Context) { routes, more = d.routes.Installed(n, keep) })
+	return routes, more, err
+}
+
 // do runs f on the loop's goroutine and waits for it. When ctx ends first, f
 // either has not started and never will, or is waited for.
 func (d *Dataplane) do(ctx context.Context, f func(context.Context)) error {

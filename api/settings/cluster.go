@@ -2,9 +2,10 @@ package settings
 
 const (
 	describes = "describes the installation; nothing follows from it"
-	noReports = "this version of Manx does not write it; use manxctl status"
-	watched   = "objects are watched, and looked at every minute"
-	noPolicy  = "this version of Manx has no policy"
+
+	fillsNodeStatus = "internal/agent.TestNodeStatusWriter"
+	watched         = "objects are watched, and looked at every minute"
+	noPolicy        = "this version of Manx has no policy"
 )
 
 var clusterInformation = Kind{
@@ -21,10 +22,11 @@ var clusterInformation = Kind{
 var calicoNodeStatus = Kind{
 	Kind: "CalicoNodeStatus", Plural: "caliconodestatuses",
 	Entries: []Entry{
-		none("spec.node", noReports),
-		none("spec.classes", noReports),
-		none("spec.updatePeriodSeconds", noReports, "0"),
-		none("status.*", noReports),
+		{Name: "spec.node", Effect: ActedOn, Shown: fillsNodeStatus,
+			Why: "the node's agent fills the first ten, by name, that name it; it takes Kubernetes 1.31 or newer"},
+		acted("spec.classes", fillsNodeStatus),
+		{Name: "spec.updatePeriodSeconds", Effect: ActedOn, Shown: fillsNodeStatus, Why: "less than 10 counts as 10"},
+		{Name: "status.*", Effect: ActedOn, Shown: fillsNodeStatus, Why: "written by the agent, up to 500 peers and 500 routes of each family"},
 	},
 }
 

@@ -2,11 +2,13 @@ package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// CalicoNodeStatus asks one node to report its state and carries the answer.
+// CalicoNodeStatus asks one node to report its state, and carries the answer: the node's
+// agent fills its status.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=manx
 // +kubebuilder:subresource:status
+// +kubebuilder:selectablefield:JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="Established",type=integer,JSONPath=`.status.bgp.numberEstablishedV4`
 // +kubebuilder:printcolumn:name="Not-Established",type=integer,JSONPath=`.status.bgp.numberNotEstablishedV4`
@@ -43,11 +45,14 @@ const (
 
 // CalicoNodeStatusSpec says which node reports what, how often.
 type CalicoNodeStatusSpec struct {
+	// Node is the name of the node that reports.
 	// +optional
 	Node string `json:"node,omitempty"`
+	// Classes are the parts of the report.
 	// +optional
 	Classes []NodeStatusClass `json:"classes,omitempty"`
-	// UpdatePeriodSeconds is the time between reports; 0 turns them off.
+	// UpdatePeriodSeconds is the time between reports, 10 when it is not set; 0 turns them
+	// off.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	// +optional
@@ -56,6 +61,7 @@ type CalicoNodeStatusSpec struct {
 
 // CalicoNodeStatusStatus is the report.
 type CalicoNodeStatusStatus struct {
+	// LastUpdated is when the node has reported last.
 	// +nullable
 	// +optional
 	LastUpdated *metav1.Time `json:"lastUpdated,omitempty"`

@@ -55,6 +55,8 @@ type Reconciler struct {
 	global    bgp.Global
 	stale     bool // the counts in sessions are older than the last event
 	shut      map[netip.Addr]*shutOut
+	// reconfigured is when a peer or a policy was last changed.
+	reconfigured time.Time
 
 	// Owned by Run.
 	started time.Time
@@ -127,7 +129,7 @@ func (r *Reconciler) Unproven() []netip.Prefix {
 func (r *Reconciler) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := Status{Global: r.global, Learned: len(r.learned), Refused: r.table.Refused(), Converged: r.converged}
+	s := Status{Global: r.global, Learned: len(r.learned), Refused: r.table.Refused(), Converged: r.converged, Reconfigured: r.reconfigured}
 	inUse := map[netip.Addr]int{}
 	for _, l := range r.learned {
 		for _, peer := range l.From {
@@ -223,6 +225,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("set policies: %w", err))
 		} else {
 			r.policy = policy
+			r.changedNow()
 		}
 	}
 	errs = append(errs, r.reconcilePaths(d.Paths)...)
@@ -308,6 +311,7 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 			continue
 		}
 		delete(r.peers, addr)
+		r.changedNow()
 		if !ok {
 			r.cfg.Log.Info("BGP peer removed", "peer", addr, "node", have.Node, "BGPPeer", have.BGPPeer)
 		}
@@ -335,6 +339,7 @@ func (r *Reconciler) reconcilePeers(ctx context.Context, want []bgp.Peer) (errs 
 		}
 		delete(r.known, p.Addr)
 		r.peers[p.Addr] = p
+		r.changedNow()
 		r.cfg.Log.Info("BGP peer added", "peer", p.Addr, "node", p.Node, "BGPPeer", p.BGPPeer, "as", p.AS, "passive", p.Passive)
 	}
 	r.mu.Lock()
@@ -376,6 +381,13 @@ func (r *Reconciler) barring(d *Desired) bgp.Policy {
 		}
 	}
 	return policy
+}
+
+// changedNow notes that a peer or a policy was changed.
+func (r *Reconciler) changedNow() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reconfigured = r.cfg.Now()
 }
 
 // hold shows a peer that must have no session for now.

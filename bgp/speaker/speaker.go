@@ -159,5 +159,7 @@ type Status struct {
 	// Converged says that every configured peer has sent End-of-RIB, routers that are not
 	// there left out, or that the settle time has passed: what is not learned now is gone.
 	Converged bool
-	LastError string
+	// Reconfigured is when a peer or a policy was last changed; zero: never.
+	Reconfigured time.Time
+	LastError    string
 }

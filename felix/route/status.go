@@ -90,3 +90,25 @@ func (d *Driver) Uninstall() error {
 	d.write(d.planDeletes(d.routes.Deletes()))
 	return d.summary()
 }
+
+// Installed are the first n of our routes in the kernel that keep accepts, by destination, as
+// of the last look, and how many more there are.
+func (d *Driver) Installed(n int, keep func(state.Route) bool) (out []state.Route, more int) {
+	count := 0
+	for _, r := range d.routes.AllActual() {
+		if !keep(r) {
+			continue
+		}
+		count++
+		if out = append(out, r); len(out) >= 2*n+1024 { // never all of a big table
+			out = firstRoutes(out, n)
+		}
+	}
+	out = firstRoutes(out, n)
+	return out, count - len(out)
+}
+
+func firstRoutes(routes []state.Route, n int) []state.Route {
+	slices.SortFunc(routes, func(a, b state.Route) int { return state.CompareRouteKeys(a.Key(), b.Key()) })
+	return routes[:min(len(routes), n)]
+}

@@ -50,6 +50,7 @@ type Agent struct {
 	dataplane *felix.Dataplane
 	speaker   *speaker.Reconciler
 	annotator *podAnnotator
+	reporter  *nodeStatusWriter
 	pods      *podLookup
 	inUse     *inUse
 	leaked    *leaked
@@ -198,6 +199,9 @@ func (a *Agent) run(ctx context.Context) error {
 	bgpLog := a.log.With("component", "bgp")
 	a.speaker = speaker.New(speaker.Config{Speaker: gobgp.New(bgpLog), Log: bgpLog})
 	a.annotator = newPodAnnotator(a.kube, a.log)
+	if a.reporter, err = a.newNodeStatusWriter(custom); err != nil {
+		return fmt.Errorf("watch CalicoNodeStatus: %w", err)
+	}
 	a.modes = newModes(a.node, a.log.With("component", "modes"), a.modeActions(), func() { notify(a.modesChanged) })
 	return a.runTasks(ctx)
 }
@@ -210,6 +214,8 @@ func (a *Agent) runTasks(ctx context.Context) error {
 	g.Go(func() error { return a.dataplane.Run(ctx) })
 	g.Go(func() error { return a.speaker.Run(ctx) })
 	g.Go(func() error { return a.annotator.Run(ctx) })
+	g.Go(func() error { return a.reporter.watch(ctx) })
+	g.Go(func() error { return a.reporter.run(ctx) })
 	g.Go(func() error { return a.modes.run(ctx) })
 	g.Go(func() error { return a.markSettings(ctx) })
 	g.Go(func() error { return a.cniConf.run(ctx, cniConfEvery) })

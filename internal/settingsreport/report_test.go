@@ -142,7 +142,6 @@ func TestEventsOnObjects(t *testing.T) {
 	first := []string{
 		"default BGPConfiguration/default SettingWithoutEffect: spec.localWorkloadPeeringIPV4=192.0.2.1",
 		"default BGPPeer/tor SettingRefused: spec.localWorkloadSelector=all()",
-		"default CalicoNodeStatus/s SettingWithoutEffect: spec.classes, spec.node=n1",
 		"default IPPool/p SettingRefused: spec.vxlanMode=Always",
 	}
 	stop := c.run()

@@ -72,6 +72,10 @@ func own(t *testing.T, admin *rest.Config) {
 	if err := annotatePod(t, kube, "own-a"); err != nil {
 		t.Errorf("a pod of its node: %v", err)
 	}
+	reportOn(t, admin, "node-a", "report-a")
+	if err := report(t, agent(t, admin, "node-a"), "report-a"); err != nil {
+		t.Errorf("a report of its node: %v", err)
+	}
 }
 
 func assigns(t *testing.T, admin *rest.Config) {

@@ -77,7 +77,9 @@ func onCluster(t *testing.T, admin *rest.Config) []attack {
 			return err
 		}}
 	}
+	reportOn(t, admin, "node-b", "report-b")
 	return []attack{
+		{"report of another node", func(t *testing.T) error { return report(t, cfg, "report-b") }},
 		{"annotate another Node", func(t *testing.T) error { return annotateNode(t, kube, "node-b") }},
 		{"annotate another node's Pod", func(t *testing.T) error { return annotatePod(t, kube, "of-b") }},
 		creates("IPPool", v1.PluralIPPools, "mine", map[string]any{"cidr": "192.0.2.0/24"}),

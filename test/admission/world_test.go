@@ -86,6 +86,25 @@ func podOn(t *testing.T, admin *rest.Config, node, name string) {
 	}
 }
 
+// reportOn makes a CalicoNodeStatus that asks a node for its state.
+func reportOn(t *testing.T, admin *rest.Config, node, name string) {
+	t.Helper()
+	_, err := objects(admin, v1.PluralCalicoNodeStatuses).Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": v1.SchemeGroupVersion.String(), "kind": "CalicoNodeStatus", "metadata": map[string]any{"name": name},
+		"spec": map[string]any{"node": node, "classes": []any{"Agent"}},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// report writes a report into a CalicoNodeStatus, as agents do.
+func report(t *testing.T, cfg *rest.Config, name string) error {
+	_, err := objects(cfg, v1.PluralCalicoNodeStatuses).Patch(t.Context(), name, types.JSONPatchType,
+		[]byte(`[{"op":"add","path":"/status","value":{"lastUpdated":"2026-01-01T00:00:00Z"}}]`), metav1.PatchOptions{DryRun: dry}, "status")
+	return err
+}
+
 // allocator is a node's, under its agent's own credential.
 type allocator struct {
 	*ipam.Allocator

@@ -25,7 +25,7 @@
 //	              TestDualStackNodes, TestDualStackPool, TestDualStackRoutes, TestDualStackFilter,
 //	              TestDualStackReach, TestDualStackOutside, TestDualStackSpoof, TestDualStackPodInterface,
 //	              TestDualStackPing, TestDualStackFamilies, TestDualStackRelease, TestDualStackWrong,
-//	              TestDualStackFlowControl, TestDualStackKillAgent
+//	              TestDualStackFlowControl, TestDualStackKillAgent, TestNodeStatus
 //	ipip          three light nodes, the pool in mode Always, and kube-proxy; in a guest where this kernel has no ipip
 //	              TestIPIPDevice, TestIPIPRoutes, TestIPIPHostSource, TestIPIPFilter, TestIPIPSwitchHeld,
 //	              TestIPIPLargePackets, TestIPIPWire, TestIPIPFlowControl, TestIPIPPreflight,
