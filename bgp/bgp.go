@@ -78,6 +78,9 @@ type Peer struct {
 	// ReflectorCluster makes the peer a client of this route reflector, RFC 4456; zero: it
 	// is none.
 	ReflectorCluster netip.Addr
+	// SendPaths is how many paths of a prefix the peer is told, if it can take several
+	// (ADD-PATH, RFC 7911); 0: the best one.
+	SendPaths uint8
 	// Held says why there must be no session for now, and what to do; empty: there may be.
 	Held string
 }

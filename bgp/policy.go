@@ -65,8 +65,8 @@ type Attributes struct {
 	LocalPref uint32
 }
 
-// any reports whether every path matches.
-func (a Attributes) any() bool {
+// Any reports whether every path matches.
+func (a Attributes) Any() bool {
 	return a.Community == Community{} && len(a.ASPathPrefix) == 0 && a.LocalPref == 0
 }
 
@@ -194,7 +194,7 @@ func (e Evaluator) Judge(prefix netip.Prefix, hop Hop) Verdict {
 		case s.Action == Accept:
 			return Accepted
 		}
-		if s.Attributes.any() {
+		if s.Attributes.Any() {
 			return Rejected
 		}
 	}

@@ -10,6 +10,19 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
+// reflectedPaths is how many paths of a prefix a route reflector tells a router that takes
+// several: as many as routers usually spread packets over.
+const reflectedPaths = 64
+
+// byAttributes reports whether one of the filters judges what goes out by its attributes. A
+// path that such a filter keeps back after it went out is not withdrawn by GoBGP when the
+// peer is told several.
+func byAttributes(in Input, filters []string) bool {
+	return slices.ContainsFunc(filters, func(name string) bool {
+		return slices.ContainsFunc(in.Filters[name].Export, func(r bgp.FilterRule) bool { return !r.Attributes.Any() })
+	})
+}
+
 // defaultPort is BGP's, RFC 4271 §8.2.1: that of routers, whatever the nodes' is.
 const defaultPort = 179
 
@@ -131,6 +144,9 @@ func dressed(in Input, self bgp.Node, c bgp.PeerConfig, p bgp.Peer) bgp.Peer {
 	other := nodeOf(in, p.Node)
 	if other.RouteReflectorClusterID.IsValid() {
 		p.MaxPrefixes = in.MaxRouterPrefixes
+	}
+	if self.RouteReflectorClusterID.IsValid() && p.Node == "" && !byAttributes(in, c.Filters) {
+		p.SendPaths = reflectedPaths
 	}
 	// RFC 4456: a reflector's clients are the nodes of its AS that are not of its cluster.
 	own := self.RouteReflectorClusterID

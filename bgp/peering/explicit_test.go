@@ -38,6 +38,7 @@ func line(p bgp.Peer) string {
 		{fmt.Sprint("as ", p.LocalAS), p.LocalAS != 0},
 		{fmt.Sprint("client of ", p.ReflectorCluster), p.ReflectorCluster.IsValid()},
 		{"many", p.MaxPrefixes == 1000},
+		{fmt.Sprint("paths ", p.SendPaths), p.SendPaths > 0},
 		{fmt.Sprint("ttl ", p.TTLSecurity), p.TTLSecurity > 0},
 		{fmt.Sprint("own ", p.AllowOwnAS), p.AllowOwnAS > 0},
 		{fmt.Sprintf("%s/%s/%s", p.Hold, p.KeepaliveEvery, p.Restart), p.Hold+p.Restart > 0},
@@ -65,6 +66,14 @@ func TestExplicit(t *testing.T) {
 		return in
 	}
 	on := func(in Input) Input { in.Mesh = true; return in }
+	reflecting := func(in Input) Input {
+		attributes := bgp.Attributes{LocalPref: 7}
+		in.Filters = map[string]bgp.Filter{
+			"prefix":     {Import: []bgp.FilterRule{{Statement: bgp.Statement{Attributes: attributes}}}, Export: []bgp.FilterRule{{}}},
+			"attributes": {Export: []bgp.FilterRule{{}, {Statement: bgp.Statement{Attributes: attributes}}}},
+		}
+		return in
+	}
 	at := func(in Input, self string) Input { in.Self = self; return in }
 	for _, tc := range []struct {
 		name     string
@@ -116,6 +125,12 @@ func TestExplicit(t *testing.T) {
 		}}, a, b, reflector), "rr"), []string{
 			"Global_10_0_0_1 10.0.0.1:179 AS 64512, node a, by rr, client of 244.0.0.1",
 			"Global_10_0_0_9 10.0.0.9:179 AS 64512, node b, passive, by rr, client of 244.0.0.1",
+		}, ""},
+		{"the reflector's session with a router: several paths, but where a filter goes by attributes", at(reflecting(off([]bgp.PeerConfig{
+			{Name: "t1", Everywhere: true, Router: bgp.Router{Addr: addr("10.0.0.251"), AS: 65001}, Filters: []string{"prefix"}},
+			{Name: "t2", Everywhere: true, Router: bgp.Router{Addr: addr("10.0.0.252"), AS: 65001}, Filters: []string{"prefix", "attributes"}},
+		}, reflector)), "rr"), []string{
+			"Global_10_0_0_251 10.0.0.251:179 AS 65001, by t1, many, paths 64", "Global_10_0_0_252 10.0.0.252:179 AS 65001, by t2, many",
 		}, ""},
 		{"peering back", at(off([]bgp.PeerConfig{{
 			Name: "x", Nodes: nodeSet("a"), PeerNodes: nodeSet("self"), PeerBack: true,

@@ -14,8 +14,9 @@
 // the way to every service, and a router must not send to this node what a service with
 // externalTrafficPolicy Local has on another one. A route reflector is the exception. It takes
 // those of its clients into the table (Statement.Transit), has no route to them, and hands
-// them on inside the AS, by the next hop that they came with. To a router of another AS, or
-// with its own next hop, it announces its own alone.
+// them on inside the AS, by the next hop that they came with, and to a router of another AS
+// that is to get the next hops as they are (nextHopMode Keep). Where the next hop would be the
+// reflector's, it announces its own alone.
 //
 // A prefix leads to an address of its own family: IPv4 pools to the nodes' IPv4
 // addresses, IPv6 pools to their IPv6 addresses. RFC 8950, IPv4 by way of IPv6, is
@@ -171,9 +172,10 @@ func inside(name string, p netip.Prefix) bgp.Statement {
 }
 
 // handsOn reports whether a reflector hands on to the peer what other nodes announce of
-// services, by their own next hops.
+// services, by their own next hops: BGP keeps these for a peer of the same AS, and for
+// another one where the BGPPeer says so.
 func (s Session) handsOn() bool {
-	return s.BGPPeer != "" && !s.external() && s.NextHop != bgp.NextHopSelf
+	return s.BGPPeer != "" && (s.NextHop == bgp.NextHopKeep || !s.external() && s.NextHop != bgp.NextHopSelf)
 }
 
 // localPref is the LOCAL_PREF of other nodes' paths here, RFC 4271 §5.1.5: the usual
@@ -230,6 +232,9 @@ func (s Session) learned(name string, services []netip.Prefix, action bgp.Action
 		if p.Addr().Is4() == s.Addr.Is4() {
 			st := inside(fmt.Sprintf("%s-services-%s-%s", name, p, s.Name), p)
 			st.Peers, st.Learned, st.Action = []netip.Addr{s.Addr}, true, action
+			if action == bgp.Accept {
+				st.Set.NextHop = s.NextHop
+			}
 			out = append(out, st)
 		}
 	}

@@ -78,8 +78,9 @@ func TestSessions(t *testing.T) {
 
 // TestServices: addresses of services go out to the peers of BGPPeers and not into the mesh.
 // Those of others come in from no peer but a reflector's clients, and are handed on by a
-// reflector inside the AS alone; a filter that accepts everything makes no difference.
+// reflector inside the AS, and to a router that is to get next hops as they are; a filter that accepts everything makes no difference.
 func TestServices(t *testing.T) {
+	keep := netip.MustParseAddr("10.0.0.251")
 	tor, inner, self := netip.MustParseAddr("10.0.0.254"), netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.252")
 	client, mesh := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	pools, services := []bgp.Pool{pool("p", "10.244.0.0/16", 26)}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
@@ -92,8 +93,9 @@ func TestServices(t *testing.T) {
 		sessions := []Session{
 			session("tor", tor, 65001, filters), session("inner", inner, 64512, filters),
 			session("client", client, 64512, filters), session("self", self, 64512, filters),
+			session("keep", keep, 65001, filters),
 		}
-		sessions[2].ReflectorCluster, sessions[3].NextHop = cluster, bgp.NextHopSelf
+		sessions[2].ReflectorCluster, sessions[3].NextHop, sessions[4].NextHop = cluster, bgp.NextHopSelf, bgp.NextHopKeep
 		return sessions
 	}
 	for _, tc := range []struct {
@@ -105,8 +107,8 @@ func TestServices(t *testing.T) {
 	}{
 		{"a node", netip.Addr{}, nil, nil, bgp.Rejected},
 		{"a node with filters", netip.Addr{}, everything, nil, bgp.Rejected},
-		{"a reflector", netip.MustParseAddr("244.0.0.1"), nil, []netip.Addr{inner, client}, bgp.ForOthers},
-		{"a reflector with filters", netip.MustParseAddr("244.0.0.1"), everything, []netip.Addr{inner, client}, bgp.ForOthers},
+		{"a reflector", netip.MustParseAddr("244.0.0.1"), nil, []netip.Addr{inner, client, keep}, bgp.ForOthers},
+		{"a reflector with filters", netip.MustParseAddr("244.0.0.1"), everything, []netip.Addr{inner, client, keep}, bgp.ForOthers},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			sessions := of(tc.cluster, tc.filters)
@@ -126,12 +128,12 @@ func TestServices(t *testing.T) {
 				if v := imports.Judge(prefix, bgp.Hop{Next: client, Peer: client}); v != tc.verdict {
 					t.Errorf("%s of a client: verdict %d, want %d", prefix, v, tc.verdict)
 				}
-				for _, peer := range []netip.Addr{tor, inner, self, mesh} {
+				for _, peer := range []netip.Addr{tor, inner, self, keep, mesh} {
 					if v := imports.Judge(prefix, bgp.Hop{Next: peer, Peer: peer}); v != bgp.Rejected {
 						t.Errorf("%s from %s: verdict %d, want %d", prefix, peer, v, bgp.Rejected)
 					}
 				}
-				for _, peer := range []netip.Addr{tor, inner, client, self, mesh} {
+				for _, peer := range []netip.Addr{tor, inner, client, self, keep, mesh} {
 					if got, want := goes(prefix, peer, true), peer != mesh; got != want {
 						t.Errorf("our own %s to %s: %t, want %t", prefix, peer, got, want)
 					}

@@ -34,9 +34,9 @@
 //	              TestCrossSubnet, TestCrossSubnetHoldsNever, TestCrossSubnetAlways
 //	bird          two light nodes with IPv4, IPv6 and Services, two top-of-rack routers, a host behind them, two reflectors
 //	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices,
-//	              TestRouterRepair, TestRouterBadObjects
+//	              TestRouterRepair, TestRouterBadObjects, TestBIRDReflectors, TestBIRDNodeLoss
 //	frr           the same with routers of another make
-//	              TestFRR, TestFRRKillAgent, TestReachableBy
+//	              TestFRR, TestFRRKillAgent, TestReachableBy, TestFRRReflectors, TestFRRNodeLoss
 //	gobgpd        and another
 //	              TestGoBGP
 //	openbgpd      and another

@@ -48,6 +48,20 @@ func TestReflectorNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	podsReachOneAnother(t)
+
+	// The agents of the reflector and of a client are killed, the reflector's twice: no packet
+	// between the clients is lost, and the other client's routes stay as they are.
+	m := monitorRoutes(t, nodes[2])
+	flows := flowsBetween(t, nodes[1], nodes[2])
+	for _, victim := range []string{reflector, reflector, nodes[1]} {
+		killAgentOf(t, victim)
+		if err := sessionsAre(t.Context(), map[string]int{nodes[0]: 2, nodes[1]: 1, nodes[2]: 1}, "Node_"); err != nil {
+			t.Fatal(err)
+		}
+		sendMore(t, flows[0], rate)
+	}
+	unhurt(t, flows)
+	m.silent(t)
 }
 
 // sessionsAre waits until the nodes have so many established sessions and no others, whose

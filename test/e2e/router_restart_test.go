@@ -55,19 +55,7 @@ func checkKillAgent(t *testing.T) {
 	flows := flowsBothWays(t, behindHost, victim, outside, endOf(t, web(t, victim)), rate/2)
 	flows = append(flows, flowsBothWays(t, victim, other, endOf(t, web(t, victim)), endOf(t, web(t, other)), rate/2)...)
 	for range 2 {
-		pod := agent(t, victim)
-		restarts := pod.Status.ContainerStatuses[0].RestartCount
-		kill(t, pidOf(t, pod), unix.SIGKILL)
-		eventuallyIn(t, 2*patience, "agent on "+victim+" restarted", func(ctx context.Context) error {
-			pod, err := podOn(ctx, "kube-system", "k8s-app=manx-node", victim)
-			if err != nil {
-				return err
-			}
-			if got := pod.Status.ContainerStatuses[0].RestartCount; got <= restarts {
-				return fmt.Errorf("restart count %d, want more than %d", got, restarts)
-			}
-			return podReady(pod)
-		})
+		killAgentOf(t, victim)
 		established(t, routers)
 		sendMore(t, flows[0], rate)
 	}
@@ -75,6 +63,24 @@ func checkKillAgent(t *testing.T) {
 	for _, m := range monitors {
 		m.silent(t)
 	}
+}
+
+// killAgentOf kills a node's agent, and waits until the next one is ready.
+func killAgentOf(t *testing.T, node string) {
+	t.Helper()
+	pod := agent(t, node)
+	restarts := pod.Status.ContainerStatuses[0].RestartCount
+	kill(t, pidOf(t, pod), unix.SIGKILL)
+	eventuallyIn(t, 2*patience, "agent on "+node+" restarted", func(ctx context.Context) error {
+		pod, err := podOn(ctx, "kube-system", "k8s-app=manx-node", node)
+		if err != nil {
+			return err
+		}
+		if got := pod.Status.ContainerStatuses[0].RestartCount; got <= restarts {
+			return fmt.Errorf("restart count %d, want more than %d", got, restarts)
+		}
+		return podReady(pod)
+	})
 }
 
 // viaBoth waits until every node has the network behind the routers by way of all of them.

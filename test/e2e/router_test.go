@@ -73,6 +73,22 @@ func peerWithRouters(t *testing.T, routers []*router.Router, spec apiv1.BGPPeerS
 	}
 }
 
+// peerWithReflectors makes a BGPPeer for each address of each reflector.
+func peerWithReflectors(t *testing.T, reflectors []*router.Router, spec apiv1.BGPPeerSpec) {
+	t.Helper()
+	as := apiv1.ASNumber(lab.ClusterAS)
+	for _, r := range reflectors {
+		for _, a := range []netip.Addr{r.Addr, r.Addr6} {
+			name := strings.ReplaceAll("rr-"+a.String(), ":", "-")
+			s := spec
+			s.PeerIP, s.ASNumber = a.String(), &as
+			put(t, apiv1.PluralBGPPeers, name, &apiv1.BGPPeer{
+				TypeMeta: custom("BGPPeer"), ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: s,
+			})
+		}
+	}
+}
+
 // routersOf are the lab's top-of-rack routers, and its route reflectors.
 func routersOf(t *testing.T) (routers, reflectors []*router.Router) {
 	t.Helper()
@@ -237,15 +253,7 @@ func checkRouters(t *testing.T) {
 	}
 
 	// As reflectors, with no other session between the nodes.
-	as := apiv1.ASNumber(lab.ClusterAS)
-	for _, r := range reflectors {
-		for _, a := range []netip.Addr{r.Addr, r.Addr6} {
-			name := strings.ReplaceAll("rr-"+a.String(), ":", "-")
-			put(t, apiv1.PluralBGPPeers, name, &apiv1.BGPPeer{
-				TypeMeta: custom("BGPPeer"), ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: apiv1.BGPPeerSpec{PeerIP: a.String(), ASNumber: &as},
-			})
-		}
-	}
+	peerWithReflectors(t, reflectors, apiv1.BGPPeerSpec{})
 	established(t, reflectors)
 	withoutMesh(t)
 	for _, node := range nodeNames(t) {

@@ -25,8 +25,11 @@
 //     the node's global address as next hop, RFC 2545). An UPDATE of the other family
 //     breaks the session. Nothing here depends on it: events.go and bgp/rib drop such
 //     paths too.
-//   - A prefix limit for sessions with few paths and a source address for every session, the highest TTL for peers
-//     of other autonomous systems.
+//   - ADD-PATH (RFC 7911) to send, for peers that are told several paths, and never to
+//     receive: GoBGP goes through all paths of a prefix at each of them, and bounds their
+//     number by the session's limit alone.
+//   - A prefix limit for sessions with few paths, a source address for every session, the
+//     highest TTL for peers of other autonomous systems.
 //   - Extended messages (RFC 8654) are offered, which cannot be switched off. A peer's
 //     allowance is in bytes for that reason (bgp/speaker, meter).
 //   - No StopBgp in the agent: it would withdraw everything that was learned. The
@@ -178,6 +181,9 @@ func (s *Speaker) AddPeer(ctx context.Context, p bgp.Peer, restarting bool) erro
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
+	}
+	if p.SendPaths > 1 {
+		peer.AfiSafis[0].AddPaths = &api.AddPaths{Config: &api.AddPathsConfig{SendMax: uint32(p.SendPaths)}}
 	}
 	if p.MaxPrefixes > 0 && p.MaxPrefixes <= maxCounted {
 		peer.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: p.MaxPrefixes, ShutdownThresholdPct: warnAtPercent}

@@ -137,7 +137,7 @@ func (m *model) Multihop(as uint32) bool { return as == m.AS && !m.TTLSecurity }
 var templates = map[string]*template.Template{
 	BIRD: parse("bird", `router id {{.ID}};
 log stderr all;
-debug protocols { states };
+debug protocols { states, events };
 protocol device { }
 {{range .Families}}
 protocol direct direct{{.Version}} { ipv{{.Version}}; interface "eth0"; }
@@ -164,7 +164,7 @@ protocol bgp range{{$family.Version}}x{{$i}} {
 	local {{$family.Addr}} as {{$family.AS}};
 	neighbor range {{$net}} as {{$family.PeerAS}};
 	dynamic name "peer{{$family.Version}}x{{$i}}x";
-	passive on;
+	passive on; error wait time 1, 2;
 {{- template "session" (peer $family $family.PeerAS)}}
 }
 {{- end}}
