@@ -74,13 +74,13 @@ const (
 
 // Speaker is an embedded GoBGP.
 type Speaker struct {
-	exports []bgp.Statement // in force
-	log     *slog.Logger
-	server  *server.BgpServer
-	global  bgp.Global
-	peers   map[netip.Addr]bgp.Peer
-	notes   *notes
-	closer  map[netip.Addr]closer // of the established sessions
+	judged *judged // by what the peers were judged
+	log    *slog.Logger
+	server *server.BgpServer
+	global bgp.Global
+	peers  map[netip.Addr]bgp.Peer
+	notes  *notes
+	closer map[netip.Addr]closer // of the established sessions
 }
 
 // New makes a speaker that logs to log. GoBGP's own Info lines are Debug here: the

@@ -36,8 +36,8 @@ func (s *Speaker) assignPolicies(ctx context.Context) error {
 	return nil
 }
 
-// SetPolicies replaces both policies in one step, then judges what the peers have sent so
-// far again. Global import policy meets our own paths too, which is why the first statement
+// SetPolicies replaces both policies in one step, then has the peers judged again that this
+// is about. Global import policy meets our own paths too, which is why the first statement
 // lets local ones through.
 func (s *Speaker) SetPolicies(ctx context.Context, p bgp.Policy) error {
 	c := &compiler{direction: importPolicy}
@@ -64,23 +64,7 @@ func (s *Speaker) SetPolicies(ctx context.Context, p bgp.Policy) error {
 	if err := s.server.SetPolicies(ctx, req); err != nil {
 		return err
 	}
-	exported := slices.EqualFunc(p.Export, s.exports, bgp.Statement.Equal)
-	s.exports = p.Export
-	if len(s.peers) == 0 {
-		return nil
-	}
-	if err := s.server.ResetPeer(ctx,
-		&api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_IN}); err != nil {
-		return fmt.Errorf("judge received paths by the new rules: %w", err)
-	}
-	if exported {
-		return nil
-	}
-	if err := s.server.ResetPeer(ctx,
-		&api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}); err != nil {
-		return fmt.Errorf("send what the new rules let out: %w", err)
-	}
-	return nil
+	return s.rejudge(ctx, p)
 }
 
 // compiler puts statements into GoBGP's words.
