@@ -3,6 +3,7 @@ package bgp
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -28,6 +29,33 @@ func (a Attributes) match(r Received) bool {
 		return false
 	}
 	return a.LocalPref == 0 || a.LocalPref == r.LocalPref
+}
+
+// Deciders are the statements, in order, that can decide about a path of the session with
+// peer: not those of others, or of the other family, nor those behind one that decides about
+// all that they match.
+func Deciders(all []Statement, peer netip.Addr, imports bool) (out []Statement) {
+	var local, learned bool // what this node announces, and has learned, is decided
+	for _, s := range all {
+		if !s.IsFor(peer) || s.Prefix.IsValid() && s.Prefix.Addr().Is4() != peer.Is4() ||
+			imports && !s.AnyNextHop && len(s.NextHops) == 0 {
+			continue
+		}
+		ofOurs, ofOthers := !imports && !s.Learned, !s.Local
+		if (!ofOurs || local) && (!ofOthers || learned) {
+			continue
+		}
+		out = append(out, s)
+		if s.Attributes.Any() && s.everyPrefix() && (!imports || s.AnyNextHop) {
+			local, learned = local || ofOurs, learned || ofOthers
+		}
+	}
+	return out
+}
+
+// everyPrefix reports whether all prefixes of the statement's family are among its.
+func (s Statement) everyPrefix() bool {
+	return !s.Prefix.IsValid() || s.Prefix.Bits() == 0 && s.MinBits == 0 && s.MaxBits == s.Prefix.Addr().BitLen() && !s.Outside
 }
 
 // Withheld returns the statement of an export policy that keeps what this node announces

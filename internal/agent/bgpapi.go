@@ -192,10 +192,7 @@ func filtersSaid(node string, c bgp.Cluster, policy bgp.Policy, peers []bgp.Peer
 // rulesFor are the statements that can match a path of the session.
 func rulesFor(p bgp.Peer, all []bgp.Statement, imports bool, names []string, filters map[string]bgp.Filter) []status.BGPRule {
 	out := []status.BGPRule{}
-	for _, s := range all {
-		if !s.IsFor(p.Addr) || s.Prefix.IsValid() && s.Prefix.Addr().Is4() != p.Addr.Is4() {
-			continue
-		}
+	for _, s := range bgp.Deciders(all, p.Addr, imports) {
 		out = append(out, status.BGPRule{From: originOf(p, s.Name, imports, names, filters), Text: s.Text(imports)})
 	}
 	return out

@@ -77,11 +77,11 @@ func TestFiltersSaid(t *testing.T) {
 		"Global_10_0_0_254": {Name: "Global_10_0_0_254", Peer: "10.0.0.254", BGPPeer: "tor",
 			Filters: []status.UsedFilter{{Name: "f"}, {Name: "g"}},
 			Import:  append([]status.BGPRule{{From: "BGPFilter/f importV4[0]", Text: "accept every prefix, via 10.0.0.254"}}, pools...),
-			Export:  []status.BGPRule{{From: "BGPFilter/g exportV4[1]", Text: "reject every prefix"}, local}},
+			Export:  []status.BGPRule{{From: "BGPFilter/g exportV4[1]", Text: "reject every prefix"}}},
 		"Global_10_0_0_253": {Name: "Global_10_0_0_253", Peer: "10.0.0.253", BGPPeer: "shut",
 			Filters: []status.UsedFilter{{Name: "gone", Missing: true}},
-			Import:  append([]status.BGPRule{{From: "shut-Global_10_0_0_253", Text: "reject every prefix"}}, pools...),
-			Export:  []status.BGPRule{{From: "shut-Global_10_0_0_253", Text: "reject every prefix"}, local}},
+			Import:  []status.BGPRule{{From: "shut-Global_10_0_0_253", Text: "reject every prefix"}},
+			Export:  []status.BGPRule{{From: "shut-Global_10_0_0_253", Text: "reject every prefix"}}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
