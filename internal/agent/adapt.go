@@ -131,9 +131,12 @@ func (a *Agent) speakerDesired(s *datastore.Snapshot) speaker.Desired {
 	// A claim under way may still be lost to the node that announces the block.
 	own := confirmedBlocks(a.ipam.Blocks())
 	n, _ := s.Node(a.node)
-	d, conflicts, problems := speakerOf(a.node, a.identity, s, addressing{
-		own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed(), drain: a.drain.stage(n.BGPDrain),
-	})
+	addrs := addressing{own: own, lent: a.ipam.Lent(), borrowed: a.ipam.Borrowed(), drain: a.drain.stage(n.BGPDrain)}
+	if d, ok := a.told.again(s, addrs); ok {
+		return d
+	}
+	d, conflicts, problems := speakerOf(a.node, a.identity, s, addrs)
+	a.told = toldSpeaker{s, addrs, d}
 	for _, c := range conflicts {
 		a.errors.add("bgp", c)
 	}

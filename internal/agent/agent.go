@@ -61,6 +61,7 @@ type Agent struct {
 	modesChanged chan struct{}     // wakes the steering loop
 	ownership    ownership         // the steering loop's
 	refused      []state.Condition // the last of settingConditions; the steering loop's
+	told         toldSpeaker       // the steering loop's
 
 	snapshot atomic.Pointer[datastore.Snapshot] // the last one that was acted on
 	serving  atomic.Bool                        // the socket is open
