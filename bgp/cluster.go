@@ -14,6 +14,8 @@ type Cluster struct {
 	// AS is that of nodes without one of their own; ListenPort is every node's.
 	AS         uint32
 	ListenPort uint16
+	// LocalPref is that of what nodes announce (RFC 4271 §5.1.5); 0: the usual one.
+	LocalPref uint32
 	// MeshPassword and MeshRestart are of the mesh's sessions; MeshHeld says why it must
 	// have none for now.
 	MeshPassword Secret

@@ -29,7 +29,8 @@ func TestDeciders(t *testing.T) {
 	}{
 		{"what is decided before", []Statement{some, every, last, local}, false, []string{"some", "every"}},
 		{"of others, and of the other family", []Statement{
-			with("others", func(s *Statement) { s.Peers = []netip.Addr{other} }), with("six", func(s *Statement) { s.Prefix, s.MaxBits = all6, 128 }),
+			with("others", func(s *Statement) { s.Peers = []netip.Addr{other} }),
+			with("six", func(s *Statement) { s.Prefix, s.MaxBits = all6, 128 }),
 			with("mine", func(s *Statement) { s.Peers = []netip.Addr{other, peer} }), last,
 		}, false, []string{"mine"}},
 		{"all that is local, then what is learned", []Statement{
@@ -39,7 +40,8 @@ func TestDeciders(t *testing.T) {
 			with("learned", func(s *Statement) { s.Learned = true }), with("learned again", func(s *Statement) { s.Learned = true }), local, last,
 		}, false, []string{"learned", "local"}},
 		{"by attributes, or outside a range", []Statement{
-			with("attributes", func(s *Statement) { s.Attributes.LocalPref = 7 }), with("outside", func(s *Statement) { s.Outside = true }), last, some,
+			with("attributes", func(s *Statement) { s.Attributes.LocalPref = 7 }),
+			with("outside", func(s *Statement) { s.Outside = true }), last, some,
 		}, false, []string{"attributes", "outside", "last"}},
 		{"an import by way of some", []Statement{via, last, some}, true, []string{"via", "last"}},
 		{"an export has no next hops", []Statement{via, last}, false, []string{"via"}},

@@ -13,7 +13,8 @@ var clusterInformation = Kind{
 	Entries: []Entry{
 		none("spec.clusterGUID", describes, Any),
 		none("spec.clusterType", describes, Any),
-		none("spec.calicoVersion", "calicoctl compares it with its own version; "+describes, Any),
+		{Name: "spec.calicoVersion", Effect: ActedOn, Shown: "internal/datastore.TestCalicoVersion",
+			Why: "v3.32 or later: nodes announce with the LOCAL_PREF of Calico's, 2147482623; calicoctl compares it with its own version"},
 		none("spec.variant", describes, Any),
 		acted("spec.datastoreReady", "internal/agent.TestDatastoreLocked"),
 	},

@@ -36,9 +36,9 @@ import (
 // same value, so that a router spreads its packets over all of them.
 const LocalPref = 100
 
-// CalicoLocalPref is what Calico v3.32 and later sends for a block: 2147483647 less
-// the kernel's metric of the route, 1024. Where a prefix has several origins, nodes
-// that send LocalPref lose to nodes that send this.
+// CalicoLocalPref is what Calico v3.32 and later sends: 2147483647 less the kernel's metric
+// of the route, 1024. Where a prefix has several origins, as an address of a service, nodes
+// that send LocalPref lose to nodes that send this, so that Manx sends it beside them.
 const CalicoLocalPref = 2147483647 - 1024
 
 // Self is the node's own addresses, the next hops of what it announces. A family
@@ -84,13 +84,13 @@ func Borrowed(borrowed []netip.Addr, confirmed []netip.Prefix, pools []bgp.Pool)
 // Services are what bgp/services says.
 func Services(prefixes []netip.Prefix) Source { return prefixes }
 
-// Paths returns the announcements of all sources, each prefix once, sorted, with the
-// communities of all advertisements that it is inside of.
-func Paths(self Self, advertisements []bgp.Advertisement, sources ...Source) []bgp.Path {
+// Paths returns the announcements of all sources, each prefix once, sorted, with that
+// LOCAL_PREF and the communities of all advertisements that it is inside of.
+func Paths(self Self, localPref uint32, advertisements []bgp.Advertisement, sources ...Source) []bgp.Path {
 	var out []bgp.Path
 	for _, p := range slices.Concat(sources...) {
 		if hop := self.of(p); hop.IsValid() {
-			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: LocalPref, Communities: communitiesOf(p, advertisements)})
+			out = append(out, bgp.Path{Prefix: p.Masked(), NextHop: hop, LocalPref: localPref, Communities: communitiesOf(p, advertisements)})
 		}
 	}
 	slices.SortFunc(out, func(a, b bgp.Path) int { return a.Prefix.Compare(b.Prefix) })

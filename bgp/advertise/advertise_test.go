@@ -59,7 +59,7 @@ func TestPaths(t *testing.T) {
 				borrowed = append(borrowed, netip.MustParseAddr(b))
 			}
 			var got []string
-			for _, p := range Paths(Self{IPv4: tc.self}, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
+			for _, p := range Paths(Self{IPv4: tc.self}, LocalPref, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
 				if p.NextHop != tc.self || p.LocalPref != LocalPref {
 					t.Errorf("%+v: want next hop %s and LOCAL_PREF %d", p, tc.self, LocalPref)
 				}
@@ -81,7 +81,7 @@ func TestPathsOfOlderBlocks(t *testing.T) {
 		blocks = append(blocks, netip.MustParsePrefix(b))
 	}
 	var got []string
-	for _, p := range Paths(self, nil, Blocks(blocks, pools)) {
+	for _, p := range Paths(self, LocalPref, nil, Blocks(blocks, pools)) {
 		got = append(got, p.Prefix.String())
 	}
 	if fmt.Sprint(got) != "[10.244.2.0/25 10.244.3.0/26]" {
@@ -123,7 +123,7 @@ func TestPathsOfBothFamilies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
-			for _, p := range Paths(tc.self, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
+			for _, p := range Paths(tc.self, LocalPref, nil, Blocks(blocks, pools), Borrowed(borrowed, blocks, pools)) {
 				if p.LocalPref != LocalPref {
 					t.Errorf("%+v: want LOCAL_PREF %d", p, LocalPref)
 				}
@@ -144,7 +144,7 @@ func TestPathsOfServices(t *testing.T) {
 		services = append(services, netip.MustParsePrefix(p))
 	}
 	community := bgp.Community{Global: 64512, Local1: 7}
-	got := Paths(self, []bgp.Advertisement{{Prefix: services[1], Communities: []bgp.Community{community}}},
+	got := Paths(self, LocalPref, []bgp.Advertisement{{Prefix: services[1], Communities: []bgp.Community{community}}},
 		Blocks([]netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}, nil), Services(services))
 	want := []bgp.Path{
 		{Prefix: services[0], NextHop: self.IPv4, LocalPref: LocalPref},
@@ -156,7 +156,9 @@ func TestPathsOfServices(t *testing.T) {
 }
 
 func TestCalicoLocalPref(t *testing.T) {
-	if CalicoLocalPref != 2147482623 {
-		t.Errorf("got %d", CalicoLocalPref)
+	self := Self{IPv4: netip.MustParseAddr("10.0.0.1")}
+	paths := Paths(self, CalicoLocalPref, nil, Services([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}))
+	if len(paths) != 1 || paths[0].LocalPref != 2147482623 {
+		t.Errorf("got %+v, want one path with the LOCAL_PREF of Calico v3.32", paths)
 	}
 }

@@ -59,6 +59,7 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Cluster: c, Self: self.Name, MaxPrefixes: maxPrefixes, MaxRouterPrefixes: maxRouterPrefixes,
 	})
 	sessions, unknown := sessionsOf(c, as, peers)
+	localPref := cmp.Or(c.LocalPref, advertise.LocalPref)
 	var reflector bool
 	port := c.ListenPort
 	for _, n := range c.Nodes {
@@ -70,10 +71,10 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Global: bgp.Global{AS: as, RouterID: self.RouterID, ListenAddr: self.IPv4, ListenAddr6: self.IPv6, ListenPort: port},
 		Peers:  peers,
 		Policy: bgp.Policy{
-			Import: policy.Import(c.Pools, c.ServiceRanges, addressesOfOthers(self, c.Nodes), sessions),
+			Import: asGood(policy.Import(c.Pools, c.ServiceRanges, addressesOfOthers(self, c.Nodes), sessions), localPref),
 			Export: policy.Export(c.Pools, c.ServiceRanges, sessions, reflector),
 		},
-		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, c.Advertisements,
+		Paths: advertise.Paths(advertise.Self{IPv4: self.IPv4, IPv6: self.IPv6}, localPref, c.Advertisements,
 			advertise.Blocks(addrs.Own, c.Pools), advertise.Borrowed(addrs.Borrowed, addrs.Own, c.Pools), advertise.Services(c.Services)),
 		Own:    addrs.Own,
 		Lent:   addrs.Lent,
@@ -81,6 +82,17 @@ func Compute(c bgp.Cluster, self Self, addrs Addresses) (speaker.Desired, []peer
 		Nodes:  namesOf(c.Nodes),
 	}
 	return drained(d, self.Drain), conflicts, append(problems, unknown...)
+}
+
+// asGood has a reflector hand on what its clients announce with the LOCAL_PREF of its own
+// announcements: of a service's address each node is as good.
+func asGood(imports []bgp.Statement, localPref uint32) []bgp.Statement {
+	for i := range imports {
+		if imports[i].Transit {
+			imports[i].Set.LocalPref = localPref
+		}
+	}
+	return imports
 }
 
 // drained is what is left of a speaker on its way out. What it learns stays: its pods are

@@ -167,6 +167,7 @@ func speakerOf(
 func bgpCluster(node string, s *datastore.Snapshot, own []netip.Prefix) bgp.Cluster {
 	c := bgp.Cluster{
 		Mesh: s.BGP.NodeToNodeMesh, AS: s.BGP.AS, ListenPort: s.BGP.ListenPort, MeshRestart: s.BGP.MeshRestart, Filters: s.BGPFilters,
+		LocalPref:      s.LocalPref,
 		Owners:         s.Owners,
 		Advertisements: slices.Concat(s.BGP.Advertisements[""], s.BGP.Advertisements[node]),
 		Services:       s.Services, ServiceRanges: s.BGP.Services.All(),

@@ -70,8 +70,10 @@ func TestAgentReport(t *testing.T) {
 }
 
 func TestRoutesReported(t *testing.T) {
-	block, other, own := netip.MustParsePrefix("10.244.2.0/26"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("10.244.1.0/26")
-	pod, unused, block6 := netip.MustParsePrefix("10.244.1.5/32"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("fd00:1::/122")
+	own, block := netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("10.244.2.0/26")
+	other := netip.MustParsePrefix("203.0.113.0/24")
+	pod, unused := netip.MustParsePrefix("10.244.1.5/32"), netip.MustParsePrefix("198.51.100.0/24")
+	block6 := netip.MustParsePrefix("fd00:1::/122")
 	hop2, reflector := netip.MustParseAddr("10.0.0.253"), netip.MustParseAddr("10.0.0.99")
 	fib := []state.Route{
 		{Dst: own, Type: state.Blackhole}, {Dst: pod, Dev: "cali1", Scope: state.ScopeLink},

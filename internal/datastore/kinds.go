@@ -74,11 +74,18 @@ func registered() []registration {
 				specs, invalid := settleFelix(all)
 				return func(s *Snapshot) { s.felix = specs }, invalid
 			}),
-		resource(kindClusterInfo, apiv1.PluralClusterInformations, func(i *apiv1.ClusterInformation) any { return i.Locked() },
-			func(all []*apiv1.ClusterInformation) (func(*Snapshot), []Invalid) {
-				locked := slices.ContainsFunc(all, func(i *apiv1.ClusterInformation) bool { return i.Name == apiv1.DefaultName && i.Locked() })
-				return func(s *Snapshot) { s.Locked = locked }, nil
-			}),
+		resource(kindClusterInfo, apiv1.PluralClusterInformations, func(i *apiv1.ClusterInformation) any {
+			return [2]any{i.Locked(), i.Spec.CalicoVersion}
+		}, func(all []*apiv1.ClusterInformation) (func(*Snapshot), []Invalid) {
+			var locked bool
+			var localPref uint32
+			for _, i := range all {
+				if i.Name == apiv1.DefaultName {
+					locked, localPref = i.Locked(), besideCalico(i.Spec.CalicoVersion)
+				}
+			}
+			return func(s *Snapshot) { s.Locked, s.LocalPref = locked, localPref }, nil
+		}),
 	}
 }
 

@@ -92,6 +92,8 @@ type Snapshot struct {
 	// BGP.Services has some ranges.
 	Services []netip.Prefix
 	Invalid  []Invalid // sorted
+	// LocalPref is that of what nodes announce, beside nodes of Calico; 0: the usual one.
+	LocalPref uint32
 	// Locked: the ClusterInformation default has datastoreReady false. Objects may come
 	// and go in a migration, so that nothing may be assigned, released or withdrawn.
 	Locked bool

@@ -63,7 +63,8 @@ func reportsAll(t *testing.T, node string, s apiv1.CalicoNodeStatusStatus) error
 		}
 	}
 	others := len(nodeNames(t)) - 1
-	if b := s.BGP; b.NumberEstablishedV4 != others || b.NumberEstablishedV6 != others || b.NumberNotEstablishedV4+b.NumberNotEstablishedV6 != 0 {
+	if b := s.BGP; b.NumberEstablishedV4 != others || b.NumberEstablishedV6 != others ||
+		b.NumberNotEstablishedV4+b.NumberNotEstablishedV6 != 0 {
 		return fmt.Errorf("sessions %+v", *b)
 	}
 	for _, other := range nodeNames(t) {

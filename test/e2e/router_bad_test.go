@@ -35,7 +35,9 @@ func TestRouterBadObjects(t *testing.T) {
 	as, zero := apiv1.ASNumber(lab.ToRAS), apiv1.ASNumber(0)
 	put(t, apiv1.PluralBGPFilters, "e2e-broken", &apiv1.BGPFilter{
 		TypeMeta: custom("BGPFilter"), ObjectMeta: metav1.ObjectMeta{Name: "e2e-broken"},
-		Spec: apiv1.BGPFilterSpec{ImportV4: []apiv1.BGPFilterRule{{CIDR: "10.0.0.1/8", MatchOperator: apiv1.MatchIn, Action: apiv1.FilterAccept}}},
+		Spec: apiv1.BGPFilterSpec{ImportV4: []apiv1.BGPFilterRule{
+			{CIDR: "10.0.0.1/8", MatchOperator: apiv1.MatchIn, Action: apiv1.FilterAccept},
+		}},
 	})
 	type bad struct {
 		spec            apiv1.BGPPeerSpec

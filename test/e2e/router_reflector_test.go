@@ -180,4 +180,3 @@ func setPort(node string, in bool) error {
 	}
 	return nil
 }
-

@@ -96,7 +96,8 @@ func TestBadObjects(t *testing.T) {
 		}
 	}
 	wait(t, 40*time.Second, "both peers", good(0))
-	ten := strings.Repeat("{addCommunity: {value: '4294967295:4294967295:4294967295'}}, ", 9) + "{prependASPath: {prefix: [4294967295, 0, 64512]}}"
+	ten := strings.Repeat("{addCommunity: {value: '4294967295:4294967295:4294967295'}}, ", 9) +
+		"{prependASPath: {prefix: [4294967295, 0, 64512]}}"
 	for i, tc := range []struct {
 		name string
 		objects
@@ -116,14 +117,15 @@ func TestBadObjects(t *testing.T) {
 			"BGPFilter broken: spec.importV4[0]: cidr \"10.0.0.1/8\": has host bits set"},
 		{"a family that the node lacks", objects{peers: "{bad: {peerIP: 'fd00::1', asNumber: 65001}}"},
 			"BGPPeer bad: node a has no IPv6 address to peer with fd00::1 from"},
-		{"a password that is not there", objects{peers: "{bad: {peerIP: SECOND, asNumber: 65001, password: {secretKeyRef: {name: no, key: k}}}}"}, ""},
+		{"a password that is not there", objects{
+			peers: "{bad: {peerIP: SECOND, asNumber: 65001, password: {secretKeyRef: {name: no, key: k}}}}"}, ""},
 		{"the wrong AS", objects{peers: "{bad: {peerIP: SECOND, asNumber: 65098}}"}, ""},
 		{"addresses where nothing is", objects{
 			peers: "{bad1: {peerIP: 10.244.0.7, asNumber: 1}, bad2: {peerIP: 192.0.2.1, asNumber: 4294967295, localASNumber: 23456}}"}, ""},
-		{"the ends of all ranges", objects{peers: "{bad: {peerIP: SECOND, asNumber: 65001, filters: [odd, odd], ttlSecurity: 255, keepaliveTime: 21845s, " +
-			"maxRestartTime: 4095s, numAllowedLocalASNumbers: 255, nextHopMode: Keep}}",
-			filters: "{odd: {importV4: [{action: Reject, cidr: 0.0.0.0/0, matchOperator: NotIn, prefixLength: {min: 0, max: 128}, priority: 2147483646, " +
-				"asPathPrefix: [0, 4294967295], communities: {values: ['65535:65535']}}], exportV4: [{action: Accept, cidr: 255.255.255.255/32, " +
+		{"the ends of all ranges", objects{peers: "{bad: {peerIP: SECOND, asNumber: 65001, filters: [odd, odd], " +
+			"ttlSecurity: 255, keepaliveTime: 21845s, maxRestartTime: 4095s, numAllowedLocalASNumbers: 255, nextHopMode: Keep}}",
+			filters: "{odd: {importV4: [{action: Reject, cidr: 0.0.0.0/0, matchOperator: NotIn, prefixLength: {min: 0, max: 128}, " +
+				"priority: 2147483646, asPathPrefix: [0, 4294967295], communities: {values: ['65535:65535']}}], exportV4: [{action: Accept, cidr: 255.255.255.255/32, " +
 				"matchOperator: NotEqual, priority: 1, communities: {values: ['4294967295:4294967295:4294967295']}, operations: [" + ten + "]}], " +
 				"importV6: [{action: Accept, cidr: '::/0', matchOperator: NotIn}]}}"}, ""},
 		{"ranges that overlap", objects{configuration: "{serviceClusterIPs: [{cidr: 10.96.0.0/12}, {cidr: 10.96.0.0/12}], " +

@@ -23,7 +23,8 @@ func TestSameRules(t *testing.T) {
 		same map[netip.Addr]bool
 	}{
 		{"nothing", base, map[netip.Addr]bool{x: true, y: true, six: true}},
-		{"names, and the other sessions of a statement", []bgp.Statement{reject(st("1", pool, x)), st("2", pool), st("3", other, x, y), {Local: true}},
+		{"names, and the other sessions of a statement", []bgp.Statement{
+			reject(st("1", pool, x)), st("2", pool), st("3", other, x, y), {Local: true}},
 			map[netip.Addr]bool{x: true, y: true, six: true}},
 		{"a statement of one session more", append([]bgp.Statement{st("bar", pool, y)}, base...), map[netip.Addr]bool{x: true, six: true}},
 		{"the order for one session", []bgp.Statement{base[1], base[0], base[2], base[3]}, map[netip.Addr]bool{y: true, six: true}},
