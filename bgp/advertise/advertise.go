@@ -31,7 +31,7 @@ import (
 	"github.com/manx-cni/manx/bgp/policy"
 )
 
-// LocalPref of what is announced: the default of nearly everybody, and what Calico
+// LocalPref of what is announced: the default nearly everywhere, and what Calico
 // sent before v3.32. A block is announced by one node, and a service by each node with the
 // same value, so that a router spreads its packets over all of them.
 const LocalPref = 100

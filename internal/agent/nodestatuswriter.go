@@ -22,8 +22,8 @@ const (
 	// as the node has routes, and every node of a cluster may be asked.
 	maxNodeStatuses = 10
 	nodeStatusEvery = 10 * time.Second
-	// nodeStatusAnew is the least time between two reports when the question has changed.
-	nodeStatusAnew = time.Second
+	// nodeStatusChanged is the least time between two reports when the question has changed.
+	nodeStatusChanged = time.Second
 
 	nodeStatusTimeout = 30 * time.Second
 )
@@ -90,7 +90,7 @@ func (w *nodeStatusWriter) turn(ctx context.Context) (wait time.Duration) {
 		}
 		every := max(r.Period, nodeStatusEvery)
 		if known && !last.to.Equal(r) {
-			every = nodeStatusAnew
+			every = nodeStatusChanged
 		}
 		if due := every - w.now().Sub(last.at); known && due > 0 {
 			wait = min(wait, due)

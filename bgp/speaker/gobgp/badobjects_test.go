@@ -125,7 +125,8 @@ func TestBadObjects(t *testing.T) {
 		{"the ends of all ranges", objects{peers: "{bad: {peerIP: SECOND, asNumber: 65001, filters: [odd, odd], " +
 			"ttlSecurity: 255, keepaliveTime: 21845s, maxRestartTime: 4095s, numAllowedLocalASNumbers: 255, nextHopMode: Keep}}",
 			filters: "{odd: {importV4: [{action: Reject, cidr: 0.0.0.0/0, matchOperator: NotIn, prefixLength: {min: 0, max: 128}, " +
-				"priority: 2147483646, asPathPrefix: [0, 4294967295], communities: {values: ['65535:65535']}}], exportV4: [{action: Accept, cidr: 255.255.255.255/32, " +
+				"priority: 2147483646, asPathPrefix: [0, 4294967295], communities: {values: ['65535:65535']}}], " +
+				"exportV4: [{action: Accept, cidr: 255.255.255.255/32, " +
 				"matchOperator: NotEqual, priority: 1, communities: {values: ['4294967295:4294967295:4294967295']}, operations: [" + ten + "]}], " +
 				"importV6: [{action: Accept, cidr: '::/0', matchOperator: NotIn}]}}"}, ""},
 		{"ranges that overlap", objects{configuration: "{serviceClusterIPs: [{cidr: 10.96.0.0/12}, {cidr: 10.96.0.0/12}], " +

@@ -10,7 +10,7 @@ import (
 	"github.com/manx-cni/manx/bgp"
 )
 
-// TestOthersUntouched: a filter that changes for one session has that peer told anew, and no
+// TestOthersUntouched: a filter that changes for one session has that peer told again, and no
 // other: the next thing that the other one hears is the change that is about it.
 func TestOthersUntouched(t *testing.T) {
 	t.Parallel()
