@@ -36,7 +36,7 @@
 //	              TestBIRD, TestRoutersAlone, TestRouterPassword, TestBIRDKillAgent, TestRouterServices,
 //	              TestRouterRepair, TestRouterBadObjects, TestBIRDReflectors, TestBIRDNodeLoss
 //	frr           the same with routers of another make
-//	              TestFRR, TestFRRKillAgent, TestReachableBy, TestFRRReflectors, TestFRRNodeLoss
+//	              TestFRR, TestFRRKillAgent, TestReachableBy, TestFRRReflectors, TestFRRNodeLoss, TestFRRReflectedServices
 //	gobgpd        and another
 //	              TestGoBGP
 //	openbgpd      and another
