@@ -132,7 +132,7 @@ func (s spec) compute() (speaker.Desired, []peering.Problem) {
 		}
 		d.Unreachable[a] = "the link eth0 is down"
 	}
-		return d, problems
+	return d, problems
 }
 
 // helper runs one node until it is killed, told to stop, or alone.
