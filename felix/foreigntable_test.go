@@ -85,7 +85,6 @@ func TestForeignTable(t *testing.T) {
 			}
 		}},
 		{"others write their table again", func() { nltest.Run(t, "ip", "-batch", replace) }},
-		{"nothing happens", func() { d.loop.Wake() }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before, start := d.Status(), time.Now()
@@ -102,7 +101,7 @@ func TestForeignTable(t *testing.T) {
 			t.Logf("done in %v, last apply %v later: %d dumps, %d writes, %d applies, the last in %.3f s", done.Sub(start).Round(time.Millisecond),
 				after.Time.Sub(done).Round(time.Millisecond), dumps, after.Driver("route").Writes-before.Driver("route").Writes,
 				after.Applies-before.Applies, after.Driver("route").LastApplySeconds)
-			if most := uint64(took/DefaultInterval) + 1; dumps > most || tc.name == "nothing happens" && dumps > 0 {
+			if most := uint64(took/DefaultInterval) + 1; dumps > most {
 				t.Errorf("the kernel was read back %d times in %v, want %d at most", dumps, took, most)
 			}
 			if errs := after.Driver("route").Errors - before.Driver("route").Errors; errs != 0 {
@@ -113,4 +112,11 @@ func TestForeignTable(t *testing.T) {
 			}
 		})
 	}
+	// News of what came before may be late, and is one look's reason.
+	nltest.Eventually(t, "a look that has no reason reads nothing back", func() bool {
+		before := d.Status()
+		d.loop.Wake()
+		nltest.Eventually(t, "the dataplane has looked", func() bool { return d.Status().Applies > before.Applies })
+		return d.Status().Driver("route").Resyncs == before.Driver("route").Resyncs
+	})
 }
