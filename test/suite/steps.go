@@ -81,7 +81,8 @@ func everything() ([]step, error) {
 		{name: "programs", lane: "code", args: []string{"make", "--no-print-directory", "build"}},
 		{name: "kubernetes", lane: "code", args: []string{"bin/lab", "build"}, needs: []string{"programs"}},
 		gotest("unit", "code", slices.Concat(manyWait, []string{"-count=1"}, alone)...).inPrivate(),
-		gotest("race", "code", slices.Concat(manyWait, []string{"-count=1", "-race"}, shared)...).inPrivate(),
+		gotest("race", "code", slices.Concat(manyWait, []string{"-count=1", "-race", "-timeout", "20m"}, shared)...).inPrivate(),
+		gotest("floods", "code", "-count=1", "-run", "^Test(Flood|ManyRoutes)", "./bgp/speaker/gobgp").inPrivate(),
 		gotest("api server", "code", slices.Concat([]string{"-tags", "cluster", "-count=1"}, onServer)...).after("kubernetes"),
 		gotest("chaos", "code", "-tags", "cluster", "-count=1", "-timeout", "15m", "./test/chaos").after("kubernetes"),
 

@@ -1,3 +1,5 @@
+//go:build !race
+
 package gobgp_test
 
 import (
@@ -22,6 +24,9 @@ import (
 // A peer that is Established and below every limit floods: with changes, with requests, with
 // attributes. The node's memory stays bounded, the flooder is shut out with the reason, and
 // an innocent peer's session and routes do not suffer.
+//
+// Memory is measured, of which the race detector takes a multiple: these tests are a step of
+// their own (test/suite, floods).
 
 const (
 	// floodTime is how long a flood lasts that is not ended. On two cores it is within 25 s.
