@@ -16,7 +16,7 @@ import (
 //   - Bytes. A peer has an allowance for the paths that it brings, paid back at a steady rate,
 //     whether its connection is another one by then or not. All routes of a reflector, said
 //     one by one with 250 bytes of attributes, four times over, fit in; 100 changes a second, for
-//     as long as anybody likes, do too.
+//     any length of time, do too.
 //   - Requests for all that we announce (ROUTE-REFRESH): a few at once, one every few seconds.
 //   - What is sent is acknowledged within slowest by a peer that is alive, itself sending. One
 //     that is not there is the hold timer's business.
@@ -102,7 +102,7 @@ func (u *usage) take(now time.Time, r bgp.Traffic) string {
 	return ""
 }
 
-// grown is by how much a counter has grown, which may have begun anew.
+// grown is by how much a counter has grown, which may have started again at zero.
 func grown(was, is uint64) uint64 {
 	if is < was {
 		return is

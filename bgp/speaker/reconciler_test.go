@@ -434,7 +434,7 @@ func TestRemovedPeer(t *testing.T) {
 }
 
 // A peer over its limit loses everything, is removed at once, even if it does not
-// hang up, and has another chance after a pause or when it is configured anew.
+// hang up, and has another chance after a pause or when its configuration changes.
 func TestOverLimit(t *testing.T) {
 	for _, hangsUp := range []bool{true, false} {
 		t.Run(fmt.Sprintf("hangsUp=%t", hangsUp), func(t *testing.T) {

@@ -21,7 +21,7 @@ const (
 
 // shutOut is what became of a peer that sent too much.
 type shutOut struct {
-	peer  bgp.Peer // as it was configured then: configured anew, it has another chance
+	peer  bgp.Peer // as it was configured then: a peer whose configuration changed has another chance
 	until time.Time
 	times int // in a row
 	total int

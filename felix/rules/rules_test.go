@@ -48,7 +48,7 @@ func filters() map[string]state.PacketFilter {
 				netip.MustParseAddrPort("203.0.113.1:179"), netip.MustParseAddrPort("[2001:db8::3]:1179"),
 			},
 		}},
-		"bgp-nobody":    {Masquerade: masq, BGP: state.BGPPort{Listen: addrs("192.0.2.1"), Port: 179}},
+		"bgp-no-peer":   {Masquerade: masq, BGP: state.BGPPort{Listen: addrs("192.0.2.1"), Port: 179}},
 		"allowed-plain": {Masquerade: masq, Nodes: nodes, AllowIPIPFromPods: true, AllowVXLANFromPods: true},
 		"allowed": {
 			Masquerade: masq, Nodes: nodes, Tunnels: map[state.Encap]string{state.EncapIPIP: state.TunnelDevice},

@@ -55,7 +55,7 @@ type Password struct {
 // Name is the BGPPeer's.
 func (p Peer) Name() string { return p.config.Name }
 
-// Gateway leads to the router, which is not on link; invalid: nobody says so.
+// Gateway leads to the router, which is not on link; invalid where no BGPPeer names one.
 func (p Peer) Gateway() netip.Addr { return p.gateway }
 
 // For is the peering in a cluster of those nodes, with what is known of its password.
