@@ -16,7 +16,6 @@ import (
 
 	apiv1 "github.com/manx-cni/manx/api/v1"
 	"github.com/manx-cni/manx/internal/family"
-	"github.com/manx-cni/manx/test/lab/fabric"
 	"github.com/manx-cni/manx/test/lab/layout"
 	"github.com/manx-cni/manx/test/lab/router"
 )
@@ -39,11 +38,7 @@ func checkReflectors(t *testing.T) {
 	t.Helper()
 	_, reflectors := routersOf(t)
 	peerWithReflectors(t, reflectors, apiv1.BGPPeerSpec{})
-	as := apiv1.ASNumber(65099)
-	put(t, apiv1.PluralBGPPeers, "absent", &apiv1.BGPPeer{
-		TypeMeta: custom("BGPPeer"), ObjectMeta: metav1.ObjectMeta{Name: "absent"},
-		Spec: apiv1.BGPPeerSpec{PeerIP: fabric.Addr(99).String(), ASNumber: &as},
-	})
+	peerWithAbsent(t)
 	established(t, reflectors)
 	withoutMesh(t)
 	podsReachOneAnother(t)

@@ -30,15 +30,22 @@ func TestFRRKillAgent(t *testing.T) {
 	checkKillAgent(t)
 }
 
-func checkKillAgent(t *testing.T) {
+// peerWithAbsent configures a router that is not there.
+func peerWithAbsent(t *testing.T) {
 	t.Helper()
-	routers, _ := routersOf(t)
-	once, as := int32(1), apiv1.ASNumber(65099)
-	peerWithRouters(t, routers, apiv1.BGPPeerSpec{NumAllowedLocalASNumbers: &once})
+	as := apiv1.ASNumber(65099)
 	put(t, apiv1.PluralBGPPeers, "absent", &apiv1.BGPPeer{
 		TypeMeta: custom("BGPPeer"), ObjectMeta: metav1.ObjectMeta{Name: "absent"},
 		Spec: apiv1.BGPPeerSpec{PeerIP: fabric.Addr(99).String(), ASNumber: &as},
 	})
+}
+
+func checkKillAgent(t *testing.T) {
+	t.Helper()
+	routers, _ := routersOf(t)
+	once := int32(1)
+	peerWithRouters(t, routers, apiv1.BGPPeerSpec{NumAllowedLocalASNumbers: &once})
+	peerWithAbsent(t)
 	established(t, routers)
 	withoutMesh(t)
 	podsReachOneAnother(t)
